@@ -1,0 +1,107 @@
+"""SparseGPT (Frantar & Alistarh 2023, sections 3 and 4, algorithm 1).
+
+Columns are decided from left to right. With ``H = 2 X X^T / tokens`` and ``U`` the upper Cholesky
+factor of its inverse, pruning ``w_j`` costs::
+
+    e_j = w_j^2 / U_jj^2
+
+and the error that it leaves is spread over the columns to its right::
+
+    W[:, j:] -= (w_j - q_j) / U_jj * U[j, j:]
+
+Masks are chosen a block of columns at a time (or an N:M group at a time), from weights that
+already carry the corrections of all columns before.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from compression.errors import CompressionError
+from compression.patterns import NofM, Pattern, lowest
+
+BLOCK = 128
+"""Columns whose mask is chosen together (B_s in the paper)."""
+DAMPING = 0.01
+"""Added to the diagonal of the Hessian, as a share of its mean."""
+DAMPING_TRIES = 4
+"""Each further try multiplies the damping by ten."""
+
+
+def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
+    """Upper Cholesky factor ``U`` of the inverse Hessian: ``U^T U = H^-1``, in float32.
+
+    A feature that never fires has an empty row and column; the damping alone then keeps it
+    apart from all others, so its weights are pruned or kept but never moved.
+
+    Raises:
+        CompressionError: no factor even with the strongest damping.
+    """
+    hessian = hessian.float()
+    mean = hessian.diagonal().mean()
+    if not mean > 0:
+        raise CompressionError("the Hessian is zero: no calibration input reached the layer")
+    for attempt in range(DAMPING_TRIES):
+        share = damping * 10**attempt
+        damped = hessian.clone()
+        damped.diagonal().add_(share * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not failed and upper.isfinite().all():
+            if attempt:
+                warnings.warn(
+                    f"the Hessian factorised only with damping {share:g} instead of {damping:g}",
+                    stacklevel=2,
+                )
+            return upper
+    raise CompressionError(
+        f"the Hessian does not factorise, even with damping {share:g} of its mean diagonal; "
+        "calibrate on more or more varied text"
+    )
+
+
+def sparsegpt(
+    weight: Tensor, hessian: Tensor, pattern: Pattern, block: int = BLOCK, damping: float = DAMPING
+) -> Tensor:
+    """``weight`` ``(rows, columns)`` pruned, the weights that stay corrected for those that go.
+
+    Args:
+        weight: any floating dtype; solved in float32.
+        hessian: ``(columns, columns)``, ``2 X X^T`` over calibration tokens, up to a factor.
+        pattern: what to prune.
+        block: columns whose mask is chosen together; rounded to whole N:M groups.
+        damping: share of the mean diagonal that is added to it.
+    """
+    pattern.check(weight.shape[1])
+    rows, columns = weight.shape
+    if pattern.expected_zeros(rows, columns, per_row=False) == 0:
+        return weight.clone()
+    if isinstance(pattern, NofM):
+        block = max(block // pattern.m, 1) * pattern.m
+    upper = inverse_factor(hessian, damping)
+    result = weight.float().clone()
+    for start in range(0, columns, block):
+        stop = min(start + block, columns)
+        part = result[:, start:stop].clone()
+        factor = upper[start:stop, start:stop]
+        errors = torch.empty_like(part)
+        mask = torch.zeros_like(part, dtype=torch.bool)
+        if not isinstance(pattern, NofM):
+            # Rounding the running total keeps the count exact over all blocks together.
+            count = pattern.count(rows * stop) - pattern.count(rows * start)
+            costs = (part / factor.diagonal()) ** 2
+            mask = lowest(costs.flatten(), count, part.abs().flatten()).view_as(part)
+        for j in range(stop - start):
+            if isinstance(pattern, NofM) and j % pattern.m == 0:
+                group = slice(j, j + pattern.m)
+                costs = (part[:, group] / factor.diagonal()[group]) ** 2
+                mask[:, group] = pattern.mask(costs, part[:, group].abs())
+            kept = part[:, j].masked_fill(mask[:, j], 0.0)
+            errors[:, j] = (part[:, j] - kept) / factor[j, j]
+            part[:, j + 1 :] -= errors[:, j, None] * factor[j, j + 1 :]
+            part[:, j] = kept
+        result[:, start:stop] = part
+        result[:, stop:] -= errors @ upper[start:stop, stop:]
+    return result.to(weight.dtype)
