@@ -1,0 +1,263 @@
+"""Measures checkpoints through the store: each (model, data set) is scored once.
+
+A model is loaded only when something about it is not stored yet, and stays loaded while it is
+asked about. Scoring holds the device together with other workers; timing holds it alone.
+"""
+
+import getpass
+import os
+import platform
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evals.checkpoint import CAUSAL, Checkpoint
+from evals.data import DataSet
+from evals.errors import EvalError
+from evals.locks import locked
+from evals.measurement import Measurement, key_of
+from evals.reading import Scored
+from evals.store import Store
+
+if TYPE_CHECKING:
+    from evals.scoring.loading import Loaded
+
+KEPT_LOADED = 2
+"""Models that stay in memory: a baseline and its candidate."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The data sets that a model is scored on, by role; None where a role has none.
+
+    Attributes:
+        text: to predict token by token, or to classify without labels.
+        answers: questions with short answers.
+        summaries: passages to summarise.
+        labels: texts with their classes.
+    """
+
+    text: DataSet | None = None
+    answers: DataSet | None = None
+    summaries: DataSet | None = None
+    labels: DataSet | None = None
+
+    @property
+    def any(self) -> DataSet:
+        for data in (self.text, self.labels, self.answers, self.summaries):
+            if data is not None:
+                return data
+        raise EvalError("no data set to score on; name one in the profile or give --text FILE")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model scored, by role as in :class:`Tasks`, and what its weights are."""
+
+    checkpoint: Checkpoint
+    footprint: Measurement
+    text: Scored | None = None
+    answers: Scored | None = None
+    summaries: Scored | None = None
+    labels: Scored | None = None
+
+    @property
+    def predicted(self) -> Scored | None:
+        """Where predictions are compared, right or wrong: next tokens or classes."""
+        return self.labels or self.text
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.checkpoint.weight_bytes
+
+
+class Bench:
+    """Scores and times models on one device."""
+
+    def __init__(
+        self,
+        store: Store,
+        device: str = "cpu",
+        workers: int = 1,
+        trust_remote_code: bool = False,
+    ):
+        self.store = store
+        self.device = device
+        self.threads = max(len(os.sched_getaffinity(0)) // workers, 1)
+        self.trust_remote_code = trust_remote_code
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+
+    def scores(
+        self, checkpoint: Checkpoint, tasks: Tasks, baseline: Checkpoint | None = None
+    ) -> Scores:
+        """Scores of a model on all its tasks; of a candidate also its divergence from
+        ``baseline``, which is scored first."""
+        found = {}
+        for role, data in vars(tasks).items():
+            if data is None:
+                continue
+            if role == "text" and checkpoint.kind == CAUSAL:
+                measurement = self._text(checkpoint, data, baseline)
+            else:
+                measurement = self._other(checkpoint, data)
+            found[role] = Scored(data, measurement)
+        footprint = self._measure(
+            {"model": checkpoint.digest, "protocol": {"task": "footprint"}},
+            lambda: _footprint(self.load(checkpoint), tasks.any),
+        )
+        return Scores(checkpoint, footprint, **found)
+
+    def race(self, baseline: Checkpoint, candidate: Checkpoint, data: DataSet) -> Measurement:
+        """Times baseline against candidate, alone on the device."""
+        from evals.scoring.protocols import SpeedProtocol
+
+        protocol = SpeedProtocol()
+
+        def run() -> Mapping[str, np.ndarray]:
+            from evals.scoring.speed import time_pairs
+
+            return time_pairs(self.load(baseline), self.load(candidate), data, protocol)
+
+        origin = {
+            "model": candidate.digest,
+            "baseline": baseline.digest,
+            "data": data.digest,
+            "protocol": protocol.describe(),
+            "machine": platform.node(),
+        }
+        return self._measure(origin, run, alone=True)
+
+    def busy(self, alone: bool = False) -> AbstractContextManager[None]:
+        """Holds the device: with other scorers, or ``alone`` to time."""
+        name = f"gates-{getpass.getuser()}-{self.device.replace(':', '-')}.lock"
+        return locked(Path(tempfile.gettempdir()) / name, shared=not alone)
+
+    def load(self, checkpoint: Checkpoint) -> "Loaded":
+        """The model of a checkpoint, from memory if it was used lately."""
+        import torch
+
+        from evals.scoring.loading import load
+
+        torch.set_num_threads(self.threads)
+        if checkpoint.digest not in self._loaded:
+            loaded = load(checkpoint, self.device, self.trust_remote_code)
+            self._loaded[checkpoint.digest] = loaded
+        self._loaded.move_to_end(checkpoint.digest)
+        while len(self._loaded) > KEPT_LOADED:
+            self._loaded.popitem(last=False)
+        return self._loaded[checkpoint.digest]
+
+    def _text(
+        self, checkpoint: Checkpoint, data: DataSet, baseline: Checkpoint | None
+    ) -> Measurement:
+        from evals.scoring.protocols import TextProtocol
+
+        protocol = TextProtocol()
+        origin = {
+            "model": checkpoint.digest,
+            "data": data.digest,
+            "protocol": protocol.describe(),
+            "reference": baseline and baseline.digest,
+        }
+        reference = None
+        if baseline is None:
+            keep = self._reference_path(origin)
+        else:
+            keep = None
+            reference = self._reference_path(
+                {**origin, "model": baseline.digest, "reference": None}
+            )
+            self._text(baseline, data, None)
+
+        def run() -> Mapping[str, np.ndarray]:
+            from evals.scoring.text import score_text
+
+            if keep is None:
+                return score_text(self.load(checkpoint), data, protocol, reference=reference)
+            partial = keep.with_name(keep.name + ".partial")
+            arrays = score_text(self.load(checkpoint), data, protocol, keep=partial)
+            partial.replace(keep)
+            return arrays
+
+        return self._measure(origin, run)
+
+    def _other(self, checkpoint: Checkpoint, data: DataSet) -> Measurement:
+        from evals.scoring.protocols import ClassProtocol, GenerationProtocol
+
+        generates = checkpoint.kind == CAUSAL
+        protocol = GenerationProtocol() if generates else ClassProtocol()
+
+        def run() -> Mapping[str, np.ndarray]:
+            if generates:
+                from evals.scoring.generation import generate as score
+            else:
+                from evals.scoring.classes import classify as score
+            return score(self.load(checkpoint), data, protocol)
+
+        origin = {
+            "model": checkpoint.digest,
+            "data": data.digest,
+            "protocol": protocol.describe(),
+        }
+        return self._measure(origin, run)
+
+    def _measure(
+        self,
+        origin: Mapping[str, object],
+        run: Callable[[], Mapping[str, np.ndarray]],
+        alone: bool = False,
+    ) -> Measurement:
+        def make() -> Mapping[str, np.ndarray]:
+            with self.busy(alone):
+                return run()
+
+        return self.store.measurement(self._complete(origin), make)
+
+    def _complete(self, origin: Mapping[str, object]) -> dict[str, object]:
+        return {**origin, "environment": self._environment(), "code": code_version()}
+
+    def _environment(self) -> dict[str, object]:
+        found: dict[str, object] = {
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+            "device": self.device,
+        }
+        if self.device == "cpu":
+            found["threads"] = self.threads
+        else:
+            import torch
+
+            found["device"] = torch.cuda.get_device_name(self.device)
+        return found
+
+    def _reference_path(self, origin: Mapping[str, object]) -> Path:
+        return self.store.beside(self._complete(origin), "log-probabilities.npy")
+
+
+@cache
+def code_version() -> str:
+    """Hash of the source that measurements depend on, so that none outlives its code."""
+    room = Path(__file__).parent
+    files = [*sorted((room / "scoring").glob("*.py")), room / "metrics" / "divergence.py"]
+    return key_of({file.name: file.read_text() for file in files})
+
+
+def _footprint(loaded: "Loaded", data: DataSet) -> Mapping[str, np.ndarray]:
+    import torch
+
+    from evals.scoring.footprint import footprint
+
+    # One forward unpacks weights that the loader left packed.
+    text = getattr(data.items[0], "text", None) or data.items[0].prompt
+    ids = loaded.tokenizer(text, truncation=True, max_length=8, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        loaded.model(input_ids=ids.to(loaded.device))
+    return footprint(loaded)

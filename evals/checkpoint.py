@@ -1,0 +1,115 @@
+"""A checkpoint on disk: what kind of model it holds, how many bytes, and a digest of it all.
+
+Reading one needs neither torch nor transformers, so that a run whose measurements are all in the
+store starts at once.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from evals.errors import EvalError
+
+CAUSAL, CLASSIFIER = "causal", "classifier"
+_HEADS = {
+    "ForCausalLM": CAUSAL,
+    "LMHeadModel": CAUSAL,
+    "ForSequenceClassification": CLASSIFIER,
+}
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A directory in Hugging Face format.
+
+    Attributes:
+        path: the directory.
+        kind: ``causal`` or ``classifier``.
+        weight_bytes: size of all safetensors files together.
+        label: how the report calls it.
+    """
+
+    path: Path
+    kind: str
+    weight_bytes: int
+    label: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the checkpoint; reads every byte once, on first use."""
+        sha = hashlib.sha256()
+        files = {f for pattern in _HUB_FILES for f in self.path.glob(pattern) if f.is_file()}
+        for file in sorted(files):
+            sha.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 24):
+                    sha.update(chunk)
+        return sha.hexdigest()
+
+
+def resolve(reference: str) -> Path:
+    """The directory that a path or a hub id stands for; a hub id is downloaded.
+
+    Raises:
+        EvalError: neither a directory nor a repository that the hub gives.
+    """
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise EvalError(f"{reference} is a file; name the directory of a checkpoint")
+    if reference.count("/") > 1 or reference.startswith((".", "/", "~")):
+        raise EvalError(f"{reference}: no such directory")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(reference, allow_patterns=list(_HUB_FILES)))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EvalError(
+            f"{reference}: no such directory, and not to be had from the hub "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+
+
+def open_checkpoint(reference: str | Path, label: str | None = None) -> Checkpoint:
+    """Reads what a checkpoint is, without loading it.
+
+    Raises:
+        EvalError: not a checkpoint, pickled weights only, or a kind that no scorer knows.
+    """
+    path = resolve(str(reference))
+    config = path / "config.json"
+    if not config.is_file():
+        raise EvalError(f"{path}: no config.json; name a checkpoint in Hugging Face format")
+    try:
+        architectures = json.loads(config.read_bytes()).get("architectures") or []
+    except (ValueError, AttributeError) as error:
+        raise EvalError(f"{config}: not a JSON object ({error})") from error
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickled = next((f.name for pattern in _PICKLED for f in path.glob(pattern)), None)
+        if pickled:
+            raise EvalError(f"{path}: {pickled} is pickled; convert the weights to safetensors")
+        raise EvalError(f"{path}: no *.safetensors file")
+    return Checkpoint(
+        path=path,
+        kind=_kind(config, architectures),
+        weight_bytes=sum(file.stat().st_size for file in weights),
+        label=label or path.name,
+    )
+
+
+def _kind(config: Path, architectures: list[str]) -> str:
+    for architecture in architectures:
+        for ending, kind in _HEADS.items():
+            if architecture.endswith(ending):
+                return kind
+    raise EvalError(
+        f"{config}: architectures = {architectures} is neither a causal language model "
+        "nor a sequence classifier"
+    )

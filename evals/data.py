@@ -1,0 +1,82 @@
+"""Data sets: items with their roles, the document that each belongs to, and a digest."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from evals.errors import EvalError
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document to predict token by token. Without a label it may also be classified."""
+
+    text: str
+    document: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to continue, and what is expected up to the end of the line."""
+
+    prompt: str
+    expected: str
+    document: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text and the index of its class."""
+
+    text: str
+    label: int
+    document: int
+
+
+Item = Text | Prompt | Labelled
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Items of one kind under a name.
+
+    Raises:
+        EvalError: no item.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise EvalError(f"data set {self.name}: no item")
+
+    @property
+    def digest(self) -> str:
+        rows = [[type(item).__name__, *astuple(item)] for item in self.items]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    @property
+    def documents(self) -> Sequence[int]:
+        return [item.document for item in self.items]
+
+
+def text_file(path: str, by_line: bool) -> DataSet:
+    """A plain text file as one document, or as a document a line that is not blank.
+
+    Raises:
+        EvalError: no such file, not UTF-8, or nothing but white space.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise EvalError(f"--text {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise EvalError(f"--text {path}: not UTF-8 at byte {error.start}") from error
+    texts = [line for line in text.splitlines() if line.strip()] if by_line else [text]
+    if not text.strip():
+        raise EvalError(f"--text {path}: no text in it")
+    items = tuple(Text(part, index) for index, part in enumerate(texts))
+    return DataSet(Path(path).name, items)

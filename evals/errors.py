@@ -1,0 +1,5 @@
+"""What can go wrong before a verdict, in one line that says what to do."""
+
+
+class EvalError(Exception):
+    """A checkpoint, a data set or two measurements that cannot be judged as asked."""

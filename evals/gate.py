@@ -1,0 +1,195 @@
+"""Gates: what is promised of a metric, and the verdict on a reading. Pure.
+
+A metric is a *cost* (a drift, held below a limit) or a *gain* (held above one). Better than the
+baseline never fails a cost.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from evals.errors import EvalError
+from evals.reading import Reading
+from evals.statistics import CONFIDENCE
+
+PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
+
+
+def _percent(value: float) -> str:
+    return f"{value:+.2%}"
+
+
+def _points(value: float) -> str:
+    return f"{value * 100:+.2f} pt"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2%}"
+
+
+def _nats(value: float) -> str:
+    return f"{value:.4f} nats"
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}x"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _bytes(value: float) -> str:
+    return f"{value:,.0f} bytes"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value * 1e3:.2f} ms"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called, told and held.
+
+    Attributes:
+        title: column of the table.
+        promise: what a passing case says, with the limit in braces.
+        at_most: a cost; otherwise a gain.
+        show: formats the judged number, and
+        show_side: the baseline's and the candidate's own.
+    """
+
+    title: str
+    promise: str
+    at_most: bool
+    show: Callable[[float], str]
+    show_side: Callable[[float], str]
+
+
+METRICS: Mapping[str, Metric] = {
+    "perplexity_drift": Metric(
+        "perplexity", "perplexity rises by at most {limit}", True, _percent, _plain
+    ),
+    "js_divergence": Metric(
+        "JS", "predictions diverge by at most {limit} (Jensen-Shannon)", True, _nats, _nats
+    ),
+    "exact_match_drop": Metric("EM", "exact match falls by at most {limit}", True, _points, _share),
+    "f1_drop": Metric("F1", "F1 falls by at most {limit}", True, _points, _share),
+    "rouge1_drop": Metric("ROUGE-1", "ROUGE-1 falls by at most {limit}", True, _points, _share),
+    "accuracy_drop": Metric("accuracy", "accuracy falls by at most {limit}", True, _points, _share),
+    "flips": Metric("flips", "at most {limit} of the predictions flip", True, _share, _share),
+    "compression_ratio": Metric(
+        "size", "weights on disk shrink at least {limit}", False, _times, _bytes
+    ),
+    "speedup": Metric(
+        "speed", "a forward pass is at least {limit} as fast", False, _times, _milliseconds
+    ),
+    "weighted_score": Metric(
+        "score", "the weighted score is at least {limit}", False, _plain, _plain
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A metric and its limit, fixed before the run.
+
+    Attributes:
+        weights: of the weighted score's parts; empty elsewhere.
+    """
+
+    metric: str
+    limit: float
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def promise(self) -> str:
+        metric = METRICS[self.metric]
+        return metric.promise.format(limit=metric.show(self.limit).lstrip("+"))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A gate, what was read, and what follows.
+
+    ``outcome`` is ``passed`` or ``failed`` where the whole interval lies on one side of the
+    limit, else ``inconclusive``; ``met`` says whether the point estimate keeps the promise.
+    """
+
+    candidate: str
+    metric: str
+    limit: float
+    value: float
+    low: float
+    high: float
+    confidence: float
+    n: int
+    clusters: int
+    baseline: float
+    measured: float
+    met: bool
+    outcome: str
+
+    def holds(self, strict: bool) -> bool:
+        """Whether the case passes: the point estimate decides, or under ``strict`` the proof."""
+        return self.outcome == PASSED if strict else self.met
+
+
+def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
+    """Holds a reading against a gate. Nothing is rounded; NaN fails.
+
+    Raises:
+        EvalError: no item was measured.
+    """
+    estimate = reading.estimate
+    if estimate.n < 1:
+        raise EvalError(f"{candidate}: {gate.metric} rests on no item")
+    if METRICS[gate.metric].at_most:
+        met, best, worst = estimate.value <= gate.limit, estimate.low, estimate.high
+        proven, refuted = worst <= gate.limit, best > gate.limit
+    else:
+        met, best, worst = estimate.value >= gate.limit, estimate.high, estimate.low
+        proven, refuted = worst >= gate.limit, best < gate.limit
+    if any(math.isnan(x) for x in (estimate.value, estimate.low, estimate.high)):
+        met, outcome = False, FAILED
+    else:
+        outcome = PASSED if proven else FAILED if refuted else INCONCLUSIVE
+    return Verdict(
+        candidate=candidate,
+        metric=gate.metric,
+        limit=gate.limit,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        confidence=CONFIDENCE,
+        n=estimate.n,
+        clusters=estimate.clusters,
+        baseline=reading.baseline,
+        measured=reading.candidate,
+        met=met,
+        outcome=outcome,
+    )
+
+
+def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, strict: bool) -> str:
+    """What a failing case prints."""
+    metric = METRICS[verdict.metric]
+    show, side = metric.show, metric.show_side
+    lines = [
+        f"{verdict.candidate}: {metric.title} gate failed",
+        f"  promised   {gate.promise}" + (", proven (--strict)" if strict else ""),
+        f"  measured   {show(verdict.value)}, {verdict.confidence:.0%} interval "
+        f"{show(verdict.low)} to {show(verdict.high)} ({_sample(verdict)})",
+        f"  baseline   {side(verdict.baseline)}, candidate {side(verdict.measured)}",
+    ]
+    if verdict.outcome == INCONCLUSIVE:
+        lines.append("  note       inconclusive: the interval straddles the limit")
+    lines += [f"  worst {i}    {item}" for i, item in enumerate(reading.worst, 1)]
+    lines.append(f"  rerun      {rerun}")
+    return "\n".join(lines)
+
+
+def _sample(verdict: Verdict) -> str:
+    if verdict.clusters in (1, verdict.n):
+        return f"n = {verdict.n}"
+    return f"n = {verdict.n} in {verdict.clusters} documents"

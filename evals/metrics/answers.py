@@ -1,0 +1,85 @@
+"""Exact match and F1 of short answers, as SQuAD defines them (Rajpurkar et al. 2016, section 6.1).
+
+Both sides are lower-cased, stripped of punctuation and articles, and split at white space.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from evals.reading import Reading, Scored, check_paired, snippet, worst_items
+from evals.statistics import clustered_mean
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize(answer: str) -> str:
+    """SQuAD's normal form.
+
+    >>> normalize("The  Old-Mill.")
+    'oldmill'
+    """
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(expected: str, got: str) -> float:
+    """1 if the normal forms are the same, else 0."""
+    return float(normalize(expected) == normalize(got))
+
+
+def f1(expected: str, got: str) -> float:
+    """Harmonic mean of precision and recall over the bags of words of the normal forms.
+
+    Two empty answers agree; an empty and a full one do not.
+
+    >>> f1("a brass lantern", "the lantern")
+    0.6666666666666666
+    """
+    want, have = normalize(expected).split(), normalize(got).split()
+    if not want or not have:
+        return float(want == have)
+    common = sum((Counter(want) & Counter(have)).values())
+    return 2 * common / (len(want) + len(have))
+
+
+def score_each(score: Callable[[str, str], float], scored: Scored) -> np.ndarray:
+    """``score(expected, got)`` of every prompt, ``(n,)``."""
+    pairs = zip(scored.data.items, scored["continuations"], strict=True)
+    return np.array([score(item.expected, str(got)) for item, got in pairs])
+
+
+def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: Scored) -> Reading:
+    """How much the mean of ``score`` falls from baseline to candidate, paired by prompt."""
+    check_paired(baseline, candidate)
+    before, after = score_each(score, baseline), score_each(score, candidate)
+
+    def describe(index: int) -> str:
+        item = candidate.data.items[index]
+        question = item.prompt.rstrip().splitlines()
+        asked = question[-2] if len(question) > 1 else question[-1]
+        return (
+            f"{snippet(asked)}: expected {snippet(item.expected)}, baseline "
+            f"{snippet(str(baseline['continuations'][index]))}, "
+            f"candidate {snippet(str(candidate['continuations'][index]))}"
+        )
+
+    return Reading(
+        estimate=clustered_mean(before - after, baseline.data.documents),
+        baseline=float(before.mean()),
+        candidate=float(after.mean()),
+        worst=worst_items(before - after, describe),
+    )
+
+
+def exact_match_drop(baseline: Scored, candidate: Scored) -> Reading:
+    """Fall of the share of exactly right answers."""
+    return mean_drop(exact_match, baseline, candidate)
+
+
+def f1_drop(baseline: Scored, candidate: Scored) -> Reading:
+    """Fall of the mean F1 of answers."""
+    return mean_drop(f1, baseline, candidate)

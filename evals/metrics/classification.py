@@ -1,0 +1,72 @@
+"""Accuracy of classifiers, and the predictions that compression flips."""
+
+import numpy as np
+
+from evals.errors import EvalError
+from evals.reading import Reading, Scored, check_paired, snippet, worst_items
+from evals.statistics import clustered_mean
+
+
+def predictions(scored: Scored) -> np.ndarray:
+    """``(n,)`` most likely class. A row that is not a distribution predicts -1, never a class."""
+    log_probabilities = scored["log_probabilities"]
+    likely = log_probabilities.argmax(axis=1)
+    return np.where(np.isnan(log_probabilities).any(axis=1), -1, likely)
+
+
+def labels(scored: Scored) -> np.ndarray:
+    """``(n,)`` true classes.
+
+    Raises:
+        EvalError: a label beyond the model's classes.
+    """
+    found = np.array([item.label for item in scored.data.items])
+    classes = scored["log_probabilities"].shape[1]
+    if found.min() < 0 or found.max() >= classes:
+        raise EvalError(
+            f"data set {scored.data.name}: labels {found.min()} to {found.max()}, "
+            f"but the model knows {classes} classes"
+        )
+    return found
+
+
+def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
+    """Fall of the share of right predictions, paired by item."""
+    check_paired(baseline, candidate)
+    truth = labels(baseline)
+    before = (predictions(baseline) == truth).astype(float)
+    after = (predictions(candidate) == truth).astype(float)
+    return Reading(
+        estimate=clustered_mean(before - after, baseline.data.documents),
+        baseline=float(before.mean()),
+        candidate=float(after.mean()),
+        worst=worst_items(before - after, lambda i: _describe(baseline, candidate, i)),
+        facts={
+            "right_to_wrong": float(((before == 1) & (after == 0)).sum()),
+            "wrong_to_right": float(((before == 0) & (after == 1)).sum()),
+        },
+    )
+
+
+def flips(baseline: Scored, candidate: Scored) -> Reading:
+    """Share of items whose prediction changes, right or wrong (Dutta et al. 2024).
+
+    Accuracy can stay while many answers change; users notice.
+    """
+    check_paired(baseline, candidate)
+    before, after = predictions(baseline), predictions(candidate)
+    flipped = ((before != after) | (after == -1)).astype(float)
+    return Reading(
+        estimate=clustered_mean(flipped, baseline.data.documents),
+        baseline=0.0,
+        candidate=float(flipped.mean()),
+        worst=worst_items(flipped, lambda i: _describe(baseline, candidate, i)),
+    )
+
+
+def _describe(baseline: Scored, candidate: Scored, index: int) -> str:
+    item = candidate.data.items[index]
+    label = getattr(item, "label", None)
+    expected = "" if label is None else f"expected {label}, "
+    before, after = predictions(baseline)[index], predictions(candidate)[index]
+    return f"{snippet(item.text)}: {expected}baseline {before}, candidate {after}"

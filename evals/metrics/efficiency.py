@@ -1,0 +1,66 @@
+"""What compression gains: bytes, time, and one score that weighs them against the task."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from evals.errors import EvalError
+from evals.reading import Reading
+from evals.statistics import Estimate, exact, median_interval
+
+
+def compression_ratio(baseline_bytes: int, candidate_bytes: int) -> Reading:
+    """Bytes of the baseline's weights on disk over the candidate's. Dense zeros save nothing."""
+    if not baseline_bytes > 0 or not candidate_bytes > 0:
+        raise EvalError(f"weights of {baseline_bytes} and {candidate_bytes} bytes have no ratio")
+    return Reading(
+        estimate=exact(baseline_bytes / candidate_bytes),
+        baseline=float(baseline_bytes),
+        candidate=float(candidate_bytes),
+    )
+
+
+def speedup(seconds: np.ndarray) -> Reading:
+    """Median over interleaved pairs of baseline time over candidate time.
+
+    Args:
+        seconds: ``(pairs, 2)``, baseline and candidate of each pair.
+    """
+    seconds = np.asarray(seconds, dtype=np.float64)
+    return Reading(
+        estimate=median_interval(seconds[:, 0] / seconds[:, 1]),
+        baseline=float(np.median(seconds[:, 0])),
+        candidate=float(np.median(seconds[:, 1])),
+    )
+
+
+def weighted_score(
+    weights: Mapping[str, float], task: Reading, size: Reading, speed: Reading
+) -> Reading:
+    """Study 001's score ``w_A * A + w_CR * CR + w_IS * IS``.
+
+    Args:
+        weights: of ``task`` (A, the task's own score, 0 to 1), ``size`` (CR, the compression
+            ratio) and ``speed`` (IS, the speedup).
+        task: a drop of the task's score.
+        size: a compression ratio.
+        speed: a speedup.
+
+    The parts are independent, so half widths add in squares. The baseline's CR and IS are 1.
+    """
+    parts: dict[str, Estimate] = {
+        "task": (-task.estimate).map(lambda rise: task.baseline + rise),
+        "size": size.estimate,
+        "speed": speed.estimate,
+    }
+    value = sum(weights[name] * part.value for name, part in parts.items())
+    below = math.hypot(*(weights[n] * (part.value - part.low) for n, part in parts.items()))
+    above = math.hypot(*(weights[n] * (part.high - part.value) for n, part in parts.items()))
+    n, clusters = task.estimate.n, task.estimate.clusters
+    return Reading(
+        estimate=Estimate(value, value - below, value + above, n, clusters),
+        baseline=weights["task"] * task.baseline + weights["size"] + weights["speed"],
+        candidate=value,
+        facts={name: part.value for name, part in parts.items()},
+    )

@@ -1,0 +1,68 @@
+"""Perplexity of causal models: ``exp`` of the mean negative log-likelihood, in log space.
+
+Per token it depends on the tokenizer; per word and per byte it can be compared over tokenizers::
+
+    token: exp(sum NLL / tokens)    word: exp(sum NLL / words)    byte: exp(sum NLL / bytes)
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from evals.errors import EvalError
+from evals.metrics.divergence import group_means
+from evals.reading import Reading, Scored, check_paired, snippet, worst_items
+from evals.statistics import clustered_mean
+
+
+def perplexity(nll: ArrayLike, units: int | None = None) -> float:
+    """``exp(sum(nll) / units)``; ``units`` are the tokens themselves unless given.
+
+    Args:
+        nll: ``(tokens,)`` negative log-likelihoods in nats.
+        units: number of words or bytes of the same text.
+
+    >>> round(perplexity([0.6931471805599453, 0.6931471805599453]), 12)
+    2.0
+    """
+    nll = np.asarray(nll, dtype=np.float64)
+    try:
+        return math.exp(float(nll.sum()) / (nll.size if units is None else units))
+    except OverflowError:
+        return math.inf
+
+
+def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
+    """Relative rise of token perplexity: ``exp(mean(NLL' - NLL)) - 1``, paired token by token."""
+    check_paired(baseline, candidate)
+    if not np.array_equal(baseline["tokens"], candidate["tokens"]):
+        raise EvalError("the two tokenizers cut the text differently; token by token means nothing")
+    rise = candidate["nll"].astype(np.float64) - baseline["nll"]
+    losses = group_means(rise, baseline["window"])
+    nll, units = candidate["nll"], candidate["units"]
+    context, stride = candidate["windowing"]
+    return Reading(
+        estimate=clustered_mean(rise, baseline["window"]).map(_expm1),
+        baseline=perplexity(baseline["nll"]),
+        candidate=perplexity(nll),
+        worst=worst_items(
+            losses,
+            lambda i: f"{losses[i]:+.3f} nats/token in {snippet(str(candidate['window_text'][i]))}",
+        ),
+        facts={
+            "word_perplexity": perplexity(nll, int(units[0])),
+            "byte_perplexity": perplexity(nll, int(units[1])),
+        },
+        protocol=(
+            f"per token on {candidate.data.name}, {len(candidate.data.items)} document(s) each by "
+            f"itself, in windows of {context} tokens, {stride} apart"
+        ),
+    )
+
+
+def _expm1(value: float) -> float:
+    try:
+        return math.expm1(value)
+    except OverflowError:
+        return math.inf

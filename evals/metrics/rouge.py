@@ -1,0 +1,23 @@
+"""ROUGE-1 of summaries (Lin 2004), by the rouge-score package: F-measure of unigrams, stemmed."""
+
+from functools import cache
+
+from evals.metrics.answers import mean_drop
+from evals.reading import Reading, Scored
+
+
+@cache
+def _scorer():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1"], use_stemmer=True)
+
+
+def rouge1(expected: str, got: str) -> float:
+    """F-measure of ROUGE-1 between a summary and its reference."""
+    return _scorer().score(expected, got)["rouge1"].fmeasure
+
+
+def rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
+    """Fall of the mean ROUGE-1."""
+    return mean_drop(rouge1, baseline, candidate)

@@ -1,0 +1,77 @@
+"""What a metric reads off a pair of scored models, and the pairing itself."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from evals.data import DataSet
+from evals.errors import EvalError
+from evals.measurement import Measurement
+from evals.statistics import Estimate
+
+SHOWN = 3
+"""Worst items that a failing case prints."""
+WIDTH = 160
+"""Characters of a text that are printed."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A data set and what one model scored on it."""
+
+    data: DataSet
+    measurement: Measurement
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.measurement[name]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A metric of one candidate.
+
+    Attributes:
+        estimate: what the gate's limit is held against.
+        baseline: the metric's own number for the baseline, and
+        candidate: for the candidate.
+        worst: the items that lost most, described.
+        facts: further numbers worth keeping.
+        protocol: how the metric was measured, where its name alone does not say.
+    """
+
+    estimate: Estimate
+    baseline: float
+    candidate: float
+    worst: tuple[str, ...] = ()
+    facts: dict[str, float] = field(default_factory=dict)
+    protocol: str = ""
+
+
+def check_paired(baseline: Scored, candidate: Scored) -> None:
+    """Both sides were scored on the same items, by the same protocol, in the same place.
+
+    Raises:
+        EvalError: names what differs.
+    """
+    for part in ("data", "protocol", "environment", "code"):
+        one, two = (side.measurement.origin.get(part) for side in (baseline, candidate))
+        if one != two:
+            raise EvalError(f"not comparable: {part} is {one} for the baseline, {two} else")
+
+
+def worst_items(losses: Sequence[float] | np.ndarray, describe) -> tuple[str, ...]:
+    """Descriptions of the items with the largest positive loss, largest first."""
+    losses = np.asarray(losses, dtype=np.float64)
+    order = np.argsort(-losses, kind="stable")[:SHOWN]
+    return tuple(describe(int(index)) for index in order if losses[index] > 0)
+
+
+def snippet(text: str, width: int = WIDTH) -> str:
+    """``text`` on one line, shortened, with control characters escaped."""
+    line = repr(text)
+    return line if len(line) <= width else line[: width - 4] + "...'"
+
+
+def quoted(texts: Iterable[str]) -> str:
+    return " / ".join(snippet(text) for text in texts)

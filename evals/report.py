@@ -1,0 +1,133 @@
+"""The report: one table for the terminal, the same as Markdown, and a line of JSON per verdict."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tabulate import tabulate
+
+from evals.errors import EvalError
+from evals.gate import INCONCLUSIVE, METRICS, Verdict
+
+FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "✗ known"
+LEGEND = (
+    f"{FAILED_MARK} failed   {KNOWN_MARK}: expected to fail, with a reason in the profile   "
+    f"{UNSURE_MARK} inconclusive: the interval straddles the limit"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A verdict, how its case ended, and what it printed.
+
+    Attributes:
+        group: the baseline, under which the table lists the candidate.
+        row: the candidate's name in that table.
+        passed: whether the case kept its promise under the policy of the run.
+        reason: why it is known to fail, or empty.
+        text: what the case printed if it failed.
+        facts: further numbers of the metric.
+    """
+
+    group: str
+    row: str
+    verdict: Verdict
+    passed: bool
+    reason: str = ""
+    text: str = ""
+    facts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        if not self.passed:
+            return KNOWN_MARK if self.reason else FAILED_MARK
+        return UNSURE_MARK if self.verdict.outcome == INCONCLUSIVE else ""
+
+
+def tables(entries: Sequence[Entry], style: str) -> str:
+    """A table per baseline: a row per candidate, a column per metric with its limit."""
+    parts = []
+    for group in dict.fromkeys(entry.group for entry in entries):
+        own = [entry for entry in entries if entry.group == group]
+        metrics = [m for m in METRICS if any(entry.verdict.metric == m for entry in own)]
+        limits = {metric: _common_limit(own, metric) for metric in metrics}
+        rows = []
+        for row in dict.fromkeys(entry.row for entry in own):
+            found = {entry.verdict.metric: entry for entry in own if entry.row == row}
+            rows.append([row, *(_cell(found.get(m), limits[m]) for m in metrics)])
+        separator = "<br>" if style == "github" else "\n"
+        heads = [f"{METRICS[m].title}{separator}{_limit(m, limits[m])}" for m in metrics]
+        align = ["left"] + ["right"] * len(metrics)
+        parts.append(tabulate(rows, [group, *heads], style, colalign=align, disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+def _common_limit(entries: Iterable[Entry], metric: str) -> float:
+    limits = [entry.verdict.limit for entry in entries if entry.verdict.metric == metric]
+    return max(limits, key=limits.count)
+
+
+def _limit(metric: str, limit: float) -> str:
+    sign = "≤" if METRICS[metric].at_most else "≥"
+    return f"{sign} {METRICS[metric].show(limit)}"
+
+
+def _cell(entry: Entry | None, common: float) -> str:
+    if entry is None:
+        return ""
+    verdict = entry.verdict
+    text = METRICS[verdict.metric].show(verdict.value).replace(" nats", "").replace(" pt", "")
+    if verdict.limit != common:
+        text += f" ({_limit(verdict.metric, verdict.limit)})"
+    return f"{entry.mark} {text}".strip()
+
+
+def markdown(entries: Sequence[Entry], lines: Sequence[str]) -> str:
+    """The whole report as Markdown: tables, notes, and what each failing case printed."""
+    parts = ["# Gates", tables(entries, "github"), LEGEND, "\n".join(f"- {x}" for x in lines)]
+    for title, known in (("Failed", False), ("Known failures", True)):
+        chosen = [e for e in entries if not e.passed and bool(e.reason) == known]
+        if chosen:
+            parts.append(f"## {title}")
+            for entry in chosen:
+                reason = f"{_escaped(entry.reason)}\n\n" if known else ""
+                parts.append(f"{reason}```text\n{entry.text.replace('```', '` ` `')}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def json_lines(entries: Iterable[Entry]) -> str:
+    """A JSON object per verdict; numbers that JSON does not have (NaN, infinity) become null."""
+    return "".join(json.dumps(_plain(asdict(entry)), allow_nan=False) + "\n" for entry in entries)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write(directory: Path, entries: Sequence[Entry], lines: Sequence[str]) -> None:
+    """Writes ``report.md`` and ``report.jsonl``.
+
+    Raises:
+        EvalError: the directory cannot be written to.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in (
+            ("report.md", markdown(entries, lines)),
+            ("report.jsonl", json_lines(entries)),
+        ):
+            partial = directory / f"{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(directory / name)
+    except OSError as error:
+        raise EvalError(f"--report {directory}: {error.strerror}") from error

@@ -1,0 +1,41 @@
+"""Class probabilities of texts."""
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from evals.data import DataSet
+from evals.scoring.loading import Loaded
+from evals.scoring.protocols import ClassProtocol
+
+
+@torch.inference_mode()
+def classify(loaded: Loaded, data: DataSet, protocol: ClassProtocol) -> dict[str, np.ndarray]:
+    """Log-probabilities ``(texts, classes)`` in float32; long texts are cut to the model's limit.
+
+    Returns:
+        ``log_probabilities``.
+    """
+    tokenizer = loaded.tokenizer
+    limit = min(tokenizer.model_max_length, loaded.model.config.max_position_embeddings)
+    encoded = [
+        tokenizer(item.text, truncation=True, max_length=limit).input_ids for item in data.items
+    ]
+    order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
+    result: np.ndarray | None = None
+    label = f"{loaded.checkpoint.label}: {data.name}"
+    with tqdm(total=len(order), desc=label, unit="text", leave=False, disable=None) as bar:
+        while order:
+            size = max(protocol.batch_tokens // len(encoded[order[0]]), 1)
+            batch, order = order[:size], order[size:]
+            padded = tokenizer.pad(
+                {"input_ids": [encoded[index] for index in batch]},
+                padding_side="right",
+                return_tensors="pt",
+            ).to(loaded.device)
+            logits = loaded.model(**padded).logits.float()
+            if result is None:
+                result = np.empty((len(encoded), logits.shape[1]), np.float32)
+            result[batch] = logits.log_softmax(-1).cpu().numpy()
+            bar.update(len(batch))
+    return {"log_probabilities": result}

@@ -1,0 +1,40 @@
+"""What the loaded weights are: how many, how many zeros, and which N:M patterns hold."""
+
+import numpy as np
+import torch
+
+from evals.scoring.loading import Loaded, linear_weights
+
+PATTERNS = ((2, 4), (4, 8))
+_AUXILIARY = ("_scale", "_shape", "_packed", "_zero_point", "_g_idx")
+
+
+def holds_pattern(weight: torch.Tensor, n: int, m: int) -> bool:
+    """Whether at most ``n`` of every ``m`` consecutive weights of each row are not zero."""
+    if weight.shape[1] % m:
+        return False
+    return bool(((weight != 0).unflatten(1, (-1, m)).sum(-1) <= n).all())
+
+
+def footprint(loaded: Loaded) -> dict[str, np.ndarray]:
+    """Counts over the weights that the model computes with; packed ones must be unpacked by now.
+
+    Returns:
+        ``parameters``; over the linear layers inside the backbone ``weights``, ``zeros`` and, for
+        each of :data:`PATTERNS`, ``layers_2_4`` and so on, the layers where the pattern holds;
+        and ``layers``, their number.
+    """
+    model = loaded.model
+    inside = {id(module) for module in model.base_model.modules()}
+    modules = dict(model.named_modules())
+    weights = [w for name, w in linear_weights(model).items() if id(modules[name]) in inside]
+    own = [p for name, p in model.named_parameters() if not name.endswith(_AUXILIARY)]
+    counts = {
+        "parameters": sum(parameter.numel() for parameter in own),
+        "weights": sum(weight.numel() for weight in weights),
+        "zeros": sum(int((weight == 0).sum()) for weight in weights),
+        "layers": len(weights),
+    }
+    for n, m in PATTERNS:
+        counts[f"layers_{n}_{m}"] = sum(holds_pattern(weight, n, m) for weight in weights)
+    return {name: np.array(count) for name, count in counts.items()}

@@ -1,0 +1,93 @@
+"""Loads a checkpoint whole, or says what is wrong with it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from evals.checkpoint import CAUSAL, CLASSIFIER, Checkpoint
+from evals.errors import EvalError
+
+_AUTO = {CAUSAL: AutoModelForCausalLM, CLASSIFIER: AutoModelForSequenceClassification}
+_PROBLEMS = {
+    "missing_keys": "lacks",
+    "unexpected_keys": "has unexpected",
+    "mismatched_keys": "has the wrong shape for",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode on its device, and its tokenizer."""
+
+    checkpoint: Checkpoint
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
+    """Loads model and tokenizer in the dtype that the checkpoint names.
+
+    transformers "loads" a checkpoint that lacks weights with random ones and only logs it; here
+    every missing, unexpected or mismatched key is an error.
+
+    Raises:
+        EvalError: names the checkpoint and the first keys at fault, or the loader's own reason.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = _AUTO[checkpoint.kind].from_pretrained(
+            checkpoint.path,
+            dtype="auto",
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.path, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise EvalError(f"{checkpoint.path} does not load: {reason[0]}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    for field, verb in _PROBLEMS.items():
+        if report.get(field):
+            raise EvalError(f"{checkpoint.path} {verb} {_some(report[field])}")
+    if report.get("error_msgs"):
+        raise EvalError(f"{checkpoint.path} does not load: {report['error_msgs'][0]}")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
+    return Loaded(checkpoint, model.eval().to(device), tokenizer)
+
+
+def _some(keys: Iterable, shown: int = 3) -> str:
+    names = sorted(key if isinstance(key, str) else str(key[0]) for key in keys)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def linear_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Weights ``(out, in)`` of the linear layers by name, each shared tensor once."""
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear) and weight is not None:
+            found.setdefault(id(weight), (name, weight))
+    return dict(found.values())

@@ -1,0 +1,66 @@
+"""The store: an append-only folder of measurements and candidates, safe under several workers.
+
+Everything is found by the hash of what produced it. Whoever asks first makes it, under a lock;
+who asks meanwhile waits and reads. A killed process leaves its lock released and nothing
+half-written.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from evals.errors import EvalError
+from evals.locks import locked
+from evals.measurement import Measurement, key_of
+
+IGNORE_ALL = "*\n"
+
+
+class Store:
+    """A folder ``root`` with ``measurements/``, ``candidates/`` and ``locks/``."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        existing = next(
+            path for path in (self.root, *self.root.absolute().parents) if path.exists()
+        )
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise EvalError(f"--store {root}: no permission to write to {existing}")
+
+    def _room(self, name: str) -> Path:
+        room = self.root / name
+        if not room.is_dir():
+            room.mkdir(parents=True, exist_ok=True)
+            (self.root / ".gitignore").write_text(IGNORE_ALL)
+        return room
+
+    def lock_path(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
+
+    def beside(self, origin: Mapping[str, object], name: str) -> Path:
+        """Where a measurement's larger part goes, such as a table of log-probabilities."""
+        return self._room("measurements") / f"{key_of(origin)}.{name}"
+
+    def measurement(self, origin: Mapping[str, object], make: Callable[[], Mapping]) -> Measurement:
+        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet."""
+        key = key_of(origin)
+        path = self._room("measurements") / f"{key}.npz"
+        if not path.exists():
+            with locked(self.lock_path(key)):
+                if not path.exists():
+                    Measurement(make(), origin).write(path)
+        return Measurement.read(path)
+
+    def folder(self, origin: Mapping[str, object], make: Callable[[Path], None]) -> Path:
+        """The folder of ``origin``; ``make`` fills one at a temporary path if there is none."""
+        key = key_of(origin)
+        path = self._room("candidates") / key
+        if not path.exists():
+            with locked(self.lock_path(key)):
+                if not path.exists():
+                    partial = path.with_name(f"{key}.partial")
+                    shutil.rmtree(partial, ignore_errors=True)
+                    make(partial)
+                    partial.rename(path)
+        return path
