@@ -1,0 +1,140 @@
+import copy
+
+import pytest
+import torch
+
+from compression.apply import compress
+from compression.calibration import visit_blocks
+from compression.errors import CompressionError, RecipeError
+from compression.layers import backbone_layers
+from compression.patterns import NofM, Unstructured
+from compression.recipe import Recipe
+from compression.sparsegpt import sparsegpt
+from compression.wanda import wanda
+
+PRUNING = ["magnitude-50", "wanda-50", "sparsegpt-50"]
+PATTERNS = ["magnitude-2:4", "wanda-2:4", "sparsegpt-4:8"]
+
+
+def apply(model, text, batches=()):
+    return compress(model, Recipe.parse(text), batches)
+
+
+@pytest.mark.parametrize("text", PRUNING)
+def test_every_layer_reaches_its_sparsity_and_nothing_else_changes(tiny_llama, batches, text):
+    before = copy.deepcopy(tiny_llama.state_dict())
+    result = apply(tiny_llama, text, batches)
+    touched = {f"{name}.weight" for name in result.layers}
+    for name, tensor in tiny_llama.state_dict().items():
+        if name in touched:
+            assert int((tensor == 0).sum()) == tensor.numel() // 2
+        else:
+            assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_patterns_hold_in_every_group(tiny_llama, batches, text):
+    result = apply(tiny_llama, text, batches)
+    n, m = result.recipe.pattern
+    for name in result.layers:
+        weight = tiny_llama.get_submodule(name).weight
+        assert ((weight != 0).view(len(weight), -1, m).sum(-1) <= n).all()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_none_changes_nothing_and_all_leaves_nothing(tiny_llama, batches, method):
+    before = copy.deepcopy(tiny_llama.state_dict())
+    apply(tiny_llama, f"{method}-0", batches)
+    assert all(torch.equal(t, before[name]) for name, t in tiny_llama.state_dict().items())
+    result = apply(tiny_llama, f"{method}-100", batches)
+    assert all(not tiny_llama.get_submodule(name).weight.any() for name in result.layers)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_blocks_are_pruned_in_turn_on_their_own_statistics(tiny_llama, batches, method):
+    expected = copy.deepcopy(tiny_llama)
+    layers = backbone_layers(expected)
+    with torch.no_grad():
+        for block in visit_blocks(expected, layers, batches, with_products=True):
+            for name, seen in block.items():
+                weight = layers[name].weight
+                if method == "wanda":
+                    weight.copy_(wanda(weight, seen.norm, Unstructured(0.5)))
+                else:
+                    weight.copy_(sparsegpt(weight, seen.hessian, Unstructured(0.5)))
+    apply(tiny_llama, f"{method}-50", batches)
+    for name, tensor in expected.state_dict().items():
+        assert torch.allclose(tiny_llama.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("kind", ["bert", "albert", "roberta"])
+@pytest.mark.parametrize("text", ["wanda-50", "sparsegpt-2:4", "rtn-int8"])
+def test_encoders(tiny_encoder, batches, kind, text):
+    model = tiny_encoder(kind)
+    apply(model, text, batches)
+    with torch.no_grad():
+        assert model(**batches[0]).logits.isfinite().all()
+
+
+def test_tied_embeddings_stay_tied_and_untouched(tiny_llama, batches):
+    before = tiny_llama.get_input_embeddings().weight.clone()
+    apply(tiny_llama, "wanda-50", batches)
+    assert torch.equal(tiny_llama.get_input_embeddings().weight, before)
+    assert tiny_llama.lm_head.weight is tiny_llama.get_input_embeddings().weight
+
+
+def test_rounding_leaves_the_weights_that_its_integers_stand_for(tiny_llama):
+    result = apply(tiny_llama, "rtn-int8")
+    assert set(result.rounded) == set(result.layers)
+    for name, rounded in result.rounded.items():
+        assert torch.equal(tiny_llama.get_submodule(name).weight, rounded.dequantized())
+
+
+def test_a_dead_feature_leaves_every_method_finite(tiny_llama, batches):
+    with torch.no_grad():
+        tiny_llama.model.layers[0].input_layernorm.weight[5] = 0.0
+    for text in ("wanda-50", "sparsegpt-50"):
+        apply(copy.deepcopy(tiny_llama), text, batches)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_name_their_layer(tiny_llama, value):
+    with torch.no_grad():
+        tiny_llama.model.layers[1].mlp.up_proj.weight[0, 0] = value
+    with pytest.raises(CompressionError, match=r"layers\.1\.mlp\.up_proj: its weights are not"):
+        apply(tiny_llama, "magnitude-50")
+
+
+def test_a_width_that_the_pattern_does_not_divide_names_its_layer(tiny_llama):
+    before = copy.deepcopy(tiny_llama.state_dict())
+    with pytest.raises(RecipeError, match=r"q_proj: pattern 3:5: an input width of 32"):
+        apply(tiny_llama, "magnitude-3:5")
+    assert all(torch.equal(t, before[name]) for name, t in tiny_llama.state_dict().items())
+
+
+def test_a_layer_that_misses_its_sparsity_is_an_error(tiny_llama, monkeypatch):
+    monkeypatch.setattr("compression.apply.magnitude", lambda weight, pattern: weight)
+    with pytest.raises(CompressionError, match="0 zeros where 512 were asked for"):
+        apply(tiny_llama, "magnitude-50")
+
+
+def test_a_group_that_misses_its_pattern_is_an_error(tiny_llama, monkeypatch):
+    def halves(weight, pattern):
+        weight = weight.clone()
+        weight[:, : weight.shape[1] // 2] = 0.0
+        return weight
+
+    monkeypatch.setattr("compression.apply.magnitude", halves)
+    with pytest.raises(CompressionError, match="a group keeps more than 2:4"):
+        apply(tiny_llama, "magnitude-2:4")
+
+
+def test_no_calibration_text_and_training_mode_are_errors(tiny_llama):
+    with pytest.raises(CompressionError, match="at least one batch"):
+        apply(tiny_llama, "wanda-50")
+    with pytest.raises(CompressionError, match=r"call model\.eval"):
+        apply(tiny_llama.train(), "magnitude-50")
+
+
+def test_pattern_widths_are_multiples():
+    assert NofM(2, 4).expected_zeros(3, 8, per_row=True) == 12

@@ -1,0 +1,107 @@
+"""Statistics against inputs that were recorded by hand."""
+
+import pytest
+import torch
+
+from compression.calibration import blocks, visit_blocks
+from compression.errors import CompressionError
+from compression.layers import backbone_layers
+
+
+def recorded_inputs(model, layer, batches):
+    """Every unpadded input row of ``layer``, from whole forwards."""
+    rows = []
+
+    def record(module, inputs, batch):
+        flat = inputs[0].flatten(0, -2)
+        mask = batch["attention_mask"].flatten().bool()
+        rows.append(flat[mask] if len(flat) == len(mask) else flat)
+
+    for batch in batches:
+        handle = layer.register_forward_pre_hook(
+            lambda module, inputs, batch=batch: record(module, inputs, batch)
+        )
+        with torch.no_grad():
+            model(**batch)
+        handle.remove()
+    return torch.cat(rows)
+
+
+def collected(model, batches, with_products=True):
+    layers = backbone_layers(model)
+    found = {}
+    for statistics in visit_blocks(model, layers, batches, with_products):
+        found |= statistics
+    return layers, found
+
+
+def check(model, batches):
+    layers, found = collected(model, batches)
+    assert set(found) == set(layers)
+    for name, layer in layers.items():
+        inputs = recorded_inputs(model, layer, batches).double()
+        assert found[name].tokens == len(inputs)
+        assert torch.allclose(found[name].norm, inputs.norm(dim=0), rtol=1e-5)
+        expected = 2 * inputs.T @ inputs / len(inputs)
+        assert torch.allclose(found[name].hessian.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_causal_model(tiny_llama, batches):
+    check(tiny_llama, batches)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "albert"])
+def test_encoders(tiny_encoder, batches, kind):
+    check(tiny_encoder(kind), batches)
+
+
+def test_a_shared_layer_sees_the_inputs_of_all_its_uses(tiny_encoder, batches):
+    _, found = collected(tiny_encoder("albert"), batches)
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    query = next(name for name in found if name.endswith("query"))
+    assert found[query].tokens == 3 * tokens
+
+
+def test_padding_counts_for_nothing(tiny_llama, batches):
+    _, padded = collected(tiny_llama, batches)
+    rows = [
+        {"input_ids": ids[mask.bool()][None], "attention_mask": mask[mask.bool()][None]}
+        for batch in batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    _, bare = collected(tiny_llama, rows)
+    for name, statistics in bare.items():
+        assert padded[name].tokens == statistics.tokens
+        assert torch.allclose(padded[name].norm, statistics.norm, rtol=1e-5)
+
+
+def test_later_blocks_see_what_was_done_to_earlier_ones(tiny_llama, batches):
+    layers = backbone_layers(tiny_llama)
+    visits = visit_blocks(tiny_llama, layers, batches, with_products=False)
+    first = next(visits)
+    with torch.no_grad():
+        for name in first:
+            layers[name].weight.mul_(0.5)
+    second = next(visits)
+    for name, statistics in second.items():
+        inputs = recorded_inputs(tiny_llama, layers[name], batches)
+        assert torch.allclose(statistics.norm, inputs.double().norm(dim=0), rtol=1e-5)
+
+
+def test_blocks_are_members_of_the_outermost_module_list(tiny_llama, tiny_encoder):
+    found = blocks(tiny_llama, list(backbone_layers(tiny_llama)))
+    assert [len(block) for block in found] == [7, 7]
+    found = blocks(tiny_encoder("albert"), list(backbone_layers(tiny_encoder("albert"))))
+    assert sorted(len(block) for block in found) == [1, 1, 6]
+
+
+def test_no_text_is_an_error(tiny_llama):
+    with pytest.raises(CompressionError, match="at least one batch"):
+        next(visit_blocks(tiny_llama, backbone_layers(tiny_llama), [], False))
+
+
+def test_inputs_that_are_not_finite_name_their_layer(tiny_llama, batches):
+    with torch.no_grad():
+        tiny_llama.model.layers[1].input_layernorm.weight[3] = torch.inf
+    with pytest.raises(CompressionError, match=r"layers\.1\.self_attn\.q_proj.*not finite"):
+        collected(tiny_llama, batches)

@@ -1,0 +1,74 @@
+"""What is written loads again as what was computed, through plain transformers."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from compression.apply import compress
+from compression.checkpoint import save
+from compression.recipe import Recipe
+from fixtures import vocabulary
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return vocabulary.causal(64)
+
+
+@pytest.mark.parametrize("text", ["wanda-50", "sparsegpt-2:4", "magnitude-100"])
+def test_pruned_weights_are_bit_identical(tiny_llama, batches, tokenizer, tmp_path, text):
+    save(compress(tiny_llama, Recipe.parse(text), batches), tokenizer, tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    for name, tensor in tiny_llama.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "albert", "roberta"])
+def test_packed_weights_compute_the_same_and_take_a_byte_each(
+    tiny_llama, tiny_encoder, batches, tokenizer, tmp_path, kind
+):
+    model = tiny_llama if kind == "llama" else tiny_encoder(kind)
+    auto = AutoModelForCausalLM if kind == "llama" else AutoModelForSequenceClassification
+    model.save_pretrained(tmp_path / "dense")
+    result = compress(model, Recipe.parse("rtn-int8"))
+    save(result, tokenizer, tmp_path / "packed")
+    loaded, report = auto.from_pretrained(tmp_path / "packed", output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        assert torch.equal(loaded(**batches[0]).logits, model(**batches[0]).logits)
+    for name, rounded in result.rounded.items():
+        assert torch.equal(loaded.get_submodule(name).weight, rounded.dequantized())
+    dense, packed = (
+        (tmp_path / name / "model.safetensors").stat().st_size for name in ("dense", "packed")
+    )
+    weights = sum(rounded.integers.numel() for rounded in result.rounded.values())
+    scales = sum(rounded.scales.numel() for rounded in result.rounded.values())
+    saved = 3 * weights - 4 * scales
+    assert dense - packed == pytest.approx(saved, abs=400 * len(result.rounded))
+
+
+def test_shards_are_packed_too(tiny_llama, batches, tokenizer, tmp_path, monkeypatch):
+    whole = tiny_llama.save_pretrained
+    monkeypatch.setattr(tiny_llama, "save_pretrained", lambda d: whole(d, max_shard_size="20KB"))
+    save(compress(tiny_llama, Recipe.parse("rtn-int8")), tokenizer, tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(loaded(**batches[0]).logits, tiny_llama(**batches[0]).logits)
+
+
+def test_nothing_is_overwritten_and_nothing_half_written_stays(
+    tiny_llama, tokenizer, tmp_path, monkeypatch
+):
+    result = compress(tiny_llama, Recipe.parse("rtn-int8"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileExistsError, match="name a directory that does not"):
+        save(result, tokenizer, tmp_path / "out")
+
+    def full(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("compression.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="disk full"):
+        save(result, tokenizer, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

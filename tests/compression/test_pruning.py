@@ -1,0 +1,86 @@
+"""Magnitude and Wanda against naive loops."""
+
+import pytest
+import torch
+
+from compression.magnitude import magnitude
+from compression.patterns import NofM, Unstructured
+from compression.wanda import wanda, wanda_scores
+
+
+def naive_prune(scores: list[list[float]], groups: list[list[tuple[int, int]]], counts: list[int]):
+    """Positions pruned: in each group the ``count`` lowest scores, earliest first."""
+    gone = set()
+    for group, count in zip(groups, counts, strict=True):
+        gone.update(sorted(group, key=lambda at: (scores[at[0]][at[1]], at))[:count])
+    return gone
+
+
+@pytest.fixture
+def weight():
+    return torch.randn(6, 16, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(50, 16, generator=generator) * torch.linspace(0.1, 3, 16)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.77, 1.0])
+def test_magnitude_prunes_the_smallest_of_the_layer(weight, sparsity):
+    result = magnitude(weight, Unstructured(sparsity))
+    everywhere = [(i, j) for i in range(6) for j in range(16)]
+    gone = naive_prune(weight.abs().tolist(), [everywhere], [round(sparsity * 96)])
+    for i, j in everywhere:
+        assert result[i, j] == (0.0 if (i, j) in gone else weight[i, j])
+
+
+def test_wanda_scores_are_weight_times_input_norm(weight, inputs):
+    scores = wanda_scores(weight, inputs.norm(dim=0))
+    for i in range(6):
+        for j in range(16):
+            norm = sum(float(x) ** 2 for x in inputs[:, j]) ** 0.5
+            assert float(scores[i, j]) == pytest.approx(abs(float(weight[i, j])) * norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 1.0])
+def test_wanda_prunes_the_lowest_of_each_row(weight, inputs, sparsity):
+    norm = inputs.norm(dim=0)
+    result = wanda(weight, norm, Unstructured(sparsity))
+    rows = [[(i, j) for j in range(16)] for i in range(6)]
+    gone = naive_prune((weight.abs() * norm).tolist(), rows, [round(sparsity * 16)] * 6)
+    assert {(i, j) for i in range(6) for j in range(16) if result[i, j] == 0} == gone
+    assert torch.equal(result[result != 0], weight[result != 0])
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8)])
+def test_wanda_prunes_the_lowest_of_each_group(weight, inputs, n, m):
+    norm = inputs.norm(dim=0)
+    result = wanda(weight, norm, NofM(n, m))
+    groups = [[(i, j + k) for k in range(m)] for i in range(6) for j in range(0, 16, m)]
+    gone = naive_prune((weight.abs() * norm).tolist(), groups, [m - n] * len(groups))
+    assert {(i, j) for i in range(6) for j in range(16) if result[i, j] == 0} == gone
+
+
+def test_features_that_never_fire_lose_their_smallest_weights_first(weight):
+    norm = torch.ones(16)
+    norm[:12] = 0.0
+    result = wanda(weight, norm, Unstructured(0.5))
+    assert (result[:, 12:] != 0).all()
+    for row, pruned in zip(weight[:, :12].abs(), result[:, :12] == 0, strict=True):
+        assert row[pruned].max() < row[~pruned].min()
+
+
+def test_zeros_that_were_there_are_counted_not_added_to():
+    weight = torch.tensor([[0.0, 1.0, 0.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+    assert int((magnitude(weight, Unstructured(0.5)) == 0).sum()) == 4
+    assert int((wanda(weight, torch.ones(8), Unstructured(0.5)) == 0).sum()) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_keep_their_dtype_and_values(weight, inputs, dtype):
+    half = weight.to(dtype)
+    result = wanda(half, inputs.norm(dim=0), Unstructured(0.5))
+    assert result.dtype == dtype
+    assert torch.equal(result[result != 0], half[result != 0])

@@ -1,0 +1,133 @@
+"""SparseGPT against a float64 solve that knows nothing of Cholesky factors or blocks."""
+
+import pytest
+import torch
+
+from compression.errors import CompressionError
+from compression.patterns import NofM, Unstructured
+from compression.sparsegpt import DAMPING, inverse_factor, sparsegpt
+
+
+def hessian_of(inputs: torch.Tensor) -> torch.Tensor:
+    return 2 * inputs.T @ inputs / len(inputs)
+
+
+def naive(weight, hessian, pattern, block):
+    """Optimal brain surgery, column by column, in float64.
+
+    After each column the inverse Hessian of the columns that are left is computed anew, and the
+    pruned weight's error is spread by the textbook formula ``-w_j / [H^-1]_jj * [H^-1]_j``.
+    """
+    weight = weight.double().clone()
+    hessian = hessian.double().clone()
+    hessian.diagonal().add_(DAMPING * hessian.diagonal().mean())
+    rows, columns = weight.shape
+    inverses = [torch.linalg.inv(hessian[j:, j:]) for j in range(columns)]
+    mask = torch.zeros(rows, columns, dtype=torch.bool)
+    for j in range(columns):
+        if isinstance(pattern, Unstructured) and j % block == 0:
+            stop = min(j + block, columns)
+            cost = torch.stack([weight[:, k] ** 2 / inverses[k][0, 0] for k in range(j, stop)], 1)
+            count = round(pattern.sparsity * rows * stop) - round(pattern.sparsity * rows * j)
+            order = cost.flatten().argsort(stable=True)[:count]
+            for at in order.tolist():
+                mask[at // (stop - j), j + at % (stop - j)] = True
+        if isinstance(pattern, NofM) and j % pattern.m == 0:
+            group = range(j, j + pattern.m)
+            cost = torch.stack([weight[:, k] ** 2 / inverses[k][0, 0] for k in group], 1)
+            order = cost.argsort(dim=1, stable=True)[:, : pattern.m - pattern.n]
+            for row in range(rows):
+                mask[row, order[row] + j] = True
+        for row in range(rows):
+            if mask[row, j]:
+                inverse = inverses[j]
+                weight[row, j:] -= weight[row, j] / inverse[0, 0] * inverse[0]
+                weight[row, j] = 0.0
+    return weight
+
+
+@pytest.fixture
+def layer():
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(200, 24, generator=generator) @ torch.randn(24, 24, generator=generator)
+    return torch.randn(10, 24, generator=generator), hessian_of(inputs)
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(0.5), Unstructured(0.3), NofM(2, 4), NofM(4, 8)])
+@pytest.mark.parametrize("block", [8, 24])
+def test_agrees_with_a_float64_solve(layer, pattern, block):
+    weight, hessian = layer
+    expected = naive(weight, hessian, pattern, block)
+    result = sparsegpt(weight, hessian, pattern, block=block)
+    assert torch.equal(result == 0, expected == 0)
+    assert torch.allclose(result.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_factor_is_of_the_inverse(layer):
+    _, hessian = layer
+    upper = inverse_factor(hessian).double()
+    damped = hessian.double()
+    damped.diagonal().add_(DAMPING * damped.diagonal().mean())
+    assert torch.allclose(upper.T @ upper, torch.linalg.inv(damped), rtol=1e-3, atol=1e-6)
+
+
+def test_error_lies_between_the_best_for_its_mask_and_plain_masking(layer):
+    weight, hessian = (tensor.double() for tensor in layer)
+    result = sparsegpt(*layer, Unstructured(0.5)).double()
+
+    def error(other):
+        gap = weight - other
+        return float(((gap @ hessian) * gap).sum())
+
+    best = torch.zeros_like(weight)
+    for row, kept in enumerate(result != 0):
+        best[row, kept] = torch.linalg.solve(hessian[kept][:, kept], hessian[kept] @ weight[row])
+    assert error(best) <= error(result) < error(weight.masked_fill(result == 0, 0.0))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 1.0])
+def test_none_and_all(layer, sparsity):
+    weight, hessian = layer
+    result = sparsegpt(weight, hessian, Unstructured(sparsity))
+    assert torch.equal(result, weight * (1 - sparsity))
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 1 / 3, 0.61])
+@pytest.mark.parametrize("block", [5, 7, 128])
+def test_count_is_exact_over_all_blocks(layer, sparsity, block):
+    weight, hessian = layer
+    result = sparsegpt(weight, hessian, Unstructured(sparsity), block=block)
+    assert int((result == 0).sum()) == round(sparsity * weight.numel())
+
+
+def test_a_dead_feature_keeps_its_large_weights_and_leaves_the_rest_alone(layer):
+    weight, hessian = layer
+    dead = 7
+    hessian = hessian.clone()
+    hessian[dead], hessian[:, dead] = 0.0, 0.0
+    weight = weight.clone()
+    weight[:, dead] *= 1000
+    result = sparsegpt(weight, hessian, Unstructured(0.3))
+    assert result.isfinite().all()
+    # Never moved by the corrections of others: kept as it was.
+    assert torch.equal(result[:, dead], weight[:, dead])
+
+
+def test_a_singular_hessian_gets_more_damping_and_says_so():
+    hessian = torch.full((8, 8), 1.0)
+    hessian[0, 1] = hessian[1, 0] = 1.05  # indefinite: no factor at the usual damping
+    with pytest.warns(UserWarning, match="factorised only with damping"):
+        upper = inverse_factor(hessian)
+    assert upper.isfinite().all()
+
+
+def test_a_hopeless_hessian_raises_instead_of_becoming_an_identity():
+    hessian = torch.eye(4)
+    hessian[0, 1] = hessian[1, 0] = 1e6
+    with pytest.raises(CompressionError, match="does not factorise"):
+        inverse_factor(hessian)
+
+
+def test_a_layer_that_nothing_reached_raises():
+    with pytest.raises(CompressionError, match="no calibration input reached"):
+        sparsegpt(torch.randn(2, 4), torch.zeros(4, 4), Unstructured(0.5))

@@ -1,0 +1,57 @@
+"""Small random models for the tests of the code itself."""
+
+import pytest
+from hypothesis import settings
+
+# How long an example takes depends on the machine and its first import, and is tested elsewhere.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
+
+
+@pytest.fixture
+def tiny_llama():
+    """Two LLaMA blocks, grouped-query attention, tied embeddings."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        tie_word_embeddings=True, pad_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny_encoder():
+    """``tiny_encoder("bert" | "albert" | "roberta")``: three uses of a layer, two classes."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from fixtures.train_encoder import CONFIGS
+
+    def make(kind: str):
+        torch.manual_seed(0)
+        extra = {"embedding_size": 16} if kind == "albert" else {}
+        config = CONFIGS[kind](
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+            num_attention_heads=4, max_position_embeddings=66, pad_token_id=0, **extra,
+        )  # fmt: skip
+        return AutoModelForSequenceClassification.from_config(config).eval()
+
+    return make
+
+
+@pytest.fixture
+def batches():
+    """Two calibration batches with padding on the right."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for lengths in ((12, 9, 12), (10, 7, 3)):
+        ids = torch.randint(1, 64, (3, max(lengths)), generator=generator)
+        mask = torch.tensor([[int(i < n) for i in range(max(lengths))] for n in lengths])
+        found.append({"input_ids": ids * mask, "attention_mask": mask})
+    return found

@@ -1,0 +1,213 @@
+"""The suite as its users run it."""
+
+import json
+import signal
+import subprocess
+import time
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from tests.end_to_end.conftest import PROFILE, ROOT, command
+
+
+def verdicts(report) -> dict:
+    rows = [json.loads(line) for line in (report / "report.jsonl").read_text().splitlines()]
+    return {
+        (row["verdict"]["candidate"], row["verdict"]["metric"]): (
+            row["passed"],
+            row["verdict"]["outcome"],
+            pytest.approx(row["verdict"]["value"], abs=1e-6),
+        )
+        for row in rows
+    }
+
+
+def test_a_whole_run_its_report_and_its_numbers(gates, profile, tmp_path):
+    done = gates("--profile", profile, "--report", tmp_path / "r", "--junitxml", tmp_path / "j.xml")
+    assert done.returncode == 0, done.stdout
+    assert "bert-tiny" in done.stdout
+    assert "✗ known" in done.stdout
+    assert "controls    16 of 16 hold" in done.stdout
+    assert str(tmp_path / "store") in done.stdout
+    assert len(verdicts(tmp_path / "r")) == 2 * 4 * 4
+    assert "nine weights in ten are gone" in (tmp_path / "r" / "report.md").read_text()
+    case = next(
+        case
+        for case in ET.parse(tmp_path / "j.xml").iter("testcase")
+        if case.get("name") == "test_accuracy_drop[bert-tiny-rtn-int8]"
+    )
+    numbers = {p.get("name"): p.get("value") for p in case.iter("property")}
+    assert float(numbers["limit"]) == 0.1
+    assert float(numbers["low"]) <= float(numbers["value"]) <= float(numbers["high"])
+    assert numbers["n"] == "200"
+
+    warm = gates("--profile", profile, "--report", tmp_path / "warm")
+    assert verdicts(tmp_path / "warm") == verdicts(tmp_path / "r")
+    assert warm.returncode == 0
+
+
+def test_two_workers_give_the_same_verdicts_and_measure_nothing_twice(gates, profile, tmp_path):
+    one = gates("--profile", profile, "--report", tmp_path / "one", store="s1")
+    two = gates("--profile", profile, "--report", tmp_path / "two", "-n", "2", store="s2")
+    assert (one.returncode, two.returncode) == (0, 0), two.stdout
+    assert verdicts(tmp_path / "one") == verdicts(tmp_path / "two")
+    assert "controls    16 of 16 hold" in two.stdout
+
+    def measured(store):
+        return sorted(path.suffix for path in (tmp_path / store / "measurements").iterdir())
+
+    assert measured("s1") == measured("s2")
+
+
+def test_killed_and_started_again(gates, profile, tmp_path):
+    expected = gates("--profile", profile, "--report", tmp_path / "expected", store="other")
+    assert expected.returncode == 0
+    words = command("--profile", profile, store=tmp_path / "store")
+    measurements = tmp_path / "store" / "measurements"
+    running = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(measurements.glob("*.npz"))) < 5:
+        assert running.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    finished = {path: path.stat().st_mtime_ns for path in measurements.glob("*.npz")}
+    again = gates("--profile", profile, "--report", tmp_path / "again")
+    assert again.returncode == 0, again.stdout
+    assert verdicts(tmp_path / "again") == verdicts(tmp_path / "expected")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(list(measurements.glob("*.npz"))) > len(finished)
+    assert not list((tmp_path / "store").rglob("*.partial"))
+
+
+def test_a_failing_case_shows_the_evidence(gates, profile, tmp_path):
+    profile.write_text(PROFILE.split("[[suite.known_failures]]")[0])
+    done = gates("--profile", profile, "-k", "accuracy_drop and bert-tiny-magnitude-90")
+    assert done.returncode == 1
+    for part in (
+        "bert-tiny-magnitude-90: accuracy gate failed",
+        "promised   accuracy falls by at most 10.00 pt",
+        "95% interval",
+        "(n = 200)",
+        "worst 1",
+        "expected 1, baseline 1, candidate 0",
+        "rerun      pytest 'tests/gates/test_accuracy_drop.py::",
+    ):
+        assert (
+            part in done.stdout
+            or part.replace("1, baseline 1, candidate 0", "0, baseline 0, candidate 1")
+            in done.stdout
+        )
+    assert "Traceback" not in done.stdout
+
+
+def test_a_known_failure_that_passes_turns_red(gates, profile):
+    profile.write_text(PROFILE.replace('"bert-tiny-magnitude-90"', '"bert-tiny-rtn-int8"'))
+    done = gates("--profile", profile, "-k", "bert-tiny-rtn-int8 and accuracy")
+    assert done.returncode == 1
+    assert "XPASS(strict)" in done.stdout
+
+
+def test_an_error_is_never_taken_for_a_known_failure(gates, profile):
+    text = PROFILE.replace(
+        '"magnitude-90"', '{ method = "magnitude", pattern = "3:7", name = "bad" }'
+    )
+    profile.write_text(text.replace("magnitude-90", "bad"))
+    done = gates("--profile", profile, "-k", "bert-tiny-bad and accuracy")
+    assert done.returncode == 1
+    assert "an input width of 96 is not a multiple of 7" in done.stdout
+
+
+def test_choosing_by_name_and_marker(gates, profile):
+    done = gates("--profile", profile, "--collect-only", "-q", "-k", "roberta and wanda")
+    assert done.stdout.count("[roberta-tiny-wanda-30]") == 4
+    done = gates("--profile", profile, "--collect-only", "-q", "-m", "efficiency")
+    assert {line.split("::")[0] for line in done.stdout.splitlines() if "::" in line} == {
+        "tests/gates/test_compression_ratio.py"
+    }
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Candidates made by compression's own front door: a healthy one and a ruined one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from compression.apply import compress
+    from compression.checkpoint import save
+    from compression.recipe import Recipe
+    from fixtures.shipped import MODELS
+
+    for name, recipe in (("healthy", "rtn-int8"), ("ruined", "magnitude-90")):
+        model = AutoModelForCausalLM.from_pretrained(MODELS / "llama-tiny", dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(MODELS / "llama-tiny")
+        save(compress(model.eval(), Recipe.parse(recipe)), tokenizer, tmp_path / name)
+    return tmp_path
+
+
+def test_two_checkpoints_on_a_text_of_ones_own(gates, checkpoints):
+    from fixtures import corpus
+
+    text = checkpoints / "mine.txt"
+    text.write_text("\n\n".join(corpus.passage("calibration", i).text for i in range(40)))
+    common = ("--baseline", "fixtures/models/llama-tiny", "--text", text)
+    done = gates(*common, "--candidate", checkpoints / "healthy")
+    assert done.returncode == 0, done.stdout
+    assert "healthy" in done.stdout
+    done = gates(*common, "--candidate", checkpoints / "healthy", checkpoints / "ruined")
+    assert done.returncode == 1
+    assert "ruined: perplexity gate failed" in done.stdout
+    assert "healthy: " not in done.stdout
+
+
+def test_a_broken_candidate_fails_and_never_passes(gates, checkpoints):
+    weights = checkpoints / "healthy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    text = checkpoints / "t.txt"
+    text.write_text("Mara Holt is a baker.")
+    done = gates(
+        "--baseline", "fixtures/models/llama-tiny", "--candidate", checkpoints / "healthy",
+        "--text", text,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "does not load" in done.stdout
+    assert " passed" not in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--profile", "defualt"], "did you mean 'default'"),
+        (["--candidate", "x"], "--candidate needs --baseline"),
+        (["--text", "x"], "--text needs --baseline"),
+        (["--baseline", "./nowhere"], "no such directory"),
+        (["--baseline", "bert-tiny", "--candidate", "roberta-tiny"], "give --text FILE"),
+        (["--device", "tpu"], "not cpu, cuda or cuda:N"),
+        (["--report", "/proc/nowhere"], "--report /proc/nowhere"),
+        (["--store", "/proc/nowhere"], "--store /proc/nowhere"),
+        (
+            ["--baseline", "bert-tiny", "--candidate", "roberta-tiny", "--text", "nowhere.txt"],
+            "--text nowhere.txt: No such file or directory",
+        ),
+    ],
+)
+def test_wrong_use_is_one_clear_line(gates, arguments, complaint):
+    done = gates(*arguments)
+    assert done.returncode == 4, done.stdout
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_no_gpu_is_said_at_once(gates):
+    import torch
+
+    if torch.cuda.is_available():
+        done = gates("--device", "cuda:99", "--collect-only")
+        assert "counted from 0" in done.stderr
+    else:
+        done = gates("--device", "cuda")
+        assert "sees no CUDA device" in done.stderr
+    assert done.returncode == 4

@@ -1,0 +1,80 @@
+import math
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from evals.errors import EvalError
+from evals.gate import FAILED, INCONCLUSIVE, METRICS, PASSED, Gate, explain, judge
+from evals.reading import Reading
+from evals.statistics import Estimate
+
+COSTS = [name for name, metric in METRICS.items() if metric.at_most]
+GAINS = [name for name, metric in METRICS.items() if not metric.at_most]
+
+
+def reading(value, low=None, high=None, n=100):
+    estimate = Estimate(value, value if low is None else low, value if high is None else high, n, n)
+    return Reading(estimate, baseline=1.0, candidate=2.0, worst=("'q': expected 'a'",))
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "met", "outcome"),
+    [
+        (0.00, 0.01, 0.02, True, PASSED),
+        (0.00, 0.01, 0.05, True, PASSED),
+        (0.00, 0.04, 0.06, True, INCONCLUSIVE),
+        (0.04, 0.06, 0.08, False, INCONCLUSIVE),
+        (0.051, 0.06, 0.08, False, FAILED),
+        (-math.inf, 0.01, math.inf, True, INCONCLUSIVE),
+    ],
+)
+def test_three_outcomes_of_a_cost(low, value, high, met, outcome):
+    for metric in COSTS:
+        verdict = judge("c", Gate(metric, 0.05), reading(value, low, high))
+        assert (verdict.met, verdict.outcome) == (met, outcome)
+        mirrored = judge("c", Gate(GAINS[0], -0.05), reading(-value, -high, -low))
+        assert (mirrored.met, mirrored.outcome) == (met, outcome)
+
+
+@given(st.floats(max_value=0, allow_infinity=False, allow_nan=False), st.sampled_from(COSTS))
+def test_better_than_the_baseline_never_fails_a_drift(value, metric):
+    assert judge("c", Gate(metric, 0.0), reading(value)).holds(strict=True)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("field", ["value", "low", "high"])
+def test_nan_fails(metric, field):
+    numbers = {"value": 1.0, "low": 1.0, "high": 1.0, field: math.nan}
+    verdict = judge("c", Gate(metric, 1.0), reading(**numbers))
+    assert not verdict.holds(strict=False)
+    assert verdict.outcome == FAILED
+
+
+def test_nothing_is_rounded():
+    limit = 0.05
+    assert judge("c", Gate("f1_drop", limit), reading(limit)).met
+    assert not judge("c", Gate("f1_drop", limit), reading(math.nextafter(limit, 1))).met
+
+
+def test_strict_wants_proof():
+    verdict = judge("c", Gate("f1_drop", 0.05), reading(0.04, 0.0, 0.06))
+    assert verdict.holds(strict=False)
+    assert not verdict.holds(strict=True)
+
+
+def test_no_item_is_an_error():
+    with pytest.raises(EvalError, match="rests on no item"):
+        judge("c", Gate("f1_drop", 0.05), reading(0.0, n=0))
+
+
+def test_a_failure_says_what_was_promised_and_measured_and_how_to_rerun():
+    gate = Gate("exact_match_drop", 0.02)
+    found = reading(0.05, 0.01, 0.09)
+    text = explain(judge("model-wanda-50", gate, found), gate, found, "pytest x", strict=False)
+    for part in (
+        "model-wanda-50: EM gate failed", "exact match falls by at most 2.00 pt",
+        "+5.00 pt, 95% interval +1.00 pt to +9.00 pt (n = 100)", "baseline   100.00%",
+        "inconclusive", "'q': expected 'a'", "rerun      pytest x",
+    ):  # fmt: skip
+        assert part in text

@@ -1,0 +1,126 @@
+"""Checkpoints that are broken fail to load, in one line."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evals.checkpoint import open_checkpoint
+from evals.errors import EvalError
+from evals.scoring.loading import load
+
+
+def rewrite(checkpoint, change):
+    file = checkpoint.path / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+    return open_checkpoint(checkpoint.path)
+
+
+def reconfigure(checkpoint, **changes):
+    file = checkpoint.path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda t: t.pop(NAME), f"lacks {NAME}"),
+        (lambda t: t.update(extra=torch.ones(1)), "has unexpected extra"),
+        (lambda t: t.update({NAME: torch.ones(3, 3)}), "up_proj|mismatch"),
+        (lambda t: t[NAME].fill_(float("nan")), f"{NAME} holds values that are not finite"),
+    ],
+)
+def test_weights_that_do_not_fit(causal_checkpoint, change, complaint):
+    checkpoint = rewrite(causal_checkpoint(), change)
+    with pytest.raises(EvalError, match=complaint) as caught:
+        load(checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bitmask_checkpoint_does_not_come_up_random(causal_checkpoint):
+    """transformers loads one with random weights and only logs it."""
+
+    def compress(tensors):
+        weight = tensors.pop(NAME)
+        tensors[f"{NAME}_compressed"] = weight[weight != 0]
+        tensors[f"{NAME}_bitmask"] = (weight != 0).to(torch.uint8)
+
+    with pytest.raises(EvalError, match=f"lacks {NAME}"):
+        load(rewrite(causal_checkpoint(), compress))
+
+
+def test_truncated_weights(causal_checkpoint):
+    checkpoint = causal_checkpoint()
+    file = checkpoint.path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(EvalError, match="does not load"):
+        load(checkpoint)
+
+
+def test_no_such_directory_and_a_file():
+    with pytest.raises(EvalError, match=r"\./nowhere: no such directory"):
+        open_checkpoint("./nowhere")
+    with pytest.raises(EvalError, match="is a file"):
+        open_checkpoint(__file__)
+
+
+def test_a_hub_that_is_not_there(monkeypatch):
+    import huggingface_hub
+
+    def offline(reference, allow_patterns):
+        assert "*.bin" not in allow_patterns
+        raise ConnectionError("offline\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(EvalError, match=r"not to be had from the hub \(ConnectionError: offline\)"):
+        open_checkpoint("someone/model")
+
+
+def test_a_hub_that_is_there(monkeypatch, causal_checkpoint):
+    import huggingface_hub
+
+    path = causal_checkpoint().path
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(path))
+    assert open_checkpoint("someone/model").path == path
+
+
+def test_what_is_not_a_checkpoint(causal_checkpoint, tmp_path):
+    path = causal_checkpoint().path
+    reconfigure(open_checkpoint(path), architectures=["T5ForConditionalGeneration"])
+    with pytest.raises(EvalError, match="neither a causal language model"):
+        open_checkpoint(path)
+    (path / "config.json").write_text("{")
+    with pytest.raises(EvalError, match="not a JSON object"):
+        open_checkpoint(path)
+    (path / "config.json").unlink()
+    with pytest.raises(EvalError, match=r"no config\.json"):
+        open_checkpoint(path)
+
+
+def test_pickled_weights_are_refused(causal_checkpoint):
+    path = causal_checkpoint().path
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    with pytest.raises(EvalError, match="pickled; convert the weights to safetensors"):
+        open_checkpoint(path)
+    (path / "pytorch_model.bin").unlink()
+    with pytest.raises(EvalError, match=r"no \*\.safetensors file"):
+        open_checkpoint(path)
+
+
+def test_the_digest_sees_weights_configuration_and_tokenizer(causal_checkpoint):
+    checkpoint = causal_checkpoint()
+    seen = [open_checkpoint(checkpoint.path).digest for _ in range(2)]
+    reconfigure(checkpoint, rms_norm_eps=1e-3)
+    seen.append(open_checkpoint(checkpoint.path).digest)
+    rewrite(checkpoint, lambda t: t[NAME].mul_(2))
+    seen.append(open_checkpoint(checkpoint.path).digest)
+    (checkpoint.path / "tokenizer_config.json").write_text("{}")
+    seen.append(open_checkpoint(checkpoint.path).digest)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 4

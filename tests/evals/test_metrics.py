@@ -1,0 +1,241 @@
+"""Metrics against independent computations: numpy, scipy and hand-made cases."""
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from scipy.spatial.distance import jensenshannon
+from scipy.special import log_softmax, rel_entr
+
+from evals.data import DataSet, Labelled, Prompt, Text
+from evals.errors import EvalError
+from evals.measurement import Measurement
+from evals.metrics.answers import exact_match, exact_match_drop, f1, f1_drop, normalize
+from evals.metrics.classification import accuracy_drop, flips
+from evals.metrics.divergence import divergences, js_divergence
+from evals.metrics.efficiency import compression_ratio, speedup, weighted_score
+from evals.metrics.perplexity import perplexity, perplexity_drift
+from evals.metrics.rouge import rouge1, rouge1_drop
+from evals.reading import Scored, check_paired
+
+ORIGIN = {"data": "d", "protocol": "p", "environment": "e", "code": "c"}
+
+
+def logits(seed: int, *shape: int, spread: float = 3.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape) * spread
+
+
+def scored(items, **arrays) -> Scored:
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    return Scored(DataSet("d", tuple(items)), Measurement(arrays, ORIGIN))
+
+
+class TestDivergence:
+    @pytest.mark.parametrize("vocabulary", [2, 50, 32_000])
+    def test_agrees_with_scipy_over_the_whole_vocabulary(self, vocabulary):
+        log_p, log_q = (log_softmax(logits(seed, 5, vocabulary), axis=1) for seed in (0, 1))
+        js, forward, backward = divergences(torch.tensor(log_p), torch.tensor(log_q))
+        p, q = np.exp(log_p), np.exp(log_q)
+        np.testing.assert_allclose(js, jensenshannon(p, q, axis=1) ** 2, rtol=1e-10)
+        np.testing.assert_allclose(forward, rel_entr(p, q).sum(1), rtol=1e-10)
+        np.testing.assert_allclose(backward, rel_entr(q, p).sum(1), rtol=1e-10)
+
+    @given(st.integers(0, 1000), st.floats(0, 60))
+    def test_is_symmetric_bounded_and_zero_only_for_equals(self, seed, spread):
+        log_p, log_q = (
+            torch.tensor(log_softmax(logits(seed + i, 3, 20, spread=spread), axis=1))
+            for i in (0, 1)
+        )
+        js = divergences(log_p, log_q)[0]
+        torch.testing.assert_close(js, divergences(log_q, log_p)[0])
+        assert (js >= 0).all()
+        assert (js <= math.log(2) + 1e-12).all()
+        assert all((x == 0).all() for x in divergences(log_p, log_p))
+
+    def test_is_over_the_vocabulary_and_not_over_positions(self):
+        # Adding a constant to all logits of a position changes no distribution over the
+        # vocabulary, but every softmax over positions.
+        one = torch.tensor(logits(0, 6, 9))
+        two = one + torch.arange(6.0, dtype=torch.float64)[:, None]
+        js = divergences(one.log_softmax(-1), two.log_softmax(-1))[0]
+        assert js.max() < 1e-15
+        assert divergences(one.log_softmax(0), two.log_softmax(0))[0].max() > 0.1
+
+    def test_impossible_entries_are_infinite_in_kl_and_finite_in_js(self):
+        log_p = torch.tensor([[0.0, -math.inf, -math.inf]])
+        log_q = torch.tensor([[-math.inf, 0.0, -math.inf]])
+        js, forward, backward = divergences(log_p, log_q)
+        assert js.item() == pytest.approx(math.log(2))
+        assert forward.item() == backward.item() == math.inf
+
+    def test_nan_is_never_taken_for_agreement(self):
+        broken = torch.full((1, 4), math.nan)
+        fine = torch.zeros(1, 4).log_softmax(-1)
+        assert all(x.isnan().all() for x in divergences(fine, broken))
+
+    def test_classes(self):
+        items = [Labelled("a", 0, 0), Labelled("b", 1, 1), Labelled("c", 1, 2)]
+        one, two = (log_softmax(logits(seed, 3, 2), axis=1) for seed in (0, 1))
+        reading = js_divergence(
+            scored(items, log_probabilities=one), scored(items, log_probabilities=two)
+        )
+        expected = jensenshannon(np.exp(one), np.exp(two), axis=1) ** 2
+        assert reading.estimate.value == pytest.approx(expected.mean())
+        assert "'b'" in "".join(reading.worst)
+
+
+class TestPerplexity:
+    def test_is_one_for_certainty_and_the_size_of_a_uniform_vocabulary(self):
+        assert perplexity([0.0, 0.0]) == 1.0
+        assert perplexity([math.log(50)] * 3) == pytest.approx(50)
+        assert perplexity([math.log(8)], units=3) == pytest.approx(2.0)
+        assert perplexity([1e6]) == math.inf
+
+    def test_drift_is_the_ratio_of_perplexities(self):
+        generator = np.random.default_rng(0)
+        window = np.repeat(np.arange(10), 5)
+        base = generator.exponential(size=50)
+        worse = base + generator.normal(0.1, 0.2, size=50)
+        common = dict(
+            tokens=np.arange(50), window=window, units=[40, 200], windowing=[64, 32],
+            window_text=[f"w{i}" for i in range(10)],
+        )  # fmt: skip
+        items = [Text("t", 0)]
+        reading = perplexity_drift(
+            scored(items, nll=base, **common), scored(items, nll=worse, **common)
+        )
+        ratio = math.exp(worse.mean()) / math.exp(base.mean())
+        assert reading.estimate.value == pytest.approx(ratio - 1)
+        assert reading.estimate.low < ratio - 1 < reading.estimate.high
+        assert reading.facts["word_perplexity"] == pytest.approx(math.exp(worse.sum() / 40))
+        assert reading.facts["byte_perplexity"] == pytest.approx(math.exp(worse.sum() / 200))
+        assert "windows of 64 tokens, 32 apart" in reading.protocol
+        means = (worse - base).reshape(10, 5).mean(1)
+        assert f"'w{means.argmax()}'" in reading.worst[0]
+
+    def test_texts_that_are_cut_differently_are_not_compared(self):
+        def side(tokens):
+            return scored([Text("t", 0)], tokens=tokens, nll=[1.0, 2.0], window=[0, 0])
+
+        with pytest.raises(EvalError, match="cut the text differently"):
+            perplexity_drift(side([1, 2]), side([1, 3]))
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("one", "other", "same"),
+        [
+            ("The Mill", "mill", 1.0),
+            ("an old mill.", "Old  mill", 1.0),
+            ("theatre", "atre", 0.0),
+            ("", "the", 1.0),
+            ("mill", "", 0.0),
+        ],
+    )
+    def test_exact_match(self, one, other, same):
+        assert exact_match(one, other) == same
+
+    @pytest.mark.parametrize(
+        ("expected", "got", "value"),
+        [
+            ("brass lantern", "brass lantern", 1.0),
+            ("brass lantern", "lantern", 2 * 1 * 0.5 / 1.5),
+            ("a b b c", "b b b", 2 * (2 / 3) * (2 / 3) / (4 / 3)),
+            ("x", "y", 0.0),
+            ("", "", 1.0),
+            ("x", "", 0.0),
+        ],
+    )
+    def test_f1(self, expected, got, value):
+        assert f1(expected, got) == pytest.approx(value)
+
+    def test_punctuation_is_removed_before_articles_as_in_the_official_script(self):
+        assert normalize("A.B. the-an (an) end") == "ab thean end"
+
+    @given(st.text(), st.text())
+    def test_bounds(self, one, other):
+        assert exact_match(one, one) == f1(one, one) == 1.0
+        assert 0.0 <= f1(one, other) <= 1.0
+        assert f1(one, other) == f1(other, one)
+        assert f1(one, other) >= exact_match(one, other)
+
+    def test_drops_are_paired_and_show_what_got_worse(self):
+        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", "red hat", i) for i in range(4)]
+        base = scored(items, continuations=["red hat", "red hat", "hat", "x"])
+        worse = scored(items, continuations=["red hat", "blue hat", "hat", "red hat"])
+        reading = exact_match_drop(base, worse)
+        assert reading.estimate.value == 0.0
+        assert (reading.baseline, reading.candidate) == (0.5, 0.5)
+        assert reading.worst == (
+            "'Question: 1?': expected 'red hat', baseline 'red hat', candidate 'blue hat'",
+        )
+        assert f1_drop(base, worse).estimate.value == pytest.approx((0.5 - 1) / 4)
+
+    def test_rouge_counts_shared_words(self):
+        assert rouge1("the cat sat", "the cat ran") == pytest.approx(2 / 3)
+        items = [Prompt("p", "the cat sat", i) for i in range(3)]
+        base = scored(items, continuations=["the cat sat"] * 3)
+        worse = scored(items, continuations=["the cat sat", "", "the cat ran"])
+        assert rouge1_drop(base, worse).estimate.value == pytest.approx((0 + 1 + 1 / 3) / 3)
+
+
+class TestClassification:
+    ITEMS = tuple(Labelled(f"t{i}", label, i) for i, label in enumerate([0, 1, 1, 0]))
+    RIGHT = np.log([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    OTHER = np.log([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.7, 0.3]])
+
+    def test_accuracy_and_flips(self):
+        base = scored(self.ITEMS, log_probabilities=self.RIGHT)
+        other = scored(self.ITEMS, log_probabilities=self.OTHER)
+        drop = accuracy_drop(base, other)
+        assert (drop.baseline, drop.candidate, drop.estimate.value) == (0.75, 0.75, 0.0)
+        assert drop.facts == {"right_to_wrong": 1.0, "wrong_to_right": 1.0}
+        assert flips(base, other).estimate.value == 0.5
+
+    def test_rows_of_nan_are_wrong_and_flipped(self):
+        base = scored(self.ITEMS, log_probabilities=self.RIGHT)
+        broken = scored(self.ITEMS, log_probabilities=np.full((4, 2), np.nan))
+        assert accuracy_drop(base, broken).candidate == 0.0
+        assert flips(base, broken).estimate.value == 1.0
+
+    def test_labels_beyond_the_classes_are_an_error(self):
+        items = (Labelled("t", 2, 0),) * 4
+        side = scored(items, log_probabilities=self.RIGHT)
+        with pytest.raises(EvalError, match="labels 2 to 2, but the model knows 2 classes"):
+            accuracy_drop(side, side)
+
+
+class TestEfficiency:
+    def test_ratio_of_bytes(self):
+        assert compression_ratio(400, 100).estimate.value == 4.0
+        with pytest.raises(EvalError, match="have no ratio"):
+            compression_ratio(0, 100)
+
+    def test_speedup_is_the_median_of_paired_ratios(self):
+        seconds = np.array([[2.0, 1.0], [3.0, 1.0], [8.0, 2.0]] * 7)
+        reading = speedup(seconds)
+        assert reading.estimate.value == 3.0
+        assert (reading.estimate.low, reading.estimate.high) == (2.0, 4.0)
+
+    def test_weighted_score_is_the_study_s_formula(self):
+        base = scored(TestClassification.ITEMS, log_probabilities=TestClassification.RIGHT)
+        other = scored(TestClassification.ITEMS, log_probabilities=TestClassification.OTHER)
+        task = accuracy_drop(base, other)
+        reading = weighted_score(
+            {"task": 0.5, "size": 0.3, "speed": 0.2},
+            task, compression_ratio(400, 100), speedup(np.full((21, 2), [3.0, 2.0])),
+        )  # fmt: skip
+        assert reading.estimate.value == pytest.approx(0.5 * 0.75 + 0.3 * 4 + 0.2 * 1.5)
+        assert reading.baseline == pytest.approx(0.5 * 0.75 + 0.3 + 0.2)
+        half = (task.estimate.high - task.estimate.value) * 0.5
+        assert reading.estimate.high - reading.estimate.value == pytest.approx(half)
+
+
+def test_sides_from_different_protocols_are_not_compared():
+    one = scored([Text("t", 0)], nll=[1.0])
+    other = Scored(one.data, Measurement(one.measurement.arrays, {**ORIGIN, "protocol": "q"}))
+    with pytest.raises(EvalError, match="not comparable: protocol is p"):
+        check_paired(one, other)

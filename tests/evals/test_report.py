@@ -1,0 +1,72 @@
+import json
+import math
+
+import pytest
+
+from evals import report
+from evals.errors import EvalError
+from evals.gate import Gate, judge
+from evals.reading import Reading
+from evals.statistics import Estimate
+
+
+def entry(row, metric, value, limit, half=0.0, passed=None, reason="", text=""):
+    estimate = Estimate(value, value - half, value + half, 50, 50)
+    verdict = judge(f"m-{row}", Gate(metric, limit), Reading(estimate, 1.0, 2.0))
+    passed = verdict.met if passed is None else passed
+    return report.Entry("m", row, verdict, passed, reason, text, {"kl": 0.5})
+
+
+ENTRIES = [
+    entry("rtn-int8", "perplexity_drift", 0.001, 0.05),
+    entry("rtn-int8", "compression_ratio", 3.5, 3.0),
+    entry("wanda-50", "perplexity_drift", 0.08, 0.05, text="why <it> failed"),
+    entry("wanda-50", "compression_ratio", 1.0, 0.99),
+    entry("wanda-20", "perplexity_drift", 0.04, 0.05, half=0.02),
+    entry("wanda-20", "compression_ratio", 1.0, 0.99),
+    entry("wanda-2:4", "perplexity_drift", 0.2, 0.05, reason="2:4 | hurts", text="known"),
+]
+
+
+def test_a_row_per_candidate_and_a_column_per_metric():
+    lines = report.tables(ENTRIES, "simple").splitlines()
+    assert lines[0].split() == ["m", "perplexity", "size"]
+    assert lines[1].split() == ["≤", "+5.00%", "≥", "0.99x"]
+    rows = {line.split()[0]: line for line in lines[3:]}
+    assert rows["rtn-int8"].split()[1:] == ["+0.10%", "3.50x", "(≥", "3.00x)"]
+    assert rows["wanda-50"].split()[1:3] == ["✗", "+8.00%"]
+    assert rows["wanda-20"].split()[1:3] == ["≈", "+4.00%"]
+    assert rows["wanda-2:4"].split()[1:4] == ["✗", "known", "+20.00%"]
+
+
+def test_markdown_tells_what_failed_and_what_was_known_to():
+    text = report.markdown(ENTRIES, ["policy default"])
+    assert text.index("## Failed") < text.index("why <it> failed") < text.index("## Known failures")
+    assert "2:4 \\| hurts" in text
+    assert "- policy default" in text
+    assert "| wanda-50" in text
+
+
+def test_json_lines_hold_every_number_and_no_infinity():
+    entries = [
+        *ENTRIES,
+        entry("x", "f1_drop", math.nan, 0.1),
+        entry("y", "f1_drop", 0.0, 0.1, math.inf),
+    ]
+    rows = [json.loads(line) for line in report.json_lines(entries).splitlines()]
+    assert len(rows) == len(entries)
+    assert rows[2]["verdict"]["value"] == 0.08
+    assert rows[2]["facts"] == {"kl": 0.5}
+    assert rows[-2]["verdict"]["value"] is None
+    assert rows[-1]["verdict"]["high"] is None
+
+
+def test_written_whole_or_refused(tmp_path):
+    report.write(tmp_path / "new" / "r", ENTRIES, ["note"])
+    assert sorted(p.name for p in (tmp_path / "new" / "r").iterdir()) == [
+        "report.jsonl",
+        "report.md",
+    ]
+    (tmp_path / "file").touch()
+    with pytest.raises(EvalError, match="--report"):
+        report.write(tmp_path / "file", ENTRIES, [])

@@ -1,0 +1,171 @@
+"""Scorers against plain transformers, one item at a time."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from evals.data import DataSet, Labelled, Prompt, Text
+from evals.errors import EvalError
+from evals.metrics.divergence import divergences
+from evals.scoring.classes import classify
+from evals.scoring.footprint import footprint, holds_pattern
+from evals.scoring.generation import generate
+from evals.scoring.loading import load
+from evals.scoring.protocols import (
+    ClassProtocol,
+    GenerationProtocol,
+    SpeedProtocol,
+    TextProtocol,
+)
+from evals.scoring.speed import time_pairs
+from evals.scoring.text import score_text
+from fixtures import corpus
+
+PASSAGES = [corpus.passage("calibration", index) for index in range(7)]
+TEXTS = DataSet("texts", tuple(Text(p.text[: 60 * (i + 1)], i) for i, p in enumerate(PASSAGES)))
+
+
+def log_probabilities(loaded, ids) -> torch.Tensor:
+    with torch.no_grad():
+        return loaded.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+
+
+@pytest.fixture
+def loaded(causal_checkpoint):
+    return load(causal_checkpoint())
+
+
+class TestText:
+    def test_every_token_is_scored_as_alone_whatever_the_batch(self, loaded):
+        for batch_tokens in (1, 200, 8192):
+            found = score_text(loaded, TEXTS, TextProtocol(batch_tokens=batch_tokens))
+            expected, windows = [], []
+            for index, item in enumerate(TEXTS.items):
+                ids = loaded.tokenizer(item.text).input_ids
+                rows = log_probabilities(loaded, ids)[:-1]
+                expected += (-rows[range(len(ids) - 1), ids[1:]]).tolist()
+                windows += [index] * (len(ids) - 1)
+            np.testing.assert_allclose(found["nll"], expected, rtol=1e-4, atol=1e-5)
+            assert found["window"].tolist() == windows
+
+    def test_units_are_words_and_bytes(self, loaded):
+        data = DataSet("d", (Text("zwei Wörter", 0), Text("one", 1)))
+        assert score_text(loaded, data, TextProtocol())["units"].tolist() == [3, 12 + 3]
+
+    @pytest.mark.parametrize(("context", "stride"), [(16, 16), (16, 8), (16, 1), (64, 64)])
+    def test_windows_follow_the_protocol(self, loaded, context, stride):
+        """Against the sliding window of the transformers documentation."""
+        data = DataSet("d", (Text(PASSAGES[0].text, 0),))
+        ids = loaded.tokenizer(PASSAGES[0].text).input_ids
+        expected, predicted, done = [], [], 0
+        for begin in range(0, len(ids), stride):
+            end = min(begin + context, len(ids))
+            rows = log_probabilities(loaded, ids[begin:end])
+            for at in range(max(begin + 1, done), end):
+                expected.append(-float(rows[at - begin - 1, ids[at]]))
+                predicted.append(ids[at])
+            done = end
+            if end == len(ids):
+                break
+        found = score_text(loaded, data, TextProtocol(context=context, stride=stride))
+        assert found["tokens"].tolist() == predicted
+        np.testing.assert_allclose(found["nll"], expected, rtol=1e-4, atol=1e-5)
+
+    def test_divergence_is_of_every_token_of_every_batch(self, loaded, causal_checkpoint, tmp_path):
+        other = load(causal_checkpoint("other", seed=1))
+        protocol = TextProtocol(batch_tokens=150)  # several batches
+        score_text(loaded, TEXTS, protocol, keep=tmp_path / "kept.npy")
+        found = score_text(other, TEXTS, protocol, reference=tmp_path / "kept.npy")
+        js, forward, backward, agree = [], [], [], []
+        for item in TEXTS.items:
+            ids = loaded.tokenizer(item.text).input_ids
+            log_p, log_q = (log_probabilities(side, ids)[:-1] for side in (loaded, other))
+            for values, more in zip(
+                (js, forward, backward), divergences(log_p, log_q), strict=True
+            ):
+                values += more.tolist()
+            agree += (log_p.argmax(-1) == log_q.argmax(-1)).tolist()
+        np.testing.assert_allclose(found["js"], js, rtol=1e-3)
+        np.testing.assert_allclose(found["kl_forward"], forward, rtol=1e-3)
+        np.testing.assert_allclose(found["kl_backward"], backward, rtol=1e-3)
+        assert found["agree"].tolist() == agree
+        assert found["js"].std() > 0.01
+
+    def test_a_model_does_not_diverge_from_itself(self, loaded, tmp_path):
+        score_text(loaded, TEXTS, TextProtocol(), keep=tmp_path / "kept.npy")
+        found = score_text(loaded, TEXTS, TextProtocol(), reference=tmp_path / "kept.npy")
+        assert not found["js"].any()
+        assert not found["kl_forward"].any()
+        assert found["agree"].all()
+
+    def test_another_vocabulary_is_an_error(self, loaded, causal_checkpoint, tmp_path):
+        score_text(loaded, TEXTS, TextProtocol(), keep=tmp_path / "kept.npy")
+        other = load(causal_checkpoint("other", vocab_size=580))
+        with pytest.raises(EvalError, match="tokenizer or vocabulary differ"):
+            score_text(other, TEXTS, TextProtocol(), reference=tmp_path / "kept.npy")
+
+    def test_too_long_a_context_and_too_short_a_text_are_errors(self, loaded):
+        with pytest.raises(EvalError, match="takes 128 at most"):
+            score_text(loaded, TEXTS, TextProtocol(context=129))
+        with pytest.raises(EvalError, match="no text of two tokens"):
+            score_text(loaded, DataSet("d", (Text("", 0),)), TextProtocol())
+
+
+def test_generation_is_greedy_and_the_same_in_any_batch(loaded):
+    prompts = [corpus.question_prompt(p.text[:90], p.questions[0].text) for p in PASSAGES]
+    prompts += ["Question:", "Answer: the"]
+    data = DataSet("d", tuple(Prompt(p, "", i) for i, p in enumerate(prompts)))
+    protocol = GenerationProtocol(max_new_tokens=6)
+    found = generate(loaded, data, protocol)["continuations"]
+    alone = GenerationProtocol(max_new_tokens=6, batch_tokens=1)
+    assert found.tolist() == generate(loaded, data, alone)["continuations"].tolist()
+    for prompt, got in zip(prompts, found, strict=True):
+        ids = loaded.tokenizer(prompt).input_ids
+        start = len(ids)
+        for _ in range(6):
+            best = int(log_probabilities(loaded, ids)[-1].argmax())
+            if best == loaded.tokenizer.eos_token_id:
+                break
+            ids.append(best)
+        text = loaded.tokenizer.decode(ids[start:], skip_special_tokens=True)
+        assert got == text.split("\n")[0].strip()
+
+
+def test_classes_are_scored_as_alone(classifier_checkpoint):
+    loaded = load(classifier_checkpoint)
+    texts = [corpus.review("calibration", index).text for index in range(9)] + ["x " * 100]
+    data = DataSet("d", tuple(Labelled(text, 0, i) for i, text in enumerate(texts)))
+    for batch_tokens in (1, 100, 9999):
+        found = classify(loaded, data, ClassProtocol(batch_tokens))["log_probabilities"]
+        for text, row in zip(texts, found, strict=True):
+            ids = loaded.tokenizer(text, truncation=True, return_tensors="pt")
+            with torch.no_grad():
+                expected = F.log_softmax(loaded.model(**ids).logits[0], -1)
+            np.testing.assert_allclose(row, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_speed_times_both_sides_of_every_pair(loaded):
+    protocol = SpeedProtocol(pairs=5, warmup=1, batch_tokens=128)
+    seconds = time_pairs(loaded, loaded, TEXTS, protocol)["seconds"]
+    assert seconds.shape == (5, 2)
+    assert (seconds > 0).all()
+
+
+class TestFootprint:
+    def test_counts(self, loaded):
+        linear = [w for n, w in loaded.model.named_parameters() if "proj" in n]
+        with torch.no_grad():
+            linear[0][:, ::2] = 0.0
+        found = footprint(loaded)
+        assert int(found["weights"]) == sum(w.numel() for w in linear)
+        assert int(found["zeros"]) == linear[0].numel() // 2
+        assert int(found["parameters"]) == sum(p.numel() for p in loaded.model.parameters())
+        assert (int(found["layers"]), int(found["layers_2_4"])) == (14, 1)
+
+    def test_pattern_truth(self):
+        weight = torch.tensor([[1.0, 0, 0, 1, 0, 1, 1, 0]])
+        assert holds_pattern(weight, 2, 4)
+        assert holds_pattern(weight, 4, 8)
+        assert not holds_pattern(torch.roll(weight, 1), 2, 4)
+        assert not holds_pattern(weight[:, :6], 2, 4)

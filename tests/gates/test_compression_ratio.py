@@ -1,0 +1,12 @@
+"""The candidate is smaller, in the form that ships."""
+
+import pytest
+
+from evals.metrics.efficiency import compression_ratio
+
+pytestmark = pytest.mark.efficiency
+
+
+def test_compression_ratio(pair, gate):
+    """The baseline's weights on disk are at least the limit times as large."""
+    gate.holds(compression_ratio(pair.baseline.weight_bytes, pair.candidate.weight_bytes))

@@ -1,0 +1,12 @@
+"""The candidate reads held-out text about as well as the baseline."""
+
+import pytest
+
+from evals.metrics.perplexity import perplexity_drift
+
+pytestmark = pytest.mark.quality
+
+
+def test_perplexity_drift(pair, gate):
+    """Token perplexity rises by no more than the limit, as a share of the baseline's."""
+    gate.holds(perplexity_drift(pair.baseline.text, pair.candidate.text))

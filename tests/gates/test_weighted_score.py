@@ -1,0 +1,13 @@
+"""The candidate is worth it: what it keeps, saves and gains, weighed together."""
+
+import pytest
+
+from evals.metrics.efficiency import compression_ratio, speedup, weighted_score
+
+pytestmark = pytest.mark.efficiency
+
+
+def test_weighted_score(pair, gate):
+    """w_A * task score + w_CR * compression ratio + w_IS * speedup reaches the limit."""
+    size = compression_ratio(pair.baseline.weight_bytes, pair.candidate.weight_bytes)
+    gate.holds(weighted_score(gate.weights, pair.task_drop, size, speedup(pair.seconds)))
