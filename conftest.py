@@ -10,16 +10,14 @@ import compression
 # Since Python 3.14 the standard library may have imported its own ``compression`` already.
 compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__name__)
 
-from compression.errors import CompressionError  # noqa: E402
 from evals.bench import Bench  # noqa: E402
-from evals.errors import EvalError  # noqa: E402
+from evals.gate import METRICS  # noqa: E402
 from evals.store import Store  # noqa: E402
 from fixtures import cases  # noqa: E402
-from fixtures.lab import Lab  # noqa: E402
+from fixtures.lab import TIMED, Lab  # noqa: E402
 from fixtures.matrix import candidates, with_checkpoints  # noqa: E402
 from fixtures.profile import ProfileError, read_profile  # noqa: E402
 
-USER_ERRORS = (CompressionError, EvalError, ProfileError)
 GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()
 
@@ -41,7 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    paths = [Path(config.invocation_params.dir, arg.partition("::")[0]) for arg in config.args]
+    here = config.invocation_params.dir
+    paths = [Path(here, arg.partition("::")[0]).resolve() for arg in config.args]
     if not any(GATES.is_relative_to(path) or path.is_relative_to(GATES) for path in paths):
         return
     option = config.option
@@ -64,9 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
             worker.get("workercount", 1),
             option.trust_remote_code,
         )
-        if option.report:
+        if option.report and not worker:
             cases.check_writable(Path(option.report))
-    except USER_ERRORS as error:
+    except cases.USER_ERRORS as error:
         raise pytest.UsageError(str(error)) from error
     # pytest's own --strict; here it also asks for proof.
     policy = cases.Policy(strict=bool(config.getini("strict")))
@@ -77,6 +76,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "gate" not in metafunc.fixturenames or RUN not in metafunc.config.stash:
         return
     metric = metafunc.function.__name__.removeprefix("test_")
+    if metric not in METRICS:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: test_{metric} names no metric")
     metafunc.parametrize(
         "case", metafunc.config.stash[RUN].cases(metric), indirect=True, ids=lambda c: c.name
     )
@@ -84,32 +85,45 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A metric that the profile has no gate on leaves no case, not a skipped one."""
-    kept = [item for item in items if isinstance(_case(item), cases.Case | None)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = kept
+    empty = [
+        item
+        for item in items
+        if item.path.is_relative_to(GATES) and not isinstance(_case(item), cases.Case | None)
+    ]
+    config.hook.pytest_deselected(items=empty)
+    items[:] = [item for item in items if item not in empty]
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest) -> cases.Case:
+def case(request: pytest.FixtureRequest, record_property) -> cases.Case:
     """One candidate and one gate."""
+    cases.identify(request.param, record_property)
     return request.param
 
 
 @pytest.fixture
 def pair(case: cases.Case, pytestconfig: pytest.Config):
     """The baseline's and the candidate's scores, measured now if the store has none."""
-    try:
+    with cases.told_in_one_line(case.candidate.name):
         return pytestconfig.stash[RUN].lab.pair(case.candidate)
-    except USER_ERRORS as error:
-        pytest.fail(f"{case.candidate.name}: {error}", pytrace=False)
 
 
 @pytest.fixture
 def gate(case: cases.Case, request: pytest.FixtureRequest, record_property) -> cases.Judge:
     """Judges a reading: ``gate.holds(reading)``."""
-    options = request.config.option
-    rerun = cases.rerun(request.node.nodeid, options)
-    return cases.Judge(case, request.config.stash[RUN].policy, rerun, record_property)
+    policy = request.config.stash[RUN].policy
+    rerun = cases.rerun(request.node.nodeid, request.config.option, policy.strict)
+    return cases.Judge(case, policy, rerun, record_property)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function):
+    """A pair that cannot be compared is said in one line."""
+    case = _case(pyfuncitem)
+    if not isinstance(case, cases.Case):
+        return (yield)
+    with cases.told_in_one_line(case.candidate.name):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -119,15 +133,19 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     alone = not hasattr(config, "workerinput") and not config.getoption("tx", None)
     chosen = []
     if alone and not config.option.collectonly and not session.testsfailed:
-        chosen = [case.candidate for case in map(_case, session.items) if case]
+        chosen = list(filter(None, map(_case, session.items)))
     if chosen:
-        config.stash[RUN].lab.measure({candidate.name: candidate for candidate in chosen}.values())
+        config.stash[RUN].lab.measure(
+            {case.name: case.candidate for case in chosen}.values(),
+            timed={case.name for case in chosen if case.gate.metric in TIMED},
+        )
 
 
 def _case(item: pytest.Item) -> cases.Case | None:
     return getattr(item, "callspec", None) and item.callspec.params.get("case")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
     """All cases of a candidate go to one worker, so that each model is loaded by one."""
     from xdist.scheduler import LoadScopeScheduling
@@ -145,7 +163,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if RUN not in config.stash:
         return
     run = config.stash[RUN]
-    summary = cases.Summary(run, terminalreporter.stats, config.rootpath)
+    summary = cases.Summary(run, terminalreporter.stats)
     if not summary.entries and not summary.controls:
         return
     terminalreporter.section("gates")

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from compression.calibration import Batch, InputStatistics, visit_blocks
 from compression.errors import CompressionError, RecipeError
-from compression.layers import selected_layers
+from compression.layers import selected_layers, tied_to_embedding
 from compression.magnitude import magnitude
 from compression.patterns import NofM, Pattern, Unstructured
 from compression.recipe import Recipe
@@ -68,13 +68,17 @@ def compress(model: PreTrainedModel, recipe: Recipe, batches: Sequence[Batch] = 
     for name, layer in layers.items():
         if not layer.weight.isfinite().all():
             raise CompressionError(f"layer {name}: its weights are not finite")
+        if recipe.method == "rtn" and tied_to_embedding(model, layer):
+            raise RecipeError(
+                f"layer {name}: it is tied to an embedding, which the packed format cannot hold; "
+                "exclude it"
+            )
         if recipe.pattern is not None:
             _naming(name, pattern_of(recipe).check, layer.in_features)
     result = Compressed(model, recipe, tuple(layers))
     if recipe.method == "rtn":
         for name, layer in layers.items():
-            result.rounded[name] = round_to_nearest(layer.weight, recipe.bits)
-            layer.weight.copy_(result.rounded[name].dequantized())
+            result.rounded[name] = _round(name, layer, recipe.bits)
         return result
     if not recipe.needs_calibration:
         for name, layer in layers.items():
@@ -87,6 +91,22 @@ def compress(model: PreTrainedModel, recipe: Recipe, batches: Sequence[Batch] = 
     return result
 
 
+def _round(name: str, layer: nn.Linear, bits: int) -> Rounded:
+    rounded = round_to_nearest(layer.weight, bits)
+    after = rounded.dequantized()
+    step = rounded.scales.float()
+    # Half a step, and what rounding the scale and the product to the weight's dtype may add.
+    slack = torch.finfo(after.dtype).eps * 2 ** (bits - 1) + 1e-6
+    error = (after.float() - layer.weight.float()).abs()
+    if (
+        int(rounded.integers.abs().max()) >= 2 ** (bits - 1)
+        or not (error <= step * (0.5 + slack)).all()
+    ):
+        raise CompressionError(f"layer {name}: rounding to {bits} bits left its grid")
+    layer.weight.copy_(after)
+    return rounded
+
+
 def _prune(name: str, layer: nn.Linear, recipe: Recipe, statistics: InputStatistics | None) -> None:
     pattern = pattern_of(recipe)
     before = layer.weight
@@ -96,18 +116,29 @@ def _prune(name: str, layer: nn.Linear, recipe: Recipe, statistics: InputStatist
         after = wanda(before, statistics.norm, pattern)
     else:
         after = _naming(name, sparsegpt, before, statistics.hessian, pattern)
-    _check(name, before, after, pattern, per_row=recipe.method == "wanda")
+    _check(
+        name,
+        before,
+        after,
+        pattern,
+        per_row=recipe.method == "wanda",
+        exact=recipe.method != "sparsegpt" or before.dtype == torch.float32,
+    )
     layer.weight.copy_(after)
 
 
-def _check(name: str, before: Tensor, after: Tensor, pattern: Pattern, per_row: bool) -> None:
-    """The layer reached its sparsity, and no more than zeros that were there can exceed it."""
+def _check(
+    name: str, before: Tensor, after: Tensor, pattern: Pattern, *, per_row: bool, exact: bool
+) -> None:
+    """The layer reached its sparsity; if ``exact``, only zeros that were there may exceed it."""
     if not after.isfinite().all():
         raise CompressionError(f"layer {name}: pruning left weights that are not finite")
     zeros = int((after == 0).sum())
     expected = pattern.expected_zeros(*after.shape, per_row)
     spare = int((before == 0).sum())
-    if not expected <= zeros <= expected + spare:
+    # Corrected weights may underflow to zero in half precision; others may not appear.
+    most = expected + spare if exact else zeros
+    if not expected <= zeros <= most:
         raise CompressionError(f"layer {name}: {zeros} zeros where {expected} were asked for")
     if isinstance(pattern, NofM):
         kept = (after != 0).unflatten(1, (-1, pattern.m)).sum(dim=-1)

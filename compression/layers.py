@@ -14,12 +14,17 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
+def tied_to_embedding(model: PreTrainedModel, layer: nn.Linear) -> bool:
+    """Whether a layer shares its weight with an embedding."""
+    return any(
+        isinstance(module, nn.Embedding) and module.weight is layer.weight
+        for module in model.modules()
+    )
+
+
 def backbone_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """Linear layers inside the backbone: no output head, and nothing tied to an embedding."""
     inside = {id(module) for module in model.base_model.modules()}
-    embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
-    }
     if model.base_model is model:
         raise RecipeError(
             f"{type(model).__name__} has no backbone apart from its head; name the layers "
@@ -28,7 +33,7 @@ def backbone_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     return {
         name: layer
         for name, layer in linear_layers(model).items()
-        if id(layer) in inside and id(layer.weight) not in embeddings
+        if id(layer) in inside and not tied_to_embedding(model, layer)
     }
 
 

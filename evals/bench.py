@@ -4,7 +4,6 @@ A model is loaded only when something about it is not stored yet, and stays load
 asked about. Scoring holds the device together with other workers; timing holds it alone.
 """
 
-import getpass
 import os
 import platform
 import tempfile
@@ -63,7 +62,7 @@ class Scores:
     """What one model scored, by role as in :class:`Tasks`, and what its weights are."""
 
     checkpoint: Checkpoint
-    footprint: Measurement
+    weights: Measurement
     text: Scored | None = None
     answers: Scored | None = None
     summaries: Scored | None = None
@@ -78,6 +77,11 @@ class Scores:
     def weight_bytes(self) -> int:
         return self.checkpoint.weight_bytes
 
+    @property
+    def footprint(self) -> dict[str, float]:
+        """Parameters, zeros and N:M truth of the weights."""
+        return {name: float(count) for name, count in self.weights.arrays.items()}
+
 
 class Bench:
     """Scores and times models on one device."""
@@ -91,7 +95,7 @@ class Bench:
     ):
         self.store = store
         self.device = device
-        self.threads = max(len(os.sched_getaffinity(0)) // workers, 1)
+        self.threads = max(_cores() // workers, 1)
         self.trust_remote_code = trust_remote_code
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
 
@@ -109,11 +113,11 @@ class Bench:
             else:
                 measurement = self._other(checkpoint, data)
             found[role] = Scored(data, measurement)
-        footprint = self._measure(
+        weights = self._measure(
             {"model": checkpoint.digest, "protocol": {"task": "footprint"}},
             lambda: _footprint(self.load(checkpoint), tasks.any),
         )
-        return Scores(checkpoint, footprint, **found)
+        return Scores(checkpoint, weights, **found)
 
     def race(self, baseline: Checkpoint, candidate: Checkpoint, data: DataSet) -> Measurement:
         """Times baseline against candidate, alone on the device."""
@@ -137,7 +141,7 @@ class Bench:
 
     def busy(self, alone: bool = False) -> AbstractContextManager[None]:
         """Holds the device: with other scorers, or ``alone`` to time."""
-        name = f"gates-{getpass.getuser()}-{self.device.replace(':', '-')}.lock"
+        name = f"gates-{os.getuid()}-{self.device.replace(':', '-')}.lock"
         return locked(Path(tempfile.gettempdir()) / name, shared=not alone)
 
     def load(self, checkpoint: Checkpoint) -> "Loaded":
@@ -187,7 +191,7 @@ class Bench:
             partial.replace(keep)
             return arrays
 
-        return self._measure(origin, run)
+        return self._measure(origin, run, beside=keep)
 
     def _other(self, checkpoint: Checkpoint, data: DataSet) -> Measurement:
         from evals.scoring.protocols import ClassProtocol, GenerationProtocol
@@ -214,24 +218,23 @@ class Bench:
         origin: Mapping[str, object],
         run: Callable[[], Mapping[str, np.ndarray]],
         alone: bool = False,
+        beside: Path | None = None,
     ) -> Measurement:
         def make() -> Mapping[str, np.ndarray]:
             with self.busy(alone):
                 return run()
 
-        return self.store.measurement(self._complete(origin), make)
+        return self.store.measurement(self._complete(origin), make, beside)
 
     def _complete(self, origin: Mapping[str, object]) -> dict[str, object]:
-        return {**origin, "environment": self._environment(), "code": code_version()}
+        return {**origin, "environment": self.environment(), "code": code_version()}
 
-    def _environment(self) -> dict[str, object]:
-        found: dict[str, object] = {
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-            "device": self.device,
-        }
+    def environment(self) -> dict[str, object]:
+        """What a number depends on beside the model, the data and the protocol."""
+        packages = ("torch", "transformers", "tokenizers", "compressed-tensors")
+        found: dict[str, object] = {name: version(name) for name in packages}
         if self.device == "cpu":
-            found["threads"] = self.threads
+            found |= {"device": platform.machine(), "threads": self.threads}
         else:
             import torch
 
@@ -240,6 +243,12 @@ class Bench:
 
     def _reference_path(self, origin: Mapping[str, object]) -> Path:
         return self.store.beside(self._complete(origin), "log-probabilities.npy")
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @cache

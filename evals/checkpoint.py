@@ -19,7 +19,7 @@ _HEADS = {
     "ForSequenceClassification": CLASSIFIER,
 }
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+_HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Checkpoint:
     Attributes:
         path: the directory.
         kind: ``causal`` or ``classifier``.
-        weight_bytes: size of all safetensors files together.
+        weight_bytes: size of the safetensors files that a loader reads.
         label: how the report calls it.
     """
 
@@ -69,7 +69,7 @@ def resolve(reference: str) -> Path:
     try:
         return Path(snapshot_download(reference, allow_patterns=list(_HUB_FILES)))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise EvalError(
             f"{reference}: no such directory, and not to be had from the hub "
             f"({type(error).__name__}: {reason})"
@@ -90,7 +90,7 @@ def open_checkpoint(reference: str | Path, label: str | None = None) -> Checkpoi
         architectures = json.loads(config.read_bytes()).get("architectures") or []
     except (ValueError, AttributeError) as error:
         raise EvalError(f"{config}: not a JSON object ({error})") from error
-    weights = sorted(path.glob("*.safetensors"))
+    weights = _weight_files(path)
     if not weights:
         pickled = next((f.name for pattern in _PICKLED for f in path.glob(pattern)), None)
         if pickled:
@@ -100,8 +100,21 @@ def open_checkpoint(reference: str | Path, label: str | None = None) -> Checkpoi
         path=path,
         kind=_kind(config, architectures),
         weight_bytes=sum(file.stat().st_size for file in weights),
-        label=label or path.name,
+        label=label or Path(reference).resolve().name,
     )
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that a loader reads; a directory may hold the same weights in another layout."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        missing = sorted(name for name in names if not (path / name).is_file())
+        if missing:
+            raise EvalError(f"{path}: {missing[0]} is missing, which {index.name} names")
+        return sorted(path / name for name in names)
+    whole = path / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
 
 
 def _kind(config: Path, architectures: list[str]) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from evals.errors import EvalError
 from evals.reading import Reading
-from evals.statistics import CONFIDENCE
 
 PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
 
@@ -161,7 +160,7 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         value=estimate.value,
         low=estimate.low,
         high=estimate.high,
-        confidence=CONFIDENCE,
+        confidence=estimate.confidence,
         n=estimate.n,
         clusters=estimate.clusters,
         baseline=reading.baseline,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,11 @@ class Measurement:
         return self.arrays[name]
 
     def write(self, path: Path) -> None:
-        """Writes to a temporary name and renames, so that a reader sees all or nothing."""
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        """Writes to a temporary name and renames, so that a reader sees all or nothing.
+
+        The caller holds the measurement's lock, so the temporary name is its own.
+        """
+        partial = path.with_name(f"{path.name}.partial")
         try:
             with partial.open("wb") as stream:
                 np.savez(stream, **{_ORIGIN: np.array(json.dumps(self.origin))}, **self.arrays)

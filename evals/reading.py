@@ -1,6 +1,6 @@
 """What a metric reads off a pair of scored models, and the pairing itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,8 +61,8 @@ def check_paired(baseline: Scored, candidate: Scored) -> None:
 
 
 def worst_items(losses: Sequence[float] | np.ndarray, describe) -> tuple[str, ...]:
-    """Descriptions of the items with the largest positive loss, largest first."""
-    losses = np.asarray(losses, dtype=np.float64)
+    """Descriptions of the items with the largest positive loss, NaN and largest first."""
+    losses = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=np.inf)
     order = np.argsort(-losses, kind="stable")[:SHOWN]
     return tuple(describe(int(index)) for index in order if losses[index] > 0)
 
@@ -71,7 +71,3 @@ def snippet(text: str, width: int = WIDTH) -> str:
     """``text`` on one line, shortened, with control characters escaped."""
     line = repr(text)
     return line if len(line) <= width else line[: width - 4] + "...'"
-
-
-def quoted(texts: Iterable[str]) -> str:
-    return " / ".join(snippet(text) for text in texts)

@@ -56,10 +56,15 @@ def tables(entries: Sequence[Entry], style: str) -> str:
         rows = []
         for row in dict.fromkeys(entry.row for entry in own):
             found = {entry.verdict.metric: entry for entry in own if entry.row == row}
-            rows.append([row, *(_cell(found.get(m), limits[m]) for m in metrics)])
+            cells = [_cell(found.get(metric), limits[metric]) for metric in metrics]
+            rows.append([row, *cells, _zeros(found.get("compression_ratio"))])
         separator = "<br>" if style == "github" else "\n"
         heads = [f"{METRICS[m].title}{separator}{_limit(m, limits[m])}" for m in metrics]
-        align = ["left"] + ["right"] * len(metrics)
+        heads.append("zeros")
+        if style == "github":
+            rows = [[_escaped(cell) for cell in row] for row in rows]
+            group = _escaped(group)
+        align = ["left"] + ["right"] * len(heads)
         parts.append(tabulate(rows, [group, *heads], style, colalign=align, disable_numparse=True))
     return "\n\n".join(parts)
 
@@ -71,14 +76,31 @@ def _common_limit(entries: Iterable[Entry], metric: str) -> float:
 
 def _limit(metric: str, limit: float) -> str:
     sign = "≤" if METRICS[metric].at_most else "≥"
-    return f"{sign} {METRICS[metric].show(limit)}"
+    return f"{sign} {METRICS[metric].show(limit).lstrip('+')}"
+
+
+def _zeros(entry: Entry | None) -> str:
+    """Share of zeros among the weights, and the N:M pattern that all layers hold."""
+    if entry is None or "zeros" not in entry.facts:
+        return ""
+    facts = entry.facts
+    text = f"{facts['zeros'] / facts['weights']:.0%}"
+    for pattern in ("2_4", "4_8"):
+        if facts[f"layers_{pattern}"] == facts["layers"]:
+            return f"{pattern.replace('_', ':')} {text}"
+    return text
 
 
 def _cell(entry: Entry | None, common: float) -> str:
     if entry is None:
         return ""
     verdict = entry.verdict
-    text = METRICS[verdict.metric].show(verdict.value).replace(" nats", "").replace(" pt", "")
+    if math.isnan(verdict.value):
+        return f"{entry.mark} {'not a number' if verdict.n else 'error'}"
+    show = METRICS[verdict.metric].show
+    text = show(verdict.value).replace(" nats", "").replace(" pt", "")
+    if not verdict.met and show(verdict.value) == show(verdict.limit):
+        text = f"{verdict.value:.8g}"  # rounded, it would look as if it kept the limit
     if verdict.limit != common:
         text += f" ({_limit(verdict.metric, verdict.limit)})"
     return f"{entry.mark} {text}".strip()
@@ -86,7 +108,12 @@ def _cell(entry: Entry | None, common: float) -> str:
 
 def markdown(entries: Sequence[Entry], lines: Sequence[str]) -> str:
     """The whole report as Markdown: tables, notes, and what each failing case printed."""
-    parts = ["# Gates", tables(entries, "github"), LEGEND, "\n".join(f"- {x}" for x in lines)]
+    parts = [
+        "# Gates",
+        tables(entries, "github"),
+        LEGEND,
+        "\n".join(f"- {_escaped(line)}" for line in lines),
+    ]
     for title, known in (("Failed", False), ("Known failures", True)):
         chosen = [e for e in entries if not e.passed and bool(e.reason) == known]
         if chosen:

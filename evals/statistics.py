@@ -91,6 +91,45 @@ def clustered_mean(
     return Estimate(mean, mean - half, mean + half, values.size, groups, confidence)
 
 
+def clustered_share(
+    values: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE
+) -> Estimate:
+    """:func:`clustered_mean` of values of which many are zero and none is beyond one in size.
+
+    Where few items differ, their sample variance says little of how many might, and the t
+    interval is too short. So it is widened to where the losses (values above zero) and the gains
+    (below) could each lie: Wilson's interval for either share, put together by squares and sums
+    (Newcombe 1998, method 10). No event in n leaves ``t^2 / (n + t^2)``, the "rule of three".
+
+    Args:
+        values: ``(n,)``, in [-1, 1].
+        clusters: ``(n,)``, the document of each item.
+    """
+    found = clustered_mean(values, clusters, confidence)
+    if found.clusters == 1 or math.isnan(found.value):
+        return found
+    values = np.asarray(values, dtype=np.float64)
+    loss, gain = (
+        _wilson(clustered_mean(part, clusters, confidence))
+        for part in (values.clip(min=0), -values.clip(max=0))
+    )
+    below = math.hypot(loss.value - loss.low, gain.high - gain.value)
+    above = math.hypot(loss.high - loss.value, gain.value - gain.low)
+    return replace(
+        found, low=min(found.low, found.value - below), high=max(found.high, found.value + above)
+    )
+
+
+def _wilson(share: Estimate) -> Estimate:
+    """Wilson's interval for a share, at the sample size that its clusters are worth."""
+    t = _student_t(share.confidence, share.clusters - 1)
+    p, variance = share.value, ((share.high - share.value) / t) ** 2
+    size = min(p * (1 - p) / variance, share.n) if variance > 0 else share.clusters
+    centre = (p + t**2 / (2 * size)) / (1 + t**2 / size)
+    half = t * math.sqrt(p * (1 - p) / size + (t / (2 * size)) ** 2) / (1 + t**2 / size)
+    return replace(share, low=min(centre - half, p), high=max(centre + half, p))
+
+
 def median_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
     """Median with a distribution-free interval from order statistics (binomial, exact).
 

@@ -26,7 +26,7 @@ class Store:
             path for path in (self.root, *self.root.absolute().parents) if path.exists()
         )
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise EvalError(f"--store {root}: no permission to write to {existing}")
+            raise EvalError(f"--store {root}: {existing} is not a directory to write to")
 
     def _room(self, name: str) -> Path:
         room = self.root / name
@@ -42,13 +42,23 @@ class Store:
         """Where a measurement's larger part goes, such as a table of log-probabilities."""
         return self._room("measurements") / f"{key_of(origin)}.{name}"
 
-    def measurement(self, origin: Mapping[str, object], make: Callable[[], Mapping]) -> Measurement:
-        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet."""
+    def measurement(
+        self,
+        origin: Mapping[str, object],
+        make: Callable[[], Mapping],
+        beside: Path | None = None,
+    ) -> Measurement:
+        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet, or if
+        the file that it leaves ``beside`` is gone."""
+
+        def stored() -> bool:
+            return path.exists() and (beside is None or beside.exists())
+
         key = key_of(origin)
         path = self._room("measurements") / f"{key}.npz"
-        if not path.exists():
+        if not stored():
             with locked(self.lock_path(key)):
-                if not path.exists():
+                if not stored():
                     Measurement(make(), origin).write(path)
         return Measurement.read(path)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from evals.reading import Reading, Scored, check_paired, snippet, worst_items
-from evals.statistics import clustered_mean
+from evals.statistics import clustered_share
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -47,9 +47,10 @@ def f1(expected: str, got: str) -> float:
 
 
 def score_each(score: Callable[[str, str], float], scored: Scored) -> np.ndarray:
-    """``score(expected, got)`` of every prompt, ``(n,)``."""
+    """``score(expected, got)`` of every prompt, ``(n,)``; NaN where the model computed none."""
     pairs = zip(scored.data.items, scored["continuations"], strict=True)
-    return np.array([score(item.expected, str(got)) for item, got in pairs])
+    scores = np.array([score(item.expected, str(got)) for item, got in pairs])
+    return np.where(scored["finite"], scores, np.nan)
 
 
 def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: Scored) -> Reading:
@@ -68,7 +69,7 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
         )
 
     return Reading(
-        estimate=clustered_mean(before - after, baseline.data.documents),
+        estimate=clustered_share(before - after, baseline.data.documents),
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, describe),

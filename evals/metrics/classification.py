@@ -4,7 +4,7 @@ import numpy as np
 
 from evals.errors import EvalError
 from evals.reading import Reading, Scored, check_paired, snippet, worst_items
-from evals.statistics import clustered_mean
+from evals.statistics import clustered_share
 
 
 def predictions(scored: Scored) -> np.ndarray:
@@ -34,10 +34,9 @@ def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
     """Fall of the share of right predictions, paired by item."""
     check_paired(baseline, candidate)
     truth = labels(baseline)
-    before = (predictions(baseline) == truth).astype(float)
-    after = (predictions(candidate) == truth).astype(float)
+    before, after = _right(baseline, truth), _right(candidate, truth)
     return Reading(
-        estimate=clustered_mean(before - after, baseline.data.documents),
+        estimate=clustered_share(before - after, baseline.data.documents),
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, lambda i: _describe(baseline, candidate, i)),
@@ -48,6 +47,13 @@ def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
     )
 
 
+def _right(scored: Scored, truth: np.ndarray) -> np.ndarray:
+    """``(n,)`` 1 where the prediction is right, else 0; NaN where there is none, so that a model
+    that breaks on few inputs fails instead of just being wrong on them."""
+    predicted = predictions(scored)
+    return np.where(predicted == -1, np.nan, predicted == truth)
+
+
 def flips(baseline: Scored, candidate: Scored) -> Reading:
     """Share of items whose prediction changes, right or wrong (Dutta et al. 2024).
 
@@ -55,9 +61,9 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
     """
     check_paired(baseline, candidate)
     before, after = predictions(baseline), predictions(candidate)
-    flipped = ((before != after) | (after == -1)).astype(float)
+    flipped = np.where((before == -1) | (after == -1), np.nan, before != after)
     return Reading(
-        estimate=clustered_mean(flipped, baseline.data.documents),
+        estimate=clustered_share(flipped, baseline.data.documents),
         baseline=0.0,
         candidate=float(flipped.mean()),
         worst=worst_items(flipped, lambda i: _describe(baseline, candidate, i)),

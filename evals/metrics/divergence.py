@@ -65,7 +65,7 @@ def _next_tokens(candidate: Scored) -> Reading:
     js = candidate["js"]
     losses = group_means(js, candidate["window"])
     return Reading(
-        estimate=clustered_mean(js, candidate["window"]),
+        estimate=clustered_mean(js, candidate["cluster"]),
         baseline=0.0,
         candidate=float(js.mean()),
         worst=worst_items(

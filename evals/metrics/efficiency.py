@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,14 +11,20 @@ from evals.reading import Reading
 from evals.statistics import Estimate, exact, median_interval
 
 
-def compression_ratio(baseline_bytes: int, candidate_bytes: int) -> Reading:
-    """Bytes of the baseline's weights on disk over the candidate's. Dense zeros save nothing."""
+def compression_ratio(
+    baseline_bytes: int, candidate_bytes: int, footprint: Mapping[str, float] = MappingProxyType({})
+) -> Reading:
+    """Bytes of the baseline's weights on disk over the candidate's. Dense zeros save nothing.
+
+    ``footprint`` says what the candidate's weights are, for the report.
+    """
     if not baseline_bytes > 0 or not candidate_bytes > 0:
         raise EvalError(f"weights of {baseline_bytes} and {candidate_bytes} bytes have no ratio")
     return Reading(
         estimate=exact(baseline_bytes / candidate_bytes),
         baseline=float(baseline_bytes),
         candidate=float(candidate_bytes),
+        facts=dict(footprint),
     )
 
 
@@ -54,6 +61,7 @@ def weighted_score(
         "size": size.estimate,
         "speed": speed.estimate,
     }
+    parts = {name: part for name, part in parts.items() if weights[name]}
     value = sum(weights[name] * part.value for name, part in parts.items())
     below = math.hypot(*(weights[n] * (part.value - part.low) for n, part in parts.items()))
     above = math.hypot(*(weights[n] * (part.high - part.value) for n, part in parts.items()))

@@ -43,7 +43,7 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     nll, units = candidate["nll"], candidate["units"]
     context, stride = candidate["windowing"]
     return Reading(
-        estimate=clustered_mean(rise, baseline["window"]).map(_expm1),
+        estimate=clustered_mean(rise, baseline["cluster"]).map(_expm1),
         baseline=perplexity(baseline["nll"]),
         candidate=perplexity(nll),
         worst=worst_items(

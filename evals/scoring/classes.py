@@ -17,7 +17,7 @@ def classify(loaded: Loaded, data: DataSet, protocol: ClassProtocol) -> dict[str
         ``log_probabilities``.
     """
     tokenizer = loaded.tokenizer
-    limit = min(tokenizer.model_max_length, loaded.model.config.max_position_embeddings)
+    limit = min(tokenizer.model_max_length, loaded.max_tokens)
     encoded = [
         tokenizer(item.text, truncation=True, max_length=limit).input_ids for item in data.items
     ]

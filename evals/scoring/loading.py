@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -18,6 +19,7 @@ from evals.checkpoint import CAUSAL, CLASSIFIER, Checkpoint
 from evals.errors import EvalError
 
 _AUTO = {CAUSAL: AutoModelForCausalLM, CLASSIFIER: AutoModelForSequenceClassification}
+_NO_LIMIT = 1 << 30
 _PROBLEMS = {
     "missing_keys": "lacks",
     "unexpected_keys": "has unexpected",
@@ -36,6 +38,17 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest input that the model takes, special tokens included."""
+        limit = getattr(self.model.config, "max_position_embeddings", None) or _NO_LIMIT
+        for name, module in self.model.named_modules():
+            # RoBERTa counts positions from behind its padding index.
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                behind = 0 if module.padding_idx is None else module.padding_idx + 1
+                limit = min(limit, module.num_embeddings - behind)
+        return limit
 
 
 def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
@@ -56,6 +69,7 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
             dtype="auto",
             output_loading_info=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
             trust_remote_code=trust_remote_code,
         )
         tokenizer = AutoTokenizer.from_pretrained(
@@ -74,6 +88,11 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
+    if checkpoint.kind == CAUSAL:
+        # Decoding is greedy for everyone; penalties that a checkpoint brings are not compression.
+        model.generation_config = GenerationConfig()
     return Loaded(checkpoint, model.eval().to(device), tokenizer)
 
 

@@ -42,7 +42,7 @@ def _batch(baseline: Loaded, data: DataSet, batch_tokens: int) -> dict[str, torc
     than another."""
     texts = [getattr(item, "text", None) or item.prompt for item in data.items]
     tokenizer = baseline.tokenizer
-    limit = min(tokenizer.model_max_length, baseline.model.config.max_position_embeddings, 512)
+    limit = min(tokenizer.model_max_length, baseline.max_tokens, 512)
     encoded = [tokenizer(text, truncation=True, max_length=limit).input_ids for text in texts[:64]]
     length = min(len(ids) for ids in encoded)
     rows = max(batch_tokens // length, 1)

@@ -5,6 +5,7 @@ predicted in the first window that holds it after its own first position. With t
 to the context the windows are disjoint, which is how the papers report perplexity.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def context_of(loaded: Loaded, protocol: TextProtocol) -> int:
     Raises:
         EvalError: more than the model can take.
     """
-    limit = getattr(loaded.model.config, "max_position_embeddings", None) or 2048
+    limit = loaded.max_tokens
     context = protocol.context or min(limit, 2048)
     if context > limit:
         raise EvalError(f"context {context}: {loaded.checkpoint.label} takes {limit} at most")
@@ -85,9 +86,10 @@ def score_text(
         reference: such a file, to diverge from.
 
     Returns:
-        ``tokens``, ``nll`` and ``window`` ``(tokens,)`` in the order of the text; ``window_text``
-        ``(windows,)``; ``units`` (words, bytes); ``windowing`` (context, stride); with a reference also ``js``, ``kl_forward``
-        (from the baseline), ``kl_backward`` and ``agree`` (top-1) ``(tokens,)``.
+        ``tokens``, ``nll``, ``window`` and ``cluster`` ``(tokens,)`` in the order of the text;
+        ``window_text`` ``(windows,)``; ``units`` (words, bytes); ``windowing`` (context, stride);
+        with a reference also ``js``, ``kl_forward`` (from the baseline), ``kl_backward`` and
+        ``agree`` (top-1) ``(tokens,)``.
 
     Raises:
         EvalError: no text, or a vocabulary or tokenization other than the reference's.
@@ -103,6 +105,7 @@ def score_text(
     result = {
         "tokens": np.concatenate([part.ids[1 + part.skip :] for part in parts]),
         "window": np.repeat(np.arange(len(parts)), np.diff(offsets)),
+        "cluster": _clusters(data, parts, offsets),
         "window_text": np.array([tokenizer.decode(p.ids[:SHOWN_TOKENS]) for p in parts]),
         "units": np.array([_count(data, str.split), _count(data, str.encode)]),
         "windowing": np.array([context, protocol.stride or context]),
@@ -115,6 +118,7 @@ def score_text(
         result["agree"] = np.empty(total, bool)
     kept = None
     if keep is not None:
+        _check_room(keep, total * vocabulary * 4)
         kept = np.lib.format.open_memmap(keep, "w+", np.float32, (total, vocabulary))
     for index, log_p in _forward(loaded, parts, protocol.batch_tokens, f"{data.name}"):
         rows = slice(offsets[index], offsets[index + 1])
@@ -129,8 +133,23 @@ def score_text(
     return result
 
 
+def _clusters(data: DataSet, parts: list[_Window], offsets: np.ndarray) -> np.ndarray:
+    """The document of every predicted token; of a single document, the window."""
+    documents = [part.item for part in parts] if len(data.items) > 1 else range(len(parts))
+    return np.repeat(np.array(documents), np.diff(offsets))
+
+
 def _count(data: DataSet, split) -> int:
     return sum(len(split(item.text)) for item in data.items)
+
+
+def _check_room(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise EvalError(
+            f"the baseline's predictions take {needed:,} bytes, {path.parent} has {free:,} free; "
+            "give less text or another --store"
+        )
 
 
 def _reference(path: Path | None, shape: tuple[int, int], loaded: Loaded) -> np.ndarray | None:

@@ -9,6 +9,7 @@ from compression.errors import CompressionError, RecipeError
 from compression.layers import backbone_layers
 from compression.patterns import NofM, Unstructured
 from compression.recipe import Recipe
+from compression.rounding import Rounded, round_to_nearest
 from compression.sparsegpt import sparsegpt
 from compression.wanda import wanda
 
@@ -88,6 +89,30 @@ def test_rounding_leaves_the_weights_that_its_integers_stand_for(tiny_llama):
     assert set(result.rounded) == set(result.layers)
     for name, rounded in result.rounded.items():
         assert torch.equal(tiny_llama.get_submodule(name).weight, rounded.dequantized())
+
+
+def test_rounding_that_leaves_its_grid_is_an_error(tiny_llama, monkeypatch):
+    def wrong(weight, bits):
+        rounded = round_to_nearest(weight, bits)
+        return Rounded(rounded.integers, rounded.scales * 2, bits)
+
+    monkeypatch.setattr("compression.apply.round_to_nearest", wrong)
+    with pytest.raises(CompressionError, match="rounding to 8 bits left its grid"):
+        apply(tiny_llama, "rtn-int8")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("text", ["rtn-int8", "wanda-50", "sparsegpt-50"])
+def test_half_precision(tiny_llama, batches, dtype, text):
+    model = tiny_llama.to(dtype)
+    apply(model, text, batches)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
+def test_a_tied_head_is_not_packed(tiny_llama):
+    recipe = Recipe.parse({"method": "rtn", "bits": 8, "include": ["lm_head"]})
+    with pytest.raises(RecipeError, match="lm_head: it is tied to an embedding"):
+        compress(tiny_llama, recipe)
 
 
 def test_a_dead_feature_leaves_every_method_finite(tiny_llama, batches):

@@ -32,7 +32,7 @@ NAME = "model.layers.1.mlp.up_proj.weight"
     [
         (lambda t: t.pop(NAME), f"lacks {NAME}"),
         (lambda t: t.update(extra=torch.ones(1)), "has unexpected extra"),
-        (lambda t: t.update({NAME: torch.ones(3, 3)}), "up_proj|mismatch"),
+        (lambda t: t.update({NAME: torch.ones(3, 3)}), f"has the wrong shape for {NAME}"),
         (lambda t: t[NAME].fill_(float("nan")), f"{NAME} holds values that are not finite"),
     ],
 )
@@ -124,3 +124,18 @@ def test_the_digest_sees_weights_configuration_and_tokenizer(causal_checkpoint):
     seen.append(open_checkpoint(checkpoint.path).digest)
     assert seen[0] == seen[1]
     assert len(set(seen)) == 4
+
+
+def test_only_the_files_that_a_loader_reads_are_counted(causal_checkpoint):
+    checkpoint = causal_checkpoint()
+    weights = checkpoint.path / "model.safetensors"
+    (checkpoint.path / "consolidated.safetensors").write_bytes(weights.read_bytes())
+    assert open_checkpoint(checkpoint.path).weight_bytes == weights.stat().st_size
+
+
+def test_a_shard_that_is_missing_is_named(causal_checkpoint):
+    checkpoint = causal_checkpoint()
+    index = {"weight_map": {NAME: "model-00001-of-00002.safetensors"}}
+    (checkpoint.path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(EvalError, match=r"model-00001-of-00002\.safetensors is missing"):
+        open_checkpoint(checkpoint.path)

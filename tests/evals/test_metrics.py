@@ -30,6 +30,10 @@ def logits(seed: int, *shape: int, spread: float = 3.0) -> np.ndarray:
 
 def scored(items, **arrays) -> Scored:
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    if "continuations" in arrays:
+        arrays.setdefault("finite", np.ones(len(items), bool))
+    if "window" in arrays:
+        arrays.setdefault("cluster", arrays["window"])
     return Scored(DataSet("d", tuple(items)), Measurement(arrays, ORIGIN))
 
 
@@ -174,6 +178,12 @@ class TestAnswers:
         )
         assert f1_drop(base, worse).estimate.value == pytest.approx((0.5 - 1) / 4)
 
+    def test_an_answer_without_numbers_behind_it_is_nan(self):
+        items = [Prompt("p", "red", i) for i in range(3)]
+        base = scored(items, continuations=["red"] * 3)
+        broken = scored(items, continuations=["red"] * 3, finite=[True, False, True])
+        assert math.isnan(exact_match_drop(base, broken).estimate.value)
+
     def test_rouge_counts_shared_words(self):
         assert rouge1("the cat sat", "the cat ran") == pytest.approx(2 / 3)
         items = [Prompt("p", "the cat sat", i) for i in range(3)]
@@ -195,11 +205,17 @@ class TestClassification:
         assert drop.facts == {"right_to_wrong": 1.0, "wrong_to_right": 1.0}
         assert flips(base, other).estimate.value == 0.5
 
-    def test_rows_of_nan_are_wrong_and_flipped(self):
-        base = scored(self.ITEMS, log_probabilities=self.RIGHT)
-        broken = scored(self.ITEMS, log_probabilities=np.full((4, 2), np.nan))
-        assert accuracy_drop(base, broken).candidate == 0.0
-        assert flips(base, broken).estimate.value == 1.0
+    @pytest.mark.parametrize("broken", ["baseline", "candidate", "both"])
+    def test_a_row_of_nan_on_either_side_is_nan_and_never_a_class(self, broken):
+        few = self.RIGHT.copy()
+        few[0] = np.nan
+        base, other = (
+            scored(self.ITEMS, log_probabilities=few if broken in (side, "both") else self.RIGHT)
+            for side in ("baseline", "candidate")
+        )
+        for metric in (accuracy_drop, flips):
+            assert math.isnan(metric(base, other).estimate.value)
+            assert "'t0'" in metric(base, other).worst[0]
 
     def test_labels_beyond_the_classes_are_an_error(self):
         items = (Labelled("t", 2, 0),) * 4
@@ -220,6 +236,15 @@ class TestEfficiency:
         assert reading.estimate.value == 3.0
         assert (reading.estimate.low, reading.estimate.high) == (2.0, 4.0)
 
+    def test_a_part_without_weight_counts_for_nothing_however_uncertain(self):
+        base = scored(TestClassification.ITEMS, log_probabilities=TestClassification.RIGHT)
+        reading = weighted_score(
+            {"task": 1.0, "size": 0.0, "speed": 0.0},
+            accuracy_drop(base, base), compression_ratio(2, 1), speedup(np.ones((3, 2))),
+        )  # fmt: skip
+        assert reading.estimate.value == 0.75
+        assert math.isfinite(reading.estimate.low)
+
     def test_weighted_score_is_the_study_s_formula(self):
         base = scored(TestClassification.ITEMS, log_probabilities=TestClassification.RIGHT)
         other = scored(TestClassification.ITEMS, log_probabilities=TestClassification.OTHER)
@@ -230,7 +255,7 @@ class TestEfficiency:
         )  # fmt: skip
         assert reading.estimate.value == pytest.approx(0.5 * 0.75 + 0.3 * 4 + 0.2 * 1.5)
         assert reading.baseline == pytest.approx(0.5 * 0.75 + 0.3 + 0.2)
-        half = (task.estimate.high - task.estimate.value) * 0.5
+        half = (task.estimate.value - task.estimate.low) * 0.5
         assert reading.estimate.high - reading.estimate.value == pytest.approx(half)
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,10 @@ def entry(row, metric, value, limit, half=0.0, passed=None, reason="", text=""):
     estimate = Estimate(value, value - half, value + half, 50, 50)
     verdict = judge(f"m-{row}", Gate(metric, limit), Reading(estimate, 1.0, 2.0))
     passed = verdict.met if passed is None else passed
-    return report.Entry("m", row, verdict, passed, reason, text, {"kl": 0.5})
+    facts = {"kl": 0.5}
+    if metric == "compression_ratio" and row == "wanda-50":
+        facts |= {"zeros": 4, "weights": 8, "layers": 2, "layers_2_4": 2, "layers_4_8": 2}
+    return report.Entry("m", row, verdict, passed, reason, text, facts)
 
 
 ENTRIES = [
@@ -30,11 +34,11 @@ ENTRIES = [
 
 def test_a_row_per_candidate_and_a_column_per_metric():
     lines = report.tables(ENTRIES, "simple").splitlines()
-    assert lines[0].split() == ["m", "perplexity", "size"]
-    assert lines[1].split() == ["≤", "+5.00%", "≥", "0.99x"]
+    assert lines[0].split() == ["m", "perplexity", "size", "zeros"]
+    assert lines[1].split() == ["≤", "5.00%", "≥", "0.99x"]
     rows = {line.split()[0]: line for line in lines[3:]}
     assert rows["rtn-int8"].split()[1:] == ["+0.10%", "3.50x", "(≥", "3.00x)"]
-    assert rows["wanda-50"].split()[1:3] == ["✗", "+8.00%"]
+    assert rows["wanda-50"].split()[1:] == ["✗", "+8.00%", "1.00x", "2:4", "50%"]
     assert rows["wanda-20"].split()[1:3] == ["≈", "+4.00%"]
     assert rows["wanda-2:4"].split()[1:4] == ["✗", "known", "+20.00%"]
 
@@ -59,6 +63,26 @@ def test_json_lines_hold_every_number_and_no_infinity():
     assert rows[2]["facts"] == {"kl": 0.5}
     assert rows[-2]["verdict"]["value"] is None
     assert rows[-1]["verdict"]["high"] is None
+
+
+def test_a_failure_never_reads_as_if_it_kept_its_limit():
+    row = entry("x", "compression_ratio", 0.98996, 0.99)
+    assert "0.98996" in report.tables([row], "simple")
+
+
+def test_a_number_that_is_none_and_a_case_that_has_none_are_said():
+    nan = entry("x", "f1_drop", math.nan, 0.1)
+    assert "✗ not a number" in report.tables([nan], "simple")
+    error = replace(nan, verdict=replace(nan.verdict, n=0))
+    assert "✗ error" in report.tables([error], "simple")
+
+
+def test_names_cannot_write_markdown():
+    bad = replace(ENTRIES[0], row="<script>|", group="<b>")
+    text = report.markdown([bad], ["<i>"])
+    assert "<script>" not in text
+    assert "<b>" not in text
+    assert "<i>" not in text
 
 
 def test_written_whole_or_refused(tmp_path):

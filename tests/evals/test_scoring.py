@@ -1,5 +1,7 @@
 """Scorers against plain transformers, one item at a time."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from evals.metrics.divergence import divergences
 from evals.scoring.classes import classify
 from evals.scoring.footprint import footprint, holds_pattern
 from evals.scoring.generation import generate
-from evals.scoring.loading import load
+from evals.scoring.loading import Loaded, load
 from evals.scoring.protocols import (
     ClassProtocol,
     GenerationProtocol,
@@ -47,7 +49,7 @@ class TestText:
                 expected += (-rows[range(len(ids) - 1), ids[1:]]).tolist()
                 windows += [index] * (len(ids) - 1)
             np.testing.assert_allclose(found["nll"], expected, rtol=1e-4, atol=1e-5)
-            assert found["window"].tolist() == windows
+            assert found["window"].tolist() == found["cluster"].tolist() == windows
 
     def test_units_are_words_and_bytes(self, loaded):
         data = DataSet("d", (Text("zwei Wörter", 0), Text("one", 1)))
@@ -71,6 +73,17 @@ class TestText:
         found = score_text(loaded, data, TextProtocol(context=context, stride=stride))
         assert found["tokens"].tolist() == predicted
         np.testing.assert_allclose(found["nll"], expected, rtol=1e-4, atol=1e-5)
+        assert found["cluster"].tolist() == found["window"].tolist()
+
+    def test_windows_of_one_document_are_one_cluster_of_many(self, loaded):
+        found = score_text(loaded, TEXTS, TextProtocol(context=16))
+        assert found["window"].max() > found["cluster"].max() == len(TEXTS.items) - 1
+
+    def test_a_table_that_would_fill_the_disk_is_refused(self, loaded, tmp_path, monkeypatch):
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(EvalError, match="1,000 free"):
+            score_text(loaded, TEXTS, TextProtocol(), keep=tmp_path / "kept.npy")
+        assert not list(tmp_path.glob("kept*"))
 
     def test_divergence_is_of_every_token_of_every_batch(self, loaded, causal_checkpoint, tmp_path):
         other = load(causal_checkpoint("other", seed=1))
@@ -130,6 +143,40 @@ def test_generation_is_greedy_and_the_same_in_any_batch(loaded):
             ids.append(best)
         text = loaded.tokenizer.decode(ids[start:], skip_special_tokens=True)
         assert got == text.split("\n")[0].strip()
+
+
+def test_a_prompt_without_room_for_its_answer_is_an_error(loaded):
+    data = DataSet("d", (Prompt("a " * 100, "", 0),))
+    with pytest.raises(EvalError, match=r"take \d+ tokens, model 128 at most"):
+        generate(loaded, data, GenerationProtocol(max_new_tokens=32))
+
+
+def test_logits_that_are_not_numbers_mark_their_prompt(loaded):
+    """A weight that only one token reaches."""
+    data = DataSet("d", (Prompt("Answer: Karsby", "", 0), Prompt("Answer: Velden", "", 1)))
+    token = loaded.tokenizer(" Karsby", add_special_tokens=False).input_ids[-1]
+    with torch.no_grad():
+        loaded.model.config.tie_word_embeddings = False
+        loaded.model.lm_head.weight = torch.nn.Parameter(loaded.model.lm_head.weight.clone())
+        loaded.model.get_input_embeddings().weight[token] = torch.nan
+    found = generate(loaded, data, GenerationProtocol(max_new_tokens=1))
+    assert found["finite"].tolist() == [False, True]
+
+
+def test_penalties_of_a_checkpoint_do_not_change_its_answers(causal_checkpoint):
+    data = DataSet("d", (Prompt("Question: Where does", "", 0),))
+    protocol = GenerationProtocol(max_new_tokens=12)
+    plain = generate(load(causal_checkpoint()), data, protocol)["continuations"]
+    checkpoint = causal_checkpoint("other")
+    file = checkpoint.path / "generation_config.json"
+    file.write_text('{"repetition_penalty": 9.0, "min_length": 50, "do_sample": true}')
+    assert generate(load(checkpoint), data, protocol)["continuations"].tolist() == plain.tolist()
+
+
+def test_positions_behind_a_padding_index_are_counted(tiny_encoder, classifier_checkpoint):
+    bert, roberta = load(classifier_checkpoint), tiny_encoder("roberta")
+    assert bert.max_tokens == 66
+    assert Loaded(bert.checkpoint, roberta, bert.tokenizer).max_tokens == 65
 
 
 def test_classes_are_scored_as_alone(classifier_checkpoint):

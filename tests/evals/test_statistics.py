@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from scipy import stats
 
-from evals.statistics import clustered_mean, exact, median_interval
+from evals.statistics import clustered_mean, clustered_share, exact, median_interval
 
 
 def test_with_one_item_a_cluster_it_is_the_t_interval():
@@ -91,3 +91,44 @@ def test_negation_turns_the_interval_round():
     assert found.low < found.value < found.high < 5
     assert found.value == pytest.approx(-7 / 3)
     assert exact(2.0).map(lambda x: x * 2).value == 4.0
+
+
+def test_no_event_is_no_proof_of_none():
+    found = clustered_share(np.zeros(100), np.arange(100))
+    t = stats.t.ppf(0.975, 99)
+    bound = t**2 / (100 + t**2)
+    assert found.value == 0.0
+    assert (found.low, found.high) == pytest.approx((-bound, bound))
+
+
+def test_without_gains_it_holds_wilson_s_interval():
+    values = np.arange(400) < 6
+    found = clustered_share(values, np.arange(400))
+    expected = stats.binomtest(6, 400).proportion_ci(0.95, method="wilson")
+    assert found.high == pytest.approx(expected.high, rel=0.02)
+    assert found.low <= expected.low
+
+
+@pytest.mark.parametrize("loss", [0.002, 0.01, 0.05, 0.3])
+@pytest.mark.parametrize("gain", [0.0, 0.01, 0.1])
+def test_rare_losses_and_gains_are_covered(loss, gain):
+    generator = np.random.default_rng(4)
+    hits = 0
+    for _ in range(1000):
+        drawn = generator.random(300)
+        values = (drawn < loss).astype(float) - (drawn > 1 - gain)
+        found = clustered_share(values, np.arange(300))
+        hits += found.low <= loss - gain <= found.high
+    assert hits >= 935
+
+
+def test_many_events_leave_the_interval_about_as_it_is():
+    values = np.random.default_rng(5).random(300) < 0.3
+    wide, plain = (f(values, np.arange(300)) for f in (clustered_share, clustered_mean))
+    assert wide.value == plain.value
+    assert wide.high - wide.low < 1.05 * (plain.high - plain.low)
+
+
+def test_one_document_and_nan_prove_nothing():
+    assert clustered_share([0.0, 1.0], [0, 0]).high == math.inf
+    assert math.isnan(clustered_share([0.0, math.nan], [0, 1]).value)

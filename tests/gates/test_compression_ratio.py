@@ -9,4 +9,7 @@ pytestmark = pytest.mark.efficiency
 
 def test_compression_ratio(pair, gate):
     """The baseline's weights on disk are at least the limit times as large."""
-    gate.holds(compression_ratio(pair.baseline.weight_bytes, pair.candidate.weight_bytes))
+    baseline, candidate = pair.baseline, pair.candidate
+    gate.holds(
+        compression_ratio(baseline.weight_bytes, candidate.weight_bytes, candidate.footprint)
+    )
