@@ -7,7 +7,8 @@ serves.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from compression.apply import Compressed
 from compression.rounding import Rounded
@@ -32,7 +34,8 @@ def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: 
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        compressed.model.save_pretrained(partial)
+        with _no_bars():
+            compressed.model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         if compressed.rounded:
             _pack(partial, compressed.rounded)
@@ -40,6 +43,18 @@ def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: 
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keeps the writer's own progress bars off a terminal that is somebody else's."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _pack(directory: Path, rounded: Mapping[str, Rounded]) -> None:

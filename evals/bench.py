@@ -115,7 +115,7 @@ class Bench:
             found[role] = Scored(data, measurement)
         weights = self._measure(
             {"model": checkpoint.digest, "protocol": {"task": "footprint"}},
-            lambda: _footprint(self.load(checkpoint), tasks.any),
+            lambda: _footprint(self.load(checkpoint)),
         )
         return Scores(checkpoint, weights, **found)
 
@@ -259,14 +259,7 @@ def code_version() -> str:
     return key_of({file.name: file.read_text() for file in files})
 
 
-def _footprint(loaded: "Loaded", data: DataSet) -> Mapping[str, np.ndarray]:
-    import torch
-
+def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:
     from evals.scoring.footprint import footprint
 
-    # One forward unpacks weights that the loader left packed.
-    text = getattr(data.items[0], "text", None) or data.items[0].prompt
-    ids = loaded.tokenizer(text, truncation=True, max_length=8, return_tensors="pt").input_ids
-    with torch.inference_mode():
-        loaded.model(input_ids=ids.to(loaded.device))
     return footprint(loaded)

@@ -11,9 +11,9 @@ from tabulate import tabulate
 from evals.errors import EvalError
 from evals.gate import INCONCLUSIVE, METRICS, Verdict
 
-FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "✗ known"
+FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "(✗)"
 LEGEND = (
-    f"{FAILED_MARK} failed   {KNOWN_MARK}: expected to fail, with a reason in the profile   "
+    f"{FAILED_MARK} failed   {KNOWN_MARK} known to fail, with a reason in the profile   "
     f"{UNSURE_MARK} inconclusive: the interval straddles the limit"
 )
 

@@ -17,7 +17,7 @@ def holds_pattern(weight: torch.Tensor, n: int, m: int) -> bool:
 
 
 def footprint(loaded: Loaded) -> dict[str, np.ndarray]:
-    """Counts over the weights that the model computes with; packed ones must be unpacked by now.
+    """Counts over the weights that the model computes with.
 
     Returns:
         ``parameters``; over the linear layers inside the backbone ``weights``, ``zeros`` and, for

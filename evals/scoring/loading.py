@@ -1,6 +1,8 @@
 """Loads a checkpoint whole, or says what is wrong with it."""
 
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 
 import torch
@@ -60,10 +62,7 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
     Raises:
         EvalError: names the checkpoint and the first keys at fault, or the loader's own reason.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
+    with _explained(checkpoint):
         model, report = _AUTO[checkpoint.kind].from_pretrained(
             checkpoint.path,
             dtype="auto",
@@ -75,16 +74,14 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.path, trust_remote_code=trust_remote_code
         )
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise EvalError(f"{checkpoint.path} does not load: {reason[0]}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     for field, verb in _PROBLEMS.items():
         if report.get(field):
             raise EvalError(f"{checkpoint.path} {verb} {_some(report[field])}")
     if report.get("error_msgs"):
         raise EvalError(f"{checkpoint.path} does not load: {report['error_msgs'][0]}")
+    with _explained(checkpoint), torch.inference_mode():
+        # Packed weights are unpacked by the first forward.
+        model.eval().to(device)(input_ids=torch.tensor([[0]], device=device))
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
@@ -93,7 +90,22 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
     if checkpoint.kind == CAUSAL:
         # Decoding is greedy for everyone; penalties that a checkpoint brings are not compression.
         model.generation_config = GenerationConfig()
-    return Loaded(checkpoint, model.eval().to(device), tokenizer)
+    return Loaded(checkpoint, model, tokenizer)
+
+
+@contextmanager
+def _explained(checkpoint: Checkpoint) -> Iterator[None]:
+    """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise EvalError(f"{checkpoint.path} does not load: {reason[0]}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _some(keys: Iterable, shown: int = 3) -> str:

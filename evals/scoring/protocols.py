@@ -18,7 +18,7 @@ class TextProtocol:
 
     context: int | None = None
     stride: int | None = None
-    batch_tokens: int = 8192
+    batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
         return {"task": "text", **asdict(self)}
@@ -28,8 +28,8 @@ class TextProtocol:
 class GenerationProtocol:
     """How prompts become answers. Part of a measurement's key."""
 
-    max_new_tokens: int = 32
-    batch_tokens: int = 16384
+    max_new_tokens: int = 24
+    batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
         return {"task": "generation", "decoding": "greedy", "stop": STOP, **asdict(self)}
@@ -39,7 +39,7 @@ class GenerationProtocol:
 class ClassProtocol:
     """How texts are classified. Part of a measurement's key."""
 
-    batch_tokens: int = 16384
+    batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
         return {"task": "classes", **asdict(self)}
@@ -49,7 +49,7 @@ class ClassProtocol:
 class SpeedProtocol:
     """What is timed. Part of a measurement's key."""
 
-    pairs: int = 21
+    pairs: int = 15
     warmup: int = 3
     batch_tokens: int = 2048
 

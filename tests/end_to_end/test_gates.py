@@ -27,7 +27,7 @@ def test_a_whole_run_its_report_and_its_numbers(gates, profile, tmp_path):
     done = gates("--profile", profile, "--report", tmp_path / "r", "--junitxml", tmp_path / "j.xml")
     assert done.returncode == 0, done.stdout
     assert "bert-tiny" in done.stdout
-    assert "✗ known" in done.stdout
+    assert "(✗)" in done.stdout
     assert "controls    16 of 16 hold" in done.stdout
     assert str(tmp_path / "store") in done.stdout
     assert len(verdicts(tmp_path / "r")) == 2 * 4 * 4
