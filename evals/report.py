@@ -53,14 +53,14 @@ def tables(entries: Sequence[Entry], style: str) -> str:
         own = [entry for entry in entries if entry.group == group]
         metrics = [m for m in METRICS if any(entry.verdict.metric == m for entry in own)]
         limits = {metric: _common_limit(own, metric) for metric in metrics}
-        rows = []
+        rows, zeros = [], {e.row: _zeros(e) for e in own if "zeros" in e.facts}
         for row in dict.fromkeys(entry.row for entry in own):
             found = {entry.verdict.metric: entry for entry in own if entry.row == row}
             cells = [_cell(found.get(metric), limits[metric]) for metric in metrics]
-            rows.append([row, *cells, _zeros(found.get("compression_ratio"))])
+            rows.append([row, *cells, *([zeros.get(row, "")] if zeros else [])])
         separator = "<br>" if style == "github" else "\n"
         heads = [f"{METRICS[m].title}{separator}{_limit(m, limits[m])}" for m in metrics]
-        heads.append("zeros")
+        heads += ["zeros"] if zeros else []
         if style == "github":
             rows = [[_escaped(cell) for cell in row] for row in rows]
             group = _escaped(group)
@@ -79,10 +79,8 @@ def _limit(metric: str, limit: float) -> str:
     return f"{sign} {METRICS[metric].show(limit).lstrip('+')}"
 
 
-def _zeros(entry: Entry | None) -> str:
+def _zeros(entry: Entry) -> str:
     """Share of zeros among the weights, and the N:M pattern that all layers hold."""
-    if entry is None or "zeros" not in entry.facts:
-        return ""
     facts = entry.facts
     text = f"{facts['zeros'] / facts['weights']:.0%}"
     for pattern in ("2_4", "4_8"):

@@ -5,7 +5,6 @@ who asks meanwhile waits and reads. A killed process leaves its lock released an
 half-written.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,29 +17,27 @@ IGNORE_ALL = "*\n"
 
 
 class Store:
-    """A folder ``root`` with ``measurements/``, ``candidates/`` and ``locks/``."""
+    """A folder ``root`` with ``measurements/``, ``candidates/`` and ``locks/``.
+
+    Raises:
+        EvalError: it cannot be made or written to.
+    """
 
     def __init__(self, root: Path):
         self.root = Path(root)
-        existing = next(
-            path for path in (self.root, *self.root.absolute().parents) if path.exists()
-        )
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise EvalError(f"--store {root}: {existing} is not a directory to write to")
-
-    def _room(self, name: str) -> Path:
-        room = self.root / name
-        if not room.is_dir():
-            room.mkdir(parents=True, exist_ok=True)
+        try:
+            for room in ("measurements", "candidates", "locks"):
+                (self.root / room).mkdir(parents=True, exist_ok=True)
             (self.root / ".gitignore").write_text(IGNORE_ALL)
-        return room
+        except OSError as error:
+            raise EvalError(f"--store {root}: {error.strerror}") from error
 
     def lock_path(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"
 
     def beside(self, origin: Mapping[str, object], name: str) -> Path:
         """Where a measurement's larger part goes, such as a table of log-probabilities."""
-        return self._room("measurements") / f"{key_of(origin)}.{name}"
+        return self.root / "measurements" / f"{key_of(origin)}.{name}"
 
     def measurement(
         self,
@@ -55,7 +52,7 @@ class Store:
             return path.exists() and (beside is None or beside.exists())
 
         key = key_of(origin)
-        path = self._room("measurements") / f"{key}.npz"
+        path = self.root / "measurements" / f"{key}.npz"
         if not stored():
             with locked(self.lock_path(key)):
                 if not stored():
@@ -65,7 +62,7 @@ class Store:
     def folder(self, origin: Mapping[str, object], make: Callable[[Path], None]) -> Path:
         """The folder of ``origin``; ``make`` fills one at a temporary path if there is none."""
         key = key_of(origin)
-        path = self._room("candidates") / key
+        path = self.root / "candidates" / key
         if not path.exists():
             with locked(self.lock_path(key)):
                 if not path.exists():
