@@ -10,13 +10,16 @@ import compression
 # Since Python 3.14 the standard library may have imported its own ``compression`` already.
 compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__name__)
 
+from evals import report  # noqa: E402
 from evals.bench import Bench  # noqa: E402
+from evals.device import device_of  # noqa: E402
 from evals.gate import METRICS  # noqa: E402
 from evals.store import Store  # noqa: E402
 from fixtures import cases  # noqa: E402
 from fixtures.lab import TIMED, Lab  # noqa: E402
 from fixtures.matrix import candidates, with_checkpoints  # noqa: E402
 from fixtures.profile import ProfileError, read_profile  # noqa: E402
+from fixtures.summary import Summary  # noqa: E402
 
 GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()
@@ -59,12 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
         worker = getattr(config, "workerinput", {})
         bench = Bench(
             Store(Path(option.store)),
-            cases.device(option.device, worker.get("workerid", "gw0")),
+            device_of(option.device, worker.get("workerid", "gw0")),
             worker.get("workercount", 1),
             option.trust_remote_code,
         )
         if option.report and not worker:
-            cases.check_writable(Path(option.report))
+            report.check_writable(Path(option.report))
     except cases.USER_ERRORS as error:
         raise pytest.UsageError(str(error)) from error
     # pytest's own --strict; here it also asks for proof.
@@ -163,7 +166,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if RUN not in config.stash:
         return
     run = config.stash[RUN]
-    summary = cases.Summary(run, terminalreporter.stats)
+    summary = Summary(run, terminalreporter.stats)
     if not summary.entries and not summary.controls:
         return
     terminalreporter.section("gates")

@@ -233,6 +233,8 @@ class Bench:
         """What a number depends on beside the model, the data and the protocol."""
         packages = ("torch", "transformers", "tokenizers", "compressed-tensors")
         found: dict[str, object] = {name: version(name) for name in packages}
+        if self.trust_remote_code:
+            found["remote code"] = True
         if self.device == "cpu":
             found |= {"device": platform.machine(), "threads": self.threads}
         else:

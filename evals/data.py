@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from evals.errors import EvalError
@@ -53,7 +54,7 @@ class DataSet:
         if not self.items:
             raise EvalError(f"data set {self.name}: no item")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         rows = [[type(item).__name__, *astuple(item)] for item in self.items]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -139,6 +139,17 @@ def _plain(value):
     return value
 
 
+def check_writable(directory: Path) -> None:
+    """Raises an EvalError now rather than after the run if a report cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise EvalError(f"--report {directory}: {error.strerror}") from error
+
+
 def write(directory: Path, entries: Sequence[Entry], lines: Sequence[str]) -> None:
     """Writes ``report.md`` and ``report.jsonl``.
 
