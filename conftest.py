@@ -1,5 +1,6 @@
 """What makes pytest run the gates: options, parameters, fixtures, hand-over to the report."""
 
+import os
 import pkgutil
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from fixtures.lab import TIMED, Lab  # noqa: E402
 from fixtures.matrix import candidates, with_checkpoints  # noqa: E402
 from fixtures.profile import ProfileError, read_profile  # noqa: E402
 from fixtures.summary import Summary  # noqa: E402
+
+# Before torch is imported: threads that spin while they wait make a run ten times slower as soon
+# as anything else wants a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()

@@ -51,7 +51,7 @@ class SpeedProtocol:
 
     pairs: int = 15
     warmup: int = 3
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
 
     def describe(self) -> dict[str, object]:
         return {"task": "speed", "timed": "forward", **asdict(self)}
