@@ -14,6 +14,7 @@ compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__n
 from evals import report  # noqa: E402
 from evals.bench import Bench  # noqa: E402
 from evals.device import device_of  # noqa: E402
+from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS  # noqa: E402
 from evals.store import Store  # noqa: E402
 from fixtures import cases  # noqa: E402
@@ -53,6 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     option = config.option
     try:
+        for name in ("profile", "baseline", "candidate", "text", "store", "report"):
+            value = getattr(option, name)
+            if value == "" or (isinstance(value, list) and "" in value):
+                raise ProfileError(f"--{name} is empty")
         if not option.baseline:
             for name in ("candidate", "text"):
                 if getattr(option, name):
@@ -177,4 +182,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     terminalreporter.section("gates")
     terminalreporter.write_line(summary.text())
     if config.option.report:
-        terminalreporter.write_line(summary.write(Path(config.option.report)))
+        try:
+            terminalreporter.write_line(summary.write(Path(config.option.report)))
+        except EvalError as error:
+            terminalreporter.write_line(f"ERROR: {error}", red=True)

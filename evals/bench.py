@@ -187,8 +187,11 @@ class Bench:
             if keep is None:
                 return score_text(self.load(checkpoint), data, protocol, reference=reference)
             partial = keep.with_name(keep.name + ".partial")
-            arrays = score_text(self.load(checkpoint), data, protocol, keep=partial)
-            partial.replace(keep)
+            try:
+                arrays = score_text(self.load(checkpoint), data, protocol, keep=partial)
+                partial.replace(keep)
+            finally:
+                partial.unlink(missing_ok=True)
             return arrays
 
         return self._measure(origin, run, beside=keep)

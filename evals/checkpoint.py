@@ -6,6 +6,7 @@ store starts at once.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ _HEADS = {
     "LMHeadModel": CAUSAL,
     "ForSequenceClassification": CLASSIFIER,
 }
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
 
@@ -31,12 +33,14 @@ class Checkpoint:
         kind: ``causal`` or ``classifier``.
         weight_bytes: size of the safetensors files that a loader reads.
         label: how the report calls it.
+        class_names: names of the classes by index, where the configuration gives them.
     """
 
     path: Path
     kind: str
     weight_bytes: int
     label: str
+    class_names: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -87,9 +91,12 @@ def open_checkpoint(reference: str | Path, label: str | None = None) -> Checkpoi
     if not config.is_file():
         raise EvalError(f"{path}: no config.json; name a checkpoint in Hugging Face format")
     try:
-        architectures = json.loads(config.read_bytes()).get("architectures") or []
-    except (ValueError, AttributeError) as error:
+        described = json.loads(config.read_bytes())
+        architectures = [str(name) for name in described.get("architectures") or []]
+    except (ValueError, AttributeError, TypeError) as error:
         raise EvalError(f"{config}: not a JSON object ({error})") from error
+    if not any(file.is_file() for name in _TOKENIZERS for file in path.glob(name)):
+        raise EvalError(f"{path}: no tokenizer; it needs one of {', '.join(_TOKENIZERS)}")
     weights = _weight_files(path)
     if not weights:
         pickled = next((f.name for pattern in _PICKLED for f in path.glob(pattern)), None)
@@ -100,21 +107,41 @@ def open_checkpoint(reference: str | Path, label: str | None = None) -> Checkpoi
         path=path,
         kind=_kind(config, architectures),
         weight_bytes=sum(file.stat().st_size for file in weights),
-        label=label or Path(reference).resolve().name,
+        label=label or printable(Path(reference).resolve().name),
+        class_names=tuple(map(str, (described.get("id2label") or {}).values())),
     )
+
+
+def printable(name: str) -> str:
+    """``name`` on one line and in valid UTF-8, for ids and reports."""
+    safe = os.fsencode(name).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
+
+
+def check_same_labels(baseline: Checkpoint, candidate: Checkpoint) -> None:
+    """Raises an EvalError if the two call their classes differently."""
+    if baseline.class_names != candidate.class_names:
+        raise EvalError(
+            f"the label maps differ: {', '.join(candidate.class_names)} for the candidate, "
+            f"{', '.join(baseline.class_names)} for the baseline"
+        )
 
 
 def _weight_files(path: Path) -> list[Path]:
     """The files that a loader reads; a directory may hold the same weights in another layout."""
-    index = path / "model.safetensors.index.json"
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
     if index.is_file():
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EvalError(f"{index}: not an index of weights") from error
         missing = sorted(name for name in names if not (path / name).is_file())
         if missing:
             raise EvalError(f"{path}: {missing[0]} is missing, which {index.name} names")
         return sorted(path / name for name in names)
-    whole = path / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
+    return sorted(path.glob("*.safetensors"))
 
 
 def _kind(config: Path, architectures: list[str]) -> str:

@@ -71,13 +71,13 @@ def text_file(path: str, by_line: bool) -> DataSet:
         EvalError: no such file, not UTF-8, or nothing but white space.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise EvalError(f"--text {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise EvalError(f"--text {path}: not UTF-8 at byte {error.start}") from error
     texts = [line for line in text.splitlines() if line.strip()] if by_line else [text]
-    if not text.strip():
+    if not any(char.isprintable() and not char.isspace() for char in text):
         raise EvalError(f"--text {path}: no text in it")
     items = tuple(Text(part, index) for index, part in enumerate(texts))
     return DataSet(Path(path).name, items)

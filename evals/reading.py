@@ -60,6 +60,22 @@ def check_paired(baseline: Scored, candidate: Scored) -> None:
             raise EvalError(f"not comparable: {part} is {one} for the baseline, {two} else")
 
 
+def check_same_tokens(baseline: Scored, candidate: Scored) -> None:
+    """Both sides predicted the same tokens in the same windows.
+
+    Raises:
+        EvalError: names what differs.
+    """
+    windows = [tuple(side["windowing"].tolist()) for side in (baseline, candidate)]
+    if windows[0] != windows[1]:
+        raise EvalError(
+            "not comparable: windows of {} tokens, {} apart, for the baseline, ".format(*windows[0])
+            + "of {}, {} apart, for the candidate".format(*windows[1])
+        )
+    if not np.array_equal(baseline["tokens"], candidate["tokens"]):
+        raise EvalError("the two tokenizers cut the text differently; token by token means nothing")
+
+
 def worst_items(losses: Sequence[float] | np.ndarray, describe) -> tuple[str, ...]:
     """Descriptions of the items with the largest positive loss, NaN and largest first."""
     losses = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=np.inf)

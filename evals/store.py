@@ -8,6 +8,7 @@ half-written.
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
 from evals.errors import EvalError
 from evals.locks import locked
@@ -28,7 +29,9 @@ class Store:
         try:
             for room in ("measurements", "candidates", "locks"):
                 (self.root / room).mkdir(parents=True, exist_ok=True)
-            (self.root / ".gitignore").write_text(IGNORE_ALL)
+            ignore = self.root / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text(IGNORE_ALL)
         except OSError as error:
             raise EvalError(f"--store {root}: {error.strerror}") from error
 
@@ -57,7 +60,10 @@ class Store:
             with locked(self.lock_path(key)):
                 if not stored():
                     Measurement(make(), origin).write(path)
-        return Measurement.read(path)
+        try:
+            return Measurement.read(path)
+        except (ValueError, KeyError, BadZipFile) as error:
+            raise EvalError(f"{path} is damaged; delete it to have it measured again") from error
 
     def folder(self, origin: Mapping[str, object], make: Callable[[Path], None]) -> Path:
         """The folder of ``origin``; ``make`` fills one at a temporary path if there is none."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from evals.errors import EvalError
+from evals.metrics.divergence import check_same_classes
 from evals.reading import Reading, Scored, check_paired, snippet, worst_items
 from evals.statistics import clustered_share
 
@@ -33,6 +34,7 @@ def labels(scored: Scored) -> np.ndarray:
 def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
     """Fall of the share of right predictions, paired by item."""
     check_paired(baseline, candidate)
+    check_same_classes(baseline, candidate)
     truth = labels(baseline)
     before, after = _right(baseline, truth), _right(candidate, truth)
     return Reading(
@@ -60,6 +62,7 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
     Accuracy can stay while many answers change; users notice.
     """
     check_paired(baseline, candidate)
+    check_same_classes(baseline, candidate)
     before, after = predictions(baseline), predictions(candidate)
     flipped = np.where((before == -1) | (after == -1), np.nan, before != after)
     return Reading(

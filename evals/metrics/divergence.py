@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evals.errors import EvalError
-from evals.reading import Reading, Scored, check_paired, snippet, worst_items
+from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
 from evals.statistics import clustered_mean
 
 
@@ -57,8 +57,16 @@ def js_divergence(baseline: Scored, candidate: Scored) -> Reading:
     """
     check_paired(baseline, candidate)
     if "js" in candidate.measurement.arrays:
+        check_same_tokens(baseline, candidate)
         return _next_tokens(candidate)
     return _classes(baseline, candidate)
+
+
+def check_same_classes(baseline: Scored, candidate: Scored) -> None:
+    """Raises an EvalError if one side knows more classes than the other."""
+    one, two = (side["log_probabilities"].shape[1] for side in (baseline, candidate))
+    if one != two:
+        raise EvalError(f"the label sets differ: {one} classes and {two}")
 
 
 def _next_tokens(candidate: Scored) -> Reading:
@@ -83,9 +91,8 @@ def _next_tokens(candidate: Scored) -> Reading:
 def _classes(baseline: Scored, candidate: Scored) -> Reading:
     import torch
 
+    check_same_classes(baseline, candidate)
     one, two = (torch.from_numpy(side["log_probabilities"]) for side in (baseline, candidate))
-    if one.shape != two.shape:
-        raise EvalError(f"the label sets differ: {one.shape[1]} classes and {two.shape[1]}")
     js, forward, backward = (values.numpy() for values in divergences(one, two))
     return Reading(
         estimate=clustered_mean(js, baseline.data.documents),

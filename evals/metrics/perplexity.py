@@ -10,9 +10,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.errors import EvalError
 from evals.metrics.divergence import group_means
-from evals.reading import Reading, Scored, check_paired, snippet, worst_items
+from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
 from evals.statistics import clustered_mean
 
 
@@ -36,8 +35,7 @@ def perplexity(nll: ArrayLike, units: int | None = None) -> float:
 def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     """Relative rise of token perplexity: ``exp(mean(NLL' - NLL)) - 1``, paired token by token."""
     check_paired(baseline, candidate)
-    if not np.array_equal(baseline["tokens"], candidate["tokens"]):
-        raise EvalError("the two tokenizers cut the text differently; token by token means nothing")
+    check_same_tokens(baseline, candidate)
     rise = candidate["nll"].astype(np.float64) - baseline["nll"]
     losses = group_means(rise, baseline["window"])
     nll, units = candidate["nll"], candidate["units"]

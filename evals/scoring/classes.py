@@ -5,6 +5,7 @@ import torch
 from tqdm import tqdm
 
 from evals.data import DataSet
+from evals.errors import EvalError
 from evals.scoring.loading import Loaded
 from evals.scoring.protocols import ClassProtocol
 
@@ -15,6 +16,9 @@ def classify(loaded: Loaded, data: DataSet, protocol: ClassProtocol) -> dict[str
 
     Returns:
         ``log_probabilities``.
+
+    Raises:
+        EvalError: a model with a single output, whose softmax would always be 1.
     """
     tokenizer = loaded.tokenizer
     limit = min(tokenizer.model_max_length, loaded.max_tokens)
@@ -34,6 +38,8 @@ def classify(loaded: Loaded, data: DataSet, protocol: ClassProtocol) -> dict[str
                 return_tensors="pt",
             ).to(loaded.device)
             logits = loaded.model(**padded).logits.float()
+            if logits.shape[1] < 2:
+                raise EvalError(f"{loaded.checkpoint.label} has one output: it is no classifier")
             if result is None:
                 result = np.empty((len(encoded), logits.shape[1]), np.float32)
             result[batch] = logits.log_softmax(-1).cpu().numpy()

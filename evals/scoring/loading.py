@@ -21,6 +21,8 @@ from evals.checkpoint import CAUSAL, CLASSIFIER, Checkpoint
 from evals.errors import EvalError
 
 _AUTO = {CAUSAL: AutoModelForCausalLM, CLASSIFIER: AutoModelForSequenceClassification}
+REASON = 300
+"""Characters that are told of a loader's own error."""
 _NO_LIMIT = 1 << 30
 _PROBLEMS = {
     "missing_keys": "lacks",
@@ -77,6 +79,11 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
     for field, verb in _PROBLEMS.items():
         if report.get(field):
             raise EvalError(f"{checkpoint.path} {verb} {_some(report[field])}")
+    known, held = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
+    if known >= held:
+        raise EvalError(
+            f"{checkpoint.path}: its tokenizer gives ids up to {known}, its embedding holds {held}"
+        )
     if report.get("error_msgs"):
         raise EvalError(f"{checkpoint.path} does not load: {report['error_msgs'][0]}")
     with _explained(checkpoint), torch.inference_mode():
@@ -87,6 +94,8 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
     if checkpoint.kind == CAUSAL:
         # Decoding is greedy for everyone; penalties that a checkpoint brings are not compression.
         model.generation_config = GenerationConfig()
@@ -102,8 +111,10 @@ def _explained(checkpoint: Checkpoint) -> Iterator[None]:
         with redirect_stderr(io.StringIO()):
             yield
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise EvalError(f"{checkpoint.path} does not load: {reason[0]}") from error
+        reason = " ".join(str(error).split())[:REASON] or "no reason given"
+        raise EvalError(
+            f"{checkpoint.path} does not load: {type(error).__name__}: {reason}"
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
 

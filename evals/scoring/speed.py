@@ -7,6 +7,7 @@ import torch
 from tqdm import trange
 
 from evals.data import DataSet
+from evals.errors import EvalError
 from evals.scoring.loading import Loaded
 from evals.scoring.protocols import SpeedProtocol
 
@@ -25,6 +26,8 @@ def time_pairs(
     """
     sides = (baseline, candidate)
     batch = _batch(baseline, data, protocol.batch_tokens)
+    if int(batch["input_ids"].max()) >= candidate.model.get_input_embeddings().num_embeddings:
+        raise EvalError("the vocabularies differ: one batch cannot time both models")
     seconds = np.empty((protocol.pairs, 2))
     label = f"{candidate.checkpoint.label}: speed"
     for pair in trange(

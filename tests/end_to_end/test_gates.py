@@ -176,6 +176,20 @@ def test_a_broken_candidate_fails_and_never_passes(gates, checkpoints):
     assert " passed" not in done.stdout.splitlines()[-1]
 
 
+def test_models_of_other_vocabularies_fail_alone(gates, tmp_path):
+    """One that cannot be timed against the baseline takes no other candidate down."""
+    text = tmp_path / "reviews.txt"
+    text.write_text("The soup was good.\nThe bread was never very dull.\n")
+    done = gates(
+        "--baseline", "roberta-tiny", "--candidate", "bert-tiny", "fixtures/models/roberta-tiny",
+        "--text", text, "-m", "efficiency",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the vocabularies differ: one batch cannot time both" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "1 failed, 3 passed" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -184,6 +198,12 @@ def test_a_broken_candidate_fails_and_never_passes(gates, checkpoints):
         (["--text", "x"], "--text needs --baseline"),
         (["--baseline", "./nowhere"], "no such directory"),
         (["--baseline", "bert-tiny", "--candidate", "roberta-tiny"], "give --text FILE"),
+        (["--baseline", ""], "--baseline is empty"),
+        (["--store", ""], "--store is empty"),
+        (
+            ["--profile", "default", "--baseline", "bert-tiny", "--text", "README.md"],
+            "leave out --text",
+        ),
         (["--device", "tpu"], "not cpu, cuda or cuda:N"),
         (["--report", "/proc/nowhere"], "--report /proc/nowhere"),
         (["--store", "/proc/nowhere"], "--store /proc/nowhere"),

@@ -1,12 +1,14 @@
 """Checkpoints that are broken fail to load, in one line."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import open_checkpoint
+from evals.checkpoint import check_same_labels, open_checkpoint, printable
 from evals.errors import EvalError
 from evals.scoring.loading import load
 
@@ -135,7 +137,59 @@ def test_only_the_files_that_a_loader_reads_are_counted(causal_checkpoint):
 
 def test_a_shard_that_is_missing_is_named(causal_checkpoint):
     checkpoint = causal_checkpoint()
+    (checkpoint.path / "model.safetensors").rename(checkpoint.path / "other.safetensors")
     index = {"weight_map": {NAME: "model-00001-of-00002.safetensors"}}
     (checkpoint.path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(EvalError, match=r"model-00001-of-00002\.safetensors is missing"):
         open_checkpoint(checkpoint.path)
+
+
+def test_an_index_beside_whole_weights_is_not_read(causal_checkpoint):
+    checkpoint = causal_checkpoint()
+    (checkpoint.path / "model.safetensors.index.json").write_text("{")
+    whole = (checkpoint.path / "model.safetensors").stat().st_size
+    assert open_checkpoint(checkpoint.path).weight_bytes == whole
+
+
+@pytest.mark.parametrize("text", ["{nope", "{}", "[]", '{"weight_map": 3}'])
+def test_an_index_that_is_none(causal_checkpoint, text):
+    path = causal_checkpoint().path
+    (path / "model.safetensors").rename(path / "model-00001-of-00001.safetensors")
+    (path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(EvalError, match="not an index of weights"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("architectures", [[1], 3, "x"])
+def test_architectures_that_are_none(causal_checkpoint, architectures):
+    checkpoint = causal_checkpoint()
+    reconfigure(checkpoint, architectures=architectures)
+    with pytest.raises(EvalError, match=r"config\.json"):
+        open_checkpoint(checkpoint.path)
+
+
+def test_no_tokenizer_is_not_made_up(causal_checkpoint):
+    path = causal_checkpoint().path
+    (path / "tokenizer.json").unlink()
+    with pytest.raises(EvalError, match="no tokenizer"):
+        open_checkpoint(path)
+
+
+def test_a_tokenizer_beyond_the_embedding(causal_checkpoint):
+    with pytest.raises(EvalError, match=r"its tokenizer gives ids up to \d+, its embedding"):
+        load(causal_checkpoint(vocab_size=100))
+
+
+def test_label_maps_that_are_turned_round(classifier_checkpoint, tmp_path):
+    shutil.copytree(classifier_checkpoint.path, tmp_path / "turned")
+    turned = open_checkpoint(tmp_path / "turned")
+    check_same_labels(classifier_checkpoint, turned)
+    reconfigure(turned, id2label={"0": "positive", "1": "negative"})
+    with pytest.raises(EvalError, match="label maps differ: positive, negative for the candidate"):
+        check_same_labels(classifier_checkpoint, open_checkpoint(turned.path))
+
+
+def test_names_are_told_on_one_line_of_valid_text():
+    assert printable("plain-näme") == "plain-näme"
+    assert printable("a\nb\t") == "a\\nb\\t"
+    assert printable(os.fsdecode(b"bad\xff")).encode() == b"bad\\xff"

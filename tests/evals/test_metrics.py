@@ -121,11 +121,16 @@ class TestPerplexity:
         assert f"'w{means.argmax()}'" in reading.worst[0]
 
     def test_texts_that_are_cut_differently_are_not_compared(self):
-        def side(tokens):
-            return scored([Text("t", 0)], tokens=tokens, nll=[1.0, 2.0], window=[0, 0])
+        def side(tokens, windowing=(8, 8)):
+            arrays = dict(tokens=tokens, nll=[1.0, 2.0], window=[0, 0], js=[0.0, 0.0])
+            return scored([Text("t", 0)], windowing=windowing, **arrays)
 
         with pytest.raises(EvalError, match="cut the text differently"):
             perplexity_drift(side([1, 2]), side([1, 3]))
+        with pytest.raises(EvalError, match="cut the text differently"):
+            js_divergence(side([1, 2]), side([1, 3]))
+        with pytest.raises(EvalError, match="windows of 8 tokens, 8 apart, for the baseline, of 9"):
+            js_divergence(side([1, 2]), side([1, 2], (9, 9)))
 
 
 class TestAnswers:
@@ -216,6 +221,13 @@ class TestClassification:
         for metric in (accuracy_drop, flips):
             assert math.isnan(metric(base, other).estimate.value)
             assert "'t0'" in metric(base, other).worst[0]
+
+    def test_other_numbers_of_classes_are_not_compared(self):
+        base = scored(self.ITEMS, log_probabilities=self.RIGHT)
+        other = scored(self.ITEMS, log_probabilities=np.log(np.full((4, 3), 1 / 3)))
+        for metric in (accuracy_drop, flips, js_divergence):
+            with pytest.raises(EvalError, match="the label sets differ: 2 classes and 3"):
+                metric(base, other)
 
     def test_labels_beyond_the_classes_are_an_error(self):
         items = (Labelled("t", 2, 0),) * 4

@@ -192,6 +192,13 @@ def test_classes_are_scored_as_alone(classifier_checkpoint):
             np.testing.assert_allclose(row, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_single_output_is_no_classifier(classifier_checkpoint):
+    loaded = load(classifier_checkpoint)
+    loaded.model.classifier = torch.nn.Linear(32, 1)
+    with pytest.raises(EvalError, match="has one output"):
+        classify(loaded, DataSet("d", (Labelled("x", 0, 0),)), ClassProtocol())
+
+
 def test_speed_times_both_sides_of_every_pair(loaded):
     protocol = SpeedProtocol(pairs=5, warmup=1, batch_tokens=128)
     seconds = time_pairs(loaded, loaded, TEXTS, protocol)["seconds"]

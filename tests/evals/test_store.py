@@ -141,3 +141,18 @@ def test_a_store_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(EvalError, match="--store"):
         Store(tmp_path / "file" / "below")
+
+
+def test_a_damaged_measurement_is_named(tmp_path):
+    store = Store(tmp_path)
+    store.measurement(ORIGIN, lambda: {"x": np.zeros(1)})
+    (file,) = (tmp_path / "measurements").iterdir()
+    file.write_bytes(b"half")
+    with pytest.raises(EvalError, match="is damaged; delete it"):
+        store.measurement(ORIGIN, dict)
+
+
+def test_somebody_s_own_gitignore_stays(tmp_path):
+    (tmp_path / ".gitignore").write_text("mine")
+    Store(tmp_path)
+    assert (tmp_path / ".gitignore").read_text() == "mine"
