@@ -148,10 +148,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if alone and not config.option.collectonly and not session.testsfailed:
         chosen = list(filter(None, map(_case, session.items)))
     if chosen:
-        config.stash[RUN].lab.measure(
-            {case.name: case.candidate for case in chosen}.values(),
-            timed={case.name for case in chosen if case.gate.metric in TIMED},
-        )
+        capture = config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            config.stash[RUN].lab.measure(
+                {case.name: case.candidate for case in chosen}.values(),
+                timed={case.name for case in chosen if case.gate.metric in TIMED},
+            )
 
 
 def _case(item: pytest.Item) -> cases.Case | None:
