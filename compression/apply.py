@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from compression.calibration import Batch, InputStatistics, visit_blocks
 from compression.errors import CompressionError, RecipeError
-from compression.layers import selected_layers, tied_to_embedding
+from compression.layers import selected_layers, tied_layers
 from compression.magnitude import magnitude
 from compression.patterns import NofM, Pattern, Unstructured
 from compression.recipe import Recipe
@@ -65,10 +65,11 @@ def compress(model: PreTrainedModel, recipe: Recipe, batches: Sequence[Batch] = 
     if model.training:
         raise CompressionError("the model is in training mode; call model.eval() first")
     layers = selected_layers(model, recipe)
+    tied = tied_layers(model, layers)
     for name, layer in layers.items():
         if not layer.weight.isfinite().all():
             raise CompressionError(f"layer {name}: its weights are not finite")
-        if recipe.method == "rtn" and tied_to_embedding(model, layer):
+        if recipe.method == "rtn" and name in tied:
             raise RecipeError(
                 f"layer {name}: it is tied to an embedding, which the packed format cannot hold; "
                 "exclude it"

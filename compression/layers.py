@@ -1,5 +1,6 @@
 """Which layers of a model a recipe touches, found by one walk over its modules."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -14,12 +15,10 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def tied_to_embedding(model: PreTrainedModel, layer: nn.Linear) -> bool:
-    """Whether a layer shares its weight with an embedding."""
-    return any(
-        isinstance(module, nn.Embedding) and module.weight is layer.weight
-        for module in model.modules()
-    )
+def tied_layers(model: PreTrainedModel, layers: Mapping[str, nn.Linear]) -> set[str]:
+    """Names of the ``layers`` that share their weight with an embedding."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {name for name, layer in layers.items() if id(layer.weight) in tables}
 
 
 def backbone_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -30,10 +29,12 @@ def backbone_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
             f"{type(model).__name__} has no backbone apart from its head; name the layers "
             "with include"
         )
+    everything = linear_layers(model)
+    tied = tied_layers(model, everything)
     return {
         name: layer
-        for name, layer in linear_layers(model).items()
-        if id(layer) in inside and not tied_to_embedding(model, layer)
+        for name, layer in everything.items()
+        if id(layer) in inside and name not in tied
     }
 
 

@@ -39,6 +39,11 @@ class Labelled:
 Item = Text | Prompt | Labelled
 
 
+def input_text(item: Item) -> str:
+    """What a model is given of an item."""
+    return item.prompt if isinstance(item, Prompt) else item.text
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Items of one kind under a name.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm import trange
 
-from evals.data import DataSet
+from evals.data import DataSet, input_text
 from evals.errors import EvalError
 from evals.scoring.loading import Loaded
 from evals.scoring.protocols import SpeedProtocol
@@ -43,7 +43,7 @@ def time_pairs(
 def _batch(baseline: Loaded, data: DataSet, batch_tokens: int) -> dict[str, torch.Tensor]:
     """The first texts of ``data``, cut to one length: padding would cost one kernel more time
     than another."""
-    texts = [getattr(item, "text", None) or item.prompt for item in data.items]
+    texts = [input_text(item) for item in data.items]
     tokenizer = baseline.tokenizer
     limit = min(tokenizer.model_max_length, baseline.max_tokens, 512)
     encoded = [tokenizer(text, truncation=True, max_length=limit).input_ids for text in texts[:64]]
