@@ -1,25 +1,55 @@
-"""Writes a compressed model as a Hugging Face checkpoint, safetensors only.
+"""Writes a compressed model as a checkpoint, safetensors only, and loads one again.
 
-Pruned models are written dense: they load anywhere, and zeros save nothing. Quantized layers are
-packed in the compressed-tensors format ``pack-quantized``, which transformers loads and vLLM
-serves.
+- A plain model is written plain: pruned models dense, students and uniformly smaller models with
+  the configuration that describes them. They load anywhere.
+- Quantized layers are packed by compressed-tensors where that has the scheme and transformers
+  loads it: symmetric integers, a scale per tensor, channel or group, in linear layers.
+- Everything else takes the project's own format, :mod:`compression.own_format`.
 """
 
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from compression.apply import Compressed
-from compression.rounding import Rounded
+from compression.compressed import Compressed
+from compression.layers import Layer, all_layers
+from compression.own_format import METHOD, VERSION, stored_as
+from compression.packing import describe_grid, pack, to_bitmask
+from compression.quantization.grids import Quantized, Uniform
+
+PLAIN, COMPRESSED_TENSORS = "plain", "compressed-tensors"
+
+
+def form_of(compressed: Compressed) -> str:
+    """The format that the model is written in."""
+    if compressed.layout or compressed.bitmask:
+        return METHOD
+    if not compressed.quantized:
+        return PLAIN
+    layers = all_layers(compressed.model)
+    fits = all(_fits(layers[name], q) for name, q in compressed.quantized.items())
+    formats = {_format(q) for q in compressed.quantized.values()}
+    return COMPRESSED_TENSORS if fits and len(formats) == 1 else METHOD
+
+
+def _fits(layer: Layer, quantized: Quantized) -> bool:
+    """Whether compressed-tensors can hold the layer."""
+    grid = quantized.grid
+    integers = isinstance(grid, Uniform) and grid.symmetric
+    # Beside rounded activations it keeps a byte for every weight.
+    return (
+        integers
+        and isinstance(layer.module, nn.Linear)
+        and (grid.bits == 8 or not quantized.activations)
+    )
 
 
 def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -34,15 +64,45 @@ def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: 
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with _no_bars():
-            compressed.model.save_pretrained(partial)
+        _write(compressed, partial)
         tokenizer.save_pretrained(partial)
-        if compressed.rounded:
-            _pack(partial, compressed.rounded)
-            _describe(partial, compressed)
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(directory: Path, auto: type, **options: object) -> PreTrainedModel:
+    """The model of a checkpoint that :func:`save` wrote, bit by bit what was computed with.
+
+    Args:
+        directory: what was written.
+        auto: the class of transformers whose ``from_pretrained`` loads it.
+        options: for ``from_pretrained``.
+    """
+    return auto.from_pretrained(directory, use_safetensors=True, **options).eval()
+
+
+def _write(compressed: Compressed, directory: Path) -> None:
+    form = form_of(compressed)
+    model = compressed.model
+    if form == PLAIN:
+        tensors, description = {}, None
+    elif form == COMPRESSED_TENSORS:
+        tensors = {
+            f"{name}.weight": _compressed_tensors(q) for name, q in compressed.quantized.items()
+        }
+        description = _describe_compressed_tensors(compressed)
+    else:
+        tensors, stored = _own_tensors(compressed)
+        description = _describe_own(compressed, stored)
+    with _no_bars(), stored_as(model, tensors):
+        # Our own names are those of the running model, whose experts share a parameter.
+        model.save_pretrained(directory, save_original_format=form != METHOD)
+    if description is not None:
+        path = directory / "config.json"
+        config = json.loads(path.read_text())
+        config["quantization_config"] = description
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 @contextmanager
@@ -57,58 +117,117 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _pack(directory: Path, rounded: Mapping[str, Rounded]) -> None:
-    """Replaces each quantized ``weight`` in the checkpoint's files by its packed form."""
-    homes: dict[str, str] = {}
-    for file in sorted(directory.glob("*.safetensors")):
-        tensors: dict[str, Tensor] = {}
-        with safe_open(file, "pt") as source:
-            metadata = source.metadata()
-            for key in source.keys():  # noqa: SIM118 - not a mapping
-                layer = key.removesuffix(".weight")
-                if key.endswith(".weight") and layer in rounded:
-                    tensors |= _packed(key, rounded[layer])
-                else:
-                    tensors[key] = source.get_tensor(key)
-        save_file(tensors, file, metadata)
-        homes |= dict.fromkeys(tensors, file.name)
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        table = json.loads(index.read_text())
-        table["weight_map"] = homes
-        index.write_text(json.dumps(table, indent=2))
+def _format(quantized: Quantized) -> str:
+    """What compressed-tensors calls the layer's format."""
+    return "int-quantized" if quantized.activations else "pack-quantized"
 
 
-def _packed(key: str, rounded: Rounded) -> dict[str, Tensor]:
-    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-
-    integers = rounded.integers.cpu()
+def _compressed_tensors(quantized: Quantized) -> dict[str, Tensor]:
+    scales = quantized.scales.cpu().contiguous()
+    if len(scales) == 1 < len(quantized.codes):
+        scales = scales.flatten()
+    if quantized.activations:
+        return {"weight": quantized.codes.cpu().to(torch.int8), "weight_scale": scales}
     return {
-        f"{key}_packed": pack_to_int32(integers, rounded.bits).contiguous(),
-        f"{key}_scale": rounded.scales.cpu().contiguous(),
-        f"{key}_shape": torch.tensor(integers.shape),
+        "weight_packed": pack(quantized)["packed"],
+        "weight_scale": scales,
+        "weight_shape": torch.tensor(quantized.codes.shape),
     }
 
 
-def _describe(directory: Path, compressed: Compressed) -> None:
-    """Adds the ``quantization_config`` by which a loader knows the packed layers."""
-    path = directory / "config.json"
-    config = json.loads(path.read_text())
-    bits = {rounded.bits for rounded in compressed.rounded.values()}.pop()
-    weights = {
-        "num_bits": bits, "type": "int", "symmetric": True, "strategy": "channel",
+def _describe_compressed_tensors(compressed: Compressed) -> dict[str, object]:
+    """The ``quantization_config`` by which a loader knows the packed layers."""
+    schemes: dict[str, tuple[dict, list[str]]] = {}
+    for name, quantized in compressed.quantized.items():
+        scheme = _scheme(quantized)
+        schemes.setdefault(json.dumps(scheme), (scheme, []))[1].append(name)
+    linear = {
+        name for name, module in compressed.model.named_modules() if isinstance(module, nn.Linear)
+    }
+    groups = {
+        f"group_{number}": {**scheme, "targets": ["Linear"] if len(schemes) == 1 else names}
+        for number, (scheme, names) in enumerate(schemes.values())
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": _format(next(iter(compressed.quantized.values()))),
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": sorted(linear - set(compressed.quantized)),
+    }
+
+
+def _scheme(quantized: Quantized) -> dict[str, object]:
+    rows, columns = quantized.codes.shape
+    groups = quantized.scales.shape[1]
+    weights: dict[str, object] = {
+        "num_bits": quantized.grid.bits, "type": "int", "symmetric": True, "strategy": "channel",
         "group_size": None, "dynamic": False,
     }  # fmt: skip
-    linear = {
-        name
-        for name, module in compressed.model.named_modules()
-        if isinstance(module, torch.nn.Linear)
+    if groups > 1:
+        weights |= {"strategy": "group", "group_size": columns // groups}
+    elif len(quantized.scales) == 1 < rows:
+        weights |= {"strategy": "tensor"}
+    if not quantized.activations:
+        return {"weights": weights}
+    inputs = {
+        "num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True,
+    }  # fmt: skip
+    return {"weights": weights, "input_activations": inputs}
+
+
+def _own_tensors(
+    compressed: Compressed,
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, object]]]:
+    """What is stored in place of each parameter, and how it is described."""
+    layers = all_layers(compressed.model)
+    parts: dict[str, list[dict[str, Tensor]]] = {}
+    stored: dict[str, dict[str, object]] = {}
+    for name, quantized in compressed.quantized.items():
+        layer = layers[name]
+        parts.setdefault(layer.stored_name, []).append(pack(quantized))
+        stored[layer.stored_name] = {
+            "form": "packed",
+            "shape": [*_experts(layer), layer.out_features, layer.in_features],
+            "scales": list(quantized.scales.shape),
+            "transposed": layer.transposed,
+            **describe_grid(quantized.grid),
+        }
+    for name in compressed.bitmask:
+        layer = layers[name]
+        tensors = to_bitmask(layer.weight)
+        parts[layer.stored_name] = [tensors]
+        stored[layer.stored_name] = {
+            "form": "bitmask",
+            "shape": [layer.out_features, layer.in_features],
+            "values": len(tensors["values"]),
+            "transposed": layer.transposed,
+        }
+    tensors = {}
+    for name, found in parts.items():
+        key = name.rpartition(".")[2]
+        experts = len(stored[name]["shape"]) == 3
+        tensors[name] = {
+            f"{key}_{part}": torch.stack([one[part] for one in found])
+            if experts
+            else found[0][part]
+            for part in found[0]
+        }
+    return tensors, stored
+
+
+def _experts(layer: Layer) -> list[int]:
+    return [] if layer.expert is None else [layer.stored.shape[0]]
+
+
+def _describe_own(
+    compressed: Compressed, stored: Mapping[str, Mapping[str, object]]
+) -> dict[str, object]:
+    rounded = [name for name, quantized in compressed.quantized.items() if quantized.activations]
+    return {
+        "quant_method": METHOD,
+        "version": VERSION,
+        **asdict(compressed.layout),
+        "weights": stored,
+        "int8_activations": rounded,
     }
-    config["quantization_config"] = {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-        "ignore": sorted(linear - set(compressed.rounded)),
-    }
-    path.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,145 +1,237 @@
 """Recipes: what to do to a model, as data.
 
-A recipe is written as a TOML table or as a string, and the two say the same::
+A recipe is one or more steps. It is written as a string, as a TOML table, or as a list of either,
+and all say the same::
 
-    { method = "wanda", sparsity = 0.5 }          "wanda-50"
-    { method = "sparsegpt", pattern = "2:4" }     "sparsegpt-2:4"
-    { method = "rtn", bits = 8 }                  "rtn-int8"
+    "wanda-50"                     { method = "wanda", sparsity = 0.5 }
+    "sparsegpt-2:4"                { method = "sparsegpt", pattern = "2:4" }
+    "gptq-int4,group=32"           { method = "gptq", bits = 4, group = 32 }
+    "wanda-50+gptq-int4"           ["wanda-50", { method = "gptq", bits = 4 }]
+    "svd,energy=0.9,include=*mlp*" { method = "svd", energy = 0.9, include = ["*mlp*"] }
 
-A table may also name the layers, by shell-style patterns on module names, and itself::
-
-    { method = "wanda", sparsity = 0.5, include = ["*mlp*"], exclude = ["*.0.*"], name = "ffn" }
+A table ``{ steps = [...], name = "..." }`` gives a recipe a name of its own, and so does ``name``
+in the table of a single step. :mod:`compression.catalogue` lists methods and settings.
 """
 
 import difflib
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from compression.catalogue import CALIBRATION, GRADIENTS, METHODS, NOTHING, TRAINING, Method
 from compression.errors import RecipeError
+from compression.settings import text_of
 
-PRUNERS = ("magnitude", "wanda", "sparsegpt")
-METHODS = (*PRUNERS, "rtn")
-_SETTINGS = {
-    **dict.fromkeys(PRUNERS, ("sparsity", "pattern")),
-    "rtn": ("bits",),
+_AMOUNTS = {
+    "bits": re.compile(r"int(\d+)"),
+    "pattern": re.compile(r"(\d+:\d+)"),
+    "layers": re.compile(r"(\d+)layers"),
+    "sparsity": re.compile(r"(\d+(?:\.\d+)?)"),
+    "ratio": re.compile(r"(\d+(?:\.\d+)?)"),
 }
-_COMMON = ("method", "include", "exclude", "name")
-_STRING = re.compile(r"(?P<method>[a-z]+)-(?P<amount>int\d+|\d+:\d+|\d+(\.\d+)?)")
+"""How a setting is written behind the method's name; the last two in percent."""
+_PERCENT = ("sparsity", "ratio")
 
 
-def _known(word: str, words: tuple[str, ...], what: str) -> None:
-    if word not in words:
-        near = difflib.get_close_matches(str(word), words, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(words)}"
-        raise RecipeError(f"{what} {word!r} is not known; {hint}")
+@dataclass(frozen=True)
+class Step:
+    """One method with all its settings, on the layers that its patterns choose."""
+
+    method: str
+    given: tuple[tuple[str, object], ...]
+    """The settings that differ from the defaults, by name, sorted."""
+
+    @property
+    def entry(self) -> Method:
+        """The method's entry in the catalogue."""
+        return METHODS[self.method]
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Every setting, defaults included."""
+        defaults = {name: setting.default for name, setting in self.entry.all_settings.items()}
+        return defaults | dict(self.given)
+
+    def __getitem__(self, name: str) -> object:
+        return self.settings[name]
+
+    @property
+    def name(self) -> str:
+        """The step as a string; parsing it gives the step again."""
+        given = dict(self.given)
+        parts = [self.method]
+        for setting in _AMOUNTS:
+            if setting in given and _in_name(self.entry, setting):
+                parts[0] += f"-{_amount_text(setting, given.pop(setting))}"
+        return ",".join([*parts, *(f"{key}={text_of(value)}" for key, value in given.items())])
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One compression step: a method, how much, and on which layers.
+    """One or more steps, applied in turn.
 
-    Exactly one of ``sparsity`` (a share), ``pattern`` (kept, of) and ``bits`` is set.
+    Raises:
+        RecipeError: no step, or steps that undo each other.
     """
 
-    method: str
-    sparsity: float | None = None
-    pattern: tuple[int, int] | None = None
-    bits: int | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    steps: tuple[Step, ...]
     name: str = ""
 
     def __post_init__(self) -> None:
+        if not self.steps:
+            raise RecipeError("a recipe needs at least one step")
         if not self.name:
-            patterns = [f"+{p}" for p in self.include] + [f"-{p}" for p in self.exclude]
-            object.__setattr__(self, "name", "".join([f"{self.method}-{self.amount}", *patterns]))
+            object.__setattr__(self, "name", "+".join(step.name for step in self.steps))
 
     @property
-    def amount(self) -> str:
-        if self.bits is not None:
-            return f"int{self.bits}"
-        if self.pattern is not None:
-            return f"{self.pattern[0]}:{self.pattern[1]}"
-        return f"{self.sparsity * 100:g}"
+    def needs_data(self) -> bool:
+        """Whether a step needs to see text."""
+        return any(needs_data(step) for step in self.steps)
 
-    @property
-    def needs_calibration(self) -> bool:
-        return self.method in ("wanda", "sparsegpt")
-
-    def settings(self) -> dict[str, object]:
-        """What determines the result: everything but the name."""
-        return {key: value for key, value in vars(self).items() if key != "name"}
+    def settings(self) -> list[object]:
+        """What determines the result: everything but the name. Fit for JSON."""
+        return [[step.method, step.settings] for step in self.steps]
 
     @classmethod
-    def parse(cls, source: "str | Mapping[str, object]") -> "Recipe":
-        """The recipe of a string or a table.
+    def parse(cls, source: object) -> "Recipe":
+        """The recipe of a string, a table or a list of steps.
 
         Raises:
             RecipeError: names what is wrong, and the nearest known word.
         """
-        table = _table_of(source) if isinstance(source, str) else source
-        if not isinstance(table, Mapping):
-            raise RecipeError(f"a recipe is a string or a table, not {table!r}")
-        if "method" not in table:
-            raise RecipeError(f"recipe {dict(table)} names no method; known: {', '.join(METHODS)}")
-        method = table["method"]
-        _known(method, METHODS, "method")
-        for key in table:
-            _known(key, (*_COMMON, *_SETTINGS[method]), f"{method}: setting")
-        amounts = [key for key in _SETTINGS[method] if key in table]
-        if len(amounts) != 1:
-            raise RecipeError(f"{method}: give exactly one of {', '.join(_SETTINGS[method])}")
-        amount = amounts[0]
-        name = table.get("name", "")
-        if not isinstance(name, str):
-            raise RecipeError(f"{method}: name = {name!r} is not a string")
-        return cls(
-            method=method,
-            **{amount: _READERS[amount](method, table[amount])},
-            include=_names(method, "include", table.get("include", [])),
-            exclude=_names(method, "exclude", table.get("exclude", [])),
-            name=name,
-        )
+        name = ""
+        if isinstance(source, Mapping) and ("steps" in source or "name" in source):
+            source = dict(source)
+            name = source.pop("name", "")
+            if not isinstance(name, str):
+                raise RecipeError(f"recipe: name = {name!r} is not a text")
+            if "steps" in source:
+                steps = source.pop("steps")
+                if source:
+                    raise RecipeError(
+                        f"recipe: {next(iter(source))!r} beside steps; put it into a step"
+                    )
+                source = steps
+                if not isinstance(source, list | tuple):
+                    raise RecipeError(f"recipe: steps = {steps!r} is not a list")
+        return cls(tuple(_steps(source)), name)
+
+
+def needs_data(step: Step) -> bool:
+    """Whether a step needs to see text; units by magnitude, say, do not."""
+    if step.entry.needs == GRADIENTS and "score" in step.settings:
+        return step["score"] != "magnitude"
+    return step.entry.needs != NOTHING
+
+
+def trains(step: Step) -> bool:
+    """Whether a step trains on its data."""
+    return step.entry.needs == TRAINING
+
+
+def calibrates(step: Step) -> bool:
+    """Whether a step looks at the inputs of its layers."""
+    return step.entry.needs == CALIBRATION
+
+
+def _steps(source: object) -> Iterable[Step]:
+    if isinstance(source, str):
+        for text in source.split("+"):
+            yield _step(_table_of(text))
+    elif isinstance(source, Mapping):
+        yield _step(source)
+    elif isinstance(source, list | tuple):
+        for part in source:
+            if isinstance(part, list | tuple):
+                raise RecipeError(f"a step is a string or a table, not {part!r}")
+            yield from _steps(part)
+    else:
+        raise RecipeError(f"a recipe is a string, a table or a list of them, not {source!r}")
 
 
 def _table_of(text: str) -> dict[str, object]:
-    match = _STRING.fullmatch(text)
-    if not match:
-        raise RecipeError(
-            f"recipe {text!r} is not METHOD-AMOUNT, such as wanda-50, wanda-2:4 or rtn-int8"
-        )
-    method, amount = match["method"], match["amount"]
-    if amount.startswith("int"):
-        return {"method": method, "bits": int(amount[3:])}
-    if ":" in amount:
-        return {"method": method, "pattern": amount}
-    return {"method": method, "sparsity": float(amount) / 100}
+    """The table of a step's string ``METHOD[-AMOUNT][,SETTING=VALUE]...``."""
+    head, *rest = text.strip().split(",")
+    method, _, amount = head.partition("-")
+    _known(method, METHODS, "method")
+    table: dict[str, object] = {"method": method}
+    if amount:
+        table |= _amount(METHODS[method], amount, text)
+    for part in rest:
+        key, equals, value = part.partition("=")
+        if not equals or not key or not value:
+            raise RecipeError(f"recipe {text!r}: {part!r} is not SETTING=VALUE")
+        if key in table:
+            raise RecipeError(f"recipe {text!r}: {key} is given twice")
+        table[key.strip()] = _value(value.strip())
+    return table
 
 
-def _sparsity(method: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise RecipeError(f"{method}: sparsity = {value!r} is not a share between 0 and 1")
-    return float(value)
+def _in_name(method: Method, setting: str) -> bool:
+    """Whether a setting is written right behind the method's name."""
+    return setting in method.amounts or (setting == "layers" and setting in method.settings)
 
 
-def _pattern(method: str, value: object) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
-    if not match or not 0 < int(match[1]) < int(match[2]):
-        raise RecipeError(f"{method}: pattern = {value!r} is not N:M with 0 < N < M, such as 2:4")
-    return int(match[1]), int(match[2])
+def _amount(method: Method, amount: str, text: str) -> dict[str, object]:
+    usable = [setting for setting in _AMOUNTS if _in_name(method, setting)]
+    for setting in usable:
+        match = _AMOUNTS[setting].fullmatch(amount)
+        if match:
+            if setting in _PERCENT:
+                return {setting: float(match[1]) / 100}
+            return {setting: match[1] if setting == "pattern" else int(match[1])}
+    examples = {"bits": "int4", "pattern": "2:4", "layers": "2layers"}
+    forms = " or ".join(f"{method.name}-{examples.get(name, '50')}" for name in usable)
+    raise RecipeError(
+        f"recipe {text!r}: {method.name} is written {forms or method.name} "
+        "with ,SETTING=VALUE behind it"
+    )
 
 
-def _bits(method: str, value: object) -> int:
-    if value != 8 or isinstance(value, bool):
-        raise RecipeError(f"{method}: bits = {value!r} is not supported; give 8")
-    return 8
+def _amount_text(setting: str, value: object) -> str:
+    if setting in _PERCENT:
+        return f"{value * 100:.10g}"
+    return {"bits": "int{}", "layers": "{}layers", "pattern": "{}"}[setting].format(text_of(value))
 
 
-def _names(method: str, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(x, str) for x in value):
-        raise RecipeError(f"{method}: {key} = {value!r} is not a list of name patterns")
-    return tuple(value)
+def _value(text: str) -> object:
+    """A number or true or false where it reads as one, else the text itself."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
 
 
-_READERS = {"sparsity": _sparsity, "pattern": _pattern, "bits": _bits}
+def _step(table: Mapping[str, object]) -> Step:
+    if "method" not in table:
+        raise RecipeError(f"step {dict(table)} names no method; known: {', '.join(METHODS)}")
+    name = table["method"]
+    _known(name, METHODS, "method")
+    method = METHODS[name]
+    known = method.all_settings
+    values = {}
+    for key, value in table.items():
+        if key == "method":
+            continue
+        _known(key, known, f"{name}: setting")
+        try:
+            values[key] = known[key].read(value)
+        except ValueError as error:
+            raise RecipeError(f"{name}: {key} = {value!r} is not {error}") from None
+    amounts = [key for key in method.amounts if key in values]
+    if method.amounts and len(amounts) != 1:
+        raise RecipeError(f"{name}: give exactly one of {', '.join(method.amounts)}")
+    given = {key: value for key, value in values.items() if value != known[key].default}
+    # An amount always stands in the name, even where it is the default.
+    given |= {key: values[key] for key in amounts}
+    return Step(name, tuple(sorted(given.items())))
+
+
+def _known(word: object, known: Iterable[str], what: str) -> None:
+    known = list(known)
+    if word not in known:
+        near = difflib.get_close_matches(str(word), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        raise RecipeError(f"{what} {word!r} is not known; {hint}")

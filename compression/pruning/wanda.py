@@ -10,7 +10,7 @@ Weights are not updated.
 
 from torch import Tensor
 
-from compression.patterns import Pattern, prune_mask
+from compression.pruning.patterns import Pattern, prune_mask
 
 
 def wanda_scores(weight: Tensor, input_norm: Tensor) -> Tensor:

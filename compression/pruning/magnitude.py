@@ -7,7 +7,7 @@ The weights with the smallest absolute value go, compared over the whole layer::
 
 from torch import Tensor
 
-from compression.patterns import Pattern, prune_mask
+from compression.pruning.patterns import Pattern, prune_mask
 
 
 def magnitude(weight: Tensor, pattern: Pattern) -> Tensor:

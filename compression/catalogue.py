@@ -1,0 +1,210 @@
+"""Every method by name: its settings, its paper, and what it needs to see.
+
+Importable without torch, so that a recipe is checked before anything heavy is loaded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from compression.settings import (
+    Setting,
+    flag,
+    n_of_m,
+    one_of,
+    positive,
+    share,
+    weights,
+    whole,
+    word,
+    words,
+)
+
+QUANTIZATION, SCALING, PRUNING, STRUCTURED, LOW_RANK, DISTILLATION, STORAGE = (
+    "quantization", "scaling", "pruning", "structured pruning", "low rank", "distillation",
+    "storage",
+)  # fmt: skip
+NOTHING, CALIBRATION, GRADIENTS, TRAINING = "nothing", "calibration", "gradients", "training"
+LOSSES = ("labels", "response", "feature", "layerwise", "attention", "relations")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A compression method.
+
+    Attributes:
+        name: as recipes call it.
+        family: what kind of compression it is.
+        needs: what it needs to see: nothing, inputs of its layers (calibration), gradients of the
+            loss, or data to train on.
+        source: the paper, or what it does where there is none.
+        settings: its own settings by name.
+        amounts: the settings that say how much; exactly one of them must be given.
+    """
+
+    name: str
+    family: str
+    needs: str
+    source: str
+    settings: Mapping[str, Setting]
+    amounts: tuple[str, ...] = ()
+
+    @property
+    def all_settings(self) -> dict[str, Setting]:
+        """Its own settings, those of its data, and those that every step has."""
+        shared = {
+            NOTHING: {},
+            CALIBRATION: DATA,
+            GRADIENTS: DATA,
+            TRAINING: DATA | TRAINED,
+        }[self.needs]
+        return {**self.settings, **shared, **LAYERS}
+
+
+LAYERS = {
+    "include": Setting(words, (), "patterns of layer names; only these are touched"),
+    "exclude": Setting(words, (), "patterns of layer names; these are left alone"),
+}
+DATA = {
+    "data": Setting(word, None, "the data set that it sees, in place of the profile's"),
+    "samples": Setting(whole(1), None, "how many texts of it, drawn by the seed; all by default"),
+    "length": Setting(whole(1), None, "tokens of a text; the model's limit by default"),
+    "seed": Setting(whole(0), 0, "of everything random"),
+}
+TRAINED = {
+    "steps": Setting(whole(1), 500, "training steps"),
+    "batch": Setting(whole(1), 32, "texts a step"),
+    "learning_rate": Setting(positive, 5e-4, "highest learning rate of AdamW"),
+}
+
+_SPARSITY = Setting(share, None, "share of the weights that go")
+_SPARSE = {
+    "sparsity": _SPARSITY,
+    "pattern": Setting(n_of_m, None, "N:M, keep N of every M consecutive weights"),
+}
+_OWL = {
+    "allocation": Setting(
+        one_of("uniform", "owl"), "uniform", "sparsity of each block: alike, or by outliers (OWL)"
+    ),
+    "outlier": Setting(positive, 5.0, "OWL: an outlier is this many times the mean score (M)"),
+    "spread": Setting(share, 0.08, "OWL: sparsities differ by at most this from the mean (lambda)"),
+}
+_SCOPE = Setting(one_of("layer", "row", "global"), "layer", "where weights compete")
+_GROUP = Setting(whole(2), None, "weights of a row that share a scale; a whole row by default")
+_ACTIVATIONS = Setting(
+    flag, False, "also round each token's inputs to int8 as they come (W8A8 and the like)"
+)
+_BITS = Setting(whole(2, 8), None, "bits a weight")
+_UNIFORM = {
+    "bits": _BITS,
+    "group": _GROUP,
+    "symmetric": Setting(flag, True, "scales alone, or scales and zero points"),
+    "activations": _ACTIVATIONS,
+}
+_UNIT_SCORE = Setting(
+    one_of("magnitude", "activation", "taylor"), "magnitude", "what a unit is worth"
+)
+_UNITS = {"sparsity": Setting(share, None, "share of the units that go"), "score": _UNIT_SCORE}
+_RANK = {
+    "ratio": Setting(share, None, "parameters that stay, as a share of the layer's"),
+    "energy": Setting(share, None, "share of the squared singular values that stay"),
+}
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "rtn", QUANTIZATION, NOTHING, "round to nearest on a uniform grid",
+            {
+                **_UNIFORM,
+                "scale": Setting(
+                    one_of("channel", "tensor"), "channel", "what shares a scale, without a group"
+                ),
+            },
+            ("bits",),
+        ),
+        Method(
+            "gptq", QUANTIZATION, CALIBRATION, "GPTQ, Frantar et al. 2023",
+            {
+                **_UNIFORM,
+                "act_order": Setting(flag, False, "strongest input features first"),
+                "damping": Setting(positive, 0.01, "added to the Hessian's diagonal"),
+            },
+            ("bits",),
+        ),
+        Method(
+            "lsq", QUANTIZATION, CALIBRATION, "learned step size, Esser et al. 2020",
+            {
+                "bits": _BITS, "group": _GROUP, "activations": _ACTIVATIONS,
+                "iterations": Setting(whole(1), 200, "gradient steps for each layer's scales"),
+            },
+            ("bits",),
+        ),
+        Method(
+            "log", QUANTIZATION, NOTHING, "powers of two, Miyashita et al. 2016",
+            {"bits": _BITS, "group": _GROUP}, ("bits",),
+        ),
+        Method(
+            "smoothquant", SCALING, CALIBRATION, "SmoothQuant, Xiao et al. 2023",
+            {"alpha": Setting(share, 0.5, "how much of the inputs' range the weights take over")},
+        ),
+        Method(
+            "awq", SCALING, CALIBRATION, "AWQ, Lin et al. 2024",
+            {
+                "bits": _BITS, "group": _GROUP,
+                "grid": Setting(whole(1), 20, "exponents that are tried"),
+            },
+            ("bits",),
+        ),
+        Method(
+            "magnitude", PRUNING, NOTHING, "Han et al. 2015",
+            {**_SPARSE, "scope": _SCOPE}, ("sparsity", "pattern"),
+        ),
+        Method("wanda", PRUNING, CALIBRATION, "Sun et al. 2024", {**_SPARSE, **_OWL},
+               ("sparsity", "pattern")),
+        Method(
+            "sparsegpt", PRUNING, CALIBRATION, "Frantar & Alistarh 2023",
+            {**_SPARSE, **_OWL, "damping": Setting(positive, 0.01, "added to the Hessian's diagonal")},
+            ("sparsity", "pattern"),
+        ),
+        Method(
+            "taylor", PRUNING, GRADIENTS, "first-order Taylor, Molchanov et al. 2017",
+            {**_SPARSE, "scope": _SCOPE}, ("sparsity", "pattern"),
+        ),
+        Method(
+            "movement", PRUNING, TRAINING, "movement pruning, Sanh et al. 2020",
+            {
+                "sparsity": _SPARSITY,
+                "soft": Setting(flag, False, "a threshold on the scores instead of the top ones"),
+                "score_rate": Setting(positive, 1e-2, "learning rate of the scores"),
+            },
+            ("sparsity",),
+        ),
+        Method(
+            "heads", STRUCTURED, GRADIENTS, "attention heads, Michel et al. 2019", _UNITS,
+            ("sparsity",),
+        ),
+        Method(
+            "ffn", STRUCTURED, GRADIENTS, "FFN channels, Molchanov et al. 2017", _UNITS,
+            ("sparsity",),
+        ),
+        Method("svd", LOW_RANK, NOTHING, "truncated SVD, Eckart & Young 1936", _RANK,
+               ("ratio", "energy")),
+        Method(
+            "svdllm", LOW_RANK, CALIBRATION, "whitened by the inputs, SVD-LLM, Wang et al. 2025",
+            _RANK, ("ratio", "energy"),
+        ),
+        Method(
+            "distill", DISTILLATION, TRAINING,
+            "Hinton et al. 2015; FitNets; TinyBERT; attention transfer; MiniLM",
+            {
+                "layers": Setting(whole(1), None, "layers of the student, evenly from the teacher"),
+                "width": Setting(share, 1.0, "share of its heads and FFN channels, the first ones"),
+                "loss": Setting(weights(*LOSSES), (("response", 1.0),), "losses and their weights"),
+                "temperature": Setting(positive, 2.0, "of the response loss"),
+            },
+        ),
+        Method(
+            "bitmask", STORAGE, NOTHING, "pruned layers as a bitmask and the values that stay", {},
+        ),
+    )
+}  # fmt: skip

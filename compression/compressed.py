@@ -1,0 +1,38 @@
+"""A compressed model, with what its checkpoint needs to know beyond the weights."""
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel
+
+from compression.own_format import Layout
+from compression.pruning.patterns import Pattern
+from compression.quantization.grids import Quantized
+from compression.recipe import Recipe
+
+
+@dataclass
+class Compressed:
+    """What the steps of a recipe pass on.
+
+    Attributes:
+        model: the model, changed in place; a student where a step distilled one.
+        recipe: what is done to it.
+        pruned: the pattern of each pruned layer, whose zeros later steps keep.
+        quantized: the codes of each quantized layer, which its weights stand for exactly.
+        layout: how the model differs from what its configuration describes.
+        bitmask: layers that are stored as a bitmask and values.
+        notes: what a step left as it was, and why, for a person to read.
+    """
+
+    model: PreTrainedModel
+    recipe: Recipe
+    pruned: dict[str, Pattern] = field(default_factory=dict)
+    quantized: dict[str, Quantized] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
+    bitmask: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that were pruned or quantized."""
+        return tuple(dict.fromkeys((*self.pruned, *self.quantized)))

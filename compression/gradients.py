@@ -1,0 +1,76 @@
+"""The loss of a model on a batch, and its gradients, accumulated over calibration batches."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from compression.errors import CompressionError
+from compression.watching import Batch
+
+IGNORED = -100
+"""A label that counts for nothing."""
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether the model predicts the next token of its own input."""
+    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def inputs_of(batch: Batch) -> dict[str, Tensor]:
+    """A batch without its labels."""
+    return {key: value for key, value in batch.items() if key != "labels"}
+
+
+def task_loss(model: PreTrainedModel, batch: Batch, logits: Tensor) -> Tensor:
+    """Mean cross-entropy of ``logits`` on the task of the model, in float32.
+
+    Next tokens for a causal model, classes or target tokens otherwise. Where a classifier's batch
+    has no labels, its own most likely classes stand for them.
+    """
+    logits = logits.float()
+    if is_causal(model):
+        targets = batch["input_ids"].clone()
+        if "labels" in batch and batch["labels"].shape == targets.shape:
+            targets = batch["labels"]
+        elif "attention_mask" in batch:
+            targets = targets.masked_fill(batch["attention_mask"] == 0, IGNORED)
+        logits, targets = logits[:, :-1], targets[:, 1:]
+    else:
+        targets = batch.get("labels")
+        if targets is None:
+            targets = logits.detach().argmax(-1)
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
+
+
+def losses(model: PreTrainedModel, batches: Sequence[Batch], desc: str) -> Iterator[Tensor]:
+    """The task loss of each batch, with a graph behind it.
+
+    Raises:
+        CompressionError: no batch, or a loss that is not finite.
+    """
+    if not batches:
+        raise CompressionError("gradients need at least one batch of text")
+    for batch in tqdm(batches, desc=desc, unit="batch", leave=False, disable=None):
+        keep = batch if model.config.is_encoder_decoder else inputs_of(batch)
+        loss = task_loss(model, batch, model(**keep).logits)
+        if not loss.isfinite():
+            raise CompressionError("the loss on the calibration data is not finite")
+        yield loss
+
+
+def mean_gradients(
+    model: PreTrainedModel, parameters: Sequence[Tensor], batches: Sequence[Batch], desc: str
+) -> list[Tensor]:
+    """Gradient of the mean loss over the batches, for each parameter, in float32."""
+    found = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
+    with torch.enable_grad():
+        for loss in losses(model, batches, desc):
+            parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for total, part in zip(found, parts, strict=True):
+                if part is not None:
+                    total += part.float() / len(batches)
+    return found

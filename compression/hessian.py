@@ -1,0 +1,46 @@
+"""The inverse Hessian of a layer's output error, as SparseGPT and GPTQ use it."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from compression.errors import CompressionError
+
+DAMPING = 0.01
+"""Added to the diagonal of the Hessian, as a share of its mean."""
+DAMPING_TRIES = 4
+"""Each further try multiplies the damping by ten."""
+
+
+def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
+    """Upper Cholesky factor ``U`` of the inverse Hessian: ``U^T U = H^-1``, in float32.
+
+    A feature that never fires has an empty row and column; the damping alone then keeps it
+    apart from all others, so its weights are pruned or kept but never moved.
+
+    Raises:
+        CompressionError: no factor even with the strongest damping.
+    """
+    hessian = hessian.float()
+    mean = hessian.diagonal().mean()
+    if not mean > 0:
+        raise CompressionError("the Hessian is zero: no calibration input reached the layer")
+    for attempt in range(DAMPING_TRIES):
+        share = damping * 10**attempt
+        damped = hessian.clone()
+        damped.diagonal().add_(share * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not failed and upper.isfinite().all():
+            if attempt:
+                warnings.warn(
+                    f"the Hessian factorised only with damping {share:g} instead of {damping:g}",
+                    stacklevel=2,
+                )
+            return upper
+    raise CompressionError(
+        f"the Hessian does not factorise, even with damping {share:g} of its mean diagonal; "
+        "calibrate on more or more varied text"
+    )

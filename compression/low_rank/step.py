@@ -1,0 +1,72 @@
+"""Carries out a low-rank step."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression.calibration import visit_blocks
+from compression.compressed import Compressed
+from compression.errors import RecipeError
+from compression.layers import Layer, selected_layers, tied_layers
+from compression.low_rank.svd import factorise, is_smaller
+from compression.own_format import factored_like, set_module
+from compression.recipe import Step, calibrates
+from compression.watching import Batch
+
+
+def check(model: PreTrainedModel, step: Step) -> None:
+    """Raises a RecipeError for a layer that cannot be two."""
+    layers = selected_layers(model, step)
+    tied = tied_layers(model, layers)
+    for name, layer in layers.items():
+        if layer.expert is not None:
+            raise RecipeError(f"layer {name}: an expert cannot be factored; exclude experts")
+        if name in tied:
+            raise RecipeError(f"layer {name}: it is tied to an embedding; exclude it")
+
+
+@torch.no_grad()
+def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
+    """Factors the layers that the step chooses; one whose factors are no smaller stays dense."""
+    model = compressed.model
+    layers = selected_layers(model, step)
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    if calibrates(step):
+        for block in visit_blocks(model, layers, batches, with_products=True, desc=step.name):
+            for name, seen in block.items():
+                found[name] = _factors(layers[name], step, seen.products)
+    else:
+        for name, layer in layers.items():
+            found[name] = _factors(layer, step, None)
+    for name, (first, second) in found.items():
+        _replace(compressed, layers[name], first, second)
+
+
+def _factors(layer: Layer, step: Step, products: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The factors of a layer, which computes with their product from now on, so that later blocks
+    are calibrated on what it will give."""
+    weight = layer.weight
+    first, second = factorise(weight, step["ratio"], step["energy"], products)
+    if is_smaller(len(first), *weight.shape):
+        weight.copy_(second @ first)
+    return first, second
+
+
+def _replace(compressed: Compressed, layer: Layer, first: Tensor, second: Tensor) -> None:
+    model = compressed.model
+    rows, columns = layer.weight.shape
+    rank = len(first)
+    if not is_smaller(rank, rows, columns):
+        compressed.notes.append(
+            f"{layer.name} stays dense: rank {rank} of {rows} x {columns} would not be smaller"
+        )
+        return
+    factors = factored_like(layer.module, rank)
+    factors.first.weight.copy_(first)
+    factors.second.weight.copy_(second)
+    if layer.bias is not None:
+        factors.second.bias.copy_(layer.bias)
+    set_module(model, layer.name, factors.train(model.training))
+    compressed.layout.factored[layer.name] = rank

@@ -1,0 +1,68 @@
+"""Steps that would undo each other are refused before any of them is taken."""
+
+from itertools import combinations
+
+from transformers import PreTrainedModel
+
+from compression import catalogue
+from compression.errors import RecipeError
+from compression.layers import selected_layers
+from compression.recipe import Recipe, Step
+
+_RENAMING = (catalogue.LOW_RANK, catalogue.STRUCTURED, catalogue.DISTILLATION)
+
+
+def check_order(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Raises a RecipeError where a step would undo an earlier one on the same layer.
+
+    Layers are those of the model as it is; behind a step that renames or shrinks layers, steps
+    count as touching all of them.
+    """
+    for earlier, later in combinations(recipe.steps, 2):
+        reason = _conflict(earlier, later)
+        if reason is None:
+            continue
+        shared = _shared(model, recipe, earlier, later)
+        if shared:
+            raise RecipeError(f"recipe {recipe.name}: {later.name} after {earlier.name} {reason}")
+
+
+def _conflict(earlier: Step, later: Step) -> str | None:
+    first, second = earlier.entry.family, later.entry.family
+    if second == catalogue.STORAGE:
+        return None
+    if first == catalogue.STORAGE:
+        return "is too late: what is stored comes last"
+    if first == catalogue.QUANTIZATION:
+        return "takes the weights off their grid; quantize last"
+    if first == catalogue.PRUNING and second == catalogue.LOW_RANK:
+        return "fills its zeros; factor first and prune the factors, or choose other layers"
+    if first == second == catalogue.PRUNING:
+        return "prunes a layer twice; prune it once, or choose other layers"
+    if first == catalogue.PRUNING and second == catalogue.STRUCTURED and earlier["pattern"]:
+        return "breaks its groups where inputs go; make the model smaller first"
+    if second == catalogue.DISTILLATION and first == catalogue.LOW_RANK:
+        return "takes a student from factors; distill first"
+    if second == catalogue.DISTILLATION and first == catalogue.STRUCTURED and _shrinks(later):
+        return "takes a smaller student from layers of unlike sizes; distill first"
+    return None
+
+
+def _shrinks(step: Step) -> bool:
+    return step["layers"] is not None or step["width"] != 1
+
+
+def _shared(model: PreTrainedModel, recipe: Recipe, earlier: Step, later: Step) -> bool:
+    between = recipe.steps[: recipe.steps.index(later)]
+    if any(step.entry.family in _RENAMING for step in (*between, earlier, later)):
+        return _overlap_unknown(model, earlier, later)
+    return bool(selected_layers(model, earlier).keys() & selected_layers(model, later).keys())
+
+
+def _overlap_unknown(model: PreTrainedModel, earlier: Step, later: Step) -> bool:
+    """Whether two steps may meet in a layer, by the names that layers have before any step."""
+    try:
+        first, second = selected_layers(model, earlier), selected_layers(model, later)
+    except RecipeError:
+        return True
+    return bool(first.keys() & second.keys())

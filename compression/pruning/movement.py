@@ -1,0 +1,135 @@
+"""Movement pruning (Sanh et al. 2020, sections 3 and 4).
+
+A weight stays if fine-tuning moves it away from zero. Scores ``S`` are trained with the weights
+through the mask by a straight-through estimate (equation 4)::
+
+    W' = W * M(S)        dL/dS_ij = dL/dW'_ij * W_ij
+
+Hard: ``M`` keeps the top scores of each layer, at a sparsity that rises with the cube of time
+(equation 5). Soft: ``M = S > tau`` with a penalty ``lambda_mvp * mean sigmoid(S)`` that pushes
+scores below the threshold; what stays then differs between layers, and the lowest scores of all
+layers go at the end, so that the sparsity is exact.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from compression.gradients import inputs_of, task_loss
+from compression.layers import Layer
+from compression.pruning.patterns import Unstructured, lowest
+from compression.recipe import Step
+from compression.training import Part, fit
+from compression.watching import Batch
+
+WARM_UP, COOL_DOWN = 0.1, 0.3
+"""Shares of the steps before sparsity rises and after it has risen."""
+PENALTY = 1.0
+"""Of the scores in the soft variant, at its largest."""
+
+
+class _Keep(torch.autograd.Function):
+    """The mask of the kept weights; its gradient passes straight through to the scores."""
+
+    @staticmethod
+    def forward(ctx, scores: Tensor, sparsity: float, soft: bool) -> Tensor:
+        if soft:
+            return (scores > 0).to(scores.dtype)
+        count = Unstructured(sparsity).count(scores.numel())
+        mask = lowest(scores.flatten(), count).view_as(scores)
+        return (~mask).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, None, None
+
+
+class Masked(nn.Module):
+    """A weight times the mask of its scores.
+
+    Attributes:
+        scores: like the weight, trained.
+        sparsity: what the mask prunes now.
+        soft: by threshold instead of by rank.
+    """
+
+    def __init__(self, weight: Tensor, soft: bool):
+        super().__init__()
+        # Scores begin equal: the soft variant keeps all, ranks are made by the first gradients.
+        self.scores = nn.Parameter(torch.full_like(weight, 0.1 if soft else 0.0))
+        self.sparsity = 0.0
+        self.soft = soft
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * _Keep.apply(self.scores, self.sparsity, self.soft)
+
+
+def rising_sparsity(progress: float, sparsity: float) -> float:
+    """Equation 5: zero while warming up, then a cubic rise to ``sparsity``, then constant."""
+    share = (progress - WARM_UP) / (1 - WARM_UP - COOL_DOWN)
+    return sparsity - sparsity * (1 - min(max(share, 0.0), 1.0)) ** 3
+
+
+def movement(
+    model: PreTrainedModel, layers: Mapping[str, Layer], batches: Sequence[Batch], step: Step
+) -> dict[str, Tensor]:
+    """Fine-tunes ``model`` in place and gives the mask of the pruned weights of each layer.
+
+    Raises:
+        CompressionError: no batch, or a loss that is not finite.
+    """
+    sparsity, soft = step["sparsity"], step["soft"]
+    masks: dict[str, Masked] = {}
+    for name, layer in layers.items():
+        masks[name] = Masked(layer.module.weight.detach(), soft)
+        parametrize.register_parametrization(layer.module, "weight", masks[name])
+
+    def loss(batch: Batch, progress: float) -> Tensor:
+        for mask in masks.values():
+            mask.sparsity = rising_sparsity(progress, sparsity)
+        keep = batch if model.config.is_encoder_decoder else inputs_of(batch)
+        total = task_loss(model, batch, model(**keep).logits)
+        if soft:
+            penalty = PENALTY * rising_sparsity(progress, 1.0)
+            total = total + penalty * torch.stack(
+                [mask.scores.sigmoid().mean() for mask in masks.values()]
+            ).mean()
+        return total
+
+    scores = [mask.scores for mask in masks.values()]
+    known = {id(score) for score in scores}
+    weights = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    try:
+        fit(
+            [Part(weights, step["learning_rate"]), Part(scores, step["score_rate"])],
+            batches, loss, step["steps"], step["seed"], desc=step.name,
+        )  # fmt: skip
+    finally:
+        for layer in layers.values():
+            parametrize.remove_parametrizations(layer.module, "weight", leave_parametrized=False)
+    return _final_masks(layers, {name: mask.scores.detach() for name, mask in masks.items()}, step)
+
+
+def _final_masks(
+    layers: Mapping[str, Layer], scores: Mapping[str, Tensor], step: Step
+) -> dict[str, Tensor]:
+    pattern = Unstructured(step["sparsity"])
+    stored = {name: layer.stored.detach().float().abs() for name, layer in layers.items()}
+    if step["soft"]:
+        flat = torch.cat([score.flatten() for score in scores.values()])
+        ties = torch.cat([stored[name].flatten() for name in scores])
+        mask = lowest(flat, pattern.count(len(flat)), ties)
+        parts = mask.split([score.numel() for score in scores.values()])
+    else:
+        parts = [
+            lowest(score.flatten(), pattern.count(score.numel()), stored[name].flatten())
+            for name, score in scores.items()
+        ]
+    found = {}
+    for (name, score), part in zip(scores.items(), parts, strict=True):
+        mask = part.view_as(score)
+        found[name] = mask.T if layers[name].transposed else mask
+    return found

@@ -1,0 +1,31 @@
+"""Dynamic int8 activations: each token's inputs rounded to its own symmetric int8 grid.
+
+::
+
+    s_t = max_j |x_tj| / 127.5        x'_tj = clamp(round(x_tj / s_t), -128, 127) * s_t
+
+as compressed-tensors rounds when it loads such a checkpoint. This is what a W8A8 kernel computes with; here the values are rounded and multiplied in floating
+point, so it shows what the rounding does to quality and nothing of the speed.
+"""
+
+import torch
+from torch import Tensor, nn
+
+LEVELS = 255
+
+
+def rounded_inputs(inputs: Tensor) -> Tensor:
+    """``inputs`` ``(..., features)`` at the nearest values of each token's int8 grid."""
+    scales = inputs.float().abs().amax(dim=-1, keepdim=True) / (LEVELS / 2)
+    scales = scales.clamp(min=torch.finfo(torch.float32).eps)
+    codes = (inputs.float() / scales).round().clamp(-(LEVELS + 1) // 2, LEVELS // 2)
+    return (codes * scales).to(inputs.dtype)
+
+
+def round_inputs_of(module: nn.Module) -> None:
+    """Makes a layer round its inputs from now on."""
+    module.register_forward_pre_hook(_hook)
+
+
+def _hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (rounded_inputs(inputs[0]), *inputs[1:])

@@ -1,0 +1,98 @@
+"""Carries out a quantization step."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.calibration import InputStatistics, visit_blocks
+from compression.compressed import Compressed
+from compression.errors import CompressionError, RecipeError, naming
+from compression.layers import Layer, all_layers, selected_layers, tied_layers
+from compression.quantization.activations import round_inputs_of
+from compression.quantization.gptq import gptq
+from compression.quantization.grids import Log, Quantized, Uniform, groups_of, round_to_nearest
+from compression.quantization.lsq import learned_steps
+from compression.recipe import Step, calibrates
+from compression.watching import Batch
+
+
+def check(model: PreTrainedModel, step: Step) -> None:
+    """Raises a RecipeError where a layer cannot be packed as asked."""
+    layers = selected_layers(model, step)
+    tied = tied_layers(model, layers)
+    for name, layer in layers.items():
+        if name in tied:
+            raise RecipeError(
+                f"layer {name}: it is tied to an embedding, which the packed format cannot hold; "
+                "exclude it"
+            )
+        with naming(name):
+            groups_of(layer.in_features, step["group"])
+        if layer.expert is not None and step.settings.get("activations"):
+            raise RecipeError(f"layer {name}: activations of an expert cannot be rounded; exclude")
+    chosen = {id(layer.stored) for layer in layers.values() if layer.expert is not None}
+    for name, layer in all_layers(model).items():
+        if id(layer.stored) in chosen and name not in layers:
+            raise RecipeError(
+                f"layer {name}: experts of one parameter are packed together; "
+                "include or exclude all of them"
+            )
+
+
+@torch.no_grad()
+def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
+    """Quantizes the layers that the step chooses, block by block where it calibrates."""
+    model = compressed.model
+    layers = selected_layers(model, step)
+    if not calibrates(step):
+        for name, layer in layers.items():
+            _store(compressed, name, layer, step, None)
+    else:
+        for block in visit_blocks(model, layers, batches, with_products=True, desc=step.name):
+            for name, statistics in block.items():
+                _store(compressed, name, layers[name], step, statistics)
+    if step.settings.get("activations"):
+        for layer in layers.values():
+            round_inputs_of(layer.module)
+
+
+def _store(
+    compressed: Compressed, name: str, layer: Layer, step: Step, seen: InputStatistics | None
+) -> None:
+    zeros = layer.weight == 0 if name in compressed.pruned else None
+    with naming(name):
+        quantized = quantize(layer.weight, step, seen, keep_zeros=zeros is not None)
+    after = quantized.dequantized()
+    if not after.isfinite().all():
+        raise CompressionError(f"layer {name}: quantization left weights that are not finite")
+    if zeros is not None and after[zeros].any():
+        raise CompressionError(f"layer {name}: quantization filled zeros of its mask")
+    grid = quantized.grid
+    if int(quantized.codes.max()) > grid.highest or int(quantized.codes.min()) < grid.lowest:
+        raise CompressionError(f"layer {name}: a code is outside of {grid.bits} bits")
+    layer.weight.copy_(after)
+    compressed.quantized[name] = quantized.with_activations(bool(step.settings.get("activations")))
+
+
+def quantize(
+    weight: torch.Tensor, step: Step, seen: InputStatistics | None, keep_zeros: bool = False
+) -> Quantized:
+    """``weight`` ``(rows, columns)`` as a step quantizes it.
+
+    An expert that no calibration token reached is rounded to nearest.
+    """
+    settings = step.settings
+    group = settings["group"]
+    if step.method == "log":
+        return round_to_nearest(weight, Log(settings["bits"]), group)
+    grid = Uniform(settings["bits"], settings.get("symmetric", True))
+    if step.method == "rtn":
+        return round_to_nearest(weight, grid, group, per_tensor=settings["scale"] == "tensor")
+    if not seen.tokens:
+        return round_to_nearest(weight, grid, group)
+    if step.method == "lsq":
+        return learned_steps(weight, seen.hessian, grid.bits, group, settings["iterations"])
+    return gptq(
+        weight, seen.hessian, grid, group, settings["act_order"], keep_zeros, settings["damping"]
+    )

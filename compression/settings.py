@@ -1,0 +1,138 @@
+"""How the settings of a recipe are read: each kind takes a value of a table, or the text of it.
+
+A reader gives back the value in its own type, or raises ``ValueError`` with what would be right.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method.
+
+    Attributes:
+        read: turns a table's value into the setting's own type; ``ValueError`` says what is right.
+        default: its value where none is given.
+        help: what it means, in a line.
+    """
+
+    read: Callable[[object], object]
+    default: object
+    help: str
+
+
+def share(value: object) -> float:
+    """A number from 0 to 1."""
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError("a share between 0 and 1")
+    return float(value)
+
+
+def positive(value: object) -> float:
+    """A number above 0."""
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError("a number above 0")
+    return float(value)
+
+
+def whole(least: int, most: int | None = None) -> Callable[[object], int]:
+    """A whole number within bounds."""
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"a whole number {bounds}")
+        if value < least or (most is not None and value > most):
+            raise ValueError(f"a whole number {bounds}")
+        return value
+
+    return read
+
+
+def flag(value: object) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def one_of(*words: str) -> Callable[[object], str]:
+    """One of some words."""
+
+    def read(value: object) -> str:
+        if value not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return str(value)
+
+    return read
+
+
+def word(value: object) -> str:
+    """Any text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text")
+    return value
+
+
+def words(value: object) -> tuple[str, ...]:
+    """A list of texts; as text ``a|b``."""
+    if isinstance(value, str):
+        value = value.split("|")
+    if not isinstance(value, list | tuple) or not all(isinstance(x, str) and x for x in value):
+        raise ValueError("a list of texts")
+    return tuple(value)
+
+
+def weights(*names: str) -> Callable[[object], tuple[tuple[str, float], ...]]:
+    """A table of weights by name; as text ``response|attention:0.5``."""
+
+    def read(value: object) -> tuple[tuple[str, float], ...]:
+        right = f"weights above 0 for some of {', '.join(names)}"
+        if isinstance(value, str):
+            parts = [part.partition(":") for part in value.split("|")]
+            try:
+                value = {name: float(weight or 1) for name, _, weight in parts}
+            except ValueError:
+                raise ValueError(right) from None
+        if isinstance(value, tuple):
+            value = dict(value)
+        if not isinstance(value, dict) or not value:
+            raise ValueError(right)
+        for name, weight in value.items():
+            if name not in names or not _is_number(weight) or not 0 < weight < math.inf:
+                raise ValueError(right)
+        return tuple((name, float(value[name])) for name in names if name in value)
+
+    return read
+
+
+def n_of_m(value: object) -> tuple[int, int]:
+    """``"N:M"``, keep N of every M."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+):(\d+)", value)
+        value = match and (int(match[1]), int(match[2]))
+    if not isinstance(value, tuple) or not 0 < value[0] < value[1]:
+        raise ValueError("N:M with 0 < N < M, such as 2:4")
+    return value
+
+
+def text_of(value: object) -> str:
+    """A setting's value as a recipe's string has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return "|".join(name if w == 1 else f"{name}:{w:.10g}" for name, w in value)
+    if isinstance(value, tuple) and value and isinstance(value[0], int):
+        return ":".join(map(str, value))
+    if isinstance(value, tuple):
+        return "|".join(value)
+    return str(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,34 @@
+"""Stores pruned layers as a bitmask and the values that are not zero.
+
+A dense file saves nothing for its zeros; this one takes a bit a weight and the values.
+"""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from compression.compressed import Compressed
+from compression.layers import selected_layers
+from compression.recipe import Step
+from compression.watching import Batch
+
+
+def check(model: PreTrainedModel, step: Step) -> None:
+    """Raises a RecipeError where no layer is chosen."""
+    selected_layers(model, step)
+
+
+def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
+    """Marks the pruned layers that are chosen; quantized ones are packed already."""
+    chosen = selected_layers(compressed.model, step)
+    compressed.bitmask = [
+        name
+        for name, layer in chosen.items()
+        if layer.expert is None and name not in compressed.quantized and _saves(layer.weight)
+    ]
+
+
+def _saves(weight) -> bool:
+    """Whether mask and values are smaller than the weight."""
+    values = int((weight != 0).sum()) * weight.element_size()
+    return -(-weight.numel() // 8) + values < weight.numel() * weight.element_size()
