@@ -75,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
             device_of(option.device, worker.get("workerid", "gw0")),
             worker.get("workercount", 1),
             option.trust_remote_code,
+            formats=("compression.own_format",),
         )
         if option.report and not worker:
             report.check_writable(Path(option.report))

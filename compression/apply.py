@@ -4,6 +4,7 @@ compressed = compress(model, Recipe.parse("wanda-50+gptq-int4"), batches)
 save(compressed, tokenizer, directory)          # compression.checkpoint
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -61,7 +62,8 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
         # Layers of a later step may not be there before an earlier one was taken.
         if not number or not _renames(recipe.steps[:number]):
             family.check(model, step)
-    compressed = Compressed(model, recipe)
+    distils = any(step.entry.family == catalogue.DISTILLATION for step in recipe.steps)
+    compressed = Compressed(model, recipe, copy.deepcopy(model) if distils else None)
     for step in recipe.steps:
         batches = ()
         if needs_data(step):
@@ -69,6 +71,7 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
         family = import_module(_STEPS[step.entry.family])
         family.check(compressed.model, step)
         family.run(compressed, step, batches)
+    compressed.teacher = None
     return compressed
 
 
@@ -76,4 +79,3 @@ def _renames(steps: Sequence[Step]) -> bool:
     """Whether layers may have other names or sizes after these steps."""
     changing = (catalogue.LOW_RANK, catalogue.STRUCTURED, catalogue.DISTILLATION)
     return any(step.entry.family in changing for step in steps)
-

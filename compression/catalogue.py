@@ -11,6 +11,7 @@ from compression.settings import (
     flag,
     n_of_m,
     one_of,
+    pair,
     positive,
     share,
     weights,
@@ -197,10 +198,15 @@ METHODS: dict[str, Method] = {
             "distill", DISTILLATION, TRAINING,
             "Hinton et al. 2015; FitNets; TinyBERT; attention transfer; MiniLM",
             {
-                "layers": Setting(whole(1), None, "layers of the student, evenly from the teacher"),
-                "width": Setting(share, 1.0, "share of its heads and FFN channels, the first ones"),
+                "layers": Setting(whole(1), None, "layers of the student; by default the model as it is"),
                 "loss": Setting(weights(*LOSSES), (("response", 1.0),), "losses and their weights"),
                 "temperature": Setting(positive, 2.0, "of the response loss"),
+                "generate": Setting(
+                    word, None, "a causal model that samples one more text for each"
+                ),
+                "translate": Setting(
+                    pair, (), "two seq2seq models that translate each text there and back"
+                ),
             },
         ),
         Method(

@@ -17,6 +17,7 @@ class Compressed:
     Attributes:
         model: the model, changed in place; a student where a step distilled one.
         recipe: what is done to it.
+        teacher: the model before any step, where a step distils.
         pruned: the pattern of each pruned layer, whose zeros later steps keep.
         quantized: the codes of each quantized layer, which its weights stand for exactly.
         layout: how the model differs from what its configuration describes.
@@ -26,6 +27,7 @@ class Compressed:
 
     model: PreTrainedModel
     recipe: Recipe
+    teacher: PreTrainedModel | None = None
     pruned: dict[str, Pattern] = field(default_factory=dict)
     quantized: dict[str, Quantized] = field(default_factory=dict)
     layout: Layout = field(default_factory=Layout)

@@ -41,15 +41,10 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "prunes a layer twice; prune it once, or choose other layers"
     if first == catalogue.PRUNING and second == catalogue.STRUCTURED and earlier["pattern"]:
         return "breaks its groups where inputs go; make the model smaller first"
-    if second == catalogue.DISTILLATION and first == catalogue.LOW_RANK:
-        return "takes a student from factors; distill first"
-    if second == catalogue.DISTILLATION and first == catalogue.STRUCTURED and _shrinks(later):
-        return "takes a smaller student from layers of unlike sizes; distill first"
+    resized = first in (catalogue.LOW_RANK, catalogue.STRUCTURED)
+    if second == catalogue.DISTILLATION and resized and later["layers"] is not None:
+        return "takes its layers from a model whose layers have changed; distill first"
     return None
-
-
-def _shrinks(step: Step) -> bool:
-    return step["layers"] is not None or step["width"] != 1
 
 
 def _shared(model: PreTrainedModel, recipe: Recipe, earlier: Step, later: Step) -> bool:

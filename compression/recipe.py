@@ -18,6 +18,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from compression.catalogue import CALIBRATION, GRADIENTS, METHODS, NOTHING, TRAINING, Method
 from compression.errors import RecipeError
@@ -179,7 +180,7 @@ def _amount(method: Method, amount: str, text: str) -> dict[str, object]:
         match = _AMOUNTS[setting].fullmatch(amount)
         if match:
             if setting in _PERCENT:
-                return {setting: float(match[1]) / 100}
+                return {setting: float(Decimal(match[1]) / 100)}
             return {setting: match[1] if setting == "pattern" else int(match[1])}
     examples = {"bits": "int4", "pattern": "2:4", "layers": "2layers"}
     forms = " or ".join(f"{method.name}-{examples.get(name, '50')}" for name in usable)
@@ -191,7 +192,7 @@ def _amount(method: Method, amount: str, text: str) -> dict[str, object]:
 
 def _amount_text(setting: str, value: object) -> str:
     if setting in _PERCENT:
-        return f"{value * 100:.10g}"
+        return f"{(Decimal(repr(value)) * 100).normalize():f}"
     return {"bits": "int{}", "layers": "{}layers", "pattern": "{}"}[setting].format(text_of(value))
 
 

@@ -86,6 +86,14 @@ def words(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def pair(value: object) -> tuple[str, ...]:
+    """Two texts; as text ``a|b``."""
+    found = words(value)
+    if len(found) != 2:
+        raise ValueError("a list of two texts")
+    return found
+
+
 def weights(*names: str) -> Callable[[object], tuple[tuple[str, float], ...]]:
     """A table of weights by name; as text ``response|attention:0.5``."""
 
@@ -124,9 +132,9 @@ def text_of(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.10g}"
+        return repr(value)
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
-        return "|".join(name if w == 1 else f"{name}:{w:.10g}" for name, w in value)
+        return "|".join(name if w == 1 else f"{name}:{w!r}" for name, w in value)
     if isinstance(value, tuple) and value and isinstance(value[0], int):
         return ":".join(map(str, value))
     if isinstance(value, tuple):

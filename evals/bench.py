@@ -8,10 +8,11 @@ import os
 import platform
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +85,10 @@ class Scores:
 
 
 class Bench:
-    """Scores and times models on one device."""
+    """Scores and times models on one device.
+
+    ``formats`` are modules that teach transformers a checkpoint format when they are imported.
+    """
 
     def __init__(
         self,
@@ -92,11 +96,13 @@ class Bench:
         device: str = "cpu",
         workers: int = 1,
         trust_remote_code: bool = False,
+        formats: Sequence[str] = (),
     ):
         self.store = store
         self.device = device
         self.threads = max(_cores() // workers, 1)
         self.trust_remote_code = trust_remote_code
+        self.formats = tuple(formats)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
 
     def scores(
@@ -150,6 +156,8 @@ class Bench:
 
         from evals.scoring.loading import load
 
+        for module in self.formats:
+            import_module(module)
         torch.set_num_threads(self.threads)
         if checkpoint.digest not in self._loaded:
             loaded = load(checkpoint, self.device, self.trust_remote_code)

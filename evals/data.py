@@ -44,6 +44,11 @@ def input_text(item: Item) -> str:
     return item.prompt if isinstance(item, Prompt) else item.text
 
 
+def whole_text(item: Item) -> str:
+    """An item with what is expected of a model, as it stood in a training text."""
+    return f"{item.prompt} {item.expected}\n" if isinstance(item, Prompt) else item.text
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Items of one kind under a name.

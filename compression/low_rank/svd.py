@@ -18,7 +18,9 @@ DAMPING = 1e-6
 """Added to the diagonal of ``X X^T`` as a share of its mean: a feature may never fire."""
 
 
-def rank_of(values: Tensor, rows: int, columns: int, ratio: float | None, energy: float | None) -> int:
+def rank_of(
+    values: Tensor, rows: int, columns: int, ratio: float | None, energy: float | None
+) -> int:
     """How many singular values stay; at least one.
 
     Args:
@@ -61,7 +63,9 @@ def factorise(
         mean = products.diagonal().mean()
         if mean > 0:
             products = products / mean
-            damped = products + DAMPING * torch.eye(columns, dtype=products.dtype, device=products.device)
+            damped = products + DAMPING * torch.eye(
+                columns, dtype=products.dtype, device=products.device
+            )
             lower = torch.linalg.cholesky(damped)
             target = target @ lower
     left, values, right = torch.linalg.svd(target, full_matrices=False)

@@ -94,9 +94,11 @@ def movement(
         total = task_loss(model, batch, model(**keep).logits)
         if soft:
             penalty = PENALTY * rising_sparsity(progress, 1.0)
-            total = total + penalty * torch.stack(
-                [mask.scores.sigmoid().mean() for mask in masks.values()]
-            ).mean()
+            total = (
+                total
+                + penalty
+                * torch.stack([mask.scores.sigmoid().mean() for mask in masks.values()]).mean()
+            )
         return total
 
     scores = [mask.scores for mask in masks.values()]

@@ -26,7 +26,9 @@ def outlier_share(scores: Mapping[str, Tensor], outlier: float) -> float:
     return sum(int((score > outlier * mean).sum()) for score in scores.values()) / size
 
 
-def spread_out(shares: list[float], sizes: list[int], sparsity: float, spread: float) -> list[float]:
+def spread_out(
+    shares: list[float], sizes: list[int], sparsity: float, spread: float
+) -> list[float]:
     """Sparsities that fall with the share of outliers, within ``spread`` of their mean.
 
     Args:

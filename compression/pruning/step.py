@@ -31,6 +31,8 @@ def pattern_of(step: Step) -> Pattern:
 def check(model: PreTrainedModel, step: Step) -> None:
     """Raises a RecipeError where the pattern does not fit a layer."""
     pattern = pattern_of(step)
+    if isinstance(pattern, NofM) and step.settings.get("allocation") == "owl":
+        raise RecipeError(f"{step.name}: OWL spreads a sparsity; {pattern} is the same everywhere")
     layers = selected_layers(model, step)
     for name, layer in layers.items():
         with naming(name):
@@ -38,7 +40,9 @@ def check(model: PreTrainedModel, step: Step) -> None:
             if step.method == "movement" and layer.expert is not None:
                 raise RecipeError("movement pruning needs a module of its own; exclude experts")
             if step.method == "movement" and name in tied_layers(model, layers):
-                raise RecipeError("it is tied to an embedding, which would be masked too; exclude it")
+                raise RecipeError(
+                    "it is tied to an embedding, which would be masked too; exclude it"
+                )
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
@@ -107,9 +111,7 @@ def masks_of(
     pattern = next(iter(patterns.values()))
     if scope != "global" or isinstance(pattern, NofM):
         return {
-            name: prune_mask(
-                score, patterns[name], per_row=scope == "row", tie_break=ties[name]
-            )
+            name: prune_mask(score, patterns[name], per_row=scope == "row", tie_break=ties[name])
             for name, score in scores.items()
         }
     flat = torch.cat([score.flatten() for score in scores.values()])
@@ -117,8 +119,7 @@ def masks_of(
     mask = lowest(flat, pattern.count(len(flat)), flat_ties)
     parts = mask.split([score.numel() for score in scores.values()])
     return {
-        name: part.view_as(score)
-        for (name, score), part in zip(scores.items(), parts, strict=True)
+        name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)
     }
 
 
@@ -165,4 +166,3 @@ def _owl(
         step["sparsity"], step["outlier"], step["spread"],
     )  # fmt: skip
     return {name: Unstructured(sparsity) for name, sparsity in sparsities.items()}
-

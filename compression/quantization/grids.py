@@ -181,6 +181,4 @@ def round_to_nearest(
     parts = weight.unflatten(1, (groups_of(weight.shape[1], group), -1))
     scales, zeros = grid.fit(parts)
     codes = grid.encode(parts, scales, zeros).flatten(1)
-    return Quantized(
-        grid, codes, scales.squeeze(-1), None if zeros is None else zeros.squeeze(-1)
-    )
+    return Quantized(grid, codes, scales.squeeze(-1), None if zeros is None else zeros.squeeze(-1))

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,11 +8,11 @@ from compression.apply import compress
 from compression.calibration import visit_blocks
 from compression.errors import CompressionError, RecipeError
 from compression.layers import backbone_layers
-from compression.patterns import NofM, Unstructured
+from compression.pruning.patterns import NofM, Unstructured
+from compression.pruning.sparsegpt import sparsegpt
+from compression.pruning.wanda import wanda
+from compression.quantization.grids import Uniform, round_to_nearest
 from compression.recipe import Recipe
-from compression.rounding import Rounded, round_to_nearest
-from compression.sparsegpt import sparsegpt
-from compression.wanda import wanda
 
 PRUNING = ["magnitude-50", "wanda-50", "sparsegpt-50"]
 PATTERNS = ["magnitude-2:4", "wanda-2:4", "sparsegpt-4:8"]
@@ -36,7 +37,7 @@ def test_every_layer_reaches_its_sparsity_and_nothing_else_changes(tiny_llama, b
 @pytest.mark.parametrize("text", PATTERNS)
 def test_patterns_hold_in_every_group(tiny_llama, batches, text):
     result = apply(tiny_llama, text, batches)
-    n, m = result.recipe.pattern
+    n, m = result.recipe.steps[0]["pattern"]
     for name in result.layers:
         weight = tiny_llama.get_submodule(name).weight
         assert ((weight != 0).view(len(weight), -1, m).sum(-1) <= n).all()
@@ -86,18 +87,18 @@ def test_tied_embeddings_stay_tied_and_untouched(tiny_llama, batches):
 
 def test_rounding_leaves_the_weights_that_its_integers_stand_for(tiny_llama):
     result = apply(tiny_llama, "rtn-int8")
-    assert set(result.rounded) == set(result.layers)
-    for name, rounded in result.rounded.items():
-        assert torch.equal(tiny_llama.get_submodule(name).weight, rounded.dequantized())
+    assert set(result.quantized) == set(result.layers)
+    for name, quantized in result.quantized.items():
+        assert torch.equal(tiny_llama.get_submodule(name).weight, quantized.dequantized())
 
 
 def test_rounding_that_leaves_its_grid_is_an_error(tiny_llama, monkeypatch):
-    def wrong(weight, bits):
-        rounded = round_to_nearest(weight, bits)
-        return Rounded(rounded.integers, rounded.scales * 2, bits)
+    def wrong(weight, *options, **more):
+        rounded = round_to_nearest(weight, Uniform(8))
+        return replace(rounded, codes=rounded.codes * 2)
 
-    monkeypatch.setattr("compression.apply.round_to_nearest", wrong)
-    with pytest.raises(CompressionError, match="rounding to 8 bits left its grid"):
+    monkeypatch.setattr("compression.quantization.step.round_to_nearest", wrong)
+    with pytest.raises(CompressionError, match="a code is outside of 8 bits"):
         apply(tiny_llama, "rtn-int8")
 
 
@@ -140,21 +141,21 @@ def test_a_width_that_the_pattern_does_not_divide_names_its_layer(tiny_llama):
     assert all(torch.equal(t, before[name]) for name, t in tiny_llama.state_dict().items())
 
 
-def test_a_layer_that_misses_its_sparsity_is_an_error(tiny_llama, monkeypatch):
-    monkeypatch.setattr("compression.apply.magnitude", lambda weight, pattern: weight)
+def test_a_layer_that_misses_its_sparsity_is_an_error(tiny_llama, batches, monkeypatch):
+    monkeypatch.setattr("compression.pruning.step.wanda", lambda weight, norm, pattern: weight)
     with pytest.raises(CompressionError, match="0 zeros where 512 were asked for"):
-        apply(tiny_llama, "magnitude-50")
+        apply(tiny_llama, "wanda-50", batches)
 
 
-def test_a_group_that_misses_its_pattern_is_an_error(tiny_llama, monkeypatch):
-    def halves(weight, pattern):
+def test_a_group_that_misses_its_pattern_is_an_error(tiny_llama, batches, monkeypatch):
+    def halves(weight, norm, pattern):
         weight = weight.clone()
         weight[:, : weight.shape[1] // 2] = 0.0
         return weight
 
-    monkeypatch.setattr("compression.apply.magnitude", halves)
+    monkeypatch.setattr("compression.pruning.step.wanda", halves)
     with pytest.raises(CompressionError, match="a group keeps more than 2:4"):
-        apply(tiny_llama, "magnitude-2:4")
+        apply(tiny_llama, "wanda-2:4", batches)
 
 
 def test_no_calibration_text_and_training_mode_are_errors(tiny_llama):

@@ -10,6 +10,7 @@ from compression.layers import backbone_layers
 
 def recorded_inputs(model, layer, batches):
     """Every unpadded input row of ``layer``, from whole forwards."""
+    layer = layer.module
     rows = []
 
     def record(module, inputs, batch):

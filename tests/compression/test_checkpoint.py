@@ -36,20 +36,20 @@ def test_packed_weights_compute_the_same_and_take_a_byte_each(
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     with torch.no_grad():
         assert torch.equal(loaded(**batches[0]).logits, model(**batches[0]).logits)
-    for name, rounded in result.rounded.items():
-        assert torch.equal(loaded.get_submodule(name).weight, rounded.dequantized())
+    for name, quantized in result.quantized.items():
+        assert torch.equal(loaded.get_submodule(name).weight, quantized.dequantized())
     dense, packed = (
         (tmp_path / name / "model.safetensors").stat().st_size for name in ("dense", "packed")
     )
-    weights = sum(rounded.integers.numel() for rounded in result.rounded.values())
-    scales = sum(rounded.scales.numel() for rounded in result.rounded.values())
+    weights = sum(quantized.codes.numel() for quantized in result.quantized.values())
+    scales = sum(quantized.scales.numel() for quantized in result.quantized.values())
     saved = 3 * weights - 4 * scales
-    assert dense - packed == pytest.approx(saved, abs=400 * len(result.rounded))
+    assert dense - packed == pytest.approx(saved, abs=400 * len(result.quantized))
 
 
 def test_shards_are_packed_too(tiny_llama, batches, tokenizer, tmp_path, monkeypatch):
     whole = tiny_llama.save_pretrained
-    monkeypatch.setattr(tiny_llama, "save_pretrained", lambda d: whole(d, max_shard_size="20KB"))
+    monkeypatch.setattr(tiny_llama, "save_pretrained", lambda d, **kw: whole(d, max_shard_size="20KB"))
     save(compress(tiny_llama, Recipe.parse("rtn-int8")), tokenizer, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -68,7 +68,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(
     def full(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("compression.checkpoint.save_file", full)
+    monkeypatch.setattr(tokenizer.__class__, "save_pretrained", full)
     with pytest.raises(OSError, match="disk full"):
         save(result, tokenizer, tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

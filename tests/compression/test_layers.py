@@ -7,7 +7,7 @@ from compression.recipe import Recipe
 
 def names(model, **settings):
     recipe = Recipe.parse({"method": "magnitude", "sparsity": 0.5, **settings})
-    return list(selected_layers(model, recipe))
+    return list(selected_layers(model, recipe.steps[0]))
 
 
 def test_the_head_is_left_alone_unless_named(tiny_llama):

@@ -29,7 +29,7 @@ import conftest
 from compression.recipe import Recipe
 from compression.zstd import NAME
 import compression.zstd, gzip_like
-assert Recipe.parse("wanda-50").method == "wanda"
+assert Recipe.parse("wanda-50").steps[0].method == "wanda"
 assert NAME == gzip_like.NAME == "zstd"
 print("both")
 """

@@ -1,7 +1,10 @@
 import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from compression.catalogue import METHODS
 from compression.errors import RecipeError
 from compression.recipe import Recipe
 
@@ -15,38 +18,120 @@ from compression.recipe import Recipe
         ("sparsegpt-100", '{ method = "sparsegpt", sparsity = 1.0 }'),
         ("sparsegpt-2:4", '{ method = "sparsegpt", pattern = "2:4" }'),
         ("rtn-int8", '{ method = "rtn", bits = 8 }'),
+        ("gptq-int4,act_order=true,group=32",
+         '{ method = "gptq", bits = 4, group = 32, act_order = true }'),
+        ("svd,energy=0.9", '{ method = "svd", energy = 0.9 }'),
+        ("wanda-50,exclude=*.0.*,include=*mlp*|*attn*",
+         '{ method = "wanda", sparsity = 0.5, include = ["*mlp*", "*attn*"], exclude = ["*.0.*"] }'),
+        ("distill-2layers,loss=response|attention:0.5",
+         '{ method = "distill", layers = 2, loss = { attention = 0.5, response = 1 } }'),
+        ("wanda-50+gptq-int4", '["wanda-50", { method = "gptq", bits = 4 }]'),
+        ("wanda-2:4+rtn-int4", '{ steps = ["wanda-2:4", "rtn-int4"] }'),
     ],
-)
+)  # fmt: skip
 def test_a_string_and_a_table_say_the_same(text, table):
     parsed = Recipe.parse(tomllib.loads(f"recipe = {table}")["recipe"])
     assert parsed == Recipe.parse(text)
     assert parsed.name == text
 
 
-def test_a_name_and_layers_can_be_given():
-    recipe = Recipe.parse({"method": "wanda", "sparsity": 0.5, "include": ["*mlp*"], "name": "ffn"})
-    assert (recipe.name, recipe.include) == ("ffn", ("*mlp*",))
-    assert "name" not in recipe.settings()
+def _amounts(method):
+    choices = {
+        "bits": st.integers(2, 8),
+        "sparsity": st.integers(0, 1000).map(lambda n: n / 1000),
+        "ratio": st.integers(0, 1000).map(lambda n: n / 1000),
+        "energy": st.integers(0, 1000).map(lambda n: n / 1000),
+        "pattern": st.sampled_from(["1:4", "2:4", "4:8"]),
+    }
+    if not method.amounts:
+        return st.just({})
+    return st.sampled_from(method.amounts).flatmap(
+        lambda key: choices[key].map(lambda value: {key: value})
+    )
+
+
+STEPS = st.sampled_from(sorted(METHODS)).flatmap(
+    lambda name: _amounts(METHODS[name]).flatmap(
+        lambda amount: st.fixed_dictionaries(
+            {},
+            optional={
+                "include": st.lists(st.sampled_from(["*mlp*", "*.0.*"]), min_size=1),
+                **({"group": st.integers(2, 64)} if "group" in METHODS[name].settings else {}),
+                **({"seed": st.integers(0, 9)} if "seed" in METHODS[name].all_settings else {}),
+                **({"damping": st.floats(1e-4, 1)} if "damping" in METHODS[name].settings else {}),
+            },
+        ).map(lambda more: {"method": name, **amount, **more})
+    )
+)
+
+
+@given(st.lists(STEPS, min_size=1, max_size=3))
+def test_a_recipe_is_its_name(tables):
+    recipe = Recipe.parse(tables)
+    assert Recipe.parse(recipe.name) == recipe
+
+
+def test_a_default_that_is_given_changes_nothing():
+    assert Recipe.parse("gptq-int4,act_order=false") == Recipe.parse("gptq-int4")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"method": "wanda", "sparsity": 0.5, "include": ["*mlp*"], "name": "ffn"},
+        {"steps": [{"method": "wanda", "sparsity": 0.5, "include": ["*mlp*"]}], "name": "ffn"},
+    ],
+)
+def test_a_name_and_layers_can_be_given(source):
+    recipe = Recipe.parse(source)
+    assert recipe.name == "ffn"
+    assert recipe.steps[0]["include"] == ("*mlp*",)
+    unnamed = {key: value for key, value in source.items() if key != "name"}
+    assert recipe.settings() == Recipe.parse(unnamed).settings()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_defaults_of_every_setting_are_what_it_would_read(name):
+    for key, setting in METHODS[name].all_settings.items():
+        if setting.default is not None and setting.default != ():
+            assert setting.read(setting.default) == setting.default, key
 
 
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("wanda", "not METHOD-AMOUNT"),
+        ("wanda", "exactly one of sparsity, pattern"),
         ("wander-50", "did you mean 'wanda'"),
         ("wanda-101", "not a share between 0 and 1"),
         ("wanda-4:4", "not N:M"),
-        ("wanda-int8", "'bits' is not known"),
-        ("rtn-int4", "bits = 4 is not supported"),
+        ("wanda-int8", "wanda is written wanda-2:4 or wanda-50"),
+        ("rtn-int9", "not a whole number from 2 to 8"),
+        ("rtn-int1", "not a whole number from 2 to 8"),
+        ("rtn-int4,groups=8", "did you mean 'group'"),
+        ("rtn-int4,group", "'group' is not SETTING=VALUE"),
+        ("rtn-int4,bits=8", "bits is given twice"),
+        ("rtn-int4,scale=row", "not one of channel, tensor"),
+        ("wanda-50+", "method '' is not known"),
+        ("svd-50,energy=0.9", "exactly one of ratio, energy"),
+        ("distill-2layers,loss=hidden", "weights above 0 for some of labels, response"),
+        ("distill,translate=a", "a list of two texts"),
+        ("gptq-int4,seed=-1", "a whole number of at least 0"),
         ({"sparsity": 0.5}, "names no method"),
         ({"method": "wanda"}, "exactly one of sparsity, pattern"),
         ({"method": "wanda", "sparsity": 0.5, "pattern": "2:4"}, "exactly one"),
         ({"method": "wanda", "sparcity": 0.5}, "did you mean 'sparsity'"),
-        ({"method": "wanda", "sparsity": "half"}, "'half' is not a share"),
+        ({"method": "wanda", "sparsity": "half"}, "not a share"),
         ({"method": "wanda", "sparsity": True}, "True is not a share"),
-        ({"method": "wanda", "sparsity": 0.5, "include": "mlp"}, "not a list of name patterns"),
+        ({"method": "wanda", "sparsity": 0.5, "include": 7}, "not a list of texts"),
+        ({"method": "rtn", "bits": 8.0}, "not a whole number"),
         ({"method": 3}, "method 3 is not known"),
-        (7, "string or a table"),
+        ({"method": ["wanda"]}, "is not known"),
+        ({"steps": ["wanda-50"], "bits": 4}, "'bits' beside steps"),
+        ({"steps": "wanda-50"}, "is not a list"),
+        ({"method": "wanda", "sparsity": 0.5, "name": 5}, "not a text"),
+        ([["wanda-50"]], "a step is a string or a table"),
+        ([], "at least one step"),
+        (7, "a string, a table or a list"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(source, complaint):

@@ -1,0 +1,1 @@
+"""Pruning weights: scores and masks."""

@@ -1,0 +1,1 @@
+"""Quantization: grids, and ways to fill them."""

@@ -1,0 +1,1 @@
+"""Structured pruning: heads and channels that really go."""
