@@ -35,7 +35,12 @@ def form_of(compressed: Compressed) -> str:
     if not compressed.quantized:
         return PLAIN
     layers = all_layers(compressed.model)
-    fits = all(_fits(layers[name], q) for name, q in compressed.quantized.items())
+    # Code that keeps modules in float32 asks for their weight before they are unpacked.
+    asked = set(compressed.model._keep_in_fp32_modules or ())
+    fits = all(
+        _fits(layers[name], quantized) and not asked & set(name.split("."))
+        for name, quantized in compressed.quantized.items()
+    )
     formats = {_format(q) for q in compressed.quantized.values()}
     return COMPRESSED_TENSORS if fits and len(formats) == 1 else METHOD
 

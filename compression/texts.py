@@ -42,6 +42,8 @@ def batches_of(
     order = list(range(len(texts)))
     if step["samples"] is not None and step["samples"] < len(order):
         order = sorted(random.Random(step["seed"]).sample(order, step["samples"]))
+    if trains(step):
+        random.Random(step["seed"]).shuffle(order)
     chosen, known = [texts[i] for i in order], [known[i] for i in order]
     if step.settings.get("generate") or step.settings.get("translate"):
         from compression.distillation.augment import augmented
@@ -55,9 +57,8 @@ def batches_of(
         raise CompressionError(f"label {wrong} is not one of the model's {classes} classes")
     if trains(step):
         size = step["batch"]
-    pad = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = pad
+        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
     encoded = [_encoded(tokenizer, text, step["length"]) for text in chosen]
     found = []
     for start in range(0, len(encoded), size):

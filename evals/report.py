@@ -11,6 +11,7 @@ from tabulate import tabulate
 from evals.errors import EvalError
 from evals.gate import INCONCLUSIVE, METRICS, Verdict
 
+BASELINE = "baseline"
 FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "(✗)"
 LEGEND = (
     f"{FAILED_MARK} failed   {KNOWN_MARK} known to fail, with a reason in the profile   "
@@ -47,13 +48,17 @@ class Entry:
 
 
 def tables(entries: Sequence[Entry], style: str) -> str:
-    """A table per baseline: a row per candidate, a column per metric with its limit."""
+    """A table per baseline: its own numbers, then a row per candidate; a column per metric with
+    its limit."""
     parts = []
     for group in dict.fromkeys(entry.group for entry in entries):
         own = [entry for entry in entries if entry.group == group]
         metrics = [m for m in METRICS if any(entry.verdict.metric == m for entry in own)]
         limits = {metric: _common_limit(own, metric) for metric in metrics}
         rows, zeros = [], {e.row: _zeros(e) for e in own if "zeros" in e.facts}
+        levels = [_level(own, metric) for metric in metrics]
+        if any(levels):
+            rows.append([BASELINE, *levels, *([""] if zeros else [])])
         for row in dict.fromkeys(entry.row for entry in own):
             found = {entry.verdict.metric: entry for entry in own if entry.row == row}
             cells = [_cell(found.get(metric), limits[metric]) for metric in metrics]
@@ -67,6 +72,17 @@ def tables(entries: Sequence[Entry], style: str) -> str:
         align = ["left"] + ["right"] * len(heads)
         parts.append(tabulate(rows, [group, *heads], style, colalign=align, disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def _level(entries: Iterable[Entry], metric: str) -> str:
+    """The baseline's own number, where it has one: nothing diverges from itself."""
+    found = [e.verdict.baseline for e in entries if e.verdict.metric == metric]
+    value = next((level for level in found if not math.isnan(level)), 0.0)
+    if not value:
+        return ""
+    if metric == "compression_ratio":
+        return f"{value / 2**20:.2f} MiB"
+    return METRICS[metric].show_side(value)
 
 
 def _common_limit(entries: Iterable[Entry], metric: str) -> float:

@@ -4,8 +4,10 @@
 
     s_t = max_j |x_tj| / 127.5        x'_tj = clamp(round(x_tj / s_t), -128, 127) * s_t
 
-as compressed-tensors rounds when it loads such a checkpoint. This is what a W8A8 kernel computes with; here the values are rounded and multiplied in floating
-point, so it shows what the rounding does to quality and nothing of the speed.
+as compressed-tensors rounds when it loads such a checkpoint. This is what a W8A8 kernel computes
+with; here the values are rounded and multiplied in floating point, so it shows what the rounding
+does to quality and nothing of the speed. (In an input of two dimensions, a pooler's or OPT's,
+compressed-tensors 0.20 gives each number a scale of its own.)
 """
 
 import torch

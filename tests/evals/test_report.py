@@ -37,6 +37,7 @@ def test_a_row_per_candidate_and_a_column_per_metric():
     assert lines[0].split() == ["m", "perplexity", "size", "zeros"]
     assert lines[1].split() == ["≤", "5.00%", "≥", "0.99x"]
     rows = {line.split()[0]: line for line in lines[3:]}
+    assert rows["baseline"].split()[1:] == ["1.000", "0.00", "MiB"]
     assert rows["rtn-int8"].split()[1:] == ["+0.10%", "3.50x", "(≥", "3.00x)"]
     assert rows["wanda-50"].split()[1:] == ["✗", "+8.00%", "1.00x", "2:4", "50%"]
     assert rows["wanda-20"].split()[1:3] == ["≈", "+4.00%"]

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from compression.errors import CompressionError
-from compression.patterns import NofM, Unstructured
-from compression.sparsegpt import DAMPING, inverse_factor, sparsegpt
+from compression.pruning.patterns import NofM, Unstructured
+from compression.hessian import DAMPING, inverse_factor
+from compression.pruning.sparsegpt import sparsegpt
 
 
 def hessian_of(inputs: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 
 from compression.errors import RecipeError
-from compression.patterns import NofM, Unstructured, lowest, prune_mask
+from compression.pruning.patterns import NofM, Unstructured, lowest, prune_mask
 
 
 @given(

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from compression.magnitude import magnitude
-from compression.patterns import NofM, Unstructured
-from compression.wanda import wanda, wanda_scores
+from compression.pruning.magnitude import magnitude
+from compression.pruning.patterns import NofM, Unstructured
+from compression.pruning.wanda import wanda, wanda_scores
 
 
 def naive_prune(scores: list[list[float]], groups: list[list[tuple[int, int]]], counts: list[int]):

@@ -1,0 +1,85 @@
+"""Carries out a structured pruning step: heads or FFN channels go, and the model gets smaller."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.compressed import Compressed
+from compression.errors import RecipeError
+from compression.layers import selected_layers
+from compression.pruning.patterns import lowest
+from compression.recipe import Step
+from compression.structured.coupling import FFN, Coupling, find_couplings
+from compression.structured.cutting import Cut
+from compression.structured.scores import unit_scores
+from compression.structured.shrink import shrink
+from compression.watching import Batch
+
+_MEANING = {"ffn": "an FFN", "heads": "attention with several groups of heads"}
+
+
+def check(model: PreTrainedModel, step: Step) -> None:
+    """Raises a RecipeError where the step finds nothing that can go."""
+    chosen(model, step)
+
+
+def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
+    """Takes the units of the lowest scores away, of each layer the same share."""
+    model = compressed.model
+    found = chosen(model, step)
+    couplings = [coupling for coupling in found if gone(coupling.units, step["sparsity"])]
+    compressed.notes += [
+        f"{name} keeps its {units} units: {step['sparsity'] * 100:g} % of them is none"
+        for name, units in ((coupling.consumer.name, coupling.units) for coupling in found)
+        if step["sparsity"] and not gone(units, step["sparsity"])
+    ]
+    if not couplings:
+        return
+    scores = unit_scores(model, couplings, step["score"], batches)
+    shrink(
+        compressed,
+        [
+            Cut(coupling, kept_units(worth, step["sparsity"]))
+            for coupling, worth in zip(couplings, scores, strict=True)
+        ],
+    )
+
+
+def gone(units: int, sparsity: float) -> int:
+    """How many units go: the share of them, rounded, but never all."""
+    return min(round(sparsity * units), units - 1)
+
+
+def kept_units(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """The units that stay, in their order; of equal scores the first go."""
+    mask = lowest(scores, gone(len(scores), sparsity))
+    return (~mask).nonzero().flatten()
+
+
+def chosen(model: PreTrainedModel, step: Step) -> list[Coupling]:
+    """The units that the step is about: those that a pattern names by any of their layers.
+
+    Raises:
+        RecipeError: no units, or the experts of a mixture, whose sizes are one.
+    """
+    layers = selected_layers(model, step)
+    expert = next((name for name, layer in layers.items() if layer.expert is not None), None)
+    if step.method == FFN and expert is not None:
+        raise RecipeError(
+            f"layer {expert}: experts of a mixture share a parameter and cannot be made smaller; "
+            "exclude them"
+        )
+    found = [
+        coupling
+        for coupling in find_couplings(model, step.method)
+        if any(name in layers for name in coupling.names)
+        and not any(fnmatchcase(name, p) for name in coupling.names for p in step["exclude"])
+    ]
+    if not found:
+        raise RecipeError(
+            f"layer {next(iter(layers))}: neither it nor another chosen layer of "
+            f"{type(model).__name__} belongs to {_MEANING[step.method]} that can be made smaller"
+        )
+    return found

@@ -1,0 +1,184 @@
+"""Students, recorded attention, and what a distillation step leaves."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from compression.apply import compress
+from compression.distillation.recording import recorded
+from compression.distillation.student import layer_map, make_student
+from compression.errors import RecipeError
+from compression.gradients import inputs_of
+from compression.layers import backbone_layers
+from compression.recipe import Recipe
+
+
+@pytest.fixture
+def labelled(batches):
+    return [{**batch, "labels": torch.tensor([0, 1, 0])} for batch in batches]
+
+
+def loud(model):
+    """With weights large enough that layers differ in what they compute."""
+    with torch.no_grad():
+        for layer in backbone_layers(model).values():
+            layer.weight.mul_(8)
+    return model
+
+
+def apply(model, text, batches):
+    return compress(model, Recipe.parse(text), batches).model
+
+
+def test_layers_are_chosen_evenly_and_the_last_is_the_last():
+    assert layer_map(2, 12) == [6, 12]
+    assert layer_map(4, 12) == [3, 6, 9, 12]
+    assert layer_map(12, 12) == list(range(1, 13))
+    for student in range(1, 13):
+        found = layer_map(student, 12)
+        assert found[-1] == 12
+        assert sorted(set(found)) == found
+
+
+def test_a_student_as_deep_as_its_teacher_is_its_teacher(tiny_encoder, batches):
+    teacher = tiny_encoder("bert")
+    student = make_student(teacher, 3)
+    with torch.no_grad():
+        assert torch.equal(student(**batches[0]).logits, teacher(**batches[0]).logits)
+
+
+def test_a_shorter_student_has_the_chosen_layers(tiny_encoder):
+    teacher = tiny_encoder("roberta")
+    student = make_student(teacher, 2)
+    assert student.config.num_hidden_layers == 2
+    own, other = student.roberta.encoder.layer, teacher.roberta.encoder.layer
+    for layer, source in zip(own, (other[1], other[2]), strict=True):
+        for tensor, expected in zip(layer.parameters(), source.parameters(), strict=True):
+            assert torch.equal(tensor, expected)
+    assert student.config is not teacher.config
+    assert teacher.config.num_hidden_layers == 3
+
+
+def test_a_student_of_shared_layers_uses_them_less_often(tiny_encoder, batches):
+    teacher = tiny_encoder("albert")
+    student = make_student(teacher, 1)
+    assert len(list(student.parameters())) == len(list(teacher.parameters()))
+    with torch.no_grad():
+        hidden = teacher(**batches[0], output_hidden_states=True).hidden_states[1]
+        own = student(**batches[0], output_hidden_states=True).hidden_states[1]
+    assert torch.allclose(own, hidden, atol=1e-6)
+
+
+def test_tied_embeddings_stay_tied(tiny_llama):
+    student = make_student(tiny_llama, 1)
+    assert student.lm_head.weight is student.get_input_embeddings().weight
+
+
+def test_recorded_maps_are_the_models_own(tiny_encoder, tiny_llama, batches):
+    for model in (tiny_encoder("bert"), tiny_llama):
+        with torch.no_grad():
+            with recorded(model) as found:
+                logits = model(**batches[0]).logits
+            assert torch.equal(model(**batches[0]).logits, logits)
+            model.set_attn_implementation("eager")
+            maps = model(**batches[0], output_attentions=True).attentions
+        assert len(found) == len(maps)
+        rows = batches[0]["attention_mask"].bool()
+        for attention, expected in zip(found, maps, strict=True):
+            own = attention.probabilities.transpose(1, 2)[rows]
+            assert torch.allclose(own, expected.transpose(1, 2)[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", ["labels", "response", "feature", "layerwise", "attention", "relations"]
+)
+def test_training_lowers_the_loss_that_it_is_given(tiny_encoder, labelled, loss):
+    from compression.distillation.step import Lesson
+
+    teacher = loud(tiny_encoder("bert"))
+    step = Recipe.parse(f"distill-2layers,loss={loss},steps=30,learning_rate=0.003").steps[0]
+
+    def after(steps):
+        student = make_student(teacher, 2)
+        if steps:
+            recipe = f"distill-2layers,loss={loss},steps={steps},learning_rate=0.003"
+            student = apply(copy.deepcopy(teacher), recipe, labelled)
+        with torch.no_grad():
+            lesson = Lesson(student, teacher, step)
+            return sum(float(lesson.loss(batch)) for batch in labelled)
+
+    assert after(30) < 0.9 * after(0)
+
+
+def test_a_causal_student_learns_from_its_teacher(tiny_llama, batches):
+    before = make_student(tiny_llama, 1)
+    after = apply(
+        copy.deepcopy(tiny_llama), "distill-1layers,steps=40,learning_rate=0.003", batches
+    )
+    mask = batches[0]["attention_mask"].bool()
+    with torch.no_grad():
+        expected = tiny_llama(**batches[0]).logits[mask].log_softmax(-1)
+        errors = [
+            (model(**batches[0]).logits[mask].log_softmax(-1) - expected).abs().mean()
+            for model in (before, after)
+        ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_a_step_is_a_function_of_its_seed(tiny_encoder, labelled):
+    def weights(seed):
+        model = apply(tiny_encoder("bert"), f"distill-2layers,steps=4,seed={seed}", labelled)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_masks_survive_and_the_teacher_is_the_dense_model(tiny_encoder, labelled):
+    dense = loud(tiny_encoder("bert"))
+    result = compress(
+        copy.deepcopy(dense), Recipe.parse("wanda-2:4+distill,steps=60,learning_rate=0.001"),
+        labelled,
+    )  # fmt: skip
+    pruned = compress(copy.deepcopy(dense), Recipe.parse("wanda-2:4"), labelled)
+    zeros = {n: layer.weight == 0 for n, layer in backbone_layers(pruned.model).items()}
+    for name, layer in backbone_layers(result.model).items():
+        assert not layer.weight[zeros[name]].any()
+    batch = inputs_of(labelled[0])
+    with torch.no_grad():
+        expected = dense(**batch).logits
+        errors = [
+            (model(**batch).logits - expected).abs().mean()
+            for model in (pruned.model, result.model)
+        ]
+    assert errors[1] < errors[0]
+    assert result.teacher is None
+
+
+def test_a_student_is_a_plain_checkpoint(tiny_llama, batches, tmp_path):
+    from compression.checkpoint import form_of, save
+    from fixtures import vocabulary
+
+    result = compress(tiny_llama, Recipe.parse("distill-1layers,steps=2"), batches)
+    assert form_of(result) == "plain"
+    save(result, vocabulary.causal(64), tmp_path / "out")
+    assert AutoConfig.from_pretrained(tmp_path / "out").num_hidden_layers == 1
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(loaded(**batches[0]).logits, result.model(**batches[0]).logits)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("distill-4layers", "layers = 4, but the model has 3"),
+        ("distill-2layers,include=*query", "a student is trained whole"),
+        ("svd-50+distill-2layers", "takes its layers from a model whose layers have changed"),
+        ("rtn-int8+distill-2layers", "takes the weights off their grid"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(tiny_encoder, labelled, text, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        apply(tiny_encoder("bert"), text, labelled)

@@ -1,0 +1,275 @@
+"""Taylor scores and gradients of the loss against a float64 copy of the model.
+
+The reference takes each text by itself, without any padding, writes the loss out as negative
+log-probabilities, and averages by hand; it is differentiated by autograd in float64 and by
+central differences, whose error with a step of 1e-5 is about 1e-10.
+"""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from compression.errors import CompressionError
+from compression.gradients import inputs_of, is_causal, losses, mean_gradients, task_loss
+from compression.layers import all_layers
+from compression.pruning.step import part_of
+from compression.pruning.taylor import taylor_scores
+from compression.recipe import Recipe
+
+
+def texts(batch):
+    """Token ids of each text without padding."""
+    pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    return [ids[mask.bool()] for ids, mask in pairs]
+
+
+def next_token_loss(model, batch):
+    """Mean negative log-probability of each token behind the first of its text."""
+    found = []
+    for ids in texts(batch):
+        logs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        found += [-logs[i, ids[i + 1]] for i in range(len(ids) - 1)]
+    return torch.stack(found).mean()
+
+
+def class_loss(model, batch):
+    """Mean negative log-probability of each text's label, or of the model's own choice."""
+    found = []
+    for row, ids in enumerate(texts(batch)):
+        logs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        label = batch["labels"][row] if "labels" in batch else logs.argmax()
+        found.append(-logs[label])
+    return torch.stack(found).mean()
+
+
+def labelled(batches):
+    return [
+        {**batch, "labels": torch.tensor([1, 0, 1][: len(batch["input_ids"])])}
+        for batch in batches
+    ]
+
+
+def reference(model, batches, loss):
+    """The mean of the batches' losses, and its gradient by name."""
+    total = sum(loss(model, batch) for batch in batches) / len(batches)
+    parameters = dict(model.named_parameters())
+    return total, dict(
+        zip(parameters, torch.autograd.grad(total, parameters.values(), allow_unused=True),
+            strict=True)
+    )  # fmt: skip
+
+
+def agree(found, expected):
+    """Float32 backpropagation is off by a share of the largest entries, not of each."""
+    expected = torch.zeros_like(found) if expected is None else expected
+    scale = float(expected.abs().max())
+    return torch.allclose(found.double(), expected.double(), rtol=1e-4, atol=2e-5 * scale + 1e-9)
+
+
+TASKS = {
+    "llama": (next_token_loss, False),
+    "gpt2": (next_token_loss, False),
+    "bert": (class_loss, True),
+    "bert without labels": (class_loss, False),
+}
+
+
+@pytest.fixture(params=TASKS)
+def task(request, tiny_llama, tiny_encoder, batches):
+    loss, labels = TASKS[request.param]
+    if request.param == "llama":
+        model = tiny_llama
+    elif request.param == "gpt2":
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=64, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+        ).eval()
+    else:
+        model = tiny_encoder("bert")
+    return model, deepcopy(model).double(), labelled(batches) if labels else batches, loss
+
+
+def test_gradients_are_those_of_the_mean_loss_in_float64(task):
+    model, double, batches, loss = task
+    _, expected = reference(double, batches, loss)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = mean_gradients(model, parameters, batches, "test")
+    assert all(gradient.dtype == torch.float32 for gradient in found)
+    assert any(gradient.any() for gradient in found)
+    for name, gradient in zip(names, found, strict=True):
+        assert agree(gradient, expected[name]), name
+
+
+@pytest.mark.parametrize("task", ["gpt2", "bert", "bert without labels"], indirect=True)
+def test_gradients_are_finite_differences(task):
+    # Not of a LLaMA, whose norms are computed in float32 whatever its dtype.
+    model, double, batches, loss = task
+    names, layers = zip(*list(all_layers(model).items())[:4], strict=True)
+    found = mean_gradients(model, [layer.stored for layer in layers], batches, "test")
+    for name, gradient in zip(names, found, strict=True):
+        weight = double.get_submodule(name).weight.data
+        at = divmod(int(gradient.abs().argmax()), gradient.shape[1])
+        sides = []
+        for step in (1e-5, -1e-5):
+            weight[at] += step
+            with torch.no_grad():
+                sides.append(float(sum(loss(double, batch) for batch in batches)) / len(batches))
+            weight[at] -= step
+        difference = (sides[0] - sides[1]) / 2e-5
+        assert float(gradient[at]) == pytest.approx(difference, rel=1e-4)
+
+
+def test_losses_are_those_in_float64(task):
+    model, double, batches, loss = task
+    with torch.no_grad():
+        found = [float(value) for value in losses(model, batches, "test")]
+        expected = [float(loss(double, batch)) for batch in batches]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_counts_for_nothing(tiny_llama, batches, side):
+    ids = batches[0]["input_ids"][:1, :9].clamp(min=1)
+    padding = torch.zeros(1, 5, dtype=torch.long)
+    ones = torch.ones_like(ids)
+    parts = (ids, padding), (ones, padding)
+    if side == "left":
+        parts = tuple(part[::-1] for part in parts)
+    padded = {
+        "input_ids": torch.cat(parts[0], 1),
+        "attention_mask": torch.cat(parts[1], 1),
+    }
+    plain = {"input_ids": ids, "attention_mask": ones}
+    parameters = [layer.stored for layer in all_layers(tiny_llama).values()]
+    expected = mean_gradients(tiny_llama, parameters, [plain], "test")
+    for one, other in zip(
+        mean_gradients(tiny_llama, parameters, [padded], "test"), expected, strict=True
+    ):
+        assert agree(one, other)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "albert"])
+def test_padding_counts_for_nothing_in_a_classifier(tiny_encoder, batches, kind):
+    model = tiny_encoder(kind)
+    plain = {key: value[:1] for key, value in labelled(batches)[0].items()}
+    plain["input_ids"] = plain["input_ids"].clamp(min=1)
+    padded = {
+        "input_ids": torch.nn.functional.pad(plain["input_ids"], (0, 5)),
+        "attention_mask": torch.nn.functional.pad(plain["attention_mask"], (0, 5)),
+        "labels": plain["labels"],
+    }
+    parameters = [layer.stored for layer in all_layers(model).values()]
+    expected = mean_gradients(model, parameters, [plain], "test")
+    for one, other in zip(
+        mean_gradients(model, parameters, [padded], "test"), expected, strict=True
+    ):
+        assert agree(one, other)
+
+
+def test_a_causal_model_takes_labels_for_tokens_where_they_are(tiny_llama, batches):
+    assert is_causal(tiny_llama)
+    ids = batches[0]["input_ids"]
+    labels = ids.clone()
+    labels[:, :6] = -100
+    batch = {**batches[0], "labels": labels.masked_fill(batches[0]["attention_mask"] == 0, -100)}
+    logits = tiny_llama(**inputs_of(batch)).logits
+    logs = logits.detach().double().log_softmax(-1)
+    expected = [
+        -float(logs[row, i - 1, ids[row, i]])
+        for row in range(len(ids))
+        for i in range(6, int(batch["attention_mask"][row].sum()))
+    ]
+    found = task_loss(tiny_llama, batch, logits)
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
+    # As transformers defines it.
+    assert float(found) == pytest.approx(float(tiny_llama(**batch).loss), rel=1e-5)
+
+
+def test_classes_of_texts_are_no_labels_of_tokens(tiny_llama, batches):
+    logits = tiny_llama(**batches[0]).logits
+    with_classes = {**batches[0], "labels": torch.tensor([1, 0, 1])}
+    assert task_loss(tiny_llama, with_classes, logits) == task_loss(tiny_llama, batches[0], logits)
+
+
+def test_a_classifier_follows_its_labels(tiny_encoder, batches):
+    model = tiny_encoder("bert")
+    assert not is_causal(model)
+    batch = labelled(batches)[0]
+    logits = model(**inputs_of(batch)).logits
+    found = task_loss(model, batch, logits)
+    assert float(found) == pytest.approx(float(model(**batch).loss), rel=1e-5)
+    wrong = {**batch, "labels": 1 - batch["labels"]}
+    assert float(task_loss(model, wrong, logits)) != pytest.approx(float(found), rel=1e-3)
+    # Its own predictions are never worse than any labels.
+    assert task_loss(model, inputs_of(batch), logits) <= found
+
+
+def test_unused_parameters_have_gradients_of_zero(tiny_llama, batches):
+    stray = torch.nn.Parameter(torch.ones(3))
+    assert mean_gradients(tiny_llama, [stray], batches, "test")[0].tolist() == [0.0] * 3
+
+
+def test_gradients_are_computed_where_they_are_switched_off_and_none_stays(tiny_llama, batches):
+    weight = next(iter(all_layers(tiny_llama).values())).stored
+    with torch.no_grad():
+        found = mean_gradients(tiny_llama, [weight], batches, "test")[0]
+    assert found.any()
+    assert not found.requires_grad
+    assert all(parameter.grad is None for parameter in tiny_llama.parameters())
+
+
+def test_no_batch_is_an_error(tiny_llama):
+    with pytest.raises(CompressionError, match="at least one batch"):
+        mean_gradients(tiny_llama, list(tiny_llama.parameters()), [], "test")
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tiny_llama, batches):
+    with torch.no_grad():
+        tiny_llama.lm_head.weight.fill_(float("inf"))
+    with pytest.raises(CompressionError, match="not finite"):
+        mean_gradients(tiny_llama, list(tiny_llama.parameters()), batches, "test")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_scores_are_what_the_loss_changes_by_to_first_order(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 5, generator=generator).to(dtype)
+    gradient = torch.randn(3, 5, generator=generator)
+    scores = taylor_scores(weight, gradient)
+    assert scores.dtype == torch.float32
+    for i in range(3):
+        for j in range(5):
+            expected = abs(float(weight[i, j]) * float(gradient[i, j]))
+            assert float(scores[i, j]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_quadratic_loss_rises_by_the_score_and_half_the_curvature():
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(4, dtype=torch.float64, generator=generator)
+    centre = torch.randn(4, dtype=torch.float64, generator=generator)
+    scores = taylor_scores(weight[None], (weight - centre)[None])[0]
+    for j in range(4):
+        without = weight.clone()
+        without[j] = 0.0
+        change = 0.5 * float((without - centre).square().sum() - (weight - centre).square().sum())
+        assert float(scores[j]) == pytest.approx(abs(change - 0.5 * float(weight[j]) ** 2), rel=1e-6)
+
+
+def test_the_step_prunes_what_changes_the_loss_least(tiny_llama, batches):
+    from compression.apply import compress
+
+    double = deepcopy(tiny_llama).double()
+    _, expected = reference(double, batches, next_token_loss)
+    compress(tiny_llama, Recipe.parse("taylor-50"), batches)
+    before = all_layers(double)
+    for name, layer in all_layers(tiny_llama).items():
+        if name == "lm_head":
+            continue
+        scores = (before[name].weight * part_of(before[name], expected[f"{name}.weight"])).abs()
+        gone = layer.weight == 0
+        assert int(gone.sum()) == gone.numel() // 2
+        # Scores that are alike to float32's eyes may change places.
+        assert float(scores[gone].max()) <= float(scores[~gone].min()) * 1.01

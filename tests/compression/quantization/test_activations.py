@@ -1,0 +1,83 @@
+"""Rounded inputs against a loop in double precision and compressed-tensors' own rounding."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+from hypothesis import given
+
+from compression.quantization.activations import round_inputs_of, rounded_inputs
+
+
+@st.composite
+def tokens(draw):
+    """``(texts, positions, features)`` of any size."""
+    shape = [draw(st.integers(1, 4)) for _ in range(2)] + [draw(st.integers(1, 12))]
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
+    return torch.randn(shape, generator=generator) * 10.0 ** draw(st.integers(0, 3))
+
+
+def theirs(inputs):
+    args = QuantizationArgs(num_bits=8, type="int", symmetric=True, strategy="token", dynamic=True)
+    scales, zeros = compute_dynamic_scales_and_zp(inputs, args, torch.nn.Identity())
+    return fake_quantize(inputs, scales, zeros, args)
+
+
+@given(tokens())
+def test_every_input_is_at_the_nearest_of_256_values(inputs):
+    result = rounded_inputs(inputs).double()
+    steps = inputs.double().abs().amax(-1, keepdim=True) / 127.5
+    values = torch.arange(-128, 128, dtype=torch.float64) * steps[..., None]
+    smallest = (values - inputs.double()[..., None]).abs().amin(-1)
+    # The step, the ratio and the product are rounded in float32, each to 128 steps times 2^-24.
+    assert ((result - inputs.double()).abs() <= smallest + steps * 128 * 3 * 2.0**-23).all()
+
+
+@given(tokens())
+def test_agrees_with_compressed_tensors(inputs):
+    assert torch.equal(rounded_inputs(inputs), theirs(inputs))
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-8])
+def test_a_faint_token_has_a_grid_of_its_own_too(size):
+    inputs = torch.tensor([[[1.0, -0.4, 0.3, 0.0]]]) * size
+    assert torch.equal(rounded_inputs(inputs), theirs(inputs))
+
+
+@given(tokens(), st.integers(0, 99))
+def test_tokens_do_not_change_each_other(inputs, seed):
+    flat = inputs.flatten(0, 1)
+    order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))
+    together = rounded_inputs(inputs).flatten(0, 1)
+    assert torch.equal(rounded_inputs(flat[order]), together[order])
+    assert torch.equal(rounded_inputs(flat[:1]), together[:1])
+
+
+@given(tokens())
+def test_zeros_stay_zero(inputs):
+    inputs[..., ::2] = 0.0
+    assert not rounded_inputs(inputs)[..., ::2].any()
+    assert not rounded_inputs(torch.zeros_like(inputs)).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e4])
+def test_half_precision_is_rounded_once_more_and_keeps_its_dtype(dtype, size):
+    inputs = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).mul(size).to(dtype)
+    result = rounded_inputs(inputs)
+    assert result.dtype == dtype
+    assert torch.equal(result, rounded_inputs(inputs.float()).to(dtype))
+    assert result.isfinite().all()
+
+
+def test_a_layer_rounds_its_inputs_from_then_on():
+    torch.manual_seed(0)
+    layer, inputs = torch.nn.Linear(6, 3), torch.randn(4, 6)
+    plain = layer(inputs)
+    round_inputs_of(layer)
+    assert torch.equal(layer(inputs), torch.nn.functional.linear(
+        rounded_inputs(inputs), layer.weight, layer.bias
+    ))  # fmt: skip
+    assert not torch.equal(layer(inputs), plain)

@@ -1,0 +1,228 @@
+"""Learned steps against equation 3 in plain Python, a scan of all steps, and Gaussian integrals."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from scipy.integrate import quad
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
+
+from compression.errors import RecipeError
+from compression.quantization.grids import Uniform, round_to_nearest
+from compression.quantization.lsq import _Rounding, learned_steps, output_error
+
+
+def slope(weight, step, highest):
+    """Equation 3: the gradient of a rounded weight with respect to its step."""
+    ratio = weight / step
+    if ratio <= -highest:
+        return -highest
+    if ratio >= highest:
+        return highest
+    return round(ratio) - ratio
+
+
+def correlated(seed, rows, columns):
+    """A weight and the Hessian of correlated inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(columns, columns, generator=generator)
+    inputs = torch.randn(2 * columns, columns, generator=generator) @ mix
+    weight = torch.randn(rows, columns, generator=generator)
+    return weight, 2 * inputs.T @ inputs / len(inputs)
+
+
+def row_errors(quantized, weight, hessian):
+    """Output error of each row, and how far float32 may have misjudged it.
+
+    A quadratic form of n terms in float32 is off by at most about ``2 n 2^-24`` times the same
+    form of absolute values.
+    """
+    gap = quantized.dequantized().double() - weight.double()
+    hessian = hessian.double()
+    doubt = 4 * len(hessian) * 2.0**-24 * ((gap.abs() @ hessian.abs()) * gap.abs()).sum(1)
+    return ((gap @ hessian) * gap).sum(1), doubt
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_gradient_is_that_of_equation_3(bits):
+    highest = 2 ** (bits - 1) - 1
+    generator = torch.Generator().manual_seed(bits)
+    weight = torch.randn(3, 40, generator=generator, dtype=torch.float64)
+    # Small steps in the first row, so that weights lie outside of the range on both sides.
+    steps = torch.tensor([[0.5], [1.5], [4.0]], dtype=torch.float64) / highest
+    steps.requires_grad_()
+    upstream = torch.randn(3, 40, generator=generator, dtype=torch.float64)
+    scale = (40 * highest) ** -0.5
+    rounded = _Rounding.apply(weight, steps, highest, scale)
+    (rounded * upstream).sum().backward()
+    for row in range(3):
+        step = steps[row].item()
+        values = weight[row].tolist()
+        assert rounded[row].tolist() == pytest.approx(
+            [max(-highest, min(highest, round(value / step))) * step for value in values]
+        )
+        expected = sum(
+            slope(value, step, highest) * above
+            for value, above in zip(values, upstream[row].tolist(), strict=True)
+        )
+        assert steps.grad[row].item() == pytest.approx(expected * scale)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gradient_at_the_end_of_the_range_is_that_of_equation_3(sign):
+    # The uniform grid's step puts the largest weight of every row exactly there.
+    weight = torch.tensor([[0.2, sign * 1.75]])
+    step = torch.tensor([[0.25]], requires_grad=True)
+    _Rounding.apply(weight, step, 7, 1.0)[0, 1].backward()
+    assert step.grad.item() == slope(sign * 1.75, 0.25, 7) == sign * 7
+
+
+@given(
+    st.integers(0, 999), st.integers(2, 8), st.sampled_from([None, 2, 4]), st.booleans(),
+    st.sampled_from([1e-3, 1.0, 50.0]),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_no_row_is_worse_than_on_the_uniform_grid(seed, bits, group, outlier, size):
+    weight, hessian = correlated(seed, 4, 8)
+    weight *= size
+    weight[0, 3] *= 20 if outlier else 1
+    weight[1, 2:5] = 0.0
+    found = learned_steps(weight, hessian, bits, group, iterations=20)
+    errors, doubt = row_errors(found, weight, hessian)
+    plain, plain_doubt = row_errors(
+        round_to_nearest(weight, Uniform(bits), group), weight, hessian
+    )
+    assert (errors <= plain + doubt + plain_doubt).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_no_half_precision_row_is_worse_than_on_the_uniform_grid(dtype, bits):
+    for seed in range(3):
+        weight, hessian = correlated(seed, 8, 32)
+        weight = weight.to(dtype)
+        found = learned_steps(weight, hessian, bits, iterations=100)
+        assert found.scales.dtype == found.dequantized().dtype == dtype
+        errors, doubt = row_errors(found, weight, hessian)
+        plain, plain_doubt = row_errors(round_to_nearest(weight, Uniform(bits)), weight, hessian)
+        assert (errors <= plain + doubt + plain_doubt).all()
+
+
+@pytest.mark.parametrize("group", [None, 16])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_gains_most_of_what_the_best_step_of_a_scan_gains(bits, group):
+    plain = learned = best = 0.0
+    grid = Uniform(bits)
+    for seed in range(3):
+        weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(seed))
+        hessian = torch.eye(32)
+        uniform = round_to_nearest(weight, grid, group)
+        plain += float(row_errors(uniform, weight, hessian)[0].sum())
+        found = learned_steps(weight, hessian, bits, group)
+        learned += float(row_errors(found, weight, hessian)[0].sum())
+        # Inputs are independent, so that each group has a best step of its own.
+        parts = weight.unflatten(1, (uniform.scales.shape[1], -1)).double()
+        steps = uniform.scales[None, :, :, None].double() * torch.linspace(0.1, 1.2, 221).view(
+            -1, 1, 1, 1
+        )
+        rounded = (parts / steps).round().clamp(-grid.highest, grid.highest) * steps
+        best += float((rounded - parts).square().sum(-1).amin(0).sum())
+    assert learned < plain
+    # Descent is local and a row's groups share one best moment; half is far more than it needs.
+    assert plain - learned >= 0.5 * (plain - best)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_gaussian_weights_lose_what_the_best_uniform_quantizer_loses(bits):
+    rows, columns = 8, 512
+    highest = 2 ** (bits - 1) - 1
+
+    def moment(step, power):
+        """Of the rounding error of a standard Gaussian, in float64."""
+        edges = [*((q + 0.5) * step for q in range(highest)), np.inf]
+        total, low = 0.0, 0.0
+        for q, high in enumerate(edges):
+            total += quad(lambda x, q=q: (x - q * step) ** power * norm.pdf(x), low, high)[0]
+            low = high
+        return 2 * total
+
+    step = minimize_scalar(lambda step: moment(step, 2), bounds=(0.05, 2), method="bounded").x
+    expected = moment(step, 2)
+    deviation = ((moment(step, 4) - expected**2) / (rows * columns)) ** 0.5
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(bits))
+    found = learned_steps(weight, torch.eye(columns), bits)
+    error = float((found.dequantized() - weight).double().square().mean())
+    # Four standard deviations of the mean over so many weights.
+    assert abs(error - expected) <= 4 * deviation
+    uniform = round_to_nearest(weight, Uniform(bits)).dequantized()
+    assert float((uniform - weight).double().square().mean()) > expected + 8 * deviation
+
+
+@pytest.mark.parametrize("group", [None, 4])
+def test_gives_the_same_every_time(group):
+    weight, hessian = correlated(0, 4, 16)
+    first, second = (learned_steps(weight, hessian, 3, group, iterations=30) for _ in range(2))
+    assert torch.equal(first.codes, second.codes)
+    assert torch.equal(first.scales, second.scales)
+    assert first.scales.shape == (4, 1 if group is None else 4)
+
+
+def test_rows_do_not_change_each_other():
+    weight, hessian = correlated(1, 6, 16)
+    together = learned_steps(weight, hessian, 3, iterations=30)
+    alone = learned_steps(weight[2:3], hessian, 3, iterations=30)
+    # Sums over rows of other shapes are taken in another order.
+    assert torch.allclose(together.scales[2:3], alone.scales, rtol=1e-5)
+    assert torch.equal(together.codes[2:3], alone.codes)
+
+
+def test_is_learned_where_gradients_are_switched_off():
+    weight, hessian = correlated(2, 4, 16)
+    with torch.no_grad():
+        found = learned_steps(weight, hessian, 2)
+    assert (found.scales < round_to_nearest(weight, Uniform(2)).scales).any()
+    assert not found.scales.requires_grad
+
+
+def test_the_size_of_the_hessian_does_not_matter():
+    weight, hessian = correlated(3, 4, 16)
+    first, second = (
+        learned_steps(weight, hessian * size, 3, iterations=30) for size in (1.0, 2.0**20)
+    )
+    assert torch.equal(first.codes, second.codes)
+    assert torch.equal(first.scales, second.scales)
+
+
+def test_zeros_and_rows_of_zeros_stay():
+    weight, hessian = correlated(4, 4, 16)
+    weight[0] = 0.0
+    weight[1, ::2] = 0.0
+    after = learned_steps(weight, hessian, 4, group=4, iterations=30).dequantized()
+    assert after.isfinite().all()
+    assert not after[weight == 0].any()
+
+
+def test_a_group_that_does_not_divide_the_width_is_refused():
+    with pytest.raises(RecipeError, match="group = 4 does not divide an input width of 6"):
+        learned_steps(torch.ones(2, 6), torch.eye(6), 4, group=4)
+
+
+@given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 999))
+def test_output_error_is_the_quadratic_form(rows, columns, seed):
+    gap, hessian = correlated(seed, rows, columns)
+    expected = np.einsum("ri,ij,rj->r", *(x.double().numpy() for x in (gap, hessian, gap)))
+    doubt = np.einsum("ri,ij,rj->r", *(x.double().abs().numpy() for x in (gap, hessian, gap)))
+    # Two sums of n products in float32.
+    assert (abs(output_error(gap, hessian).double().numpy() - expected)
+            <= 4 * columns * 2.0**-24 * doubt).all()  # fmt: skip
+
+
+def test_output_error_is_the_mean_squared_change_of_outputs():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(50, 6, generator=generator)
+    gap = torch.randn(3, 6, generator=generator)
+    expected = (gap.double() @ inputs.double().T).square().sum(1) * 2 / 50
+    found = output_error(gap, 2 * inputs.T @ inputs / 50)
+    assert torch.allclose(found.double(), expected, rtol=1e-5)

@@ -1,0 +1,23 @@
+import pytest
+
+
+@pytest.fixture
+def lively():
+    """``lively(architecture)``: a small model far from special values, norms and biases included,
+    in float64 so that rounding hides nothing."""
+    import torch
+
+    from tests.compression import zoo
+
+    def make(name: str):
+        model = zoo.make(name).double()
+        with torch.no_grad():
+            for module in model.modules():
+                for parameter in module.parameters(recurse=False):
+                    if parameter.ndim == 1:
+                        parameter.add_(0.3 * torch.randn_like(parameter))
+                    elif not isinstance(module, torch.nn.Embedding):
+                        parameter.mul_(5)
+        return model
+
+    return make

@@ -1,0 +1,188 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from compression.layers import all_layers, backbone_layers
+from compression.scaling.pairs import find_pairs, write
+from compression.scaling.probing import NOWHERE
+from tests.compression import zoo
+
+GATED = {
+    "input_layernorm -> q_proj, k_proj, v_proj", "v_proj -> o_proj",
+    "post_attention_layernorm -> gate_proj, up_proj", "up_proj -> down_proj",
+}  # fmt: skip
+GEMMA = {x.replace("post_attention", "pre_feedforward") for x in GATED}
+EXPECTED = {
+    "llama": GATED, "mistral": GATED, "qwen2": GATED, "qwen3": GATED,
+    "gemma2": GEMMA, "gemma3": GEMMA,
+    "phi3": {
+        "input_layernorm -> qkv_proj", "qkv_proj -> o_proj",
+        "post_attention_layernorm -> gate_up_proj", "gate_up_proj -> down_proj",
+    },
+    "opt": {
+        "self_attn_layer_norm -> q_proj, k_proj, v_proj", "v_proj -> out_proj",
+        "final_layer_norm -> fc1", "fc1 -> fc2",
+    },
+    "gpt2": {"ln_1 -> c_attn", "c_attn -> c_proj", "ln_2 -> c_fc"},
+    "gpt_neox": {
+        "input_layernorm -> query_key_value", "query_key_value -> dense",
+        "post_attention_layernorm -> dense_h_to_4h",
+    },
+    "mixtral": {"input_layernorm -> q_proj, k_proj, v_proj", "v_proj -> o_proj"},
+    "bert": {"value -> dense", "LayerNorm -> dense"},
+    "roberta": {"value -> dense"},
+    "albert": {"LayerNorm -> embedding_hidden_mapping_in", "value -> dense"},
+    "distilbert": {"v_lin -> out_lin"},
+    "deberta_v2": {"value_proj -> dense"},
+    "t5": {
+        "layer_norm -> q, k, v", "layer_norm -> q", "v -> o", "layer_norm -> wi", "wi -> wo",
+        "final_layer_norm -> k, v, k, v",
+    },
+}  # fmt: skip
+"""Pairs that preserve the model, by the last names of their layers."""
+
+
+def usable(model, chosen=None):
+    found = find_pairs(model, backbone_layers(model) if chosen is None else chosen)
+    return [pair for pair, reason in found if reason is None]
+
+
+def left(model, chosen=None):
+    found = find_pairs(model, backbone_layers(model) if chosen is None else chosen)
+    return {str(pair): reason for pair, reason in found if reason is not None}
+
+
+def short(pair):
+    last = [name.rpartition(".")[2] for name in pair.consumers]
+    return f"{pair.name.rpartition('.')[2]} -> {', '.join(last)}"
+
+
+@torch.no_grad()
+def outputs(model, name, batches):
+    return torch.cat([model(**b).logits.flatten() for b in zoo.inputs(name, batches)])
+
+
+def test_every_architecture_of_the_zoo_is_expected_here():
+    assert EXPECTED.keys() == zoo.CONFIGS.keys()
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_pairs_are_found_and_preserve_the_model(lively, batches, name):
+    model = lively(name)
+    state, before = copy.deepcopy(model.state_dict()), outputs(model, name, batches)
+    pairs = usable(model)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert {short(pair) for pair in pairs} == EXPECTED[name]
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for pair in pairs:
+            scales = torch.rand(pair.producer.channels, generator=generator).double() * 8 + 0.1
+            assert write(pair.moved(scales.where(pair.carried, 1.0)))
+    # Gemma's norms compute in float32, whatever the dtype of the model.
+    share = 1e-6 if name.startswith("gemma") else 1e-9
+    assert (outputs(model, name, batches) - before).abs().max() < share * before.abs().max()
+    changed = {k for k, value in model.state_dict().items() if not torch.equal(value, state[k])}
+    assert changed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "phi3", "bert", "t5"])
+def test_half_precision_finds_the_same(lively, dtype, name):
+    assert {short(pair) for pair in usable(lively(name).to(dtype))} == EXPECTED[name]
+
+
+def test_heads_of_a_group_share_the_channels_of_their_value(lively):
+    (pair,) = [p for p in usable(lively("llama")) if p.name == "model.layers.1.self_attn.v_proj"]
+    numbers = pair.channels["model.layers.1.self_attn.o_proj"]
+    # Four heads of width 8; two of them share a value.
+    assert torch.equal(numbers, torch.arange(16).view(2, 1, 8).expand(2, 2, 8).flatten())
+    assert pair.gathered({n: torch.arange(32.0) for n in pair.consumers}, "amax").tolist() == [
+        *range(8, 16), *range(24, 32),
+    ]  # fmt: skip
+
+
+def test_only_the_values_of_a_fused_projection_are_carried(lively):
+    model = lively("gpt2")
+    (pair,) = [p for p in usable(model) if p.name == "transformer.h.0.attn.c_attn"]
+    assert torch.equal(pair.channels["transformer.h.0.attn.c_proj"], torch.arange(64, 96))
+    assert pair.carried.nonzero().flatten().tolist() == list(range(64, 96))
+    neox = [p for p in usable(lively("gpt_neox")) if p.name.endswith("query_key_value")]
+    numbers = neox[0].channels["gpt_neox.layers.0.attention.dense"].view(4, 8)
+    # Query, key and value of a head follow each other.
+    assert torch.equal(numbers, torch.arange(96).view(4, 3, 8)[:, 2])
+
+
+@pytest.mark.parametrize(("name", "offset"), [("llama", 0), ("gemma2", 1), ("opt", 0)])
+def test_what_a_norm_multiplies_by_is_told_by_the_model(lively, name, offset):
+    norms = [p.producer for p in usable(lively(name)) if "norm" in p.name]
+    assert norms
+    assert {norm.offset for norm in norms} == {offset}
+
+
+def test_inputs_from_elsewhere_keep_their_columns(lively):
+    (pair, *_) = usable(lively("llama"))
+    name = next(iter(pair.consumers))
+    pair.channels[name][3] = NOWHERE
+    scales = torch.full((pair.producer.channels,), 2.0)
+    columns = pair.columns(name, scales)
+    assert columns[3] == 1
+    assert columns.sum() == 2 * len(columns) - 1
+
+
+def test_a_norm_that_also_feeds_the_residual_is_left(lively):
+    reasons = left(lively("bert"))
+    norms = {name: why for name, why in reasons.items() if "LayerNorm" in name.split(" -> ")[0]}
+    assert len(norms) == 4
+    assert set(norms.values()) == {"the model would change"}
+
+
+def test_a_tied_head_is_left(lively):
+    model = lively("llama")
+    reasons = left(model, all_layers(model))
+    assert reasons == {"model.norm -> lm_head": "a weight of it is also used elsewhere"}
+
+
+def test_layers_that_share_a_weight_are_left(lively):
+    model = lively("llama")
+    block = model.model.layers[0].self_attn
+    block.k_proj.weight = block.v_proj.weight
+    reasons = left(model)
+    assert set(reasons.values()) == {"a weight of it is also used elsewhere"}
+    assert {name.split(" ")[0] for name in reasons} == {
+        "model.layers.0.input_layernorm", "model.layers.0.self_attn.v_proj",
+    }  # fmt: skip
+
+
+def test_a_block_with_a_layer_that_was_not_reached_is_left(lively):
+    model = lively("llama")
+    model.model.layers[0].mlp.another = nn.Linear(32, 48).double()
+    reasons = left(model)
+    assert set(reasons.values()) == {"the block has layers that not every input reaches"}
+    assert all("layers.0" in name for name in reasons)
+    assert len(reasons) == 4
+
+
+def test_gates_that_are_linear_too_take_turns(lively):
+    model = lively("llama")
+    for block in model.model.layers:
+        block.mlp.act_fn = nn.ReLU()
+    pairs = {pair.name.rpartition(".")[2] for pair in usable(model)}
+    assert "gate_proj" in pairs
+    assert set(left(model).values()) == {"another producer takes the scale already"}
+
+
+def test_a_pair_that_is_partly_chosen_is_left(lively):
+    model = lively("llama")
+    chosen = {name: x for name, x in backbone_layers(model).items() if "k_proj" not in name}
+    assert set(left(model, chosen).values()) == {"include and exclude leave out a layer of it"}
+    assert not any("k_proj" in str(pair) for pair in usable(model, chosen))
+
+
+def test_nothing_is_written_that_the_dtype_cannot_hold():
+    one, two = torch.ones(2, dtype=torch.float16), torch.ones(2, dtype=torch.float16)
+    assert not write([(one, torch.full((2,), 2.0)), (two, torch.full((2,), 1e6))])
+    assert torch.equal(one, torch.ones_like(one))
+    assert write([(one, torch.full((2,), 2.0))])
+    assert torch.equal(one, torch.full_like(one, 2))

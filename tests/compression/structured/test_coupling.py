@@ -1,0 +1,86 @@
+"""The units of layers whose order is known."""
+
+import pytest
+import torch
+
+from compression.structured.coupling import FFN, HEADS, find_couplings
+
+
+def found(model, method):
+    return {c.consumer.name: c for c in find_couplings(model, method)}
+
+
+def rows(coupling):
+    names = [layer.name.rpartition(".")[2] for layer in coupling.producers]
+    return {name: owner.tolist() for name, owner in zip(names, coupling.rows, strict=True)}
+
+
+def test_gated_ffn(tiny):
+    couplings = found(tiny("llama"), FFN)
+    assert list(couplings) == [f"model.layers.{i}.mlp.down_proj" for i in range(2)]
+    for coupling in couplings.values():
+        assert coupling.units == 48
+        assert rows(coupling) == {"gate_proj": list(range(48)), "up_proj": list(range(48))}
+
+
+def test_gate_and_up_in_one_layer(tiny):
+    coupling = found(tiny("phi3"), FFN)["model.layers.0.mlp.down_proj"]
+    assert rows(coupling) == {"gate_up_proj": list(range(48)) * 2}
+
+
+def test_query_heads_belong_to_their_key_value_group(tiny):
+    coupling = found(tiny("llama"), HEADS)["model.layers.1.self_attn.o_proj"]
+    groups = [0] * 8 + [1] * 8
+    twice = [0] * 16 + [1] * 16
+    assert coupling.units == 2
+    assert coupling.columns.tolist() == twice
+    assert rows(coupling) == {"q_proj": twice, "k_proj": groups, "v_proj": groups}
+
+
+def test_three_orders_of_a_fused_projection(tiny):
+    heads = [head for head in range(4) for _ in range(8)]
+    one = found(tiny("gpt2"), HEADS)["transformer.h.0.attn.c_proj"]
+    assert rows(one) == {"c_attn": heads * 3}
+    one = found(tiny("gpt_neox"), HEADS)["gpt_neox.layers.0.attention.dense"]
+    assert rows(one) == {"query_key_value": [head for head in range(4) for _ in range(24)]}
+    one = found(tiny("phi3"), HEADS)["model.layers.0.self_attn.o_proj"]
+    groups = [0] * 8 + [1] * 8
+    assert rows(one) == {"qkv_proj": [0] * 16 + [1] * 16 + groups * 2}
+
+
+def test_projections_of_positions_go_with_their_heads(tiny):
+    coupling = found(tiny("deberta"), HEADS)["deberta.encoder.layer.0.attention.output.dense"]
+    assert {"pos_key_proj", "pos_query_proj", "query_proj"} <= rows(coupling).keys()
+
+
+@pytest.mark.parametrize("method", [FFN, HEADS])
+def test_a_shared_layer_is_found_once(tiny, method):
+    assert len(found(tiny("albert", num_hidden_layers=3), method)) == 1
+
+
+def test_both_sides_and_cross_attention(tiny):
+    names = found(tiny("bart"), HEADS)
+    assert len(names) == 1 + 2 * 2
+    assert "model.decoder.layers.1.encoder_attn.out_proj" in names
+
+
+def test_a_relu_that_is_always_off_hides_nothing(tiny):
+    model = tiny("opt")
+    with torch.no_grad():
+        for layer in model.model.decoder.layers:
+            layer.fc1.bias.fill_(-100.0)
+    assert [c.units for c in find_couplings(model, FFN)] == [48, 48]
+
+
+def test_frozen_weights_and_no_grad_hide_nothing(tiny):
+    model = tiny("gpt2").requires_grad_(False)
+    with torch.no_grad():
+        assert len(find_couplings(model, FFN)) == len(find_couplings(model, HEADS)) == 2
+
+
+def test_probing_leaves_the_generator_and_the_hooks_alone(tiny):
+    model = tiny("llama")
+    before = torch.get_rng_state()
+    find_couplings(model, FFN)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module._forward_hooks for module in model.modules())

@@ -1,0 +1,270 @@
+"""The smaller model computes what the whole one does without the inputs that went."""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
+
+from compression.apply import compress
+from compression.checkpoint import METHOD, PLAIN, form_of, save
+from compression.errors import RecipeError
+from compression.layers import all_layers
+from compression.recipe import Recipe
+from fixtures import vocabulary
+
+FFN = {
+    "llama": PLAIN, "mistral": PLAIN, "qwen2": PLAIN, "qwen3": PLAIN, "gemma2": PLAIN,
+    "gemma3": PLAIN, "phi3": PLAIN, "opt": PLAIN, "gpt2": PLAIN, "gpt_neox": PLAIN,
+    "bloom": METHOD, "bert": PLAIN, "roberta": PLAIN, "albert": PLAIN, "distilbert": PLAIN,
+    "deberta": PLAIN, "bart": PLAIN, "t5": PLAIN,
+}  # fmt: skip
+HEADS = {
+    "llama": PLAIN, "mistral": PLAIN, "qwen2": PLAIN, "qwen3": PLAIN, "gemma2": PLAIN,
+    "gemma3": PLAIN, "phi3": PLAIN, "mixtral": PLAIN, "opt": METHOD, "gpt2": METHOD,
+    "gpt_neox": METHOD, "bert": METHOD, "roberta": METHOD, "albert": METHOD, "distilbert": METHOD,
+    "deberta": METHOD, "bart": METHOD,
+}  # fmt: skip
+CASES = [("ffn", *x) for x in FFN.items()] + [("heads", *x) for x in HEADS.items()]
+
+
+def apply(model, text, batches=()):
+    return compress(model, Recipe.parse(text), batches)
+
+
+def kept_columns(dense, small):
+    """For each layer that lost inputs, which ones stay: found by their values alone."""
+    layers = all_layers(small)
+    found = {}
+    for name, layer in all_layers(dense).items():
+        if layer.in_features != layers[name].in_features:
+            equal = (layer.weight.T[:, None] == layers[name].weight.T[None]).all(-1)
+            assert equal.sum(0).tolist() == [1] * layers[name].in_features
+            found[name] = equal.any(1)
+    return found
+
+
+def masked(dense, kept):
+    """The whole model with the columns of what went set to zero, and that alone."""
+    model = copy.deepcopy(dense)
+    with torch.no_grad():
+        for name, layer in all_layers(model).items():
+            if name in kept:
+                layer.weight[:, ~kept[name]] = 0.0
+    return model
+
+
+def size(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def auto_of(model):
+    if model.config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    causal = type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    return AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+
+
+@pytest.mark.parametrize(("method", "kind", "form"), CASES)
+def test_the_smaller_model_is_the_masked_one_also_when_loaded(
+    tiny, forward, tmp_path, method, kind, form
+):
+    # Experts are computed by a kernel that knows no float64.
+    model = tiny(kind, torch.float32 if kind == "mixtral" else torch.float64)
+    dense = copy.deepcopy(model)
+    result = apply(model, f"{method}-50")
+    kept = kept_columns(dense, model)
+    assert kept
+    assert all(int(stays.sum()) * 2 == len(stays) for stays in kept.values())
+    if method == "heads":
+        # Two of four heads, or one of two key-value groups with both of its heads.
+        parts = 2 if hasattr(dense.config, "num_key_value_heads") else 4
+        for stays in kept.values():
+            assert (stays.view(parts, -1).sum(1) % (len(stays) // parts) == 0).all()
+    close = 1e-5 if kind == "mixtral" else 1e-12
+    torch.testing.assert_close(forward(model), forward(masked(dense, kept)), rtol=0, atol=close)
+    assert form_of(result) == form
+    # Where a loader makes constants of its own, it makes them in float32.
+    model.float()
+    save(result, vocabulary.causal(64), tmp_path / "out")
+    loaded, report = auto_of(model).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert size(loaded) == size(model) < size(dense)
+    torch.testing.assert_close(forward(loaded), forward(model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "fewer"),
+    [
+        ("llama", "ffn-25", 2 * 12 * 3 * 32),
+        ("llama", "heads-50", 2 * (2 * 16 + 2 * 8) * 32),
+        ("gpt2", "ffn-50", 2 * 64 * (2 * 32 + 1)),
+        ("gpt2", "heads-25", 2 * 8 * (4 * 32 + 3)),
+        ("albert", "ffn-50", 24 * (2 * 32 + 1)),
+        ("albert", "heads-50", 16 * (4 * 32 + 3)),
+    ],
+)
+def test_parameters_go_in_the_number_that_units_have(tiny, kind, text, fewer):
+    model = tiny(kind)
+    before = size(model)
+    apply(model, text)
+    assert before - size(model) == fewer
+
+
+@pytest.mark.parametrize("kind", ["opt", "gpt2", "gpt_neox", "phi3"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_it_generates_the_same_with_a_cache_and_without(tiny, batches, kind, attention):
+    model = tiny(kind, attn_implementation=attention)
+    apply(model, "heads-50")
+    ids = batches[0]["input_ids"][:1]
+    options = dict(max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)
+    with torch.no_grad():
+        given = [model.generate(ids, use_cache=cached, **options) for cached in (True, False)]
+    assert torch.equal(*given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("text", ["ffn-50", "heads-50"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "deberta"])
+def test_every_dtype(tiny, forward, dtype, text, kind):
+    model = tiny(kind, dtype)
+    apply(model, text)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert forward(model).isfinite().all()
+
+
+@pytest.mark.parametrize("text", ["ffn-0", "heads-0,score=taylor", "heads-10"])
+def test_where_no_unit_goes_nothing_changes(tiny, batches, text):
+    model = tiny("llama")
+    before = copy.deepcopy(model.state_dict())
+    result = apply(model, text, batches)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert form_of(result) == PLAIN
+    assert bool(result.notes) == (text == "heads-10")
+
+
+@pytest.mark.parametrize("method", ["ffn", "heads"])
+def test_one_unit_stays_of_all(tiny, forward, method):
+    model = tiny("bert")
+    apply(model, f"{method}-100")
+    width = 1 if method == "ffn" else 8
+    name = "output.dense" if method == "ffn" else "attention.output.dense"
+    layer = model.get_submodule(f"bert.encoder.layer.0.{name}")
+    assert layer.in_features == width
+    assert forward(model).isfinite().all()
+
+
+def test_it_is_deterministic(tiny, batches):
+    first, second = tiny("gpt2"), tiny("gpt2")
+    for model, seed in ((first, 1), (second, 2)):
+        torch.manual_seed(seed)
+        apply(model, "heads-50,score=taylor+ffn-50,score=activation", batches)
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+
+
+def test_patterns_choose_by_consumer_or_producer(tiny, forward, tmp_path):
+    for pattern in ("*.0.mlp.down_proj", "*.0.mlp.up_proj", "*.layers.0.*"):
+        model = tiny("llama")
+        result = apply(model, f"ffn-50,include={pattern}")
+        assert model.config.intermediate_size == 48
+        sizes = [layer.mlp.down_proj.in_features for layer in model.model.layers]
+        assert sizes == [24, 48]
+    assert set(result.layout.resized) == {
+        f"model.layers.0.mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")
+    }
+    save(result, vocabulary.causal(64), tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(forward(loaded), forward(model))
+    model = tiny("llama")
+    apply(model, "ffn-50,exclude=*.0.mlp.gate_proj")
+    sizes = [layer.mlp.down_proj.in_features for layer in model.model.layers]
+    assert sizes == [48, 24]
+
+
+def test_layers_that_become_alike_in_two_steps_are_plain(tiny, forward, tmp_path):
+    model = tiny("llama")
+    result = apply(model, "ffn-50,include=*.0.mlp*+ffn-50,include=*.1.mlp*")
+    assert form_of(result) == PLAIN
+    assert model.config.intermediate_size == model.model.layers[0].mlp.intermediate_size == 24
+    save(result, vocabulary.causal(64), tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(forward(loaded), forward(model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("llama", "heads-50+ffn-50"),
+        ("bert", "heads-50+ffn-50"),
+        ("gpt2", "heads-50+heads-50"),
+        ("llama", "svd-50+heads-50+ffn-50"),
+        ("gpt2", "svd-50,include=*c_attn,include=*c_fc+heads-50+ffn-50"),
+        ("opt", "magnitude-50+heads-50+ffn-50"),
+        ("gpt2", "heads-50+rtn-int8"),
+        ("llama", "ffn-50+magnitude-2:4"),
+    ],
+)
+def test_steps_follow_each_other_and_load_again(tiny, forward, tmp_path, kind, text):
+    model = tiny(kind, torch.float32)
+    if "svd" in text and kind == "gpt2":
+        steps = [{"method": "svd", "ratio": 0.5, "include": ["*c_attn", "*mlp.c_fc"]}]
+        steps += ["heads-50", "ffn-50"]
+        result = compress(model, Recipe.parse(steps))
+    else:
+        result = apply(model, text)
+    save(result, vocabulary.causal(64), tmp_path / "out")
+    loaded = auto_of(model).from_pretrained(tmp_path / "out")
+    assert size(loaded) <= size(model) or result.quantized
+    assert torch.equal(forward(loaded), forward(model))
+
+
+def test_pruned_weights_stay_pruned(tiny):
+    model = tiny("llama")
+    dense = copy.deepcopy(model)
+    apply(model, "magnitude-50+ffn-50")
+    for name, layer in all_layers(model).items():
+        if name.endswith(("gate_proj", "up_proj")):
+            rows = [row for row in layer.weight if (row == 0).any()]
+            assert len(rows) == len(layer.weight) < len(all_layers(dense)[name].weight)
+
+
+def test_another_model_of_the_same_configuration_is_left_alone(tiny):
+    model = tiny("llama")
+    config = model.config
+    apply(model, "ffn-50")
+    assert config.intermediate_size == 48
+    assert model.config.intermediate_size == model.model.config.intermediate_size == 24
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("mixtral", "ffn-50", r"layers\.0\.mlp\.experts\.\w+\.0: experts of a mixture"),
+        ("t5", "heads-50", r"encoder\.block\.0\.layer\.0\.SelfAttention\.o: T5For.* 2 of its 4"),
+        ("bloom", "heads-50", r"h\.0\.self_attention\.dense: Bloom.* does not compute the same"),
+        ("olmo2", "heads-50", r"layers\.0\.self_attn\.q_proj: neither it .* Olmo2ForCausalLM"),
+        ("mamba", "ffn-50", r"layers\.0\.mixer\.in_proj: neither it .* MambaForCausalLM"),
+        ("llama", "ffn-50,include=*_attn*", r"layers\.0\.self_attn\.q_proj: neither it nor"),
+        ("llama", "ffn-50,include=*fc1", r"pattern '\*fc1' matches no linear layer"),
+    ],
+)
+def test_what_cannot_be_smaller_is_named_and_stays(tiny, forward, kind, text, message):
+    model = tiny(kind, torch.float32)
+    before, modules = forward(model), list(model.modules())
+    numbers = [copy.copy(vars(module)) for module in modules]
+    with pytest.raises(RecipeError, match=message):
+        apply(model, text)
+    assert list(model.modules()) == modules
+    assert [vars(module) for module in modules] == numbers
+    assert torch.equal(forward(model), before)
+
+
+def test_one_group_of_heads_has_no_part_that_could_go(tiny):
+    with pytest.raises(RecipeError, match="attention with several groups of heads"):
+        apply(tiny("llama", num_key_value_heads=1), "heads-50")

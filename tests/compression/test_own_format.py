@@ -1,0 +1,118 @@
+"""The project's own format: what it holds, what it takes on disk, and what it refuses."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from compression.apply import compress
+from compression.checkpoint import form_of, load, save
+from compression.own_format import METHOD
+from compression.recipe import Recipe
+from fixtures import vocabulary
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return vocabulary.causal(64)
+
+
+@pytest.fixture
+def saved(tiny_llama, batches, tokenizer, tmp_path):
+    def make(text):
+        result = compress(tiny_llama, Recipe.parse(text), batches)
+        save(result, tokenizer, tmp_path / "out")
+        return result, tmp_path / "out"
+
+    return make
+
+
+def tensors(directory):
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_a_weight_takes_its_bits_its_scales_and_its_zero_points(saved, bits):
+    result, directory = saved(f"rtn-int{bits},symmetric=false,group=16")
+    assert form_of(result) == METHOD
+    held = tensors(directory)
+    for name, quantized in result.quantized.items():
+        rows, columns = quantized.codes.shape
+        assert f"{name}.weight" not in held
+        assert held[f"{name}.weight_packed"].nbytes == rows * -(-columns * bits // 32) * 4
+        assert held[f"{name}.weight_scales"].nbytes == rows * columns // 16 * 4
+        assert held[f"{name}.weight_zeros"].nbytes == rows * columns // 16
+
+
+def test_a_bitmask_takes_a_bit_a_weight_and_the_values_that_stay(saved):
+    result, directory = saved("wanda-50+bitmask")
+    held = tensors(directory)
+    for name in result.pruned:
+        weight = result.model.get_submodule(name).weight
+        assert held[f"{name}.weight_bitmask"].nbytes == weight.numel() // 8
+        assert held[f"{name}.weight_values"].nbytes == int((weight != 0).sum()) * 4
+
+
+def test_a_dense_layer_is_not_stored_as_a_bitmask(saved):
+    result, _ = saved("magnitude-0+bitmask")
+    assert result.bitmask == []
+    assert form_of(result) == "plain"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("text", ["rtn-int4,symmetric=false", "log-int4", "wanda-50+bitmask",
+                                  "svd-50+rtn-int8"])  # fmt: skip
+def test_half_precision_loads_bit_by_bit(tiny_llama, batches, tokenizer, tmp_path, dtype, text):
+    result = compress(tiny_llama.to(dtype), Recipe.parse(text), batches)
+    save(result, tokenizer, tmp_path / "out")
+    loaded = load(tmp_path / "out", AutoModelForCausalLM, dtype="auto")
+    own = loaded.state_dict()
+    for name, tensor in result.model.state_dict().items():
+        assert own[name].dtype == tensor.dtype
+        assert torch.equal(own[name], tensor)
+
+
+def test_saving_leaves_the_model_as_it_was(saved, batches):
+    result, _ = saved("rtn-int4,symmetric=false")
+    again = {name for name, _ in result.model.named_parameters()}
+    assert "model.layers.0.self_attn.q_proj.weight" in again
+    assert not any("packed" in name for name, _ in result.model.named_buffers())
+    with torch.no_grad():
+        assert result.model(**batches[0]).logits.isfinite().all()
+
+
+def change(directory, **settings):
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"] |= settings
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"version": 2}, "version 2 of the format"),
+        ({"code": "import os"}, "with code"),
+        ({"attributes": {"model.layers.0.self_attn": {"forward": 1}}}, "is no size of the module"),
+        ({"attributes": {"model.layers.0.self_attn": {"head_dim": "8"}}}, "is no size of the"),
+    ],
+)
+def test_a_description_that_cannot_be_meant_is_refused(saved, settings, complaint):
+    _, directory = saved("svd-50")
+    change(directory, **settings)
+    with pytest.raises(Exception, match=complaint):
+        load(directory, AutoModelForCausalLM)
+
+
+def test_a_tensor_that_is_missing_is_reported(saved):
+    from safetensors.torch import save_file
+
+    _, directory = saved("rtn-int4,symmetric=false")
+    held = tensors(directory)
+    held.pop("model.layers.0.self_attn.q_proj.weight_scales")
+    save_file(held, directory / "model.safetensors", {"format": "pt"})
+    _, report = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
+    assert report["missing_keys"] == {"model.layers.0.self_attn.q_proj.weight_scales"}

@@ -1,0 +1,184 @@
+"""Texts as batches, and texts that models add to them."""
+
+import pytest
+import torch
+
+from compression.distillation.augment import augmented, back_translate, sample_texts
+from compression.errors import CompressionError
+from compression.recipe import Recipe
+from compression.texts import batches_of
+from fixtures import corpus, vocabulary
+from tests.compression import zoo
+
+REVIEWS = [corpus.review("calibration", index) for index in range(40)]
+TEXTS, LABELS = [item.text for item in REVIEWS], [item.label for item in REVIEWS]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return vocabulary.wordpiece(64)
+
+
+@pytest.fixture
+def classifier(tokenizer):
+    from transformers import AutoModelForSequenceClassification, BertConfig
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=66,
+    )  # fmt: skip
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def made(text, model, tokenizer, texts=TEXTS, labels=LABELS):
+    return batches_of(Recipe.parse(text).steps[0], model, tokenizer, texts, labels)
+
+
+def test_every_text_stands_in_a_batch_with_its_label_and_padding_on_the_right(
+    classifier, tokenizer
+):
+    found = made("wanda-50", classifier, tokenizer)
+    assert [len(batch["input_ids"]) for batch in found] == [16, 16, 8]
+    rows = [row for batch in found for row in zip(*batch.values(), strict=True)]
+    keys = list(found[0])
+    for row, text, label in zip(rows, TEXTS, LABELS, strict=True):
+        item = dict(zip(keys, row, strict=True))
+        length = int(item["attention_mask"].sum())
+        assert item["input_ids"][:length].tolist() == tokenizer(text).input_ids
+        assert not item["attention_mask"][length:].any()
+        assert int(item["labels"]) == label
+
+
+def test_samples_length_and_seed_choose(classifier, tokenizer):
+    def ids(text):
+        return [tuple(row.tolist()) for b in made(text, classifier, tokenizer)
+                for row in b["input_ids"]]  # fmt: skip
+
+    few = ids("wanda-50,samples=10,length=8")
+    assert len(few) == 10
+    assert {len(row) for row in few} == {8}
+    assert few == ids("wanda-50,samples=10,length=8")
+    assert few != ids("wanda-50,samples=10,length=8,seed=1")
+
+
+def test_training_shuffles_by_the_seed_and_takes_its_own_batch(classifier, tokenizer):
+    first = made("movement-50,batch=40", classifier, tokenizer)
+    assert [len(batch["input_ids"]) for batch in first] == [40]
+    assert sorted(first[0]["labels"].tolist()) == sorted(LABELS)
+    assert first[0]["labels"].tolist() != LABELS
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "complaint"),
+    [([], None, "no text to calibrate"), (["a", "b"], [0, 2], "label 2 is not one of the model's 2")],
+)
+def test_what_cannot_be_used_is_refused(classifier, tokenizer, texts, labels, complaint):
+    with pytest.raises(CompressionError, match=complaint):
+        made("wanda-50", classifier, tokenizer, texts, labels)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """A small random model and a tokenizer of its own vocabulary."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = vocabulary.causal(64)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval(), tokenizer
+
+
+def test_sampled_texts_begin_as_their_prompts_and_follow_the_seed(generator):
+    passages = [corpus.passage("calibration", index).text for index in range(20)]
+    state = torch.get_rng_state()
+    found = sample_texts(*generator, passages, max_new_tokens=8)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(found) == 20
+    _, tokenizer = generator
+    for text, passage in zip(found, passages, strict=True):
+        prompt = tokenizer.decode(tokenizer(passage, add_special_tokens=False).input_ids[:4])
+        assert text.split()[:2] == prompt.split()[:2]
+    assert found == sample_texts(*generator, passages, max_new_tokens=8)
+    assert found != sample_texts(*generator, passages, max_new_tokens=8, seed=1)
+
+
+@pytest.fixture
+def translators(tokenizer, tmp_path):
+    """Two small random seq2seq models on disk."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    found = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        config = T5Config(
+            vocab_size=len(tokenizer), d_model=16, d_ff=32, d_kv=8, num_layers=1, num_heads=2,
+            pad_token_id=tokenizer.pad_token_id, decoder_start_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.sep_token_id,
+        )  # fmt: skip
+        T5ForConditionalGeneration(config).save_pretrained(tmp_path / str(seed))
+        tokenizer.save_pretrained(tmp_path / str(seed))
+        found.append(str(tmp_path / str(seed)))
+    return found
+
+
+def test_back_translation_is_one_model_after_the_other(translators, tokenizer):
+    from transformers import T5ForConditionalGeneration
+
+    models = [T5ForConditionalGeneration.from_pretrained(name).eval() for name in translators]
+    found = back_translate(
+        (models[0], tokenizer), (models[1], tokenizer), TEXTS[:3], max_new_tokens=6
+    )
+    for text, result in zip(TEXTS[:3], found, strict=True):
+        for model in models:
+            ids = tokenizer(text, return_tensors="pt")
+            out = model.generate(
+                input_ids=ids.input_ids, attention_mask=ids.attention_mask, do_sample=False,
+                max_new_tokens=6,
+            )  # fmt: skip
+            text = tokenizer.decode(out[0], skip_special_tokens=True)
+        assert text == result
+
+
+def test_translated_texts_keep_their_labels_and_sampled_ones_have_none(
+    translators, generator, tmp_path
+):
+    model, tokenizer = generator
+    model.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    texts, labels = augmented(
+        TEXTS[:3], LABELS[:3], str(tmp_path / "lm"), translators, 0, torch.device("cpu")
+    )
+    assert texts[:3] == TEXTS[:3]
+    assert labels == [*LABELS[:3], None, None, None, *LABELS[:3]]
+
+
+def test_a_student_learns_from_texts_that_models_made(
+    classifier, tokenizer, generator, translators, tmp_path
+):
+    from compression.apply import compress
+
+    model, own = generator
+    model.save_pretrained(tmp_path / "lm")
+    own.save_pretrained(tmp_path / "lm")
+    text = f"distill,steps=2,generate={tmp_path / 'lm'},translate={'|'.join(translators)}"
+    batches = made(text, classifier, tokenizer, TEXTS[:4], LABELS[:4])
+    assert sum(len(batch["input_ids"]) for batch in batches) == 12
+    compress(classifier, Recipe.parse(text), batches)
+
+
+def test_a_model_that_is_not_there_is_named():
+    with pytest.raises(CompressionError, match=r"/nowhere does not load to augment with"):
+        augmented(["a"], None, "/nowhere", (), 0, torch.device("cpu"))
+
+
+def test_a_causal_model_gets_no_labels(batches):
+    model = zoo.make("llama")
+    tokenizer = vocabulary.causal(64)
+    model.resize_token_embeddings(len(tokenizer))
+    found = made("wanda-50", model, tokenizer, [corpus.passage("calibration", 0).text], None)
+    assert set(found[0]) == {"input_ids", "attention_mask"}

@@ -1,0 +1,62 @@
+"""``python -m compression`` as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from compression.catalogue import METHODS
+from fixtures import corpus
+from fixtures.shipped import MODELS
+from tests.end_to_end.conftest import ROOT
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    rows = [corpus.review("calibration", index) for index in range(64)]
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("\n".join(json.dumps({"text": r.text, "label": r.label}) for r in rows))
+    return path
+
+
+def compression(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "compression", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, **options,
+    )  # fmt: skip
+
+
+def test_a_checkpoint_is_made_told_of_and_gated(gates, reviews, tmp_path):
+    out = tmp_path / "out"
+    done = compression(
+        "svdllm-60+rtn-int8", "--model", MODELS / "bert-tiny", "--output", out, "--data", reviews
+    )
+    assert done.returncode == 0, done.stderr
+    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if "  " in line)
+    assert told["recipe"] == "svdllm-60+rtn-int8"
+    assert "x smaller" in told["weights"]
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(corpus.review("held-out", i).text for i in range(100)))
+    gated = gates("--baseline", MODELS / "bert-tiny", "--candidate", out, "--text", texts,
+                  "-m", "quality")  # fmt: skip
+    assert gated.returncode == 0, gated.stdout
+    assert "2 passed" in gated.stdout
+
+
+def test_every_method_is_listed():
+    done = compression("--list")
+    assert done.returncode == 0
+    for name, method in METHODS.items():
+        assert name in done.stdout
+        assert method.source in done.stdout
+        assert all(f"{setting}: " in done.stdout for setting in method.settings)
+
+
+def test_wrong_use_is_one_line_and_an_exit_code(tmp_path):
+    done = compression("wanda-50", "--model", MODELS / "bert-tiny", "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "python -m compression: error: wanda-50 needs texts; give --data FILE\n"
+    )
