@@ -39,7 +39,9 @@ def listing() -> str:
                     initial_indent=" " * 8, subsequent_indent=" " * 12,
                 )  # fmt: skip
             lines.append("")
-    lines += ["Every step takes include and exclude, patterns of layer names: include=*mlp*|*attn*."]
+    lines += [
+        "Every step takes include and exclude, patterns of layer names: include=*mlp*|*attn*."
+    ]
     lines += ["One that sees data also takes samples, length, seed and data; one that trains on it"]
     lines += ["steps, batch and learning_rate."]
     return "\n".join(lines)

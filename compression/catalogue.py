@@ -90,6 +90,7 @@ _OWL = {
     "spread": Setting(share, 0.08, "OWL: sparsities differ by at most this from the mean (lambda)"),
 }
 _SCOPE = Setting(one_of("layer", "row", "global"), "layer", "where weights compete")
+_DAMPING = Setting(positive, 0.01, "added to the Hessian's diagonal, a share of its mean")
 _GROUP = Setting(whole(2), None, "weights of a row that share a scale; a whole row by default")
 _ACTIVATIONS = Setting(
     flag, False, "also round each token's inputs to int8 as they come (W8A8 and the like)"
@@ -128,7 +129,7 @@ METHODS: dict[str, Method] = {
             {
                 **_UNIFORM,
                 "act_order": Setting(flag, False, "strongest input features first"),
-                "damping": Setting(positive, 0.01, "added to the Hessian's diagonal"),
+                "damping": _DAMPING,
             },
             ("bits",),
         ),
@@ -164,7 +165,7 @@ METHODS: dict[str, Method] = {
                ("sparsity", "pattern")),
         Method(
             "sparsegpt", PRUNING, CALIBRATION, "Frantar & Alistarh 2023",
-            {**_SPARSE, **_OWL, "damping": Setting(positive, 0.01, "added to the Hessian's diagonal")},
+            {**_SPARSE, **_OWL, "damping": _DAMPING},
             ("sparsity", "pattern"),
         ),
         Method(
@@ -198,7 +199,7 @@ METHODS: dict[str, Method] = {
             "distill", DISTILLATION, TRAINING,
             "Hinton et al. 2015; FitNets; TinyBERT; attention transfer; MiniLM",
             {
-                "layers": Setting(whole(1), None, "layers of the student; by default the model as it is"),
+                "layers": Setting(whole(1), None, "layers of the student; by default as the model"),
                 "loss": Setting(weights(*LOSSES), (("response", 1.0),), "losses and their weights"),
                 "temperature": Setting(positive, 2.0, "of the response loss"),
                 "generate": Setting(

@@ -39,6 +39,9 @@ def task_loss(model: PreTrainedModel, batch: Batch, logits: Tensor) -> Tensor:
         elif "attention_mask" in batch:
             targets = targets.masked_fill(batch["attention_mask"] == 0, IGNORED)
         logits, targets = logits[:, :-1], targets[:, 1:]
+        if "attention_mask" in batch:
+            # Nor does the first token behind padding, which would be predicted from padding.
+            targets = targets.masked_fill(batch["attention_mask"][:, :-1] == 0, IGNORED)
     else:
         targets = batch.get("labels")
         if targets is None:

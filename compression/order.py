@@ -48,8 +48,7 @@ def _conflict(earlier: Step, later: Step) -> str | None:
 
 
 def _shared(model: PreTrainedModel, recipe: Recipe, earlier: Step, later: Step) -> bool:
-    between = recipe.steps[: recipe.steps.index(later)]
-    if any(step.entry.family in _RENAMING for step in (*between, earlier, later)):
+    if any(step.entry.family in _RENAMING for step in recipe.steps):
         return _overlap_unknown(model, earlier, later)
     return bool(selected_layers(model, earlier).keys() & selected_layers(model, later).keys())
 

@@ -59,15 +59,22 @@ def fit(
     """
     if not batches:
         raise CompressionError("training needs at least one batch of text")
+    trained = [parameter for part in parts for parameter in part.parameters]
+    # Updates and their moments are too fine for half precision: they are kept in float32.
+    masters = {id(p): p.detach().float().requires_grad_() if _is_half(p) else p for p in trained}
     optimizer = torch.optim.AdamW(
-        [{"params": list(part.parameters), "lr": part.learning_rate} for part in parts],
+        [
+            {"params": [masters[id(p)] for p in part.parameters], "lr": part.learning_rate}
+            for part in parts
+        ],
         weight_decay=0.0,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min((step + 1) / (WARM_UP * steps), (steps - step) / ((1 - WARM_UP) * steps)),
+        lambda step: min(
+            1.0, (step + 1) / (WARM_UP * steps), (steps - step) / ((1 - WARM_UP) * steps)
+        ),
     )
-    trained = [parameter for part in parts for parameter in part.parameters]
     losses = []
     stream = endless(batches, seed)
     with (
@@ -78,11 +85,25 @@ def fit(
             value = loss(next(stream), step / steps)
             if not value.isfinite():
                 raise CompressionError(f"training: the loss is not finite at step {step}")
-            optimizer.zero_grad()
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(trained, LARGEST_NORM)
+            gradients = torch.autograd.grad(value, trained, allow_unused=True)
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                master = masters[id(parameter)]
+                master.grad = None if gradient is None else gradient.to(master.dtype).clone()
+            torch.nn.utils.clip_grad_norm_(masters.values(), LARGEST_NORM)
             optimizer.step()
             schedule.step()
-            after_step()
+            with torch.no_grad():
+                halves = [parameter for parameter in trained if _is_half(parameter)]
+                for parameter in halves:
+                    parameter.copy_(masters[id(parameter)])
+                after_step()
+                for parameter in halves:
+                    masters[id(parameter)].masked_fill_(parameter == 0, 0.0)
             losses.append(value.item())
+    for parameter in trained:
+        parameter.grad = None
     return losses
+
+
+def _is_half(parameter: Tensor) -> bool:
+    return parameter.dtype in (torch.float16, torch.bfloat16)

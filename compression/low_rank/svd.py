@@ -30,7 +30,8 @@ def rank_of(
         energy: share of the squared singular values.
     """
     if ratio is not None:
-        return max(int(ratio * rows * columns / (rows + columns)), 1)
+        # A share such as 0.58 is not exact, and must not lose a rank to that.
+        return max(int(ratio * rows * columns / (rows + columns) * (1 + 1e-12)), 1)
     squares = values.double().square()
     total = squares.sum()
     if not total > 0:

@@ -5,9 +5,10 @@ weights, the share of outliers of block ``l`` is::
 
     D_l = mean(A > M * mean(A))
 
-and its sparsity is ``1 - D_l``, moved and stretched so that sparsities lie within ``lambda`` of
-the asked one ``S`` and their mean over all weights is ``S``. (The paper's mean is over blocks;
-with blocks of one size it is the same.)
+and its sparsity is ``1 - D_l``, moved and stretched so that the mean over all weights is the asked
+``S`` and the block farthest from it differs by ``lambda``. (The paper's mean is over blocks; with
+blocks of one size it is the same. Its code stretches the range to ``2 lambda`` wherever the mean
+lies in it, and so leaves the paper's own bounds where it is not the middle.)
 """
 
 from collections.abc import Mapping
@@ -37,13 +38,12 @@ def spread_out(
         sparsity: their mean over all weights, ``S``.
         spread: ``lambda``.
     """
-    low, high = min(shares), max(shares)
-    if high == low:
+    if max(shares) == min(shares):
         return [sparsity] * len(shares)
-    keep = [(share - low) / (high - low) * 2 * spread for share in shares]
     total = sum(sizes)
-    mean = sum(k * size for k, size in zip(keep, sizes, strict=True)) / total
-    found = [sparsity - (k - mean) for k in keep]
+    mean = sum(share * size for share, size in zip(shares, sizes, strict=True)) / total
+    farthest = max(abs(share - mean) for share in shares)
+    found = [sparsity - spread * (share - mean) / farthest for share in shares]
     # Near 0 and 1 what does not fit is spread over the blocks that have room.
     for _ in range(len(found)):
         clipped = [min(max(value, 0.0), 1.0) for value in found]

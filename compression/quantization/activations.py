@@ -19,7 +19,7 @@ LEVELS = 255
 def rounded_inputs(inputs: Tensor) -> Tensor:
     """``inputs`` ``(..., features)`` at the nearest values of each token's int8 grid."""
     scales = inputs.float().abs().amax(dim=-1, keepdim=True) / (LEVELS / 2)
-    scales = scales.clamp(min=torch.finfo(torch.float32).eps)
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales))
     codes = (inputs.float() / scales).round().clamp(-(LEVELS + 1) // 2, LEVELS // 2)
     return (codes * scales).to(inputs.dtype)
 

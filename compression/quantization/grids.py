@@ -18,6 +18,7 @@ consecutive weights of a row, to a row, or to the whole matrix. Scales are round
 the weights before they are used, so what is stored is what was computed with.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from compression.errors import RecipeError
 
-TINY = 1e-30
+TINY = 1e-44
 """Stands in for the largest weight where all are zero."""
 
 
@@ -56,9 +57,13 @@ class Uniform:
             scales = values.abs().amax(dim=-1, keepdim=True) / self.highest
         else:
             low = values.amin(dim=-1, keepdim=True).clamp(max=0.0)
-            high = values.amax(dim=-1, keepdim=True).clamp(min=0.0)
-            scales = (high - low) / self.highest
+            top = values.amax(dim=-1, keepdim=True).clamp(min=0.0)
+            scales = (top - low) / self.highest
+        # The largest code times a scale that was rounded up must not leave the dtype.
+        kind = torch.finfo(weight.dtype)
         scales = scales.to(weight.dtype)
+        high = scales.float() * self.highest > kind.max
+        scales = torch.where(high, (scales.float() * (1 - kind.eps)).to(weight.dtype), scales)
         scales = torch.where(scales > 0, scales, torch.ones_like(scales))
         if self.symmetric:
             return scales, None
@@ -96,12 +101,14 @@ class Log:
     def fit(self, weight: Tensor) -> tuple[Tensor, None]:
         """Largest power of two ``(..., 1)`` for weights ``(..., n)``."""
         largest = weight.float().abs().amax(dim=-1, keepdim=True)
-        scales = torch.exp2(largest.clamp(min=TINY).log2().round()).to(weight.dtype)
+        most = math.floor(math.log2(torch.finfo(weight.dtype).max))
+        powers = largest.clamp(min=TINY).log2().round().clamp(max=most)
+        scales = torch.exp2(powers).to(weight.dtype)
         return torch.where((largest > 0) & (scales > 0), scales, torch.ones_like(scales)), None
 
     def encode(self, weight: Tensor, scales: Tensor, zeros: None = None) -> Tensor:
         """The codes of the nearest values, as int16. Between two powers, the middle decides."""
-        share = weight.float().abs() / scales.float()
+        share = weight.double().abs() / scales.double()
         # 2^-k is nearest from 0.75 * 2^-k to 1.5 * 2^-k; below half of the smallest it is zero.
         steps = -(share / 1.5).clamp(min=TINY).log2().floor() - 1
         steps = steps.clamp(min=0, max=self.highest - 1)
@@ -111,8 +118,8 @@ class Log:
 
     def decode(self, codes: Tensor, scales: Tensor, zeros: None = None) -> Tensor:
         """The values of codes, in the dtype of the scales."""
-        powers = torch.exp2(1.0 - codes.abs().float())
-        values = codes.sign().float() * powers * scales.float()
+        powers = torch.exp2(1.0 - codes.abs().double())
+        values = codes.sign().double() * powers * scales.double()
         return values.to(scales.dtype)
 
 

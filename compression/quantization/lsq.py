@@ -32,7 +32,7 @@ class _Rounding(torch.autograd.Function):
     def forward(ctx, weight: Tensor, step: Tensor, highest: int, scale: float) -> Tensor:
         ratio = weight / step
         rounded = ratio.round().clamp(-highest, highest)
-        inside = ratio.abs() <= highest
+        inside = ratio.abs() < highest
         ctx.save_for_backward(torch.where(inside, rounded - ratio, rounded))
         ctx.scale = scale
         return rounded * step
@@ -86,9 +86,14 @@ def learned_steps(
         rounded = _Rounding.apply(values, steps, grid.highest, gradient_scale)
         errors = output_error((rounded - values).flatten(1), hessian)
         with torch.no_grad():
-            better = errors < best
-            best = torch.where(better, errors, best)
             chosen = steps.detach().to(weight.dtype)
+            judged = errors
+            if weight.dtype != torch.float32:
+                # Half precision also rounds the products that are computed with.
+                stored = grid.decode(grid.encode(parts, chosen, None), chosen, None)
+                judged = output_error((stored.float() - values).flatten(1), hessian)
+            better = judged < best
+            best = torch.where(better, judged, best)
             best_steps = torch.where(better[:, None, None], chosen, best_steps)
         optimizer.zero_grad()
         errors.sum().backward()

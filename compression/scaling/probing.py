@@ -110,7 +110,7 @@ def _digits(among: Tensor) -> Tensor:
 
 def _numbers(answer: Answer) -> Tensor:
     """``(in_features,)`` numbers of channels, from an answer to :func:`_digits`."""
-    powers = 2 ** torch.arange(len(answer.doubled) - 1, device=answer.doubled.device)
+    powers = 2 ** torch.arange(len(answer.doubled) - 1)
     numbers = (answer.doubled[1:] * powers[:, None]).sum(dim=0)
     return torch.where(answer.doubled[0], numbers, NOWHERE)
 
@@ -159,12 +159,11 @@ def _forward(
 
     def replace(_module: nn.Module, _inputs: object, output: object) -> object:
         nonlocal called
-        if called or not isinstance(output, Tensor) or output.numel() % (rows * sets.shape[1]):
+        if called or not isinstance(output, Tensor) or output.numel() % factors.numel():
             return output
         called = True
-        return _noise(output, rows) * factors.to(output)[:, None].expand(
-            -1, output.numel() // (rows * sets.shape[1]), -1
-        ).reshape(output.shape)
+        noise = _noise(output, rows).reshape(rows, -1, sets.shape[1])
+        return (noise * factors.to(output)[:, None]).reshape(output.shape)
 
     def see(name: str, seen: Tensor) -> None:
         if called and name not in answers:
@@ -183,13 +182,14 @@ def _noise(output: Tensor, rows: int) -> Tensor:
     """Above zero, so that a ReLU lets all of it pass; the same in each of ``rows`` parts."""
     generator = torch.Generator().manual_seed(0)
     one = torch.randn(1, output.numel() // rows, generator=generator).abs()
-    return one.to(output).expand(rows, -1).reshape(output.shape)
+    return one.to(output).expand(rows, -1)
 
 
 def _answer(seen: Tensor, rows: int) -> Answer:
+    """What the inputs of a layer, ``rows`` equal parts of them, say; nothing if they are not."""
     width = seen.shape[-1]
     if seen.numel() % (rows * width):
-        nothing = torch.zeros(rows - 1, width, dtype=torch.bool, device=seen.device)
+        nothing = torch.zeros(rows - 1, width, dtype=torch.bool)
         return Answer(nothing, nothing.any(dim=1))
     values = seen.reshape(rows, -1, width)
     before, after = values[:1], values[1:]
@@ -197,7 +197,7 @@ def _answer(seen: Tensor, rows: int) -> Answer:
     room = share * before.abs().amax(dim=1)
     same = (after - before).abs().amax(dim=1) <= room
     doubled = (after - 2 * before).abs().amax(dim=1) <= room
-    return Answer(doubled & ~same, (doubled | same).all(dim=1))
+    return Answer((doubled & ~same).cpu(), (doubled | same).all(dim=1).cpu())
 
 
 @torch.no_grad()

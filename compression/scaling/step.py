@@ -39,9 +39,10 @@ def check(model: PreTrainedModel, step: Step) -> None:
 
 @torch.no_grad()
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Scales every pair that the step may change, once the inputs of its consumers were seen.
+    """Scales every pair that the step may change.
 
-    The inputs of a pair do not depend on other pairs, so the order does not matter.
+    All scales are those of the model as it was: a layer may take a scale in its columns and give
+    one away in its rows, and neither is to feel the other.
     """
     model = compressed.model
     pairs: list[Pair] = []
@@ -54,13 +55,18 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
     products = step.method == "awq"
     seen: dict[str, InputStatistics] = {}
+    scales: dict[Pair, Tensor] = {}
     for block in visit_blocks(model, layers, batches, products, desc=step.name):
         seen |= block
         # Consumers of one producer may be in several blocks, as in a decoder's cross-attention.
-        for pair in [pair for pair in pairs if pair.consumers.keys() <= seen.keys()]:
-            statistics = {name: seen.pop(name) for name in pair.consumers}
-            if not write(pair.moved(_scales(pair, step, statistics))):
-                left.setdefault("its dtype cannot hold the scaled weights", []).append(pair)
+        for pair in pairs:
+            if pair.consumers.keys() <= seen.keys():
+                scales[pair] = _scales(
+                    pair, step, {name: seen.pop(name) for name in pair.consumers}
+                )
+    for pair, found in scales.items():
+        if not write(pair.moved(found)):
+            left.setdefault("its dtype cannot hold the scaled weights", []).append(pair)
     for reason, some in left.items():
         compressed.notes.append(f"{step.name}: {_told(reason, some)}")
 

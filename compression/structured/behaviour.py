@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compression.structured.cutting import Cut
-from compression.structured.probing import probe_batch, random_outputs
+from compression.structured.probing import random_outputs, run_probe
 
 
 def behaviour(model: PreTrainedModel, cuts: Sequence[Cut], shrunk: int) -> list[Tensor]:
@@ -24,14 +24,13 @@ def behaviour(model: PreTrainedModel, cuts: Sequence[Cut], shrunk: int) -> list[
             consumer = model.get_submodule(cut.name)
             hook = _see if number < shrunk else _mask
             stack.enter_context(consumer.register_forward_pre_hook(hook(cut, seen)))
-        batch = probe_batch(model)
-        outputs = model(**batch)[0]
+        outputs = run_probe(model)
         seen.clear()
         for number, cut in enumerate(cuts):
             for name, rows in cut.rows.items():
                 put = _put(name, rows, cut_off=number < shrunk)
                 stack.enter_context(model.get_submodule(name).register_forward_hook(put))
-        model(**batch)
+        run_probe(model)
     return [outputs, *seen]
 
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from compression.calibration import blocks
 from compression.layers import Layer, all_layers
-from compression.structured.probing import probe_batch, random_outputs
+from compression.structured.probing import random_outputs, run_probe
 
 FFN, HEADS = "ffn", "heads"
 
@@ -96,7 +96,7 @@ def _probed(model: PreTrainedModel, layers: Mapping[str, Layer]) -> _Probe:
     with ExitStack() as stack:
         for layer in layers.values():
             stack.enter_context(layer.module.register_forward_hook(hook))
-        model(**probe_batch(model))
+        run_probe(model)
     return probe
 
 

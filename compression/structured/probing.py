@@ -9,34 +9,61 @@ from transformers import PreTrainedModel
 from compression.errors import RecipeError
 from compression.watching import Batch
 
-TEXTS, TOKENS = 2, 16
-"""With a ReLU, a channel that is off for every token of a random probe is one in 2**32."""
+_CLASH = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError)
+"""What a forward raises where sizes do not fit."""
+_TOKENS = 32
+"""Of all texts. With a ReLU, a channel that is off for every random token is one in 2**32."""
 
 
 def probe_batch(model: PreTrainedModel) -> Batch:
-    """Random tokens, the second text padded, with the decoder's where there is one.
+    """Random tokens, with the decoder's where there is one.
+
+    Two texts, the second one padded, or a single one where there is no padding. Each has an end
+    of text and only one, which some classifiers look for.
 
     Raises:
         RecipeError: the model takes no tokens.
     """
     table = model.get_input_embeddings()
     if model.main_input_name != "input_ids" or not hasattr(table, "num_embeddings"):
-        raise RecipeError(
-            f"{type(model).__name__} takes no tokens; only models of text get smaller"
-        )
-    longest = getattr(model.config, "max_position_embeddings", None) or TOKENS + 2
-    length = min(TOKENS, longest - 2)
+        raise RecipeError(f"{type(model).__name__} takes no tokens, as a probe needs")
+    config = model.config.get_text_config()
+    known = range(table.num_embeddings)
+    padding = config.pad_token_id if config.pad_token_id in known else None
+    end = config.eos_token_id if config.eos_token_id in known else None
+    texts = 1 if padding is None else 2
+    length = _TOKENS // texts
+    longest = getattr(config, "max_position_embeddings", None) or 0
+    # Two positions less: some models begin to count behind the padding's number.
+    length = min(length, longest - 2) if longest > 2 else length
+    plain = torch.tensor([token for token in known if token not in (padding, end)])
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(table.num_embeddings, (TEXTS, length), generator=generator)
-    padding = model.config.get_text_config().pad_token_id
-    if padding is not None:
-        ids[ids == padding] = (padding + 1) % table.num_embeddings
+    ids = plain[torch.randint(len(plain), (texts, length), generator=generator)]
     mask = torch.ones_like(ids)
-    mask[1, -(length // 4) :] = 0
+    mask[1:, -(length // 4) :] = 0
+    if end is not None:
+        ids[:, length - length // 4 - 1] = end
+    if texts > 1:
+        ids = ids.masked_fill(mask == 0, padding)
     batch = {"input_ids": ids, "attention_mask": mask}
     if model.config.is_encoder_decoder:
-        batch["decoder_input_ids"] = ids.flip(1)
+        batch["decoder_input_ids"] = ids
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+
+def run_probe(model: PreTrainedModel) -> Tensor:
+    """The first of the model's outputs on the probe.
+
+    Raises:
+        RecipeError: it does not run.
+    """
+    try:
+        return model(**probe_batch(model))[0]
+    except _CLASH as error:
+        message = str(error).partition("\n")[0]
+        raise RecipeError(
+            f"{type(model).__name__} does not run on a probe of random tokens: {message}"
+        ) from error
 
 
 def random_outputs(name: str, call: int, like: Tensor, width: int) -> Tensor:

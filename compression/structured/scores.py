@@ -121,6 +121,8 @@ def taylor(
         return first, *others
 
     texts = [text for text in _texts(model, batches) if _has_loss(model, text)]
+    if not texts:
+        raise CompressionError("no text has a next token to predict")
     handles = [c.consumer.module.register_forward_pre_hook(hook) for c in couplings]
     try:
         for loss in losses(model, texts, desc="taylor"):

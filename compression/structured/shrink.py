@@ -26,8 +26,6 @@ from compression.structured.plain import Plain, find_plain
 
 _MOST_NUMBERS = 3
 """A module keeps at most this many numbers that count the same units."""
-_CLASH = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError)
-"""What a forward raises where sizes do not fit."""
 
 
 @torch.no_grad()
@@ -112,7 +110,7 @@ def _kept_if_same(
         change(undo)
         try:
             after = behaviour(model, cuts, shrunk)
-        except _CLASH:
+        except RecipeError:
             return None
         if same(after, reference):
             return undo.pop_all()

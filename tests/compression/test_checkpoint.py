@@ -49,7 +49,9 @@ def test_packed_weights_compute_the_same_and_take_a_byte_each(
 
 def test_shards_are_packed_too(tiny_llama, batches, tokenizer, tmp_path, monkeypatch):
     whole = tiny_llama.save_pretrained
-    monkeypatch.setattr(tiny_llama, "save_pretrained", lambda d, **kw: whole(d, max_shard_size="20KB"))
+    monkeypatch.setattr(
+        tiny_llama, "save_pretrained", lambda d, **kw: whole(d, max_shard_size="20KB")
+    )
     save(compress(tiny_llama, Recipe.parse("rtn-int8")), tokenizer, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

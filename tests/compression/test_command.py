@@ -26,7 +26,8 @@ def reviews(tmp_path):
         (["rtn-int8", "--model", "{tmp}", "--output", "{out}"], "no config.json"),
         (["rtn-int8", "--model", "/nowhere/x", "--output", "{out}"], "/nowhere/x does not load"),
         (["rtn-int8", "--model", "{bert}", "--output", "{tmp}"], "exists; name a directory"),
-        (["rtn-int8", "--model", "{bert}", "--output", "{bert}/config.json/x"], "cannot be written"),
+        (["rtn-int8", "--model", "{bert}", "--output", "{bert}/config.json/x"],
+         "cannot be written"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "/nowhere.txt"],
          "--data /nowhere.txt: No such file"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{bad}"],
@@ -42,7 +43,9 @@ def reviews(tmp_path):
          "this machine has no CUDA device"),
     ],
 )  # fmt: skip
-def test_wrong_use_is_one_clear_line_and_leaves_nothing(tmp_path, reviews, capsys, monkeypatch, words, complaint):
+def test_wrong_use_is_one_clear_line_and_leaves_nothing(
+    tmp_path, reviews, capsys, monkeypatch, words, complaint
+):
     files = {
         "bad": '{"text": "a"}\n{"txt": "b"}\n',
         "labels": '{"text": "a", "label": 7}\n',

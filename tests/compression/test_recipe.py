@@ -22,7 +22,7 @@ from compression.recipe import Recipe
          '{ method = "gptq", bits = 4, group = 32, act_order = true }'),
         ("svd,energy=0.9", '{ method = "svd", energy = 0.9 }'),
         ("wanda-50,exclude=*.0.*,include=*mlp*|*attn*",
-         '{ method = "wanda", sparsity = 0.5, include = ["*mlp*", "*attn*"], exclude = ["*.0.*"] }'),
+         '{ method = "wanda", sparsity = 0.5, exclude = ["*.0.*"], include = "*mlp*|*attn*" }'),
         ("distill-2layers,loss=response|attention:0.5",
          '{ method = "distill", layers = 2, loss = { attention = 0.5, response = 1 } }'),
         ("wanda-50+gptq-int4", '["wanda-50", { method = "gptq", bits = 4 }]'),

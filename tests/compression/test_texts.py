@@ -71,7 +71,10 @@ def test_training_shuffles_by_the_seed_and_takes_its_own_batch(classifier, token
 
 @pytest.mark.parametrize(
     ("texts", "labels", "complaint"),
-    [([], None, "no text to calibrate"), (["a", "b"], [0, 2], "label 2 is not one of the model's 2")],
+    [
+        ([], None, "no text to calibrate"),
+        (["a", "b"], [0, 2], "label 2 is not one of the model's 2"),
+    ],
 )
 def test_what_cannot_be_used_is_refused(classifier, tokenizer, texts, labels, complaint):
     with pytest.raises(CompressionError, match=complaint):

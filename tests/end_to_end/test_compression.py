@@ -57,6 +57,4 @@ def test_wrong_use_is_one_line_and_an_exit_code(tmp_path):
     done = compression("wanda-50", "--model", MODELS / "bert-tiny", "--output", tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == (
-        "python -m compression: error: wanda-50 needs texts; give --data FILE\n"
-    )
+    assert done.stderr == ("python -m compression: error: wanda-50 needs texts; give --data FILE\n")

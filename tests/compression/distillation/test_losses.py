@@ -23,7 +23,9 @@ def random(*shape, seed=0):
 def test_response_is_scipys_divergence_times_the_squared_temperature():
     student, teacher = random(5, 7), random(5, 7, seed=1)
     expected = 9.0 * np.mean(
-        entropy(softmax(teacher.numpy() / 3.0, axis=1), softmax(student.numpy() / 3.0, axis=1), axis=1)
+        entropy(
+            softmax(teacher.numpy() / 3.0, axis=1), softmax(student.numpy() / 3.0, axis=1), axis=1
+        )
     )
     assert response_loss(student, teacher, 3.0).item() == pytest.approx(expected, rel=1e-5)
 

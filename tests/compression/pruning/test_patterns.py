@@ -1,3 +1,5 @@
+"""Masks against counts by hand, and what a threshold would prune."""
+
 import hypothesis.strategies as st
 import pytest
 import torch

@@ -72,7 +72,9 @@ def expected_masks(scores, layers, sparsity, scope):
         parts = {}
         for name, score in scores.items():
             columns = score.shape[1]
-            rows = zip(flat[name].reshape(-1, columns), sizes[name].reshape(-1, columns), strict=True)
+            rows = zip(
+                flat[name].reshape(-1, columns), sizes[name].reshape(-1, columns), strict=True
+            )
             parts[name] = np.concatenate(
                 [sorted_out(row, ties, round(sparsity * columns)) for row, ties in rows]
             )

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from compression.errors import CompressionError
-from compression.pruning.patterns import NofM, Unstructured
 from compression.hessian import DAMPING, inverse_factor
+from compression.pruning.patterns import NofM, Unstructured
 from compression.pruning.sparsegpt import sparsegpt
 
 

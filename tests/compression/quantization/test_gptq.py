@@ -190,9 +190,7 @@ def test_weights_of_a_dead_feature_are_rounded_and_change_no_other():
     hessian = 2 * inputs.T @ inputs / TOKENS
     weight[:, dead] = 0.1
     before = gptq(weight, hessian, Uniform(4))
-    assert torch.equal(
-        before.codes[:, dead], round_to_nearest(weight, Uniform(4)).codes[:, dead]
-    )
+    assert torch.equal(before.codes[:, dead], round_to_nearest(weight, Uniform(4)).codes[:, dead])
     weight[:, dead] = -0.4
     after = gptq(weight, hessian, Uniform(4))
     assert not torch.equal(after.codes[:, dead], before.codes[:, dead])

@@ -84,7 +84,9 @@ def test_no_weight_is_further_than_half_a_step(case, grid):
 def test_the_step_is_the_range_over_the_number_of_steps(case, grid):
     weight, group, per_tensor = case
     quantized = rounded(case, grid)
-    shape = (1, 1, -1) if per_tensor and group is None else (len(weight), -1, group or len(weight[0]))
+    shape = (len(weight), -1, group or weight.shape[1])
+    if per_tensor and group is None:
+        shape = (1, 1, -1)
     for parts, scales in zip(weight.double().view(shape), quantized.scales, strict=True):
         for part, scale in zip(parts.tolist(), scales.tolist(), strict=True):
             if grid.symmetric:
@@ -140,7 +142,9 @@ def test_a_row_of_zeros_leaves_the_others_alone(grid, dtype):
     weight = torch.tensor([[0.0, 0.0, 0.0], [0.5, -2.0, 1.0]], dtype=dtype)
     quantized = round_to_nearest(weight, grid)
     assert torch.equal(quantized.dequantized()[0], weight[0])
-    assert torch.equal(quantized.dequantized()[1:], round_to_nearest(weight[1:], grid).dequantized())
+    assert torch.equal(
+        quantized.dequantized()[1:], round_to_nearest(weight[1:], grid).dequantized()
+    )
     assert not round_to_nearest(torch.zeros_like(weight), grid, per_tensor=True).dequantized().any()
 
 
@@ -215,7 +219,9 @@ def test_eight_bits_reach_down_to_the_smallest_power():
 def test_scales_of_a_log_grid_are_powers_of_two(case, bits):
     weight, group, per_tensor = case
     quantized = rounded(case, Log(bits))
-    shape = (1, 1, -1) if per_tensor and group is None else (len(weight), -1, group or len(weight[0]))
+    shape = (len(weight), -1, group or weight.shape[1])
+    if per_tensor and group is None:
+        shape = (1, 1, -1)
     largest = weight.view(shape).abs().amax(-1)
     for scale, value in zip(quantized.scales.flatten(), largest.flatten().tolist(), strict=True):
         mantissa, exponent = math.frexp(scale)

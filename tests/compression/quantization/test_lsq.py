@@ -91,9 +91,7 @@ def test_no_row_is_worse_than_on_the_uniform_grid(seed, bits, group, outlier, si
     weight[1, 2:5] = 0.0
     found = learned_steps(weight, hessian, bits, group, iterations=20)
     errors, doubt = row_errors(found, weight, hessian)
-    plain, plain_doubt = row_errors(
-        round_to_nearest(weight, Uniform(bits), group), weight, hessian
-    )
+    plain, plain_doubt = row_errors(round_to_nearest(weight, Uniform(bits), group), weight, hessian)
     assert (errors <= plain + doubt + plain_doubt).all()
 
 

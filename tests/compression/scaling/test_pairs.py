@@ -87,8 +87,8 @@ def test_pairs_are_found_and_preserve_the_model(lively, batches, name):
     assert changed
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["qwen3", "gemma2", "phi3", "bert", "t5"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "phi3", "bert"])
 def test_half_precision_finds_the_same(lively, dtype, name):
     assert {short(pair) for pair in usable(lively(name).to(dtype))} == EXPECTED[name]
 

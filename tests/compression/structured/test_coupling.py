@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from compression.apply import compress
+from compression.errors import RecipeError
+from compression.recipe import Recipe
 from compression.structured.coupling import FFN, HEADS, find_couplings
 
 
@@ -70,6 +73,28 @@ def test_a_relu_that_is_always_off_hides_nothing(tiny):
         for layer in model.model.decoder.layers:
             layer.fc1.bias.fill_(-100.0)
     assert [c.units for c in find_couplings(model, FFN)] == [48, 48]
+
+
+def test_factors_are_no_ffn(tiny):
+    model = tiny("llama")
+    compress(model, Recipe.parse("svd-50"))
+    ffn = found(model, FFN)
+    assert list(ffn) == [f"model.layers.{i}.mlp.down_proj.first" for i in range(2)]
+    assert all(c.units == 48 for c in ffn.values())
+    heads = found(model, HEADS)["model.layers.0.self_attn.o_proj.first"]
+    assert [layer.name.rpartition("self_attn.")[2] for layer in heads.producers] == [
+        "q_proj.second", "k_proj.second", "v_proj.second",
+    ]  # fmt: skip
+
+
+def test_a_probe_that_does_not_run_says_so(tiny, monkeypatch):
+    def forward(**batch):
+        raise ValueError("no image\nfor this text")
+
+    model = tiny("llama")
+    monkeypatch.setattr(model, "forward", forward)
+    with pytest.raises(RecipeError, match=r"LlamaForCausalLM does not run .*: no image$"):
+        find_couplings(model, FFN)
 
 
 def test_frozen_weights_and_no_grad_hide_nothing(tiny):

@@ -15,6 +15,7 @@ from compression.checkpoint import METHOD, PLAIN, form_of, save
 from compression.errors import RecipeError
 from compression.layers import all_layers
 from compression.recipe import Recipe
+from compression.structured import cutting
 from fixtures import vocabulary
 
 FFN = {
@@ -62,6 +63,14 @@ def size(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def assert_alike(loaded, model, forward):
+    """Bit by bit the same weights. Where they lie in memory may change the last bit of a sum."""
+    expected = model.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(t, expected[name]) for name, t in loaded.state_dict().items())
+    torch.testing.assert_close(forward(loaded), forward(model), rtol=1e-5, atol=1e-6)
+
+
 def auto_of(model):
     if model.config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
@@ -94,7 +103,7 @@ def test_the_smaller_model_is_the_masked_one_also_when_loaded(
     loaded, report = auto_of(model).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert size(loaded) == size(model) < size(dense)
-    torch.testing.assert_close(forward(loaded), forward(model), rtol=0, atol=0)
+    assert_alike(loaded, model, forward)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +188,8 @@ def test_patterns_choose_by_consumer_or_producer(tiny, forward, tmp_path):
         f"model.layers.0.mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")
     }
     save(result, vocabulary.causal(64), tmp_path / "out")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert torch.equal(forward(loaded), forward(model))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=model.dtype)
+    assert_alike(loaded, model, forward)
     model = tiny("llama")
     apply(model, "ffn-50,exclude=*.0.mlp.gate_proj")
     sizes = [layer.mlp.down_proj.in_features for layer in model.model.layers]
@@ -193,8 +202,8 @@ def test_layers_that_become_alike_in_two_steps_are_plain(tiny, forward, tmp_path
     assert form_of(result) == PLAIN
     assert model.config.intermediate_size == model.model.layers[0].mlp.intermediate_size == 24
     save(result, vocabulary.causal(64), tmp_path / "out")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert torch.equal(forward(loaded), forward(model))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=model.dtype)
+    assert_alike(loaded, model, forward)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +213,7 @@ def test_layers_that_become_alike_in_two_steps_are_plain(tiny, forward, tmp_path
         ("bert", "heads-50+ffn-50"),
         ("gpt2", "heads-50+heads-50"),
         ("llama", "svd-50+heads-50+ffn-50"),
-        ("gpt2", "svd-50,include=*c_attn,include=*c_fc+heads-50+ffn-50"),
+        ("gpt2", "svd-50,include=*c_attn+heads-50+ffn-50"),
         ("opt", "magnitude-50+heads-50+ffn-50"),
         ("gpt2", "heads-50+rtn-int8"),
         ("llama", "ffn-50+magnitude-2:4"),
@@ -212,16 +221,11 @@ def test_layers_that_become_alike_in_two_steps_are_plain(tiny, forward, tmp_path
 )
 def test_steps_follow_each_other_and_load_again(tiny, forward, tmp_path, kind, text):
     model = tiny(kind, torch.float32)
-    if "svd" in text and kind == "gpt2":
-        steps = [{"method": "svd", "ratio": 0.5, "include": ["*c_attn", "*mlp.c_fc"]}]
-        steps += ["heads-50", "ffn-50"]
-        result = compress(model, Recipe.parse(steps))
-    else:
-        result = apply(model, text)
+    result = apply(model, text)
     save(result, vocabulary.causal(64), tmp_path / "out")
-    loaded = auto_of(model).from_pretrained(tmp_path / "out")
+    loaded = auto_of(model).from_pretrained(tmp_path / "out", dtype=model.dtype)
     assert size(loaded) <= size(model) or result.quantized
-    assert torch.equal(forward(loaded), forward(model))
+    assert_alike(loaded, model, forward)
 
 
 def test_pruned_weights_stay_pruned(tiny):
@@ -247,6 +251,7 @@ def test_another_model_of_the_same_configuration_is_left_alone(tiny):
     [
         ("mixtral", "ffn-50", r"layers\.0\.mlp\.experts\.\w+\.0: experts of a mixture"),
         ("t5", "heads-50", r"encoder\.block\.0\.layer\.0\.SelfAttention\.o: T5For.* 2 of its 4"),
+        ("phi3", "heads-50,include=*.1.*o_proj", r"layers\.1\.self_attn\.o_proj: Phi3ForCausalLM"),
         ("bloom", "heads-50", r"h\.0\.self_attention\.dense: Bloom.* does not compute the same"),
         ("olmo2", "heads-50", r"layers\.0\.self_attn\.q_proj: neither it .* Olmo2ForCausalLM"),
         ("mamba", "ffn-50", r"layers\.0\.mixer\.in_proj: neither it .* MambaForCausalLM"),
@@ -262,6 +267,21 @@ def test_what_cannot_be_smaller_is_named_and_stays(tiny, forward, kind, text, me
         apply(model, text)
     assert list(model.modules()) == modules
     assert [vars(module) for module in modules] == numbers
+    assert torch.equal(forward(model), before)
+
+
+@pytest.mark.parametrize("member", ["self_attn.k_proj", "self_attn.o_proj"])
+def test_a_surgery_that_computes_something_else_is_undone(tiny, forward, monkeypatch, member):
+    def wrong(model, cut, undo):
+        cutting.resize(model, cut, undo)
+        weight = model.get_submodule(f"model.layers.1.{member}").weight
+        weight.copy_(weight.roll(1, 0))
+
+    model = tiny("llama", num_key_value_heads=4)
+    before = forward(model)
+    monkeypatch.setattr("compression.structured.shrink.resize", wrong)
+    with pytest.raises(RecipeError, match=r"self_attn\.o_proj: LlamaForCausalLM does not compute"):
+        apply(model, "heads-50,include=*.1.*")
     assert torch.equal(forward(model), before)
 
 

@@ -1,0 +1,339 @@
+"""Movement pruning against equations 4 and 5 written out, on classifiers of one or two layers."""
+
+from itertools import pairwise
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from compression.apply import compress
+from compression.errors import CompressionError, RecipeError
+from compression.layers import all_layers
+from compression.pruning.movement import (
+    COOL_DOWN,
+    WARM_UP,
+    Masked,
+    _Keep,
+    movement,
+    rising_sparsity,
+)
+from compression.recipe import Recipe
+
+
+class Config(PretrainedConfig):
+    """Widths of the layers of a :class:`Classifier`."""
+
+    model_type = "classifier-of-vectors"
+
+    def __init__(self, widths=(8, 6, 2), **rest):
+        self.widths = list(widths)
+        super().__init__(**rest)
+
+
+class Classifier(PreTrainedModel):
+    """Linear layers with tanh between them, over vectors."""
+
+    config_class = Config
+
+    def __init__(self, config):
+        super().__init__(config)
+        widths = config.widths
+        self.layers = nn.ModuleList(nn.Linear(*pair, bias=False) for pair in pairwise(widths))
+        self.post_init()
+
+    def forward(self, vectors):
+        for layer in self.layers[:-1]:
+            vectors = layer(vectors).tanh()
+        return SequenceClassifierOutput(logits=self.layers[-1](vectors))
+
+
+def made(widths=(8, 6, 2), seed=0):
+    torch.manual_seed(seed)
+    model = Classifier(Config(widths)).eval()
+    for layer in model.layers:
+        nn.init.normal_(layer.weight)
+    return model
+
+
+def batches_of(columns=8, count=4, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(columns, generator=generator)
+    found = []
+    for _ in range(count):
+        vectors = torch.randn(16, columns, generator=generator)
+        found.append({"vectors": vectors, "labels": (vectors @ direction > 0).long()})
+    return found
+
+
+def step_of(text):
+    return Recipe.parse(f"movement-{text}").steps[0]
+
+
+def weights_of(model):
+    return {name: layer.weight.detach().clone() for name, layer in all_layers(model).items()}
+
+
+@given(st.integers(1, 400), st.integers(0, 400), st.floats(0, 1))
+def test_sparsity_rises_as_in_equation_5(steps, at, sparsity):
+    """v_f + (v_i - v_f) (1 - (t - t_i) / (N Delta t))^3 between warm-up and cool-down, v_i = 0."""
+    at = min(at, steps)
+    begin, end = WARM_UP * steps, (1 - COOL_DOWN) * steps
+    if at <= begin:
+        expected = 0.0
+    elif at >= end:
+        expected = sparsity
+    else:
+        expected = sparsity + (0 - sparsity) * (1 - (at - begin) / (end - begin)) ** 3
+    assert rising_sparsity(at / steps, sparsity) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_sparsity_never_falls(first, second, sparsity):
+    first, second = sorted((first, second))
+    # One rounding of a cube near its end.
+    assert rising_sparsity(first, sparsity) <= rising_sparsity(second, sparsity) + 1e-15
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "soft"), [(0.0, False), (0.4, False), (1.0, False), (0, True)]
+)
+def test_scores_feel_the_gradient_of_the_masked_weight_times_the_weight(sparsity, soft):
+    generator = torch.Generator().manual_seed(0)
+    weight, scores, target = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
+    weight.requires_grad_()
+    scores.requires_grad_()
+    inputs = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    masked = weight * _Keep.apply(scores, sparsity, soft)
+    masked.retain_grad()
+    (inputs @ masked.T).tanh().sub(inputs @ target.T).square().sum().backward()
+    assert masked.grad.all()
+    assert torch.equal(scores.grad, masked.grad * weight.detach())
+    mask = (masked != 0).double()
+    assert torch.equal(weight.grad, masked.grad * mask)
+    kept = (
+        scores > 0
+        if soft
+        else torch.argsort(torch.argsort(scores.flatten())).view(4, 5) >= round(sparsity * 20)
+    )
+    assert torch.equal(mask.bool(), kept)
+
+
+def test_a_negative_gradient_on_a_positive_weight_raises_its_score():
+    # The weight grows: it moves away from zero. Equation 4 under descent.
+    layer = Masked(torch.tensor([[2.0, -2.0, 2.0, -2.0]]), soft=False)
+    weight = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
+    (layer(weight) * torch.tensor([-1.0, -1.0, 1.0, 1.0])).sum().backward()
+    assert (-layer.scores.grad).sign().tolist() == [[1.0, -1.0, -1.0, 1.0]]
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_everything_is_kept_at_first(soft):
+    weight = torch.randn(3, 4)
+    assert torch.equal(Masked(weight, soft)(weight), weight)
+
+
+def test_what_moves_towards_zero_goes_though_it_is_large():
+    """Figure 1 of the paper: magnitude prunes what is small, movement what shrinks."""
+    batches = []
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        labels = torch.arange(32) % 2
+        sign = 2.0 * labels - 1
+        noise = torch.randn(32, 4, generator=generator) * 0.3
+        batches.append({"vectors": sign[:, None] + noise, "labels": labels})
+    model = made((4, 2))
+    # Inputs say what the label is. Two large weights have it the wrong way round, and shrink;
+    # two small ones have it right, and grow.
+    row = torch.tensor([-0.5, -0.5, 0.1, 0.1])
+    with torch.no_grad():
+        model.layers[0].weight.copy_(torch.stack([-row, row]))
+    before = model.layers[0].weight.detach().clone()
+    layers = all_layers(model)
+    masks = movement(model, layers, batches, step_of("50,steps=40,learning_rate=0.005"))
+    after = model.layers[0].weight.detach()
+    large = torch.tensor([True, True, False, False]).expand(2, 4)
+    assert (after.abs() < before.abs())[large].all()
+    assert (after.abs() > before.abs())[~large].all()
+    # After training too, the large ones are the largest: magnitude would keep them.
+    assert after[large].abs().min() > after[~large].abs().max()
+    assert torch.equal(masks["layers.0"], large)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.37, 0.5, 0.9, 1.0])
+def test_each_layer_loses_exactly_its_share(sparsity):
+    model = made()
+    layers = all_layers(model)
+    masks = movement(model, layers, batches_of(), step_of(f"{sparsity * 100:g},steps=12"))
+    assert masks.keys() == layers.keys()
+    for name, mask in masks.items():
+        assert mask.shape == layers[name].weight.shape
+        assert int(mask.sum()) == round(sparsity * mask.numel())
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.37, 0.5, 0.9])
+def test_by_threshold_all_layers_together_lose_exactly_their_share(sparsity):
+    model = made((8, 6, 2))
+    layers = all_layers(model)
+    masks = movement(model, layers, batches_of(), step_of(f"{sparsity * 100:g},steps=30,soft=true"))
+    sizes = [mask.numel() for mask in masks.values()]
+    gone = [int(mask.sum()) for mask in masks.values()]
+    assert sum(gone) == round(sparsity * sum(sizes))
+
+
+def test_by_threshold_layers_may_lose_unlike_shares():
+    model = made((8, 6, 2))
+    masks = movement(
+        model, all_layers(model), batches_of(), step_of("50,steps=60,soft=true,score_rate=0.05")
+    )
+    assert len({float(mask.float().mean()) for mask in masks.values()}) == 2
+
+
+@pytest.mark.parametrize("soft", ["true", "false"])
+def test_the_step_zeroes_its_mask_and_what_stays_was_trained(soft):
+    model = made()
+    before = weights_of(model)
+    compress(
+        model,
+        Recipe.parse(f"movement-50,steps=20,soft={soft},include=layers.*"),
+        batches_of(),
+    )
+    zeros = 0
+    for name, after in weights_of(model).items():
+        kept = after != 0
+        zeros += int((~kept).sum())
+        assert (after[kept] != before[name][kept]).all()
+    assert zeros == 30
+
+
+def test_layers_that_are_not_chosen_are_trained_but_not_pruned():
+    model = made()
+    before = weights_of(model)
+    compress(model, Recipe.parse("movement-50,steps=20,include=layers.1"), batches_of())
+    after = weights_of(model)
+    assert (after["layers.0"] != before["layers.0"]).all()
+    assert after["layers.0"].all()
+    assert int((after["layers.1"] == 0).sum()) == 6
+
+
+def test_training_makes_the_pruned_classifier_better():
+    def loss(model):
+        with torch.no_grad():
+            return sum(
+                nn.functional.cross_entropy(model(batch["vectors"]).logits, batch["labels"]).item()
+                for batch in batches_of()
+            )
+
+    model, plain = made(), made()
+    recipe = "50,include=layers.*"
+    compress(plain, Recipe.parse(f"magnitude-{recipe}"))
+    compress(model, Recipe.parse(f"movement-{recipe},steps=150,learning_rate=0.05"), batches_of())
+    assert loss(model) < loss(plain)
+
+
+@pytest.mark.parametrize("soft", ["true", "false"])
+def test_a_seed_gives_the_same_every_time(soft):
+    results = []
+    for seed in (0, 0, 1):
+        model = made()
+        step = step_of(f"50,steps=20,seed={seed},soft={soft}")
+        masks = movement(model, all_layers(model), batches_of(), step)
+        results.append((weights_of(model), masks))
+    for name in results[0][0]:
+        assert torch.equal(results[0][0][name], results[1][0][name])
+        assert torch.equal(results[0][1][name], results[1][1][name])
+    assert any(not torch.equal(results[0][0][name], results[2][0][name]) for name in results[0][0])
+
+
+def test_nothing_of_the_training_stays_in_the_model():
+    model = made()
+    names = list(model.state_dict())
+    types = [type(module) for module in model.modules()]
+    parameters = {name: id(parameter) for name, parameter in model.named_parameters()}
+    movement(model, all_layers(model), batches_of(), step_of("50,steps=10"))
+    assert list(model.state_dict()) == names
+    assert [type(module) for module in model.modules()] == types
+    assert {name: id(parameter) for name, parameter in model.named_parameters()} == parameters
+    assert not any(parametrize.is_parametrized(module) for module in model.modules())
+
+
+def test_nothing_of_the_training_stays_where_the_loss_fails():
+    model = made()
+    names = list(model.state_dict())
+    batches = batches_of(count=1)
+    batches[0]["vectors"][0, 0] = float("nan")
+    with pytest.raises(CompressionError, match="not finite"):
+        movement(model, all_layers(model), batches, step_of("50,steps=10"))
+    assert list(model.state_dict()) == names
+    assert not any(parametrize.is_parametrized(module) for module in model.modules())
+
+
+def test_no_gradients_stay_in_the_model():
+    model = made()
+    movement(model, all_layers(model), batches_of(), step_of("50,steps=5"))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_no_batch_is_an_error():
+    model = made()
+    with pytest.raises(CompressionError, match="at least one batch"):
+        movement(model, all_layers(model), [], step_of("50,steps=5"))
+    assert not any(parametrize.is_parametrized(module) for module in model.modules())
+
+
+def test_a_layer_that_is_tied_to_an_embedding_is_refused(tiny_llama, batches):
+    with pytest.raises(RecipeError, match="tied to an embedding"):
+        compress(tiny_llama, Recipe.parse("movement-50,steps=2,include=lm_head"), batches)
+
+
+def test_a_causal_model_is_pruned_exactly(tiny_llama, batches):
+    compress(tiny_llama, Recipe.parse("movement-50,steps=4"), batches)
+    for name, layer in all_layers(tiny_llama).items():
+        if name != "lm_head":
+            assert int((layer.weight == 0).sum()) == layer.weight.numel() // 2
+
+
+def test_a_layer_that_is_stored_the_other_way_round_gets_a_mask_of_outputs_and_inputs():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=32, n_positions=16, n_embd=8, n_layer=1, n_head=2)
+    ).eval()
+    ids = torch.randint(1, 32, (4, 10), generator=torch.Generator().manual_seed(0))
+    layers = {name: layer for name, layer in all_layers(model).items() if "h.0" in name}
+    masks = movement(model, layers, [{"input_ids": ids}], step_of("25,steps=6"))
+    for name, mask in masks.items():
+        assert layers[name].transposed
+        assert mask.shape == layers[name].weight.shape
+        assert int(mask.sum()) == mask.numel() // 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("soft", ["true", "false"])
+def test_half_precision_is_trained_and_stays_finite(dtype, soft):
+    model = made().to(dtype)
+    before = weights_of(model)
+    batches = [{**batch, "vectors": batch["vectors"].to(dtype)} for batch in batches_of()]
+    recipe = Recipe.parse(f"movement-50,steps=20,learning_rate=0.01,soft={soft},include=layers.*")
+    compress(model, recipe, batches)
+    for name, after in weights_of(model).items():
+        assert after.dtype == dtype
+        assert after.isfinite().all()
+        assert (after[after != 0] != before[name][after != 0]).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_inputs_that_never_fire_do_not_upset_it(dtype):
+    model = made().to(dtype)
+    batches = batches_of()
+    for batch in batches:
+        batch["vectors"][:, 3] = 0.0
+        batch["vectors"] = batch["vectors"].to(dtype)
+    masks = movement(model, all_layers(model), batches, step_of("50,steps=10"))
+    assert all(weight.isfinite().all() for weight in weights_of(model).values())
+    assert int(masks["layers.0"].sum()) == 24

@@ -1,0 +1,152 @@
+"""The training loop against closed forms.
+
+A loss that is linear has a constant gradient, and Adam's update is then the learning rate itself,
+whatever the gradient's size: so steps show the schedule.
+"""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from compression.errors import CompressionError
+from compression.training import Part, endless, fit
+
+
+def run(parameter, loss, steps, batches=({},), rate=0.1, seed=0, after_step=lambda: None):
+    return fit([Part([parameter], rate)], batches, loss, steps, seed, "test", after_step)
+
+
+def sizes_of_steps(steps, rate=0.1):
+    """How far a parameter moves at every step under a constant gradient."""
+    parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    seen = [0.0]
+    run(parameter, lambda batch, progress: 3 * parameter.sum(), steps, rate=rate,
+        after_step=lambda: seen.append(parameter.item()))  # fmt: skip
+    return [before - after for before, after in pairwise(seen)]
+
+
+def test_reaches_the_optimum_of_least_squares():
+    generator = torch.Generator().manual_seed(0)
+    system = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    wanted = torch.randn(20, generator=generator, dtype=torch.float64)
+    best = torch.linalg.lstsq(system, wanted[:, None]).solution[:, 0]
+    found = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    steps, rate = 300, 0.1
+    losses = run(found, lambda batch, progress: (system @ found - wanted).square().mean(), steps,
+                 rate=rate)  # fmt: skip
+    # Adam moves by no more than about the rate, and the last step's is 1 / 0.9 of steps.
+    reach = rate / (0.9 * steps)
+    assert (found.detach() - best).abs().max() <= reach
+    assert len(losses) == steps
+    floor = float((system @ best - wanted).square().mean())
+    curvature = float(torch.linalg.eigvalsh(system.T @ system / 20).max())
+    assert floor <= losses[-1] <= floor + curvature * 4 * reach**2
+
+
+def test_losses_are_those_before_each_step():
+    parameter = torch.nn.Parameter(torch.tensor(5.0))
+    seen = []
+
+    def loss(batch, progress):
+        seen.append(parameter.item() ** 2)
+        return parameter.square()
+
+    assert run(parameter, loss, 7) == pytest.approx(seen, rel=1e-6)
+    assert len(seen) == 7
+
+
+def test_progress_is_the_share_of_steps_that_lies_behind():
+    parameter, seen = torch.nn.Parameter(torch.tensor(5.0)), []
+    run(parameter, lambda batch, progress: seen.append(progress) or parameter.square(), 4)
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_rates_rise_over_a_tenth_of_the_steps_and_fall_to_zero():
+    steps, rate = 40, 0.1
+    expected = [rate * min((step + 1) / 4, (40 - step) / 36) for step in range(steps)]
+    # Adam's epsilon of 1e-8 beside a gradient of 1.
+    assert sizes_of_steps(steps, rate) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 10, 15])
+def test_no_rate_is_higher_than_the_highest(steps):
+    assert max(sizes_of_steps(steps, rate=0.1)) <= 0.1 * (1 + 1e-6)
+
+
+def test_each_part_has_a_rate_of_its_own():
+    slow, fast = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    fit([Part([slow], 1e-3), Part([fast], 1e-1)], [{}],
+        lambda batch, progress: slow.sum() + fast.sum(), 10, 0, "test")  # fmt: skip
+    assert torch.allclose(fast, 100 * slow, rtol=1e-4)
+
+
+def test_weights_without_a_gradient_do_not_decay():
+    parameter = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
+    run(parameter, lambda batch, progress: parameter[0], 10)
+    assert parameter[1].item() == 3.0
+
+
+def test_gradients_are_clipped_to_a_norm_of_one():
+    parameter, norms = torch.nn.Parameter(torch.zeros(4)), []
+    run(parameter, lambda batch, progress: 1e6 * parameter.sum(), 3,
+        after_step=lambda: norms.append(parameter.grad.norm().item()))  # fmt: skip
+    assert norms == pytest.approx([1.0] * 3, rel=1e-5)
+
+
+def order(seed, batches=5, steps=15):
+    parameter, seen = torch.nn.Parameter(torch.tensor(1.0)), []
+
+    def loss(batch, progress):
+        seen.append(batch["number"])
+        return parameter.square()
+
+    run(parameter, loss, steps, [{"number": number} for number in range(batches)], seed=seed)
+    return seen
+
+
+def test_the_order_of_batches_follows_from_the_seed():
+    assert order(3) == order(3)
+    assert order(3) != order(4)
+
+
+def test_every_batch_is_seen_once_before_any_is_seen_again():
+    seen = order(0)
+    for start in (0, 5, 10):
+        assert sorted(seen[start : start + 5]) == [0, 1, 2, 3, 4]
+    assert seen[:5] != seen[5:10] or seen[5:10] != seen[10:15]
+    stream = endless(["a"], 0)
+    assert [next(stream) for _ in range(3)] == ["a"] * 3
+
+
+def test_the_order_does_not_touch_the_common_generator():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    order(0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_trains_where_gradients_are_switched_off():
+    parameter = torch.nn.Parameter(torch.tensor(1.0))
+    with torch.no_grad():
+        run(parameter, lambda batch, progress: parameter.square(), 3)
+    assert parameter.item() < 1.0
+
+
+def test_no_batch_is_an_error():
+    with pytest.raises(CompressionError, match="at least one batch"):
+        run(torch.nn.Parameter(torch.tensor(1.0)), lambda batch, progress: None, 3, batches=[])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_an_error_and_changes_nothing_more(bad):
+    parameter, seen = torch.nn.Parameter(torch.tensor(1.0)), []
+
+    def loss(batch, progress):
+        seen.append(parameter.item())
+        return parameter * (bad if len(seen) == 3 else 1.0)
+
+    with pytest.raises(CompressionError, match="not finite at step 2"):
+        run(parameter, loss, 10)
+    assert parameter.item() == seen[2]

@@ -1,0 +1,145 @@
+"""On the shipped models, calibration-weighted error ``tr(D H D^T)`` orders as the papers say.
+
+Every layer is compressed from the same dense weights and the same statistics, so methods differ in
+nothing else.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+
+from compression.calibration import collect
+from compression.layers import backbone_layers
+from compression.low_rank.svd import factorise
+from compression.pruning.magnitude import magnitude
+from compression.pruning.patterns import NofM, Unstructured, prune_mask
+from compression.pruning.sparsegpt import sparsegpt
+from compression.pruning.wanda import wanda
+from compression.quantization.gptq import gptq
+from compression.quantization.grids import Uniform, round_to_nearest
+from compression.quantization.lsq import learned_steps, output_error
+from compression.recipe import Recipe
+from compression.texts import batches_of
+from fixtures import corpus
+from fixtures.shipped import CAUSAL, MODELS, NAMES
+
+PATTERNS = [Unstructured(0.5), NofM(2, 4), NofM(4, 8)]
+
+
+@cache
+def calibrated(name):
+    """Weight and statistics of every layer of a shipped model."""
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
+
+    causal = name in CAUSAL
+    auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+    model = auto.from_pretrained(MODELS / name).eval()
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / name)
+    document = corpus.passage if causal else corpus.review
+    texts = [document("calibration", index).text for index in range(24 if causal else 96)]
+    step = Recipe.parse("wanda-50").steps[0]
+    layers = backbone_layers(model)
+    seen = collect(model, layers, batches_of(step, model, tokenizer, texts), with_products=True)
+    return {key: (layer.weight.detach(), seen[key]) for key, layer in layers.items()}
+
+
+def worse(name, better, other, diagonal=False):
+    """Layers where ``better`` leaves the larger error, with the ratio of errors."""
+    found = {}
+    with torch.no_grad():
+        for key, (weight, seen) in calibrated(name).items():
+            hessian = torch.diag(seen.hessian.diagonal()) if diagonal else seen.hessian
+            errors = [
+                float(output_error(method(weight, seen) - weight, hessian).sum())
+                for method in (better, other)
+            ]
+            if errors[0] > errors[1]:
+                found[key] = errors[0] / errors[1]
+    return found
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_sparsegpt_beats_wanda_in_every_layer(name, pattern):
+    assert not worse(
+        name,
+        lambda weight, seen: sparsegpt(weight, seen.hessian, pattern),
+        lambda weight, seen: wanda(weight, seen.norm, pattern),
+    )
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_wanda_beats_magnitude_in_every_layer_where_they_compete_alike(name, pattern):
+    """In the error that Wanda looks at, which leaves out products of different features.
+
+    Over a whole matrix magnitude may spare strong rows, which Wanda may not: of 28 layers of
+    llama-tiny 13 have a smaller error under magnitude at 50 % (by up to 16 %), and none if both
+    compete within rows or both over the matrix (Sun et al. 2024, section 4.1, table 7). With the
+    products, one layer is 0.2 % worse under Wanda; its inputs are correlated.
+    """
+
+    def by_row(weight, seen):
+        return weight.masked_fill(prune_mask(weight.abs(), pattern, per_row=True), 0.0)
+
+    assert not worse(
+        name, lambda weight, seen: wanda(weight, seen.norm, pattern), by_row, diagonal=True
+    )
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_over_all_layers_wanda_beats_magnitude_as_it_is(name, pattern):
+    totals = [0.0, 0.0]
+    with torch.no_grad():
+        for weight, seen in calibrated(name).values():
+            for index, after in enumerate(
+                (wanda(weight, seen.norm, pattern), magnitude(weight, pattern))
+            ):
+                totals[index] += float(output_error(after - weight, seen.hessian).sum())
+    assert totals[0] < totals[1]
+
+
+@pytest.mark.parametrize("act_order", [False, True], ids=["in-order", "act-order"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("name", NAMES)
+def test_gptq_beats_round_to_nearest_in_every_layer(name, bits, act_order):
+    grid = Uniform(bits)
+    assert not worse(
+        name,
+        lambda weight, seen: gptq(
+            weight, seen.hessian, grid, act_order=act_order
+        ).dequantized(),
+        lambda weight, seen: round_to_nearest(weight, grid).dequantized(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_learned_steps_beat_uniform_ones_in_every_layer(name, bits):
+    assert not worse(
+        name,
+        lambda weight, seen: learned_steps(
+            weight, seen.hessian, bits, iterations=50
+        ).dequantized(),
+        lambda weight, seen: round_to_nearest(weight, Uniform(bits)).dequantized(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("name", NAMES)
+def test_whitened_svd_beats_plain_svd_in_every_layer(name, ratio):
+    def product(factors):
+        first, second = factors
+        return second @ first
+
+    assert not worse(
+        name,
+        lambda weight, seen: product(factorise(weight, ratio=ratio, products=seen.products)),
+        lambda weight, seen: product(factorise(weight, ratio=ratio)),
+    )
