@@ -42,7 +42,8 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
             nothing; ``labels`` are used where a loss is.
 
     Raises:
-        RecipeError: the recipe does not fit the model; nothing was changed.
+        RecipeError: the recipe does not fit the model. What the model as it is can tell is told
+            before anything is changed; a later step may find out only when it is reached.
         CompressionError: weights or statistics are not finite, a solver failed, or a layer
             did not reach what was asked; the model is then of no further use.
     """
