@@ -46,7 +46,7 @@ def fit(
     """Minimises ``loss(batch, progress)`` with AdamW; gives the loss of every step.
 
     Args:
-        parts: what is trained; nothing else needs a gradient.
+        parts: what is trained, but for what of it is frozen.
         batches: gone through in random order, again and again.
         loss: of a batch, with the share of the steps that lies behind.
         steps: how many.
@@ -59,6 +59,9 @@ def fit(
     """
     if not batches:
         raise CompressionError("training needs at least one batch of text")
+    parts = [
+        Part([p for p in part.parameters if p.requires_grad], part.learning_rate) for part in parts
+    ]
     trained = [parameter for part in parts for parameter in part.parameters]
     # Updates and their moments are too fine for half precision: they are kept in float32.
     masters = {id(p): p.detach().float().requires_grad_() if _is_half(p) else p for p in trained}

@@ -150,3 +150,51 @@ def test_a_loss_that_is_not_finite_is_an_error_and_changes_nothing_more(bad):
     with pytest.raises(CompressionError, match="not finite at step 2"):
         run(parameter, loss, 10)
     assert parameter.item() == seen[2]
+
+
+def test_what_is_frozen_is_left_alone():
+    free, frozen = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), False)
+    fit([Part([free, frozen], 0.1)], [{}],
+        lambda batch, progress: (free * frozen).sum(), 5, 0, "test")  # fmt: skip
+    assert (free < 1).all()
+    assert torch.equal(frozen, torch.ones(2))
+
+
+def test_parameters_that_take_no_part_stay():
+    used, idle = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    fit([Part([used, idle], 0.1)], [{}], lambda batch, progress: used.sum(), 5, 0, "test")
+    assert (used < 1).all()
+    assert torch.equal(idle, torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loses_no_update_that_is_smaller_than_its_ulp(dtype):
+    steps, rate = 100, 1e-4
+    found = torch.nn.Parameter(torch.ones(1, dtype=dtype))
+    run(found, lambda batch, progress: found.float().sum(), steps, rate=rate)
+    # The sum of all rates, though each is far below an ulp; rounded to half an ulp below 1.
+    moved = sum(rate * min(1, (step + 1) / 10, (steps - step) / 90) for step in range(steps))
+    half_ulp = torch.finfo(dtype).eps / 4
+    assert abs(found.item() - (1 - moved)) <= half_ulp + 1e-5 * moved
+    assert found.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_zeroed_after_a_step_starts_from_zero_again(dtype):
+    found, seen = torch.nn.Parameter(torch.ones(2, dtype=dtype)), []
+
+    def mask():
+        seen.append(found[0].item())
+        found.data[0] = 0.0
+
+    run(found, lambda batch, progress: found.float().sum(), 20, rate=0.01, after_step=mask)
+    # From zero on, one step reaches no further than the highest rate.
+    assert all(abs(value) <= 0.01 * (1 + 2.0**-7) for value in seen[1:])
+    assert found[0] == 0
+    assert found[1] < 1
+
+
+def test_no_gradient_stays():
+    found = torch.nn.Parameter(torch.ones(2))
+    run(found, lambda batch, progress: found.sum(), 3)
+    assert found.grad is None

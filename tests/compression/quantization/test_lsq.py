@@ -176,6 +176,21 @@ def test_rows_do_not_change_each_other():
     assert torch.equal(together.codes[2:3], alone.codes)
 
 
+def test_steps_follow_the_inputs_and_not_the_weights_alone():
+    aware = blind = 0.0
+    for seed in range(4):
+        weight, hessian = correlated(seed, 8, 16)
+        found = learned_steps(weight, hessian, 3)
+        aware += float(row_errors(found, weight, hessian)[0].sum())
+        other = learned_steps(weight, torch.eye(16), 3)
+        blind += float(row_errors(other, weight, hessian)[0].sum())
+        # And the other way round: what was learned for plain weights is closer to them.
+        assert float(row_errors(other, weight, torch.eye(16))[0].sum()) < float(
+            row_errors(found, weight, torch.eye(16))[0].sum()
+        )
+    assert aware < blind
+
+
 def test_is_learned_where_gradients_are_switched_off():
     weight, hessian = correlated(2, 4, 16)
     with torch.no_grad():
