@@ -102,7 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     empty = [
         item
         for item in items
-        if item.path.is_relative_to(GATES) and not isinstance(_case(item), cases.Case | None)
+        if item.path.is_relative_to(GATES) and "case" in _parameters(item) and _case(item) is None
     ]
     config.hook.pytest_deselected(items=empty)
     items[:] = [item for item in items if item not in empty]
@@ -116,10 +116,12 @@ def case(request: pytest.FixtureRequest, record_property) -> cases.Case:
 
 
 @pytest.fixture
-def pair(case: cases.Case, pytestconfig: pytest.Config):
+def pair(case: cases.Case, pytestconfig: pytest.Config, record_property):
     """The baseline's and the candidate's scores, measured now if the store has none."""
     with cases.told_in_one_line(case.candidate.name):
-        return pytestconfig.stash[RUN].lab.pair(case.candidate)
+        found = pytestconfig.stash[RUN].lab.pair(case.candidate)
+    record_property("form", found.candidate.checkpoint.form)
+    return found
 
 
 @pytest.fixture
@@ -134,7 +136,7 @@ def gate(case: cases.Case, request: pytest.FixtureRequest, record_property) -> c
 def pytest_pyfunc_call(pyfuncitem: pytest.Function):
     """A pair that cannot be compared is said in one line."""
     case = _case(pyfuncitem)
-    if not isinstance(case, cases.Case):
+    if case is None:
         return (yield)
     with cases.told_in_one_line(case.candidate.name):
         return (yield)
@@ -157,8 +159,13 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             )
 
 
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
 def _case(item: pytest.Item) -> cases.Case | None:
-    return getattr(item, "callspec", None) and item.callspec.params.get("case")
+    case = _parameters(item).get("case")
+    return case if isinstance(case, cases.Case) else None
 
 
 @pytest.hookimpl(optionalhook=True)

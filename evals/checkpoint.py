@@ -14,6 +14,7 @@ from pathlib import Path
 from evals.errors import EvalError
 
 CAUSAL, CLASSIFIER = "causal", "classifier"
+PLAIN = "plain"
 _HEADS = {
     "ForCausalLM": CAUSAL,
     "LMHeadModel": CAUSAL,
@@ -34,6 +35,7 @@ class Checkpoint:
         weight_bytes: size of the safetensors files that a loader reads.
         label: how the report calls it.
         class_names: names of the classes by index, where the configuration gives them.
+        form: how the weights are stored: ``plain``, or the name of a quantized format.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Checkpoint:
     weight_bytes: int
     label: str
     class_names: tuple[str, ...] = ()
+    form: str = PLAIN
 
     @cached_property
     def digest(self) -> str:
@@ -109,6 +112,7 @@ def open_checkpoint(reference: str | Path, label: str | None = None) -> Checkpoi
         weight_bytes=sum(file.stat().st_size for file in weights),
         label=label or printable(Path(reference).resolve().name),
         class_names=tuple(map(str, (described.get("id2label") or {}).values())),
+        form=_form(described.get("quantization_config")),
     )
 
 
@@ -142,6 +146,16 @@ def _weight_files(path: Path) -> list[Path]:
             raise EvalError(f"{path}: {missing[0]} is missing, which {index.name} names")
         return sorted(path / name for name in names)
     return sorted(path.glob("*.safetensors"))
+
+
+def _form(quantization: object) -> str:
+    """``quantization_config`` in a word or two: method and, where it names one, format."""
+    if not quantization:
+        return PLAIN
+    if not isinstance(quantization, dict):
+        return "unknown"
+    words = (quantization.get("quant_method"), quantization.get("format"))
+    return printable(" ".join(str(word) for word in words if word)) or "unknown"
 
 
 def _kind(config: Path, architectures: list[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from evals.checkpoint import PLAIN
 from evals.errors import EvalError
 from evals.gate import INCONCLUSIVE, METRICS, Verdict
 
@@ -28,6 +29,7 @@ class Entry:
         row: the candidate's name in that table.
         passed: whether the case kept its promise under the policy of the run.
         reason: why it is known to fail, or empty.
+        form: how the candidate's weights are stored; empty if it could not be measured.
         text: what the case printed if it failed.
         facts: further numbers of the metric.
     """
@@ -37,6 +39,7 @@ class Entry:
     verdict: Verdict
     passed: bool
     reason: str = ""
+    form: str = ""
     text: str = ""
     facts: dict[str, float] = field(default_factory=dict)
 
@@ -118,6 +121,21 @@ def _cell(entry: Entry | None, common: float) -> str:
     if verdict.limit != common:
         text += f" ({_limit(verdict.metric, verdict.limit)})"
     return f"{entry.mark} {text}".strip()
+
+
+def forms(entries: Iterable[Entry]) -> str:
+    """In which form candidates are stored; plain ones are not listed by name."""
+    found = {(entry.group, entry.row): entry.form for entry in entries if entry.form}
+    rows: dict[str, list[str]] = {}
+    for (_, row), form in found.items():
+        rows.setdefault(form, []).append(row)
+    special = [
+        f"{form}: {', '.join(dict.fromkeys(names))}"
+        for form, names in rows.items()
+        if form != PLAIN
+    ]
+    plain = ["plain: all others" if special else "plain"] if PLAIN in rows else []
+    return "; ".join([*special, *plain])
 
 
 def markdown(entries: Sequence[Entry], lines: Sequence[str]) -> str:

@@ -18,7 +18,8 @@ def entry(row, metric, value, limit, half=0.0, passed=None, reason="", text=""):
     facts = {"kl": 0.5}
     if metric == "compression_ratio" and row == "wanda-50":
         facts |= {"zeros": 4, "weights": 8, "layers": 2, "layers_2_4": 2, "layers_4_8": 2}
-    return report.Entry("m", row, verdict, passed, reason, text, facts)
+    form = "compressed-tensors pack-quantized" if row.startswith("rtn") else "plain"
+    return report.Entry("m", row, verdict, passed, reason, form, text, facts)
 
 
 ENTRIES = [
@@ -42,6 +43,14 @@ def test_a_row_per_candidate_and_a_column_per_metric():
     assert rows["wanda-50"].split()[1:] == ["✗", "+8.00%", "1.00x", "2:4", "50%"]
     assert rows["wanda-20"].split()[1:3] == ["≈", "+4.00%"]
     assert rows["wanda-2:4"].split()[1:3] == ["(✗)", "+20.00%"]
+
+
+def test_the_form_of_each_candidate_is_named():
+    packed, plain = ENTRIES[:2], ENTRIES[2:]
+    assert report.forms(ENTRIES) == "compressed-tensors pack-quantized: rtn-int8; plain: all others"
+    assert report.forms(packed) == "compressed-tensors pack-quantized: rtn-int8"
+    assert report.forms(plain) == "plain"
+    assert report.forms([replace(entry, form="") for entry in plain]) == ""
 
 
 def test_markdown_tells_what_failed_and_what_was_known_to():
