@@ -93,8 +93,9 @@ _SCOPE = Setting(one_of("layer", "row", "global"), "layer", "where weights compe
 _DAMPING = Setting(positive, 0.01, "added to the Hessian's diagonal, a share of its mean")
 _GROUP = Setting(whole(2), None, "weights of a row that share a scale; a whole row by default")
 _ACTIVATIONS = Setting(
-    flag, False, "also round each token's inputs to int8 as they come (W8A8 and the like)"
+    flag, False, "also round each token's inputs to eight bits as they come (W8A8 and the like)"
 )
+_SCALE = Setting(one_of("channel", "tensor"), "channel", "what shares a scale, without a group")
 _BITS = Setting(whole(2, 8), None, "bits a weight")
 _UNIFORM = {
     "bits": _BITS,
@@ -116,13 +117,7 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(
             "rtn", QUANTIZATION, NOTHING, "round to nearest on a uniform grid",
-            {
-                **_UNIFORM,
-                "scale": Setting(
-                    one_of("channel", "tensor"), "channel", "what shares a scale, without a group"
-                ),
-            },
-            ("bits",),
+            {**_UNIFORM, "scale": _SCALE}, ("bits",),
         ),
         Method(
             "gptq", QUANTIZATION, CALIBRATION, "GPTQ, Frantar et al. 2023",
@@ -140,6 +135,10 @@ METHODS: dict[str, Method] = {
                 "iterations": Setting(whole(1), 200, "gradient steps for each layer's scales"),
             },
             ("bits",),
+        ),
+        Method(
+            "fp8", QUANTIZATION, NOTHING, "float8 E4M3, Micikevicius et al. 2022",
+            {"scale": _SCALE, "activations": _ACTIVATIONS},
         ),
         Method(
             "log", QUANTIZATION, NOTHING, "powers of two, Miyashita et al. 2016",

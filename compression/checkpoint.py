@@ -3,7 +3,7 @@
 - A plain model is written plain: pruned models dense, students and uniformly smaller models with
   the configuration that describes them. They load anywhere.
 - Quantized layers are packed by compressed-tensors where that has the scheme and transformers
-  loads it: symmetric integers, a scale per tensor, channel or group, in linear layers.
+  loads it: symmetric integers or float8, a scale per tensor, channel or group, in linear layers.
 - Everything else takes the project's own format, :mod:`compression.own_format`.
 """
 
@@ -23,7 +23,8 @@ from compression.compressed import Compressed
 from compression.layers import Layer, all_layers
 from compression.own_format import METHOD, VERSION, stored_as
 from compression.packing import describe_grid, pack, to_bitmask
-from compression.quantization.grids import Quantized, Uniform
+from compression.quantization.activations import FLOAT8, INT8
+from compression.quantization.grids import Float8, Quantized, Uniform
 
 PLAIN, COMPRESSED_TENSORS = "plain", "compressed-tensors"
 
@@ -48,10 +49,10 @@ def form_of(compressed: Compressed) -> str:
 def _fits(layer: Layer, quantized: Quantized) -> bool:
     """Whether compressed-tensors can hold the layer."""
     grid = quantized.grid
-    integers = isinstance(grid, Uniform) and grid.symmetric
+    known = isinstance(grid, Float8) or (isinstance(grid, Uniform) and grid.symmetric)
     # Beside rounded activations it keeps a byte for every weight.
     return (
-        integers
+        known
         and isinstance(layer.module, nn.Linear)
         and (grid.bits == 8 or not quantized.activations)
     )
@@ -124,6 +125,8 @@ def _no_bars() -> Iterator[None]:
 
 def _format(quantized: Quantized) -> str:
     """What compressed-tensors calls the layer's format."""
+    if isinstance(quantized.grid, Float8):
+        return "float-quantized"
     return "int-quantized" if quantized.activations else "pack-quantized"
 
 
@@ -131,8 +134,11 @@ def _compressed_tensors(quantized: Quantized) -> dict[str, Tensor]:
     scales = quantized.scales.cpu().contiguous()
     if len(scales) == 1 < len(quantized.codes):
         scales = scales.flatten()
-    if quantized.activations:
-        return {"weight": quantized.codes.cpu().to(torch.int8), "weight_scale": scales}
+    if _format(quantized) != "pack-quantized":
+        codes = quantized.codes.cpu().to(torch.int8)
+        if isinstance(quantized.grid, Float8):
+            codes = codes.view(torch.float8_e4m3fn)
+        return {"weight": codes, "weight_scale": scales}
     return {
         "weight_packed": pack(quantized)["packed"],
         "weight_scale": scales,
@@ -165,8 +171,9 @@ def _describe_compressed_tensors(compressed: Compressed) -> dict[str, object]:
 def _scheme(quantized: Quantized) -> dict[str, object]:
     rows, columns = quantized.codes.shape
     groups = quantized.scales.shape[1]
+    kind = "float" if isinstance(quantized.grid, Float8) else "int"
     weights: dict[str, object] = {
-        "num_bits": quantized.grid.bits, "type": "int", "symmetric": True, "strategy": "channel",
+        "num_bits": quantized.grid.bits, "type": kind, "symmetric": True, "strategy": "channel",
         "group_size": None, "dynamic": False,
     }  # fmt: skip
     if groups > 1:
@@ -176,7 +183,7 @@ def _scheme(quantized: Quantized) -> dict[str, object]:
     if not quantized.activations:
         return {"weights": weights}
     inputs = {
-        "num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True,
+        "num_bits": 8, "type": kind, "symmetric": True, "strategy": "token", "dynamic": True,
     }  # fmt: skip
     return {"weights": weights, "input_activations": inputs}
 
@@ -228,11 +235,15 @@ def _experts(layer: Layer) -> list[int]:
 def _describe_own(
     compressed: Compressed, stored: Mapping[str, Mapping[str, object]]
 ) -> dict[str, object]:
-    rounded = [name for name, quantized in compressed.quantized.items() if quantized.activations]
+    rounded = {
+        name: FLOAT8 if isinstance(quantized.grid, Float8) else INT8
+        for name, quantized in compressed.quantized.items()
+        if quantized.activations
+    }
     return {
         "quant_method": METHOD,
         "version": VERSION,
         **asdict(compressed.layout),
         "weights": stored,
-        "int8_activations": rounded,
+        "activations": rounded,
     }

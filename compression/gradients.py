@@ -46,6 +46,8 @@ def task_loss(model: PreTrainedModel, batch: Batch, logits: Tensor) -> Tensor:
         targets = batch.get("labels")
         if targets is None:
             targets = logits.detach().argmax(-1)
+            if "attention_mask" in batch and targets.shape == batch["attention_mask"].shape:
+                targets = targets.masked_fill(batch["attention_mask"] == 0, IGNORED)
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
 
 

@@ -9,7 +9,7 @@ A directory is a Hugging Face checkpoint whose ``config.json`` has this ``quanti
     "attributes": {MODULE: {NAME: number}}  numbers that a module keeps of its own size
     "factored": {MODULE: rank}              layers that became two (MODULE.first, MODULE.second)
     "weights": {MODULE.PARAMETER: {...}}    how a parameter is stored, see below
-    "int8_activations": [MODULE, ...]       layers that round their inputs token by token
+    "activations": {MODULE: "int8"}         layers that round their inputs token by token
 
 A stored parameter is one of::
 
@@ -86,19 +86,26 @@ def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def resized_like(module: nn.Module, rows: int, columns: int) -> nn.Module:
     """An empty linear layer of the same kind, on the same device and in the same dtype."""
-    weight = module.weight
-    with torch.device(weight.device):
+    with torch.device("meta"):
         if isinstance(module, Conv1D):
-            return Conv1D(rows, columns).to(weight.dtype)
-        return nn.Linear(columns, rows, bias=module.bias is not None, dtype=weight.dtype)
+            empty = Conv1D(rows, columns)
+        else:
+            empty = nn.Linear(columns, rows, bias=module.bias is not None)
+    return _like(empty, module)
 
 
 def factored_like(module: nn.Module, rank: int) -> LowRank:
     """Two empty factors in place of a linear layer."""
     weight = module.weight
     rows, columns = weight.T.shape if isinstance(module, Conv1D) else weight.shape
-    with torch.device(weight.device):
-        return LowRank(columns, rows, rank, module.bias is not None, weight.dtype)
+    with torch.device("meta"):
+        empty = LowRank(columns, rows, rank, module.bias is not None)
+    return _like(empty, module)
+
+
+def _like(empty: nn.Module, module: nn.Module) -> nn.Module:
+    """``empty``, on the meta device, where ``module`` is and in its dtype; nothing is drawn."""
+    return empty.to(module.weight.dtype).to_empty(device=module.weight.device)
 
 
 @contextmanager
@@ -192,7 +199,7 @@ class OwnFormatConfig(QuantizationConfigMixin):
         attributes: dict | None = None,
         factored: dict | None = None,
         weights: dict | None = None,
-        int8_activations: list | None = None,
+        activations: dict | None = None,
         **unknown: object,
     ):
         unknown.pop("quant_method", None)
@@ -207,7 +214,7 @@ class OwnFormatConfig(QuantizationConfigMixin):
         self.attributes = attributes or {}
         self.factored = factored or {}
         self.weights = weights or {}
-        self.int8_activations = int8_activations or []
+        self.activations = activations or {}
 
     @property
     def layout(self) -> Layout:
@@ -235,5 +242,5 @@ class OwnFormatQuantizer(HfQuantizer):
         config = self.quantization_config
         for name, stored in config.weights.items():
             _reveal(model, name, stored)
-        for name in config.int8_activations:
-            round_inputs_of(model.get_submodule(name))
+        for name, kind in config.activations.items():
+            round_inputs_of(model.get_submodule(name), kind)

@@ -7,7 +7,7 @@ are not zero.
 import torch
 from torch import Tensor
 
-from compression.quantization.grids import Grid, Log, Quantized, Uniform
+from compression.quantization.grids import Float8, Grid, Log, Quantized, Uniform
 
 Tensors = dict[str, Tensor]
 
@@ -59,6 +59,8 @@ def describe_grid(grid: Grid) -> dict[str, object]:
     """A grid as JSON."""
     if isinstance(grid, Log):
         return {"grid": "log", "bits": grid.bits}
+    if isinstance(grid, Float8):
+        return {"grid": "float8"}
     return {"grid": "uniform", "bits": grid.bits, "symmetric": grid.symmetric}
 
 
@@ -66,6 +68,8 @@ def grid_of(description: dict[str, object]) -> Grid:
     """The grid of :func:`describe_grid`'s JSON."""
     if description["grid"] == "log":
         return Log(int(description["bits"]))
+    if description["grid"] == "float8":
+        return Float8()
     return Uniform(int(description["bits"]), bool(description["symmetric"]))
 
 

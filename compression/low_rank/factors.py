@@ -1,6 +1,5 @@
 """A linear layer as two thin ones."""
 
-import torch
 from torch import Tensor, nn
 
 
@@ -10,12 +9,10 @@ class LowRank(nn.Module):
     Both factors are linear layers of their own, so that later steps of a recipe find them.
     """
 
-    def __init__(
-        self, in_features: int, out_features: int, rank: int, bias: bool, dtype: torch.dtype
-    ):
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool):
         super().__init__()
-        self.first = nn.Linear(in_features, rank, bias=False, dtype=dtype)
-        self.second = nn.Linear(rank, out_features, bias=bias, dtype=dtype)
+        self.first = nn.Linear(in_features, rank, bias=False)
+        self.second = nn.Linear(rank, out_features, bias=bias)
 
     @property
     def weight(self) -> Tensor:

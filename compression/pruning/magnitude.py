@@ -1,16 +1,13 @@
 """Magnitude pruning (Han et al. 2015, "Learning both weights and connections", section 3).
 
-The weights with the smallest absolute value go, compared over the whole layer::
+The weights with the smallest absolute value go, compared over a layer, a row or the whole model::
 
     S_ij = |W_ij|
 """
 
 from torch import Tensor
 
-from compression.pruning.patterns import Pattern, prune_mask
 
-
-def magnitude(weight: Tensor, pattern: Pattern) -> Tensor:
-    """``weight`` ``(rows, columns)`` with its smallest entries set to zero."""
-    mask = prune_mask(weight.float().abs(), pattern, per_row=False)
-    return weight.masked_fill(mask, 0.0)
+def magnitude_scores(weight: Tensor) -> Tensor:
+    """Scores like ``weight``, in float32."""
+    return weight.float().abs()

@@ -11,6 +11,7 @@ from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError, naming
 from compression.gradients import mean_gradients
 from compression.layers import Layer, selected_layers, tied_layers
+from compression.pruning.magnitude import magnitude_scores
 from compression.pruning.movement import movement
 from compression.pruning.owl import owl_sparsities
 from compression.pruning.patterns import NofM, Pattern, Unstructured, lowest, prune_mask
@@ -81,7 +82,7 @@ def _scores(
     model: PreTrainedModel, layers: Mapping[str, Layer], step: Step, batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
     if step.method == "magnitude":
-        return {name: layer.weight.detach().float().abs() for name, layer in layers.items()}
+        return {name: magnitude_scores(layer.weight.detach()) for name, layer in layers.items()}
     stored = list({id(layer.stored): layer.stored for layer in layers.values()}.values())
     gradients = mean_gradients(model, stored, batches, desc=step.name)
     by_id = {id(parameter): gradient for parameter, gradient in zip(stored, gradients, strict=True)}
@@ -107,7 +108,7 @@ def masks_of(
 
     Globally, scores of all layers compete and equal ones go by magnitude.
     """
-    ties = {name: layers[name].weight.detach().float().abs() for name in scores}
+    ties = {name: magnitude_scores(layers[name].weight.detach()) for name in scores}
     pattern = next(iter(patterns.values()))
     if scope != "global" or isinstance(pattern, NofM):
         return {

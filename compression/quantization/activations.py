@@ -1,8 +1,9 @@
-"""Dynamic int8 activations: each token's inputs rounded to its own symmetric int8 grid.
+"""Dynamic activations of eight bits: each token's inputs rounded to its own symmetric grid.
 
 ::
 
-    s_t = max_j |x_tj| / 127.5        x'_tj = clamp(round(x_tj / s_t), -128, 127) * s_t
+    int8    s_t = max_j |x_tj| / 127.5    x'_tj = clamp(round(x_tj / s_t), -128, 127) * s_t
+    float8  s_t = max_j |x_tj| / 448      x'_tj = E4M3(x_tj / s_t) * s_t
 
 as compressed-tensors rounds when it loads such a checkpoint. This is what a W8A8 kernel computes
 with; here the values are rounded and multiplied in floating point, so it shows what the rounding
@@ -13,21 +14,27 @@ compressed-tensors 0.20 gives each number a scale of its own.)
 import torch
 from torch import Tensor, nn
 
+from compression.quantization.grids import LARGEST_FLOAT8
+
 LEVELS = 255
+INT8, FLOAT8 = "int8", "float8"
 
 
-def rounded_inputs(inputs: Tensor) -> Tensor:
-    """``inputs`` ``(..., features)`` at the nearest values of each token's int8 grid."""
-    scales = inputs.float().abs().amax(dim=-1, keepdim=True) / (LEVELS / 2)
+def rounded_inputs(inputs: Tensor, kind: str = INT8) -> Tensor:
+    """``inputs`` ``(..., features)`` at the nearest values of each token's grid."""
+    largest = inputs.float().abs().amax(dim=-1, keepdim=True)
+    scales = largest / (LEVELS / 2 if kind == INT8 else LARGEST_FLOAT8)
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))
-    codes = (inputs.float() / scales).round().clamp(-(LEVELS + 1) // 2, LEVELS // 2)
+    codes = inputs.float() / scales
+    if kind == INT8:
+        codes = codes.round().clamp(-(LEVELS + 1) // 2, LEVELS // 2)
+    else:
+        codes = codes.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8).to(torch.float8_e4m3fn).float()
     return (codes * scales).to(inputs.dtype)
 
 
-def round_inputs_of(module: nn.Module) -> None:
+def round_inputs_of(module: nn.Module, kind: str) -> None:
     """Makes a layer round its inputs from now on."""
-    module.register_forward_pre_hook(_hook)
-
-
-def _hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (rounded_inputs(inputs[0]), *inputs[1:])
+    module.register_forward_pre_hook(
+        lambda module, inputs: (rounded_inputs(inputs[0], kind), *inputs[1:])
+    )

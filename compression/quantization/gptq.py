@@ -68,6 +68,8 @@ def gptq(
                     part[:, stop - column :] -= (
                         errors[:, : j - start] @ upper[start:j, stop : column + width]
                     )
+                if pruned is not None:
+                    part.masked_fill_(pruned[:, column : column + width], 0.0)
                 fitted, points = grid.fit(part.to(weight.dtype))
                 scales[:, index] = fitted
                 if points is not None:

@@ -13,6 +13,11 @@ Powers of two (Miyashita et al. 2016, section 3), with ``q`` from ``-(2^(b-1) - 
 
     s = 2^round(log2 max |w|)          w' = sign(q) * s * 2^(1 - |q|),  0 for q = 0
 
+Floating point of eight bits, E4M3 (Micikevicius et al. 2022, table 1): four bits of exponent,
+three of mantissa, up to 448, and ``q`` is the number's byte::
+
+    s = max |w| / 448                  w' = E4M3(w / s) * s
+
 Every grid holds zero exactly, so pruned weights stay pruned. A scale belongs to a group of
 consecutive weights of a row, to a row, or to the whole matrix. Scales are rounded to the dtype of
 the weights before they are used, so what is stored is what was computed with.
@@ -28,6 +33,8 @@ from compression.errors import RecipeError
 
 TINY = 1e-44
 """Stands in for the largest weight where all are zero."""
+LARGEST_FLOAT8 = 448.0
+"""Of E4M3."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,12 @@ class Uniform:
         else:
             low = values.amin(dim=-1, keepdim=True).clamp(max=0.0)
             top = values.amax(dim=-1, keepdim=True).clamp(min=0.0)
-            scales = (top - low) / self.highest
-        # The largest code times a scale that was rounded up must not leave the dtype.
-        kind = torch.finfo(weight.dtype)
-        scales = scales.to(weight.dtype)
-        high = scales.float() * self.highest > kind.max
-        scales = torch.where(high, (scales.float() * (1 - kind.eps)).to(weight.dtype), scales)
-        scales = torch.where(scales > 0, scales, torch.ones_like(scales))
+            scales = top / self.highest - low / self.highest
+        scales = _storable(scales, self.highest, weight.dtype)
         if self.symmetric:
             return scales, None
         zeros = (-low / scales.float()).round().clamp(0, self.highest)
+        scales = _storable(scales, torch.maximum(zeros, self.highest - zeros), weight.dtype)
         return scales, zeros.to(torch.uint8)
 
     def encode(self, weight: Tensor, scales: Tensor, zeros: Tensor | None) -> Tensor:
@@ -123,7 +126,42 @@ class Log:
         return values.to(scales.dtype)
 
 
-Grid = Uniform | Log
+@dataclass(frozen=True)
+class Float8:
+    """Eight bits of floating point, E4M3."""
+
+    bits = 8
+    lowest, highest = -128, 127
+
+    def fit(self, weight: Tensor) -> tuple[Tensor, None]:
+        """Scale ``(..., 1)`` of weights ``(..., n)`` that share one."""
+        largest = weight.float().abs().amax(dim=-1, keepdim=True)
+        return _storable(largest / LARGEST_FLOAT8, LARGEST_FLOAT8, weight.dtype), None
+
+    def encode(self, weight: Tensor, scales: Tensor, zeros: None = None) -> Tensor:
+        """The bytes of the nearest values, as int16 from -128 to 127."""
+        ratio = (weight.float() / scales.float()).clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8)
+        # No byte for a zero with a sign.
+        ratio = torch.where(ratio == 0, torch.zeros_like(ratio), ratio)
+        return ratio.to(torch.float8_e4m3fn).view(torch.int8).to(torch.int16)
+
+    def decode(self, codes: Tensor, scales: Tensor, zeros: None = None) -> Tensor:
+        """The values of bytes, in the dtype of the scales."""
+        return codes.to(torch.int8).view(torch.float8_e4m3fn).to(scales.dtype) * scales
+
+
+def _storable(scales: Tensor, reach: float | Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales in the dtype of the weights, none of them zero, and ``reach`` of each are finite."""
+    kind = torch.finfo(dtype)
+    scales = scales.to(dtype)
+    # Rounded up, the largest code's value may lie beyond what the dtype can hold.
+    most = kind.max / torch.as_tensor(reach, dtype=torch.float32, device=scales.device)
+    high = scales.float() > most
+    scales = torch.where(high, (most * (1 - kind.eps)).to(dtype), scales)
+    return torch.where(scales > 0, scales, torch.ones_like(scales))
+
+
+Grid = Uniform | Log | Float8
 
 
 @dataclass(frozen=True)
@@ -135,7 +173,8 @@ class Quantized:
         codes: ``(rows, columns)``, int16 here and ``grid.bits`` each on disk.
         scales: ``(rows, groups)``, ``(rows, 1)`` or ``(1, 1)``, in the dtype of the weight.
         zeros: zero points like ``scales``, in uint8, or None.
-        activations: whether the inputs are rounded to int8 too, token by token.
+        activations: whether the inputs are rounded too, token by token, to eight bits of the
+            weights' kind.
     """
 
     grid: Grid

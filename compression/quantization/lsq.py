@@ -12,8 +12,9 @@ layers are learned one by one::
 
     E = tr((W - W') H (W - W')^T),        H = 2 X X^T / tokens
 
-It starts from the uniform grid's step and keeps the best step seen for each scale, so the learned
-grid is never worse than the uniform one.
+``Q_N`` is ``Q_P`` here, as in every symmetric grid of :mod:`compression.quantization.grids`; the
+paper has one code more below zero. It starts from the uniform grid's steps and keeps the best ones
+seen for each row, so the learned grid is never worse than the uniform one.
 """
 
 import torch

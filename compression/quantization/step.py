@@ -9,9 +9,16 @@ from compression.calibration import InputStatistics, visit_blocks
 from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError, naming
 from compression.layers import Layer, all_layers, selected_layers, tied_layers
-from compression.quantization.activations import round_inputs_of
+from compression.quantization.activations import FLOAT8, INT8, round_inputs_of
 from compression.quantization.gptq import gptq
-from compression.quantization.grids import Log, Quantized, Uniform, groups_of, round_to_nearest
+from compression.quantization.grids import (
+    Float8,
+    Log,
+    Quantized,
+    Uniform,
+    groups_of,
+    round_to_nearest,
+)
 from compression.quantization.lsq import learned_steps
 from compression.recipe import Step, calibrates
 from compression.watching import Batch
@@ -28,7 +35,7 @@ def check(model: PreTrainedModel, step: Step) -> None:
                 "exclude it"
             )
         with naming(name):
-            groups_of(layer.in_features, step["group"])
+            groups_of(layer.in_features, step.settings.get("group"))
         if layer.expert is not None and step.settings.get("activations"):
             raise RecipeError(f"layer {name}: activations of an expert cannot be rounded; exclude")
     chosen = {id(layer.stored) for layer in layers.values() if layer.expert is not None}
@@ -54,7 +61,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
                 _store(compressed, name, layers[name], step, statistics)
     if step.settings.get("activations"):
         for layer in layers.values():
-            round_inputs_of(layer.module)
+            round_inputs_of(layer.module, FLOAT8 if step.method == "fp8" else INT8)
 
 
 def _store(
@@ -83,6 +90,8 @@ def quantize(
     An expert that no calibration token reached is rounded to nearest.
     """
     settings = step.settings
+    if step.method == "fp8":
+        return round_to_nearest(weight, Float8(), per_tensor=settings["scale"] == "tensor")
     group = settings["group"]
     if step.method == "log":
         return round_to_nearest(weight, Log(settings["bits"]), group)

@@ -15,6 +15,7 @@ from tests.compression import zoo
 
 RECIPES = [
     "rtn-int4,group=16", "rtn-int3,symmetric=false", "rtn-int8,activations=true", "log-int4",
+    "fp8", "fp8,scale=tensor,activations=true",
     "gptq-int4,act_order=true", "lsq-int3,iterations=3", "magnitude-50,scope=global",
     "wanda-50,allocation=owl", "sparsegpt-2:4", "taylor-50", "movement-50,steps=3",
     "svd-50", "svdllm-50", "wanda-2:4+gptq-int4", "wanda-50+bitmask", "svd-60+rtn-int8",
@@ -22,6 +23,7 @@ RECIPES = [
 ]  # fmt: skip
 REFUSED = {
     ("mixtral", "rtn-int8,activations=true"): "activations of an expert cannot be rounded",
+    ("mixtral", "fp8,scale=tensor,activations=true"): "activations of an expert cannot be rounded",
     ("mixtral", "movement-50,steps=3"): "exclude experts",
     ("mixtral", "svd-50"): "exclude experts",
     ("mixtral", "svdllm-50"): "exclude experts",

@@ -12,7 +12,7 @@ import torch
 from compression.calibration import collect
 from compression.layers import backbone_layers
 from compression.low_rank.svd import factorise
-from compression.pruning.magnitude import magnitude
+from compression.pruning.magnitude import magnitude_scores
 from compression.pruning.patterns import NofM, Unstructured, prune_mask
 from compression.pruning.sparsegpt import sparsegpt
 from compression.pruning.wanda import wanda
@@ -25,6 +25,11 @@ from fixtures import corpus
 from fixtures.shipped import CAUSAL, MODELS, NAMES
 
 PATTERNS = [Unstructured(0.5), NofM(2, 4), NofM(4, 8)]
+
+
+def magnitude(weight, pattern):
+    """``weight`` with its smallest entries set to zero."""
+    return weight.masked_fill(prune_mask(magnitude_scores(weight), pattern, per_row=False), 0.0)
 
 
 @cache

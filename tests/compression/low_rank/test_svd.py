@@ -249,7 +249,7 @@ def test_the_module_computes_with_the_product(bias, dtype):
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(6, 9, generator=generator).to(dtype)
     first, second = factorise(weight, ratio=0.9)
-    module = LowRank(9, 6, len(first), bias, dtype)
+    module = LowRank(9, 6, len(first), bias).to(dtype)
     with torch.no_grad():
         module.first.weight.copy_(first)
         module.second.weight.copy_(second)

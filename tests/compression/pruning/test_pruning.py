@@ -3,9 +3,14 @@
 import pytest
 import torch
 
-from compression.pruning.magnitude import magnitude
-from compression.pruning.patterns import NofM, Unstructured
+from compression.pruning.magnitude import magnitude_scores
+from compression.pruning.patterns import NofM, Unstructured, prune_mask
 from compression.pruning.wanda import wanda, wanda_scores
+
+
+def magnitude(weight, pattern):
+    """``weight`` with its smallest entries set to zero."""
+    return weight.masked_fill(prune_mask(magnitude_scores(weight), pattern, per_row=False), 0.0)
 
 
 def naive_prune(scores: list[list[float]], groups: list[list[tuple[int, int]]], counts: list[int]):

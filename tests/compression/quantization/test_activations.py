@@ -8,7 +8,7 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from hypothesis import given
 
-from compression.quantization.activations import round_inputs_of, rounded_inputs
+from compression.quantization.activations import FLOAT8, INT8, round_inputs_of, rounded_inputs
 
 
 @st.composite
@@ -19,8 +19,11 @@ def tokens(draw):
     return torch.randn(shape, generator=generator) * 10.0 ** draw(st.integers(0, 3))
 
 
-def theirs(inputs):
-    args = QuantizationArgs(num_bits=8, type="int", symmetric=True, strategy="token", dynamic=True)
+def theirs(inputs, kind=INT8):
+    args = QuantizationArgs(
+        num_bits=8, type="int" if kind == INT8 else "float", symmetric=True, strategy="token",
+        dynamic=True,
+    )  # fmt: skip
     scales, zeros = compute_dynamic_scales_and_zp(inputs, args, torch.nn.Identity())
     return fake_quantize(inputs, scales, zeros, args)
 
@@ -35,9 +38,9 @@ def test_every_input_is_at_the_nearest_of_256_values(inputs):
     assert ((result - inputs.double()).abs() <= smallest + steps * 128 * 3 * 2.0**-23).all()
 
 
-@given(tokens())
-def test_agrees_with_compressed_tensors(inputs):
-    assert torch.equal(rounded_inputs(inputs), theirs(inputs))
+@given(tokens(), st.sampled_from([INT8, FLOAT8]))
+def test_agrees_with_compressed_tensors(inputs, kind):
+    assert torch.equal(rounded_inputs(inputs, kind), theirs(inputs, kind))
 
 
 @pytest.mark.parametrize("size", [1e-5, 1e-8])
@@ -55,11 +58,11 @@ def test_tokens_do_not_change_each_other(inputs, seed):
     assert torch.equal(rounded_inputs(flat[:1]), together[:1])
 
 
-@given(tokens())
-def test_zeros_stay_zero(inputs):
+@given(tokens(), st.sampled_from([INT8, FLOAT8]))
+def test_zeros_stay_zero(inputs, kind):
     inputs[..., ::2] = 0.0
-    assert not rounded_inputs(inputs)[..., ::2].any()
-    assert not rounded_inputs(torch.zeros_like(inputs)).any()
+    assert not rounded_inputs(inputs, kind)[..., ::2].any()
+    assert not rounded_inputs(torch.zeros_like(inputs), kind).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -72,12 +75,13 @@ def test_half_precision_is_rounded_once_more_and_keeps_its_dtype(dtype, size):
     assert result.isfinite().all()
 
 
-def test_a_layer_rounds_its_inputs_from_then_on():
+@pytest.mark.parametrize("kind", [INT8, FLOAT8])
+def test_a_layer_rounds_its_inputs_from_then_on(kind):
     torch.manual_seed(0)
     layer, inputs = torch.nn.Linear(6, 3), torch.randn(4, 6)
     plain = layer(inputs)
-    round_inputs_of(layer)
+    round_inputs_of(layer, kind)
     assert torch.equal(layer(inputs), torch.nn.functional.linear(
-        rounded_inputs(inputs), layer.weight, layer.bias
+        rounded_inputs(inputs, kind), layer.weight, layer.bias
     ))  # fmt: skip
     assert not torch.equal(layer(inputs), plain)

@@ -57,7 +57,11 @@ def brain_surgery(weight, inputs, bits, symmetric=True, group=None, pruned=None)
         if j == 0 and group is None:
             scale, zero = fitted(weight, bits, symmetric)
         elif group is not None and j % group == 0:
-            scale, zero = fitted(free[:, :group], bits, symmetric)
+            part = free[:, :group]
+            if pruned is not None:
+                # What will be zero anyhow takes no part of the range.
+                part = part.masked_fill(pruned[:, j : j + group], 0.0)
+            scale, zero = fitted(part, bits, symmetric)
         result[:, j, None] = quantized_column(free[:, :1], scale, zero, bits)
         if pruned is not None:
             result[pruned[:, j], j] = 0.0

@@ -13,12 +13,12 @@ import torch
 from hypothesis import given
 
 from compression.errors import RecipeError
-from compression.quantization.grids import Log, Uniform, round_to_nearest
+from compression.quantization.grids import Float8, Log, Uniform, round_to_nearest
 
 RATIO = 256 * 2.0**-23
 HALF = [torch.float16, torch.bfloat16]
 UNIFORM = [Uniform(bits, symmetric) for bits in range(2, 9) for symmetric in (True, False)]
-GRIDS = [*UNIFORM, *(Log(bits) for bits in range(2, 9))]
+GRIDS = [*UNIFORM, *(Log(bits) for bits in range(2, 9)), Float8()]
 
 
 @st.composite
@@ -51,8 +51,22 @@ def levels(quantized):
     scales = spread(quantized, quantized.scales)
     if isinstance(grid, Log):
         return codes.sign() * torch.where(codes == 0, 0.0, 2 ** (1 - codes.abs())) * scales
+    if isinstance(grid, Float8):
+        return (
+            torch.tensor([e4m3(int(c) % 256) for c in codes], dtype=torch.float64)[:, None, None]
+            * scales
+        )
     zeros = 0.0 if quantized.zeros is None else spread(quantized, quantized.zeros)
     return (codes - zeros) * scales
+
+
+def e4m3(byte):
+    """The number of a byte, by Micikevicius et al. 2022, table 1; NaN for its two NaNs."""
+    sign, exponent, mantissa = byte >> 7, byte >> 3 & 15, byte & 7
+    if exponent == 15 and mantissa == 7:
+        return math.nan
+    size = mantissa / 8 * 2**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+    return -size if sign else size
 
 
 def exact(quantized):
@@ -244,8 +258,36 @@ def test_a_group_that_does_not_divide_the_width_is_refused():
         round_to_nearest(torch.ones(2, 6), Uniform(4), group=4)
 
 
-@pytest.mark.parametrize("grid", [Uniform(8), Uniform(4, False), Log(4)], ids=str)
+@pytest.mark.parametrize("grid", [Uniform(8), Uniform(4, False), Log(4), Float8()], ids=str)
 def test_the_largest_half_precision_weights_stay_finite(grid):
     largest = torch.finfo(torch.float16).max
     weight = torch.tensor([[largest, -largest / 3, 1.0, 0.0]], dtype=torch.float16)
     assert round_to_nearest(weight, grid).dequantized().isfinite().all()
+
+
+@given(weights())
+def test_every_weight_is_at_the_nearest_number_of_eight_bits(case):
+    quantized = rounded(case, Float8())
+    weight = case[0].double()
+    smallest = (levels(quantized) - weight).abs().nan_to_num(nan=math.inf).amin(0)
+    errors = (exact(quantized) - weight).abs()
+    # The ratio is rounded in float32; near a middle the other neighbour may win.
+    assert (errors <= smallest + 2.0**-22 * weight.abs()).all()
+    assert torch.equal(quantized.dequantized(), exact(quantized).float())
+
+
+@given(weights())
+def test_the_largest_weight_is_at_the_largest_number(case):
+    quantized = rounded(case, Float8())
+    ratio = (case[0] / spread(quantized, quantized.scales)).abs().flatten(1).amax()
+    assert ratio == 0 or ratio == pytest.approx(448, rel=2.0**-20)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("high", [1.0, 0.5])
+@pytest.mark.parametrize("grid", UNIFORM)
+def test_both_ends_of_a_dtype_stay_finite(grid, high, dtype):
+    largest = torch.finfo(dtype).max
+    weight = torch.tensor([[largest * high, -largest, 1.0]], dtype=torch.float64).to(dtype)
+    assert round_to_nearest(weight, grid).dequantized().isfinite().all()
+    assert round_to_nearest(-weight, grid).dequantized().isfinite().all()

@@ -15,11 +15,12 @@ from compression.packing import (
     to_bitmask,
     unpack,
 )
-from compression.quantization.grids import Log, Quantized, Uniform, round_to_nearest
+from compression.quantization.grids import Float8, Log, Quantized, Uniform, round_to_nearest
 
 GRIDS = [
     *(Uniform(bits, symmetric) for bits in range(2, 9) for symmetric in (True, False)),
     *(Log(bits) for bits in range(2, 9)),
+    Float8(),
 ]
 
 
@@ -33,6 +34,8 @@ def quantized_weights(draw):
         grid.lowest, grid.highest + 1, (rows, columns), generator=generator, dtype=torch.int16
     )
     codes[0, 0], codes[-1, -1] = grid.lowest, grid.highest
+    if isinstance(grid, Float8):
+        codes[(codes == 127) | (codes == -1)] = 0  # not numbers
     scales = torch.rand(rows, 1, generator=generator)
     affine = isinstance(grid, Uniform) and not grid.symmetric
     zeros = torch.randint(grid.highest + 1, (rows, 1), generator=generator) if affine else None
