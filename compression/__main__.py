@@ -10,7 +10,9 @@ gptq-int4,group=32, wanda-50+gptq-int4.
 import argparse
 import json
 import os
+import re
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
@@ -19,6 +21,7 @@ from pathlib import Path
 from compression.catalogue import METHODS, Method
 from compression.errors import CompressionError
 from compression.recipe import Recipe, needs_data
+from compression.references import check_helpers, check_reference
 from compression.settings import text_of
 
 NOTES = 5
@@ -55,7 +58,7 @@ def _form(method: Method) -> str:
     return " or ".join(f"{method.name}{amount}" for amount in shown) or method.name
 
 
-def read_texts(path: Path) -> tuple[list[str], list[int] | None]:
+def read_texts(path: Path, option: str = "--data") -> tuple[list[str], list[int] | None]:
     """Texts of a file, and their labels if each has one.
 
     A file that ends in ``.jsonl`` holds an object a line with ``text`` and maybe ``label``; any
@@ -65,15 +68,16 @@ def read_texts(path: Path) -> tuple[list[str], list[int] | None]:
         CompressionError: names the file and the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not at every character that Unicode calls a line's end: JSON may hold them.
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
-        raise CompressionError(f"--data {path}: {error.strerror}") from error
+        raise CompressionError(f"{option} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise CompressionError(f"--data {path}: not UTF-8 at byte {error.start}") from error
+        raise CompressionError(f"{option} {path}: not UTF-8 at byte {error.start}") from error
     if path.suffix != ".jsonl":
-        texts = [line for line in lines if line.strip()]
+        texts = [line.rstrip("\r") for line in lines if line.strip()]
         if not texts:
-            raise CompressionError(f"--data {path}: no text in it")
+            raise CompressionError(f"{option} {path}: no text in it")
         return texts, None
     texts, labels = [], []
     for number, line in enumerate(lines, 1):
@@ -82,16 +86,17 @@ def read_texts(path: Path) -> tuple[list[str], list[int] | None]:
         try:
             item = json.loads(line)
             text, label = item["text"], item.get("label")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            text, label = None, None
-        if not isinstance(text, str) or not (label is None or type(label) is int):
+            text.encode()  # no lone half of a surrogate pair
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            text, label = "", None
+        if not text.strip() or not (label is None or type(label) is int):
             raise CompressionError(
-                f'--data {path}: line {number} is not {{"text": ..., "label": number}}'
+                f'{option} {path}: line {number} is not {{"text": "...", "label": number}}'
             )
         texts.append(text)
         labels.append(label)
     if not texts:
-        raise CompressionError(f"--data {path}: no text in it")
+        raise CompressionError(f"{option} {path}: no text in it")
     return texts, None if None in labels else labels
 
 
@@ -107,7 +112,6 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     add("--output", metavar="DIR", type=Path, help="where the checkpoint goes; must not exist")
     add("--data", metavar="FILE", type=Path, help="a text a line, or .jsonl with text and label")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--trust-remote-code", action="store_true", help="run code that the model brings")
     options = parser.parse_args(words)
     if not options.list:
         missing = [n for n in ("recipe", "model", "output") if getattr(options, n) is None]
@@ -123,31 +127,53 @@ def make(options: argparse.Namespace) -> None:
         CompressionError: names the option that is wrong.
     """
     recipe = Recipe.parse(options.recipe)
-    if options.output.exists():
-        raise CompressionError(f"--output {options.output} exists; name a directory that does not")
-    parent = next(path for path in options.output.resolve().parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise CompressionError(f"--output {options.output}: {parent} cannot be written to")
+    _check_output(options.output)
     texts: dict[str | None, tuple[list[str], list[int] | None]] = {}
     for step in recipe.steps:
         if needs_data(step) and step["data"] not in texts:
             if step["data"] is None and options.data is None:
                 raise CompressionError(f"{step.name} needs texts; give --data FILE")
-            texts[step["data"]] = read_texts(Path(step["data"] or options.data))
+            option = "--data" if step["data"] is None else "data ="
+            texts[step["data"]] = read_texts(Path(step["data"] or options.data), option)
+    for step in recipe.steps:
+        check_helpers(step)
+    check_reference(options.model, "--model")
     print(_compressed(options, recipe, texts))
+
+
+def _check_output(output: Path) -> None:
+    if os.path.lexists(output):
+        raise CompressionError(f"--output {output} exists; name a directory that does not")
+    try:
+        # The longest name that saving it takes.
+        with tempfile.TemporaryDirectory(prefix=f"{output.name}.", suffix=".partial",
+                                         dir=output.parent):  # fmt: skip
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CompressionError(f"--output {output}: {output.parent}: {reason}") from error
 
 
 def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str:
     import torch
+    from safetensors import SafetensorError
 
     from compression.apply import compress
     from compression.checkpoint import form_of, save
     from compression.layers import backbone_layers
-    from compression.texts import batches_of
+    from compression.loading import load
+    from compression.texts import batches_of, check_labels
 
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
+        raise CompressionError(f"--device {options.device}: give cpu, cuda or cuda:N")
     if options.device != "cpu" and not torch.cuda.is_available():
         raise CompressionError(f"--device {options.device}: this machine has no CUDA device")
-    model, tokenizer = _loaded(options)
+    model, tokenizer = load(options.model, "--model", options.device)
+    for name, (_, labels) in texts.items():
+        try:
+            check_labels(model, labels or ())
+        except CompressionError as error:
+            raise CompressionError(f"--data {name or options.data}: {error}") from None
     before = sum(tensor.nbytes for tensor in _distinct(model))
     start = time.monotonic()
     result = compress(
@@ -157,8 +183,10 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     layers = backbone_layers(result.model).values()
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
     weights = sum(layer.weight.numel() for layer in layers)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    save(result, tokenizer, options.output)
+    try:
+        save(result, tokenizer, options.output)
+    except (OSError, SafetensorError) as error:
+        raise CompressionError(f"--output {options.output}: {error}") from error
     after = sum(file.stat().st_size for file in options.output.glob("*.safetensors"))
     lines = [
         f"recipe     {recipe.name}",
@@ -172,36 +200,6 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
         lines.append(f"note       and {len(result.notes) - NOTES} more like these")
     gate = f"pytest tests/gates --baseline {options.model} --candidate {options.output} --text FILE"
     return "\n".join([*lines, f"gate it    {gate}"])
-
-
-def _loaded(options: argparse.Namespace):
-    import transformers
-    from transformers.utils import logging
-
-    name = options.model
-    if Path(name).exists() and not Path(name, "config.json").is_file():
-        raise CompressionError(f"--model {name}: no config.json; name a Hugging Face checkpoint")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    trust = {"trust_remote_code": options.trust_remote_code}
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, **trust)
-        architecture = (config.architectures or ["none"])[0]
-        auto = getattr(transformers, architecture, None)
-        if auto is None:
-            raise CompressionError(
-                f"--model {name}: its architecture {architecture} is not one that transformers has"
-            )
-        model, report = auto.from_pretrained(
-            name, dtype="auto", use_safetensors=True, output_loading_info=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **trust)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CompressionError(f"--model {name} does not load: {reason}") from error
-    if report["missing_keys"]:
-        raise CompressionError(f"--model {name} lacks {sorted(report['missing_keys'])[0]}")
-    return model.eval().to(options.device), tokenizer
 
 
 def _distinct(model):
@@ -232,6 +230,9 @@ def main(words: list[str] | None = None) -> int:
         except (CompressionError, OSError) as error:
             print(f"python -m compression: error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("python -m compression: interrupted; nothing was written", file=sys.stderr)
+            return 130
     return 0
 
 

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from compression import catalogue
 from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError
-from compression.layers import all_layers
-from compression.order import check_order
+from compression.order import RENAMING, check_order
 from compression.recipe import Recipe, Step, needs_data
 from compression.watching import Batch
 
@@ -54,29 +53,30 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
             "the model is compressed already, as its quantization_config says; "
             "start from the uncompressed one"
         )
-    for name, layer in all_layers(model).items():
-        if not layer.weight.isfinite().all():
-            raise CompressionError(f"layer {name}: its weights are not finite")
+    _check_finite(model, "")
     check_order(model, recipe)
+    checked = []
     for number, step in enumerate(recipe.steps):
-        family = import_module(_STEPS[step.entry.family])
         # Layers of a later step may not be there before an earlier one was taken.
-        if not number or not _renames(recipe.steps[:number]):
-            family.check(model, step)
+        if not any(before.entry.family in RENAMING for before in recipe.steps[:number]):
+            import_module(_STEPS[step.entry.family]).check(model, step)
+            checked.append(number)
     distils = any(step.entry.family == catalogue.DISTILLATION for step in recipe.steps)
     compressed = Compressed(model, recipe, copy.deepcopy(model) if distils else None)
-    for step in recipe.steps:
+    for number, step in enumerate(recipe.steps):
         batches = ()
         if needs_data(step):
             batches = data(step) if callable(data) else data
         family = import_module(_STEPS[step.entry.family])
-        family.check(compressed.model, step)
+        if number not in checked:
+            family.check(compressed.model, step)
         family.run(compressed, step, batches)
+        _check_finite(compressed.model, f" after {step.name}")
     compressed.teacher = None
     return compressed
 
 
-def _renames(steps: Sequence[Step]) -> bool:
-    """Whether layers may have other names or sizes after these steps."""
-    changing = (catalogue.LOW_RANK, catalogue.STRUCTURED, catalogue.DISTILLATION)
-    return any(step.entry.family in changing for step in steps)
+def _check_finite(model: PreTrainedModel, when: str) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CompressionError(f"{name} holds values that are not finite{when}")

@@ -73,8 +73,9 @@ class _Stop(Exception):  # noqa: N818 - no error, a way out
     """Raised inside a forward once nothing of interest is left to run."""
 
 
-def blocks(model: PreTrainedModel, names: Sequence[str]) -> list[list[str]]:
-    """``names`` grouped by the block that holds them; a layer outside any block stands alone.
+def blocks(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[str]]:
+    """``names`` grouped by the block that holds them, by its name; a layer outside any block
+    stands alone under its own.
 
     A block is a member of an outermost :class:`torch.nn.ModuleList`.
     """
@@ -84,7 +85,7 @@ def blocks(model: PreTrainedModel, names: Sequence[str]) -> list[list[str]]:
         outer = next((x for x in lists if name.startswith(x + ".")), None)
         key = name if outer is None else f"{outer}.{name[len(outer) + 1 :].split('.')[0]}"
         grouped.setdefault(key, []).append(name)
-    return list(grouped.values())
+    return grouped
 
 
 @torch.no_grad()
@@ -106,7 +107,7 @@ def visit_blocks(
     with _calm(model):
         batches = _checked(model, layers, batches)
         order, leaders = _first_pass(model, layers, batches[0])
-        found = blocks(model, order)
+        found = blocks(model, order).values()
         for block in tqdm(found, desc=desc, unit="block", leave=False, disable=None):
             members = {name: layers[name] for name in block}
             yield _collect(model, layers, members, batches, order, leaders, with_products)

@@ -12,6 +12,7 @@ from compression.settings import (
     n_of_m,
     one_of,
     pair,
+    part,
     positive,
     share,
     weights,
@@ -68,7 +69,7 @@ LAYERS = {
 DATA = {
     "data": Setting(word, None, "the data set that it sees, in place of the profile's"),
     "samples": Setting(whole(1), None, "how many texts of it, drawn by the seed; all by default"),
-    "length": Setting(whole(1), None, "tokens of a text; the model's limit by default"),
+    "length": Setting(whole(1), None, "tokens of a text; the model's limit by default, or 2048"),
     "seed": Setting(whole(0), 0, "of everything random"),
 }
 TRAINED = {
@@ -108,8 +109,8 @@ _UNIT_SCORE = Setting(
 )
 _UNITS = {"sparsity": Setting(share, None, "share of the units that go"), "score": _UNIT_SCORE}
 _RANK = {
-    "ratio": Setting(share, None, "parameters that stay, as a share of the layer's"),
-    "energy": Setting(share, None, "share of the squared singular values that stay"),
+    "ratio": Setting(part, None, "parameters that stay, as a share of the layer's"),
+    "energy": Setting(part, None, "share of the squared singular values that stay"),
 }
 
 METHODS: dict[str, Method] = {
@@ -151,7 +152,7 @@ METHODS: dict[str, Method] = {
         Method(
             "awq", SCALING, CALIBRATION, "AWQ, Lin et al. 2024",
             {
-                "bits": _BITS, "group": _GROUP,
+                "bits": _BITS, "group": _GROUP, "symmetric": _UNIFORM["symmetric"],
                 "grid": Setting(whole(1), 20, "exponents that are tried"),
             },
             ("bits",),

@@ -8,7 +8,8 @@
 """
 
 import json
-import shutil
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from compression.compressed import Compressed
+from compression.errors import CompressionError
 from compression.layers import Layer, all_layers
 from compression.own_format import METHOD, VERSION, stored_as
 from compression.packing import describe_grid, pack, to_bitmask
@@ -63,18 +65,22 @@ def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: 
 
     Raises:
         FileExistsError: ``directory`` exists.
+        CompressionError: a weight that is no longer on its grid.
     """
     directory = Path(directory)
-    if directory.exists():
+    if os.path.lexists(directory):
         raise FileExistsError(f"{directory} exists; name a directory that does not")
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    layers = all_layers(compressed.model)
+    for name, quantized in compressed.quantized.items():
+        if not torch.equal(layers[name].weight, quantized.dequantized()):
+            raise CompressionError(f"layer {name}: its weight is not what its codes stand for")
+    with tempfile.TemporaryDirectory(
+        prefix=f"{directory.name}.", suffix=".partial", dir=directory.parent
+    ) as scratch:
+        partial = Path(scratch, "checkpoint")
         _write(compressed, partial)
         tokenizer.save_pretrained(partial)
         partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(directory: Path, auto: type, **options: object) -> PreTrainedModel:

@@ -1,13 +1,16 @@
 """A compressed model, with what its checkpoint needs to know beyond the weights."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from transformers import PreTrainedModel
 
-from compression.own_format import Layout
+from compression.layers import all_layers
 from compression.pruning.patterns import Pattern
 from compression.quantization.grids import Quantized
 from compression.recipe import Recipe
+from compression.surgery import Layout
 
 
 @dataclass
@@ -33,6 +36,21 @@ class Compressed:
     layout: Layout = field(default_factory=Layout)
     bitmask: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def zeros_keeper(self, model: PreTrainedModel) -> Callable[[], None]:
+        """What, called after an update, zeroes again what is zero now in pruned layers."""
+        masks = [
+            (layer, layer.weight == 0)
+            for name, layer in all_layers(model).items()
+            if name in self.pruned
+        ]
+
+        @torch.no_grad()
+        def keep() -> None:
+            for layer, zeros in masks:
+                layer.weight.masked_fill_(zeros, 0.0)
+
+        return keep
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The inverse Hessian of a layer's output error, as SparseGPT and GPTQ use it."""
+"""The Hessian of a layer's output error, and its inverse as SparseGPT and GPTQ use it."""
 
 import warnings
 
@@ -11,6 +11,11 @@ DAMPING = 0.01
 """Added to the diagonal of the Hessian, as a share of its mean."""
 DAMPING_TRIES = 4
 """Each further try multiplies the damping by ten."""
+
+
+def output_error(difference: Tensor, hessian: Tensor) -> Tensor:
+    """``(rows,)`` of ``d H d^T`` for each row ``d`` of ``difference``, in float32."""
+    return ((difference.float() @ hessian.float()) * difference.float()).sum(-1)
 
 
 def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:

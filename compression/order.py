@@ -7,9 +7,10 @@ from transformers import PreTrainedModel
 from compression import catalogue
 from compression.errors import RecipeError
 from compression.layers import selected_layers
-from compression.recipe import Recipe, Step
+from compression.recipe import Recipe, Step, trains
 
-_RENAMING = (catalogue.LOW_RANK, catalogue.STRUCTURED, catalogue.DISTILLATION)
+RENAMING = (catalogue.LOW_RANK, catalogue.STRUCTURED, catalogue.DISTILLATION)
+"""Families behind which layers may have other names or sizes."""
 
 
 def check_order(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -22,13 +23,18 @@ def check_order(model: PreTrainedModel, recipe: Recipe) -> None:
         reason = _conflict(earlier, later)
         if reason is None:
             continue
-        shared = _shared(model, recipe, earlier, later)
-        if shared:
+        # What trains changes every weight of the model, whatever layers it prunes.
+        everywhere = trains(later) and earlier.entry.family == catalogue.QUANTIZATION
+        if everywhere or _shared(model, recipe, earlier, later):
             raise RecipeError(f"recipe {recipe.name}: {later.name} after {earlier.name} {reason}")
 
 
 def _conflict(earlier: Step, later: Step) -> str | None:
     first, second = earlier.entry.family, later.entry.family
+    if earlier.method == "awq" and second == catalogue.QUANTIZATION:
+        for name in ("bits", "group", "symmetric"):
+            if later.settings.get(name, earlier[name]) != earlier[name]:
+                return f"rounds at another {name} than its scales are for; give both the same"
     if second == catalogue.STORAGE:
         return None
     if first == catalogue.STORAGE:
@@ -39,7 +45,11 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "fills its zeros; factor first and prune the factors, or choose other layers"
     if first == second == catalogue.PRUNING:
         return "prunes a layer twice; prune it once, or choose other layers"
-    if first == catalogue.PRUNING and second == catalogue.STRUCTURED and earlier["pattern"]:
+    if (
+        first == catalogue.PRUNING
+        and second == catalogue.STRUCTURED
+        and earlier.settings.get("pattern")
+    ):
         return "breaks its groups where inputs go; make the model smaller first"
     resized = first in (catalogue.LOW_RANK, catalogue.STRUCTURED)
     if second == catalogue.DISTILLATION and resized and later["layers"] is not None:
@@ -48,7 +58,7 @@ def _conflict(earlier: Step, later: Step) -> str | None:
 
 
 def _shared(model: PreTrainedModel, recipe: Recipe, earlier: Step, later: Step) -> bool:
-    if any(step.entry.family in _RENAMING for step in recipe.steps):
+    if any(step.entry.family in RENAMING for step in recipe.steps):
         return _overlap_unknown(model, earlier, later)
     return bool(selected_layers(model, earlier).keys() & selected_layers(model, later).keys())
 

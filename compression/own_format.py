@@ -27,85 +27,22 @@ weights decoded to the values that were computed with.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from compression.errors import CompressionError
-from compression.low_rank.factors import LowRank
+from compression.own_format_check import check_activations, check_parts, check_stored
 from compression.packing import from_bitmask, grid_of, packed_shapes, unpack
 from compression.quantization.activations import round_inputs_of
+from compression.surgery import Layout
 
 METHOD = "compression-gates"
 VERSION = 1
-
-
-@dataclass
-class Layout:
-    """How a compressed model differs from the one that its configuration describes.
-
-    Attributes:
-        resized: ``(out, in)`` of linear layers that became smaller, by module.
-        attributes: numbers that modules keep of their own size, by module and name.
-        factored: ranks of the layers that became two, by module.
-    """
-
-    resized: dict[str, tuple[int, int]] = field(default_factory=dict)
-    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
-    factored: dict[str, int] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.resized or self.attributes or self.factored)
-
-    def apply(self, model: nn.Module) -> None:
-        """Gives ``model`` this layout; the weights of what changes are then of no meaning."""
-        for name, (rows, columns) in self.resized.items():
-            module = model.get_submodule(name)
-            set_module(model, name, resized_like(module, rows, columns))
-        for name, numbers in self.attributes.items():
-            module = model.get_submodule(name)
-            for key, number in numbers.items():
-                if type(getattr(module, key, None)) is not int or type(number) is not int:
-                    raise CompressionError(f"{name}.{key} = {number!r} is no size of the module")
-                setattr(module, key, number)
-        for name, rank in self.factored.items():
-            set_module(model, name, factored_like(model.get_submodule(name), rank))
-
-
-def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts ``module`` in the place called ``name``."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
-
-
-def resized_like(module: nn.Module, rows: int, columns: int) -> nn.Module:
-    """An empty linear layer of the same kind, on the same device and in the same dtype."""
-    with torch.device("meta"):
-        if isinstance(module, Conv1D):
-            empty = Conv1D(rows, columns)
-        else:
-            empty = nn.Linear(columns, rows, bias=module.bias is not None)
-    return _like(empty, module)
-
-
-def factored_like(module: nn.Module, rank: int) -> LowRank:
-    """Two empty factors in place of a linear layer."""
-    weight = module.weight
-    rows, columns = weight.T.shape if isinstance(module, Conv1D) else weight.shape
-    with torch.device("meta"):
-        empty = LowRank(columns, rows, rank, module.bias is not None)
-    return _like(empty, module)
-
-
-def _like(empty: nn.Module, module: nn.Module) -> nn.Module:
-    """``empty``, on the meta device, where ``module`` is and in its dtype; nothing is drawn."""
-    return empty.to(module.weight.dtype).to_empty(device=module.weight.device)
 
 
 @contextmanager
@@ -169,6 +106,7 @@ def _reveal(model: nn.Module, name: str, stored: Mapping[str, object]) -> None:
         for part in list(module._buffers)
         if part.startswith(prefix)
     }
+    check_parts(name, stored, parts)
     *experts, rows, columns = stored["shape"]
     if experts:
         slices = [{k: t[e] for k, t in parts.items()} for e in range(experts[0])]
@@ -203,23 +141,27 @@ class OwnFormatConfig(QuantizationConfigMixin):
         **unknown: object,
     ):
         unknown.pop("quant_method", None)
-        if version != VERSION or unknown:
+        if type(version) is not int or version != VERSION or unknown:
             raise CompressionError(
                 f"this checkpoint is of version {version} of the format {METHOD}"
                 f"{' with ' + ', '.join(unknown) if unknown else ''}; version {VERSION} is known"
             )
+        tables = dict(resized=resized, attributes=attributes, factored=factored, weights=weights,
+                      activations=activations)  # fmt: skip
+        for name, table in tables.items():
+            if not isinstance(table or {}, dict):
+                raise CompressionError(f"quantization_config: {name} is not a table")
+            setattr(self, name, table or {})
         self.quant_method = METHOD
         self.version = version
-        self.resized = resized or {}
-        self.attributes = attributes or {}
-        self.factored = factored or {}
-        self.weights = weights or {}
-        self.activations = activations or {}
 
     @property
     def layout(self) -> Layout:
-        resized = {name: (int(rows), int(cols)) for name, (rows, cols) in self.resized.items()}
-        return Layout(resized, self.attributes, self.factored)
+        return Layout(
+            {name: tuple(sizes) for name, sizes in self.resized.items()},
+            self.attributes,
+            self.factored,
+        )
 
 
 @register_quantizer(METHOD)
@@ -236,7 +178,10 @@ class OwnFormatQuantizer(HfQuantizer):
         config = self.quantization_config
         config.layout.apply(model)
         for name, stored in config.weights.items():
+            check_stored(model, name, stored)
             _hide(model, name, stored, model.dtype)
+        for name, kind in config.activations.items():
+            check_activations(model, name, kind)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs) -> None:
         config = self.quantization_config

@@ -25,11 +25,11 @@ from compression.errors import RecipeError
 from compression.settings import text_of
 
 _AMOUNTS = {
-    "bits": re.compile(r"int(\d+)"),
-    "pattern": re.compile(r"(\d+:\d+)"),
-    "layers": re.compile(r"(\d+)layers"),
-    "sparsity": re.compile(r"(\d+(?:\.\d+)?)"),
-    "ratio": re.compile(r"(\d+(?:\.\d+)?)"),
+    "bits": re.compile(r"int(\d{1,9})"),
+    "pattern": re.compile(r"(\d{1,9}:\d{1,9})"),
+    "layers": re.compile(r"(\d{1,9})layers"),
+    "sparsity": re.compile(r"(\d{1,9}(?:\.\d{1,9})?)"),
+    "ratio": re.compile(r"(\d{1,9}(?:\.\d{1,9})?)"),
 }
 """How a setting is written behind the method's name; the last two in percent."""
 _PERCENT = ("sparsity", "ratio")
@@ -59,7 +59,8 @@ class Step:
 
     @property
     def name(self) -> str:
-        """The step as a string; parsing it gives the step again."""
+        """The step as a string; parsing it gives the step again, unless a text in it, a path say,
+        holds a comma or a plus or reads as a number."""
         given = dict(self.given)
         parts = [self.method]
         for setting in _AMOUNTS:
@@ -73,7 +74,7 @@ class Recipe:
     """One or more steps, applied in turn.
 
     Raises:
-        RecipeError: no step, or steps that undo each other.
+        RecipeError: no step, or a name that is not one line or that of a control.
     """
 
     steps: tuple[Step, ...]
@@ -84,6 +85,10 @@ class Recipe:
             raise RecipeError("a recipe needs at least one step")
         if not self.name:
             object.__setattr__(self, "name", "+".join(step.name for step in self.steps))
+        if not self.name.isprintable() or self.name.startswith("control-"):
+            raise RecipeError(
+                f"recipe: name = {self.name!r}; a name is one line and does not begin with control-"
+            )
 
     @property
     def needs_data(self) -> bool:

@@ -3,10 +3,12 @@
 A reader gives back the value in its own type, or raises ``ValueError`` with what would be right.
 """
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+LARGEST, MOST = 1e6, 2**31 - 1
+"""No number beyond means anything, and some would overflow."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,26 @@ def share(value: object) -> float:
     return float(value)
 
 
-def positive(value: object) -> float:
-    """A number above 0."""
-    if not _is_number(value) or not 0 < value < math.inf:
-        raise ValueError("a number above 0")
+def part(value: object) -> float:
+    """A share above 0."""
+    if not _is_number(value) or not 0 < value <= 1:
+        raise ValueError("a share above 0 and up to 1")
     return float(value)
 
 
-def whole(least: int, most: int | None = None) -> Callable[[object], int]:
+def positive(value: object) -> float:
+    """A number above 0, within reason."""
+    if not _is_number(value) or not 0 < value <= LARGEST:
+        raise ValueError(f"a number above 0 and up to {LARGEST:g}")
+    return float(value)
+
+
+def whole(least: int, most: int = MOST) -> Callable[[object], int]:
     """A whole number within bounds."""
-    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def read(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"a whole number {bounds}")
-        if value < least or (most is not None and value > most):
-            raise ValueError(f"a whole number {bounds}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"a whole number from {least} to {most}")
         return value
 
     return read
@@ -110,7 +116,7 @@ def weights(*names: str) -> Callable[[object], tuple[tuple[str, float], ...]]:
         if not isinstance(value, dict) or not value:
             raise ValueError(right)
         for name, weight in value.items():
-            if name not in names or not _is_number(weight) or not 0 < weight < math.inf:
+            if name not in names or not _is_number(weight) or not 0 < weight <= LARGEST:
                 raise ValueError(right)
         return tuple((name, float(value[name])) for name in names if name in value)
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from compression.compressed import Compressed
-from compression.layers import selected_layers
+from compression.layers import check_untied, selected_layers
 from compression.recipe import Step
 from compression.watching import Batch
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError where no layer is chosen."""
-    selected_layers(model, step)
+    """Raises a RecipeError where no layer is chosen, or one that is tied."""
+    check_untied(model, selected_layers(model, step))
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
@@ -26,6 +26,8 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
         for name, layer in chosen.items()
         if layer.expert is None and name not in compressed.quantized and _saves(layer.weight)
     ]
+    if not compressed.bitmask:
+        compressed.notes.append("bitmask: no layer has zeros enough to save anything")
 
 
 def _saves(weight) -> bool:

@@ -4,15 +4,18 @@ import random
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compression.errors import CompressionError
-from compression.gradients import is_causal
+from compression.gradients import IGNORED, is_causal
 from compression.recipe import Step, trains
 from compression.watching import Batch
 
 BATCH = 16
 """Texts that are calibrated on together."""
+LENGTH = 2048
+"""Tokens of a text at most, where a step does not say how many."""
 
 
 def batches_of(
@@ -51,27 +54,57 @@ def batches_of(
         chosen, known = augmented(
             chosen, known, step["generate"], step["translate"], step["seed"], model.device
         )
-    classes = getattr(model.config, "num_labels", 0)
-    wrong = next((k for k in known if k is not None and not 0 <= k < classes), None)
-    if not is_causal(model) and wrong is not None:
-        raise CompressionError(f"label {wrong} is not one of the model's {classes} classes")
+    check_labels(model, known)
     if trains(step):
         size = step["batch"]
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
-    encoded = [_encoded(tokenizer, text, step["length"]) for text in chosen]
+    most = min(step["length"] or LENGTH, tokenizer.model_max_length, longest_input(model))
+    encoded = [tokenizer(text, truncation=True, max_length=most).input_ids for text in chosen]
     found = []
     for start in range(0, len(encoded), size):
         part = slice(start, start + size)
-        batch = dict(
-            tokenizer.pad({"input_ids": encoded[part]}, padding_side="right", return_tensors="pt")
-        )
-        if not is_causal(model) and all(label is not None for label in known[part]):
-            batch["labels"] = torch.tensor(known[part])
+        batch = padded(encoded[part], tokenizer.pad_token_id or 0)
+        labels = [IGNORED if label is None else label for label in known[part]]
+        if not is_causal(model) and any(label is not None for label in known[part]):
+            batch["labels"] = torch.tensor(labels)
         found.append({key: value.to(model.device) for key, value in batch.items()})
     return found
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, length: int | None) -> list[int]:
-    most = tokenizer.model_max_length if length is None else min(length, tokenizer.model_max_length)
-    return tokenizer(text, truncation=True, max_length=most).input_ids
+def check_labels(model: PreTrainedModel, labels: Sequence[int | None]) -> None:
+    """Raises a CompressionError where a label is no class of the model."""
+    if is_causal(model):
+        return
+    classes = getattr(model.config, "num_labels", 0)
+    for number, label in enumerate(labels, 1):
+        if label is not None and not 0 <= label < classes:
+            raise CompressionError(
+                f"text {number} has label {label}, but the model knows {classes} classes"
+            )
+
+
+def padded(rows: Sequence[list[int]], filler: int) -> dict[str, Tensor]:
+    """Rows of tokens as ``input_ids`` and ``attention_mask``, padded on the right.
+
+    Raises:
+        CompressionError: a text without any token.
+    """
+    if not all(rows):
+        raise CompressionError("a text has no token; leave empty texts out")
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([row + [filler] * (longest - len(row)) for row in rows]),
+        "attention_mask": torch.tensor(
+            [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+        ),
+    }
+
+
+def longest_input(model: PreTrainedModel) -> int:
+    """The most tokens that the model takes, special tokens included."""
+    limit = getattr(model.config, "max_position_embeddings", None) or LENGTH
+    for name, module in model.named_modules():
+        # RoBERTa counts positions from behind its padding index.
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            behind = 0 if module.padding_idx is None else module.padding_idx + 1
+            limit = min(limit, module.num_embeddings - behind)
+    return limit

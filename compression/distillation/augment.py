@@ -6,13 +6,14 @@ et al. 2016; Edunov et al. 2018): a text translated into another language and ba
 other words, so it keeps its label. Both models are the user's, by directory or hub id.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compression.errors import CompressionError
+from compression.loading import load
 
 BATCH = 16
 """Texts that are generated together."""
@@ -85,6 +86,7 @@ def _generate(
     **options: object,
 ) -> list[str]:
     if tokenizer.pad_token_id is None:
+        tokenizer = copy.copy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
     found = []
     starts = range(0, len(texts), BATCH)
@@ -132,24 +134,13 @@ def augmented(
     found = list(texts)
     known: list[int | None] = [None] * len(texts) if labels is None else list(labels)
     if generator is not None:
-        model = _loaded(AutoModelForCausalLM, generator, device)
+        model = load(generator, "generate =", device, AutoModelForCausalLM)
         found += sample_texts(*model, texts, seed=seed)
         known += [None] * len(texts)
     if translators:
-        there, back = (_loaded(AutoModelForSeq2SeqLM, name, device) for name in translators)
+        there, back = (
+            load(name, "translate =", device, AutoModelForSeq2SeqLM) for name in translators
+        )
         found += back_translate(there, back, texts)
         known += known[: len(texts)]
     return found, known
-
-
-def _loaded(
-    auto: type, name: str, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoTokenizer
-
-    try:
-        model = auto.from_pretrained(name, use_safetensors=True).eval().to(device)
-        return model, AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CompressionError(f"{name} does not load to augment with: {reason}") from error

@@ -6,7 +6,7 @@ teacher is the model before any step. Zeros of pruned layers stay zero.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -24,7 +24,7 @@ from compression.distillation.recording import Attention, recorded
 from compression.distillation.student import layer_map, make_student
 from compression.errors import RecipeError
 from compression.gradients import IGNORED, inputs_of, is_causal, task_loss
-from compression.layers import all_layers
+from compression.layers import Layer, all_layers
 from compression.recipe import Step
 from compression.training import Part, fit
 from compression.watching import Batch
@@ -49,27 +49,29 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     teacher = compressed.teacher
     student = compressed.model
     if step["layers"] is not None:
-        student = make_student(student, step["layers"])
-    masks = [
-        (layer, layer.weight == 0)
-        for name, layer in all_layers(student).items()
-        if name in compressed.pruned
-    ]
-
-    @torch.no_grad()
-    def keep_zeros() -> None:
-        for layer, zeros in masks:
-            layer.weight.masked_fill_(zeros, 0.0)
-
+        student, origins = make_student(student, step["layers"])
+        compressed.pruned = {
+            name: compressed.pruned[origin]
+            for name, layer in all_layers(student).items()
+            if (origin := _origin(layer, origins)) in compressed.pruned
+        }
     student.requires_grad_(True)
     lesson = Lesson(student, teacher, step)
     fit(
         [Part([*student.parameters(), *lesson.projections.parameters()], step["learning_rate"])],
         batches, lambda batch, _: lesson.loss(batch), step["steps"], step["seed"],
-        desc=step.name, after_step=keep_zeros,
+        desc=step.name, after_step=compressed.zeros_keeper(student),
     )  # fmt: skip
     student.eval()
     compressed.model = student
+
+
+def _origin(layer: Layer, origins: Mapping[str, str]) -> str:
+    """What the teacher calls a layer of its student."""
+    stored = origins[layer.stored_name]
+    if layer.expert is None:
+        return stored.removesuffix(f".{layer.parameter}")
+    return f"{stored}.{layer.expert}"
 
 
 class Lesson:
@@ -168,9 +170,11 @@ def _hidden(output) -> tuple[Tensor, ...]:
 
 def _labelled(model: PreTrainedModel, batch: Batch, teacher: Tensor) -> Batch:
     """The batch with labels: its own, or the teacher's most likely ones for texts without."""
-    if is_causal(model) or "labels" in batch:
+    if is_causal(model):
         return batch
-    return {**batch, "labels": teacher.argmax(-1)}
+    likely = teacher.argmax(-1)
+    own = batch.get("labels", torch.full_like(likely, IGNORED))
+    return {**batch, "labels": torch.where(own == IGNORED, likely, own)}
 
 
 def _relations(own: Attention, other: Attention, mask: Tensor | None) -> Tensor:

@@ -20,8 +20,9 @@ def layer_map(student: int, teacher: int) -> list[int]:
     return [round(m * teacher / student) for m in range(1, student + 1)]
 
 
-def make_student(teacher: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """A model of ``layers`` layers with weights of the teacher's, in evaluation mode.
+def make_student(teacher: PreTrainedModel, layers: int) -> tuple[PreTrainedModel, dict[str, str]]:
+    """A model of ``layers`` layers with weights of the teacher's, in evaluation mode, and for each
+    of its tensors the name of the teacher's that it starts from.
 
     Raises:
         RecipeError: more layers than the teacher has, or a teacher whose layers are not found.
@@ -32,7 +33,8 @@ def make_student(teacher: PreTrainedModel, layers: int) -> PreTrainedModel:
     if layers > depth:
         raise RecipeError(f"distill: layers = {layers}, but the teacher has {depth}")
     config = _shorter(teacher.config, layers)
-    with torch.device(teacher.device):
+    # What is drawn here is overwritten, and nobody else's luck is to change by it.
+    with torch.random.fork_rng(), torch.device(teacher.device):
         student = type(teacher)(config).to(teacher.dtype).eval()
     chosen = [index - 1 for index in layer_map(layers, depth)]
     stacks = [
@@ -42,16 +44,16 @@ def make_student(teacher: PreTrainedModel, layers: int) -> PreTrainedModel:
         and len(_at(student, name, ())) == layers
     ]  # fmt: skip
     source = teacher.state_dict()
-    tensors = {}
+    origins = {}
     for name in student.state_dict():
         # T5 keeps its position bias in the first layer alone.
         found = [n for n in _source_names(name, stacks, chosen) if n in source]
         if not found:
             raise RecipeError(f"distill: the teacher has no {name} to start the student from")
-        tensors[name] = source[found[0]]
-    student.load_state_dict(tensors)
+        origins[name] = found[0]
+    student.load_state_dict({name: source[origin] for name, origin in origins.items()})
     student.tie_weights()
-    return student
+    return student, origins
 
 
 def _shorter(config: PretrainedConfig, layers: int) -> PretrainedConfig:

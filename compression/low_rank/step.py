@@ -9,22 +9,20 @@ from transformers import PreTrainedModel
 from compression.calibration import visit_blocks
 from compression.compressed import Compressed
 from compression.errors import RecipeError
-from compression.layers import Layer, selected_layers, tied_layers
+from compression.layers import Layer, check_untied, selected_layers
 from compression.low_rank.svd import factorise, is_smaller
-from compression.own_format import factored_like, set_module
 from compression.recipe import Step, calibrates
+from compression.surgery import factored_like, set_module
 from compression.watching import Batch
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
     """Raises a RecipeError for a layer that cannot be two."""
     layers = selected_layers(model, step)
-    tied = tied_layers(model, layers)
+    check_untied(model, layers)
     for name, layer in layers.items():
         if layer.expert is not None:
             raise RecipeError(f"layer {name}: an expert cannot be factored; exclude experts")
-        if name in tied:
-            raise RecipeError(f"layer {name}: it is tied to an embedding; exclude it")
 
 
 @torch.no_grad()

@@ -14,8 +14,12 @@ the calibration inputs, truncating ``W L`` makes the loss of *outputs* what was 
 import torch
 from torch import Tensor
 
+from compression.errors import CompressionError
+
 DAMPING = 1e-6
 """Added to the diagonal of ``X X^T`` as a share of its mean: a feature may never fire."""
+DAMPING_TRIES = 5
+"""Each further try multiplies the damping by ten: sums of float32 products are not exact."""
 
 
 def rank_of(
@@ -64,10 +68,7 @@ def factorise(
         mean = products.diagonal().mean()
         if mean > 0:
             products = products / mean
-            damped = products + DAMPING * torch.eye(
-                columns, dtype=products.dtype, device=products.device
-            )
-            lower = torch.linalg.cholesky(damped)
+            lower = _root(products)
             target = target @ lower
     left, values, right = torch.linalg.svd(target, full_matrices=False)
     rank = rank_of(values, rows, columns, ratio, energy)
@@ -76,6 +77,19 @@ def factorise(
     if lower is not None:
         first = torch.linalg.solve_triangular(lower, first, upper=False, left=False)
     return first.to(weight.dtype), (left[:, :rank] * root).to(weight.dtype)
+
+
+def _root(products: Tensor) -> Tensor:
+    """Lower Cholesky factor of ``products``, whose mean diagonal is 1."""
+    for attempt in range(DAMPING_TRIES):
+        damped = products.clone()
+        damped.diagonal().add_(DAMPING * 10**attempt)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return lower
+    raise CompressionError(
+        "the products of its inputs do not factorise; calibrate on more or more varied text"
+    )
 
 
 def is_smaller(rank: int, rows: int, columns: int) -> bool:

@@ -11,7 +11,7 @@ scores below the threshold; what stays then differs between layers, and the lowe
 layers go at the end, so that the sparsity is exact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from compression.gradients import inputs_of, task_loss
 from compression.layers import Layer
-from compression.pruning.patterns import Unstructured, lowest
+from compression.pruning.patterns import Unstructured, global_masks, lowest, prune_mask
 from compression.recipe import Step
 from compression.training import Part, fit
 from compression.watching import Batch
@@ -74,9 +74,15 @@ def rising_sparsity(progress: float, sparsity: float) -> float:
 
 
 def movement(
-    model: PreTrainedModel, layers: Mapping[str, Layer], batches: Sequence[Batch], step: Step
+    model: PreTrainedModel,
+    layers: Mapping[str, Layer],
+    batches: Sequence[Batch],
+    step: Step,
+    after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """Fine-tunes ``model`` in place and gives the mask of the pruned weights of each layer.
+
+    ``after_step`` is called after every update.
 
     Raises:
         CompressionError: no batch, or a loss that is not finite.
@@ -108,6 +114,7 @@ def movement(
         fit(
             [Part(weights, step["learning_rate"]), Part(scores, step["score_rate"])],
             batches, loss, step["steps"], step["seed"], desc=step.name,
+            after_step=after_step,
         )  # fmt: skip
     finally:
         for layer in layers.values():
@@ -118,20 +125,16 @@ def movement(
 def _final_masks(
     layers: Mapping[str, Layer], scores: Mapping[str, Tensor], step: Step
 ) -> dict[str, Tensor]:
+    """Masks ``(out, in)``; scores are compared within a layer, in the soft variant over all."""
     pattern = Unstructured(step["sparsity"])
     stored = {name: layer.stored.detach().float().abs() for name, layer in layers.items()}
     if step["soft"]:
-        flat = torch.cat([score.flatten() for score in scores.values()])
-        ties = torch.cat([stored[name].flatten() for name in scores])
-        mask = lowest(flat, pattern.count(len(flat)), ties)
-        parts = mask.split([score.numel() for score in scores.values()])
+        # Scores may be negative; their order is that of their distance from the lowest.
+        least = min(float(score.min()) for score in scores.values())
+        masks = global_masks({n: (s - least).float() for n, s in scores.items()}, pattern, stored)
     else:
-        parts = [
-            lowest(score.flatten(), pattern.count(score.numel()), stored[name].flatten())
+        masks = {
+            name: prune_mask(score, pattern, per_row=False, tie_break=stored[name])
             for name, score in scores.items()
-        ]
-    found = {}
-    for (name, score), part in zip(scores.items(), parts, strict=True):
-        mask = part.view_as(score)
-        found[name] = mask.T if layers[name].transposed else mask
-    return found
+        }
+    return {name: m.T if layers[name].transposed else m for name, m in masks.items()}

@@ -74,11 +74,15 @@ def owl_sparsities(
         outlier: an outlier is this many times the mean score (M, 5 or 7 in the paper).
         spread: how far a sparsity may be from the mean (lambda, 0.08 in the paper).
     """
-    grouped = blocks(model, list(weights))
+    grouped = [names for block, names in blocks(model, list(weights)).items() if names != [block]]
+    if not grouped:
+        return dict.fromkeys(weights, sparsity)
     shares = [
         outlier_share({n: wanda_scores(weights[n], norms[n]) for n in names}, outlier)
         for names in grouped
     ]
     sizes = [sum(weights[name].numel() for name in names) for names in grouped]
     found = spread_out(shares, sizes, sparsity, spread)
-    return {name: s for names, s in zip(grouped, found, strict=True) for name in names}
+    own = {name: s for names, s in zip(grouped, found, strict=True) for name in names}
+    # A layer outside of any block, a pooler say, is no block to compare with others.
+    return {name: own.get(name, sparsity) for name in weights}

@@ -6,6 +6,7 @@ depends on how the scores fall. (The usual ``scores <= threshold`` prunes every 
 matrix on a 4-bit grid at a requested 50 %.)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -111,3 +112,47 @@ def prune_mask(
         return lowest(scores, pattern.count(scores.shape[-1]), tie_break)
     ties = None if tie_break is None else tie_break.flatten()
     return lowest(scores.flatten(), pattern.count(scores.numel()), ties).view_as(scores)
+
+
+def global_masks(
+    scores: Mapping[str, Tensor],
+    pattern: Unstructured,
+    tie_break: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Masks of the weights to prune where all layers compete, by lowest score.
+
+    The highest score that goes is found bit by bit, so that no sorted copy of a whole model is
+    ever made.
+
+    Args:
+        scores: of each layer, any shape, float32, finite and not negative.
+        pattern: how many to prune of all together.
+        tie_break: like ``scores``; among equal scores the lower goes first. Then position decides.
+    """
+    count = pattern.count(sum(score.numel() for score in scores.values()))
+    # Of floats that are not negative, order is that of their bits read as integers.
+    bits = {name: score.contiguous().view(torch.int32) for name, score in scores.items()}
+
+    def below(limit: int) -> int:
+        return sum(int((part < limit).sum()) for part in bits.values())
+
+    low, high = 0, 2**31 - 1  # below(low) <= count, and the threshold is the largest such limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if below(middle) <= count else (low, middle - 1)
+    masks = {name: part < low for name, part in bits.items()}
+    left = count - sum(int(mask.sum()) for mask in masks.values())
+    if left:
+        tied = {name: part == low for name, part in bits.items()}
+        ties = torch.cat(
+            [
+                torch.zeros(int(tied[name].sum()), device=tied[name].device)
+                if tie_break is None
+                else tie_break[name][tied[name]]
+                for name in tied
+            ]
+        )
+        chosen = lowest(ties, left).split([int(mask.sum()) for mask in tied.values()])
+        for (name, where), part in zip(tied.items(), chosen, strict=True):
+            masks[name][where] = part
+    return masks

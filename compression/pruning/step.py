@@ -1,6 +1,6 @@
 """Carries out a pruning step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,16 +10,19 @@ from compression.calibration import InputStatistics, collect, visit_blocks
 from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError, naming
 from compression.gradients import mean_gradients
-from compression.layers import Layer, selected_layers, tied_layers
+from compression.layers import Layer, check_untied, selected_layers
 from compression.pruning.magnitude import magnitude_scores
 from compression.pruning.movement import movement
 from compression.pruning.owl import owl_sparsities
-from compression.pruning.patterns import NofM, Pattern, Unstructured, lowest, prune_mask
+from compression.pruning.patterns import NofM, Pattern, Unstructured, global_masks, prune_mask
 from compression.pruning.sparsegpt import sparsegpt
 from compression.pruning.taylor import taylor_scores
 from compression.pruning.wanda import wanda
 from compression.recipe import Step, calibrates
 from compression.watching import Batch
+
+Scores = tuple[Tensor, Tensor | None]
+"""Scores of a layer's weights, and what decides among equal ones."""
 
 
 def pattern_of(step: Step) -> Pattern:
@@ -34,16 +37,17 @@ def check(model: PreTrainedModel, step: Step) -> None:
     pattern = pattern_of(step)
     if isinstance(pattern, NofM) and step.settings.get("allocation") == "owl":
         raise RecipeError(f"{step.name}: OWL spreads a sparsity; {pattern} is the same everywhere")
+    if step.settings.get("allocation") == "uniform":
+        for name in {"outlier", "spread"} & dict(step.given).keys():
+            raise RecipeError(f"{step.name}: {name} is of OWL; give allocation=owl with it")
     layers = selected_layers(model, step)
+    if step.method == "movement":
+        check_untied(model, layers)
     for name, layer in layers.items():
         with naming(name):
             pattern.check(layer.in_features)
             if step.method == "movement" and layer.expert is not None:
                 raise RecipeError("movement pruning needs a module of its own; exclude experts")
-            if step.method == "movement" and name in tied_layers(model, layers):
-                raise RecipeError(
-                    "it is tied to an embedding, which would be masked too; exclude it"
-                )
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
@@ -60,10 +64,17 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
                 after = _calibrated(name, layers[name].weight, patterns[name], step, seen)
                 put(name, layers[name], after, patterns[name], step)
     elif step.method == "movement":
-        masks = movement(model, layers, batches, step)
-        _mask(layers, masks)
+        masks = movement(model, layers, batches, step, compressed.zeros_keeper(model))
+        _mask(layers, masks.items())
     else:
-        scores = _scores(model, layers, step, batches)
+        gradients = _gradients(model, layers, batches, step) if step.method == "taylor" else None
+
+        def scores(name: str) -> Scores:
+            weight = layers[name].weight.detach()
+            if gradients is None:
+                return magnitude_scores(weight), None
+            return taylor_scores(weight, gradients[name]), magnitude_scores(weight)
+
         _mask(layers, masks_of(scores, layers, patterns, step["scope"]))
     compressed.pruned |= patterns
 
@@ -78,18 +89,38 @@ def _calibrated(
         return sparsegpt(weight, seen.hessian, pattern, damping=step["damping"])
 
 
-def _scores(
-    model: PreTrainedModel, layers: Mapping[str, Layer], step: Step, batches: Sequence[Batch]
+def _gradients(
+    model: PreTrainedModel, layers: Mapping[str, Layer], batches: Sequence[Batch], step: Step
 ) -> dict[str, Tensor]:
-    if step.method == "magnitude":
-        return {name: magnitude_scores(layer.weight.detach()) for name, layer in layers.items()}
+    """The gradient ``(out, in)`` of each layer's weight."""
     stored = list({id(layer.stored): layer.stored for layer in layers.values()}.values())
     gradients = mean_gradients(model, stored, batches, desc=step.name)
     by_id = {id(parameter): gradient for parameter, gradient in zip(stored, gradients, strict=True)}
-    return {
-        name: taylor_scores(layer.weight.detach(), part_of(layer, by_id[id(layer.stored)]))
-        for name, layer in layers.items()
-    }
+    return {name: part_of(layer, by_id[id(layer.stored)]) for name, layer in layers.items()}
+
+
+def masks_of(
+    scores: Callable[[str], Scores],
+    layers: Iterable[str],
+    patterns: Mapping[str, Pattern],
+    scope: str,
+) -> Iterator[tuple[str, Tensor]]:
+    """The mask of the pruned weights of each layer, by lowest score in the scope.
+
+    One layer at a time, but where all layers compete: scores of a large model take twice its
+    memory.
+    """
+    pattern = next(iter(patterns.values()))
+    if scope == "global" and isinstance(pattern, Unstructured):
+        found = {name: scores(name) for name in layers}
+        ties = {name: tie for name, (_, tie) in found.items() if tie is not None}
+        yield from global_masks(
+            {name: score for name, (score, _) in found.items()}, pattern, ties or None
+        ).items()
+        return
+    for name in layers:
+        score, tie = scores(name)
+        yield name, prune_mask(score, patterns[name], per_row=scope == "row", tie_break=tie)
 
 
 def part_of(layer: Layer, tensor: Tensor) -> Tensor:
@@ -98,36 +129,10 @@ def part_of(layer: Layer, tensor: Tensor) -> Tensor:
     return part.T if layer.transposed else part
 
 
-def masks_of(
-    scores: Mapping[str, Tensor],
-    layers: Mapping[str, Layer],
-    patterns: Mapping[str, Pattern],
-    scope: str,
-) -> dict[str, Tensor]:
-    """Mask of the pruned weights of each layer, by lowest score in the scope.
-
-    Globally, scores of all layers compete and equal ones go by magnitude.
-    """
-    ties = {name: magnitude_scores(layers[name].weight.detach()) for name in scores}
-    pattern = next(iter(patterns.values()))
-    if scope != "global" or isinstance(pattern, NofM):
-        return {
-            name: prune_mask(score, patterns[name], per_row=scope == "row", tie_break=ties[name])
-            for name, score in scores.items()
-        }
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    flat_ties = torch.cat([ties[name].flatten() for name in scores])
-    mask = lowest(flat, pattern.count(len(flat)), flat_ties)
-    parts = mask.split([score.numel() for score in scores.values()])
-    return {
-        name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)
-    }
-
-
 @torch.no_grad()
-def _mask(layers: Mapping[str, Layer], masks: Mapping[str, Tensor]) -> None:
-    for name, layer in layers.items():
-        layer.weight.masked_fill_(masks[name], 0.0)
+def _mask(layers: Mapping[str, Layer], masks: Iterable[tuple[str, Tensor]]) -> None:
+    for name, mask in masks:
+        layers[name].weight.masked_fill_(mask, 0.0)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ estimate (equation 3)::
     v = clamp(w / s, -Q_N, Q_P)        w' = round(v) * s
     dw'/ds = round(v) - v   inside the range,  -Q_N or Q_P  outside
 
-and its gradient is scaled by ``1 / sqrt(N * Q_P)``, N weights to a step (section 2.2). Here it
+(The paper scales this gradient for its optimizer; Adam, used here, is blind to a scale.) Here it
 descends the layer's own output error over the calibration inputs, so that no label is needed and
 layers are learned one by one::
 
@@ -20,33 +20,28 @@ seen for each row, so the learned grid is never worse than the uniform one.
 import torch
 from torch import Tensor
 
+from compression.hessian import output_error
 from compression.quantization.grids import Quantized, Uniform, groups_of
 
 LEARNING_RATE = 1e-2
-"""Of Adam, on the logarithm's scale: a step moves by about this share of itself."""
+"""Of Adam, on the factor by which a step differs from where it began."""
 
 
 class _Rounding(torch.autograd.Function):
     """``clamp(round(v), -q, q) * s`` with the gradients of equation 3, for the step alone."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, step: Tensor, highest: int, scale: float) -> Tensor:
+    def forward(ctx, weight: Tensor, step: Tensor, highest: int) -> Tensor:
         ratio = weight / step
         rounded = ratio.round().clamp(-highest, highest)
         inside = ratio.abs() < highest
         ctx.save_for_backward(torch.where(inside, rounded - ratio, rounded))
-        ctx.scale = scale
         return rounded * step
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         (slope,) = ctx.saved_tensors
-        return None, (gradient * slope).sum(-1, keepdim=True) * ctx.scale, None, None
-
-
-def output_error(difference: Tensor, hessian: Tensor) -> Tensor:
-    """``(rows,)`` of ``d H d^T`` for each row ``d`` of ``difference``, in float32."""
-    return ((difference.float() @ hessian.float()) * difference.float()).sum(-1)
+        return None, (gradient * slope).sum(-1, keepdim=True), None
 
 
 @torch.enable_grad()
@@ -66,7 +61,7 @@ def learned_steps(
         bits: 2 to 8.
         group: how many consecutive weights of a row share a step; None for the whole row.
         iterations: gradient steps.
-        learning_rate: a step moves by about this share of itself.
+        learning_rate: about by how much of its start a step moves at a time.
     """
     grid = Uniform(bits)
     count = groups_of(weight.shape[1], group)
@@ -76,7 +71,6 @@ def learned_steps(
     hessian = hessian / hessian.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     # Learned as a factor of the start, so that one learning rate fits every row.
     factor = torch.ones_like(start, dtype=torch.float32, requires_grad=True)
-    gradient_scale = (values.shape[-1] * grid.highest) ** -0.5
     optimizer = torch.optim.Adam([factor], lr=learning_rate)
     best = torch.full((len(weight),), torch.inf, device=weight.device)
     best_steps = start.clone()
@@ -84,7 +78,7 @@ def learned_steps(
         steps = start.float() * factor.clamp(min=1e-3)
         # What is stored is a step in the weight's own dtype, so that is what is judged.
         steps = steps + (steps.to(weight.dtype).float() - steps).detach()
-        rounded = _Rounding.apply(values, steps, grid.highest, gradient_scale)
+        rounded = _Rounding.apply(values, steps, grid.highest)
         errors = output_error((rounded - values).flatten(1), hessian)
         with torch.no_grad():
             chosen = steps.detach().to(weight.dtype)

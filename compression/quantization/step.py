@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from compression.calibration import InputStatistics, visit_blocks
 from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError, naming
-from compression.layers import Layer, all_layers, selected_layers, tied_layers
+from compression.layers import Layer, all_layers, check_untied, selected_layers
 from compression.quantization.activations import FLOAT8, INT8, round_inputs_of
 from compression.quantization.gptq import gptq
 from compression.quantization.grids import (
@@ -27,13 +27,10 @@ from compression.watching import Batch
 def check(model: PreTrainedModel, step: Step) -> None:
     """Raises a RecipeError where a layer cannot be packed as asked."""
     layers = selected_layers(model, step)
-    tied = tied_layers(model, layers)
+    check_untied(model, layers)
+    if step.settings.get("group") is not None and step.settings.get("scale") == "tensor":
+        raise RecipeError(f"{step.name}: a group has scales of its own; leave out scale=tensor")
     for name, layer in layers.items():
-        if name in tied:
-            raise RecipeError(
-                f"layer {name}: it is tied to an embedding, which the packed format cannot hold; "
-                "exclude it"
-            )
         with naming(name):
             groups_of(layer.in_features, step.settings.get("group"))
         if layer.expert is not None and step.settings.get("activations"):
@@ -59,9 +56,6 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
         for block in visit_blocks(model, layers, batches, with_products=True, desc=step.name):
             for name, statistics in block.items():
                 _store(compressed, name, layers[name], step, statistics)
-    if step.settings.get("activations"):
-        for layer in layers.values():
-            round_inputs_of(layer.module, FLOAT8 if step.method == "fp8" else INT8)
 
 
 def _store(
@@ -79,7 +73,11 @@ def _store(
     if int(quantized.codes.max()) > grid.highest or int(quantized.codes.min()) < grid.lowest:
         raise CompressionError(f"layer {name}: a code is outside of {grid.bits} bits")
     layer.weight.copy_(after)
-    compressed.quantized[name] = quantized.with_activations(bool(step.settings.get("activations")))
+    activations = bool(step.settings.get("activations"))
+    compressed.quantized[name] = quantized.with_activations(activations)
+    if activations:
+        # From now on, so that later blocks are calibrated on what they will be given.
+        round_inputs_of(layer.module, FLOAT8 if step.method == "fp8" else INT8)
 
 
 def quantize(

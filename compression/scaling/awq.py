@@ -19,8 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from compression.hessian import output_error
 from compression.quantization.grids import Grid, round_to_nearest
-from compression.quantization.lsq import output_error
 
 
 def activation_aware_scales(magnitudes: Tensor, alpha: float) -> Tensor:

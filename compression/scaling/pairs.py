@@ -169,7 +169,7 @@ def find_pairs(
     inputs = {key: value.to(model.device) for key, value in model.dummy_inputs.items()}
     single = {name: layer for name, layer in layers.items() if layer.expert is None}
     unreached = single.keys() - reached_layers(model, single, inputs)
-    homes = {name: members for members in blocks(model, list(layers)) for name in members}
+    homes = {name: members for members in blocks(model, list(layers)).values() for name in members}
     owners = _owners(model)
     logits = model(**inputs)[0]
     taken: set[str] = set()

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.calibration import InputStatistics, visit_blocks
+from compression.catalogue import QUANTIZATION
 from compression.compressed import Compressed
 from compression.errors import RecipeError, naming
 from compression.layers import selected_layers
@@ -67,6 +68,9 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     for pair, found in scales.items():
         if not write(pair.moved(found)):
             left.setdefault("its dtype cannot hold the scaled weights", []).append(pair)
+    later = compressed.recipe.steps[compressed.recipe.steps.index(step) :]
+    if not any(other.entry.family == QUANTIZATION for other in later):
+        compressed.notes.append(f"{step.name} prepares a quantization, and none follows")
     for reason, some in left.items():
         compressed.notes.append(f"{step.name}: {_told(reason, some)}")
 
@@ -82,7 +86,7 @@ def _scales(pair: Pair, step: Step, seen: Mapping[str, InputStatistics]) -> Tens
         )
     magnitudes = {name: statistics.mean_magnitude for name, statistics in seen.items()}
     hessians = {name: statistics.hessian for name, statistics in seen.items()}
-    grid = Uniform(step["bits"])
+    grid = Uniform(step["bits"], step["symmetric"])
 
     def error(scales: Tensor) -> Tensor:
         return sum(

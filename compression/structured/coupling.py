@@ -67,7 +67,7 @@ def find_couplings(model: PreTrainedModel, method: str) -> list[Coupling]:
     Layers that are given other layers' outputs as they are make no FFN: they are factors.
     """
     layers = {name: layer for name, layer in all_layers(model).items() if layer.expert is None}
-    members = [names for names in blocks(model, list(layers)) if len(names) > 1]
+    members = [names for names in blocks(model, list(layers)).values() if len(names) > 1]
     probe = _probed(model, {name: layers[name] for names in members for name in names})
     return [found for names in members for found in _in_block(probe, layers, names, method)]
 

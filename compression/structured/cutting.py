@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compression.layers import Layer
-from compression.own_format import resized_like, set_module
 from compression.structured.coupling import Coupling
+from compression.surgery import resized_like, set_module
 
 
 @dataclass(frozen=True, eq=False)

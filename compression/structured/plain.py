@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from compression.own_format import Layout
 from compression.structured.coupling import Coupling
 from compression.structured.cutting import layer_at, set_attribute
+from compression.surgery import Layout
 
 _MOST_KEYS = 3
 

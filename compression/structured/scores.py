@@ -125,7 +125,7 @@ def taylor(
         raise CompressionError("no text has a next token to predict")
     handles = [c.consumer.module.register_forward_pre_hook(hook) for c in couplings]
     try:
-        for loss in losses(model, texts, desc="taylor"):
+        for loss, _ in losses(model, texts, desc="taylor"):
             if missing := set(range(len(couplings))) - {number for number, _ in seen}:
                 raise _unreached(couplings[min(missing)].consumer.name)
             gradients = torch.autograd.grad(loss, [x for _, x in seen], allow_unused=True)

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 from compression.compressed import Compressed
 from compression.errors import RecipeError
 from compression.low_rank.factors import LowRank
-from compression.own_format import Layout
 from compression.structured.behaviour import behaviour, same
 from compression.structured.cutting import Cut, resize, set_attribute, sizes_after
 from compression.structured.plain import Plain, find_plain
+from compression.surgery import Layout
 
 _MOST_NUMBERS = 3
 """A module keeps at most this many numbers that count the same units."""

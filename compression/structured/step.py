@@ -35,6 +35,11 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
         for name, units in ((coupling.consumer.name, coupling.units) for coupling in found)
         if step["sparsity"] and not gone(units, step["sparsity"])
     ]
+    compressed.notes += [
+        f"{coupling.consumer.name} keeps one of its {coupling.units} units: it cannot lose them all"
+        for coupling in couplings
+        if round(step["sparsity"] * coupling.units) == coupling.units
+    ]
     if not couplings:
         return
     scores = unit_scores(model, couplings, step["score"], batches)

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
-from compression.__main__ import main
+from compression.__main__ import main, read_texts
 from fixtures import corpus
 from fixtures.shipped import MODELS
 
@@ -24,17 +26,18 @@ def reviews(tmp_path):
         (["wander-50", "--model", "m", "--output", "o"], "did you mean 'wanda'"),
         (["wanda-50", "--model", "m", "--output", "{out}"], "needs texts; give --data FILE"),
         (["rtn-int8", "--model", "{tmp}", "--output", "{out}"], "no config.json"),
-        (["rtn-int8", "--model", "/nowhere/x", "--output", "{out}"], "/nowhere/x does not load"),
+        (["rtn-int8", "--model", "/nowhere/x", "--output", "{out}"],
+         "--model /nowhere/x: no such directory"),
         (["rtn-int8", "--model", "{bert}", "--output", "{tmp}"], "exists; name a directory"),
         (["rtn-int8", "--model", "{bert}", "--output", "{bert}/config.json/x"],
-         "cannot be written"),
+         "Not a directory"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "/nowhere.txt"],
          "--data /nowhere.txt: No such file"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{bad}"],
          "line 2 is not"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{empty}"], "no text in"),
         (["taylor-50", "--model", "{bert}", "--output", "{out}", "--data", "{labels}"],
-         "label 7 is not one of the model's 2 classes"),
+         "text 1 has label 7, but the model knows 2 classes"),
         (["wanda-3:5", "--model", "{bert}", "--output", "{out}", "--data", "{good}"],
          "an input width of 96 is not a multiple of 5"),
         (["rtn-int8,include=*ffn*", "--model", "{bert}", "--output", "{out}"],
@@ -67,3 +70,116 @@ def test_wrong_use_is_one_clear_line_and_leaves_nothing(
     assert complaint in told.err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
+
+
+def broken_copy(tmp_path, name, change):
+    import shutil
+
+    shutil.copytree(MODELS / name, tmp_path / "model")
+    change(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def reweigh(directory, change):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+
+def reconfigure(directory, **settings):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def other_tokenizer(directory):
+    for file in (MODELS / "llama-tiny").glob("tokenizer*"):
+        (directory / file.name).write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda d: reweigh(d, lambda t: t.update(extra=torch.ones(2))), "has unexpected extra"),
+        (lambda d: reweigh(d, lambda t: t.pop("classifier.bias")), "lacks classifier.bias"),
+        (lambda d: reweigh(d, lambda t: t["classifier.bias"].fill_(torch.nan)),
+         "classifier.bias holds values that are not finite"),
+        (lambda d: reconfigure(d, num_hidden_layers=2), "has unexpected bert.encoder.layer.2"),
+        (lambda d: reconfigure(d, architectures=["BertModel"]), "has no head"),
+        (lambda d: reconfigure(d, architectures=["pipeline"]), "is not one that transformers has"),
+        (lambda d: reconfigure(d, hidden_act="nope"), "does not load"),
+        (lambda d: reconfigure(d, quantization_config={"quant_method": "gptq", "bits": 4}),
+         "compressed already"),
+        (lambda d: (d / "config.json").write_text("null"), "does not load"),
+        (lambda d: (d / "tokenizer.json").write_text("{}"), "does not load"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"short"), "does not load"),
+        (lambda d: (d / "model.safetensors").unlink(), "no *.safetensors file"),
+        (other_tokenizer, "its tokenizer gives ids up to"),
+    ],
+)  # fmt: skip
+def test_a_broken_model_is_one_line_before_any_work(tmp_path, capsys, change, complaint):
+    model = broken_copy(tmp_path, "bert-tiny", change)
+    assert main(["rtn-int8", "--model", str(model), "--output", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert f"--model {model}" in line
+    assert complaint in line
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("named", "complaint"),
+    [("{bert}", "lacks"), ("./nope", "no such directory"), ("{bert}/config.json", "is a file")],
+)
+def test_a_helper_that_cannot_help_is_one_line(tmp_path, reviews, capsys, named, complaint):
+    named = named.format(bert=MODELS / "bert-tiny")
+    words = [f"distill,steps=1,generate={named}", "--model", str(MODELS / "bert-tiny"),
+             "--output", str(tmp_path / "out"), "--data", str(reviews)]  # fmt: skip
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"generate = {named}" in line
+    assert complaint in line
+
+
+def test_what_lies_beside_the_output_is_left_alone(tmp_path, capsys):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("years of work")
+    words = ["magnitude-50", "--model", str(MODELS / "bert-tiny"), "--output"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "years of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert main([*words, str(tmp_path / "link")]) == 2
+    assert "exists; name a directory that does not" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    output = tmp_path / "out"
+    words = ["magnitude-50", "--model", str(MODELS / "bert-tiny"), "--output", str(output)]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--output {output}: I/O error: No space left" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interruption_is_one_line(tmp_path, capsys, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compression.apply.compress", interrupted)
+    words = ["magnitude-50", "--model", str(MODELS / "bert-tiny")]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "python -m compression: interrupted; nothing was written"
+    ]
+
+
+def test_a_line_of_json_ends_where_json_says(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "one\u2028two"}\r\n{"text": "three", "label": 1}\n')
+    assert read_texts(path) == (["one\u2028two", "three"], None)

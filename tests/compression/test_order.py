@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from compression.apply import compress
-from compression.errors import RecipeError
+from compression.errors import CompressionError, RecipeError
 from compression.layers import all_layers
 from compression.recipe import Recipe
+from tests.compression import zoo
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,14 @@ from compression.recipe import Recipe
         ("wanda-50+sparsegpt-50", "prunes a layer twice"),
         ("wanda-2:4+ffn-50", "breaks its groups"),
         ("wanda-50+bitmask+rtn-int4", "is too late: what is stored comes last"),
+        ("rtn-int4,include=*mlp*+movement-50,include=*attn*", "takes the weights off their grid"),
+        ("rtn-int8,include=*mlp*+distill,steps=2", "takes the weights off their grid"),
+        ("awq-int4+rtn-int3", "rounds at another bits than its scales are for"),
+        ("awq-int4,group=16+rtn-int4", "rounds at another group"),
+        ("awq-int4+rtn-int4,symmetric=false", "rounds at another symmetric"),
+        ("magnitude-50,include=lm_head+bitmask,include=lm_head", "it is tied to an embedding"),
+        ("rtn-int4,group=16,scale=tensor", "leave out scale=tensor"),
+        ("wanda-50,outlier=3", "outlier is of OWL; give allocation=owl"),
     ],
 )
 def test_a_step_that_undoes_another_is_refused_before_anything_changes(
@@ -61,3 +70,64 @@ def test_a_model_that_is_compressed_already_is_refused(tiny_llama):
     tiny_llama.config.quantization_config = {"quant_method": "gptq"}
     with pytest.raises(RecipeError, match="compressed already"):
         compress(tiny_llama, Recipe.parse("rtn-int8"))
+
+
+def test_a_quantized_head_is_not_trained_away(tiny_encoder, batches):
+    model = tiny_encoder("bert")
+    with pytest.raises(RecipeError, match="takes the weights off their grid"):
+        compress(model, Recipe.parse("rtn-int8,include=classifier+distill,steps=2"), batches)
+
+
+@pytest.mark.parametrize("later", ["movement-50,steps=5,include=*attention*", "distill,steps=5"])
+def test_zeros_of_other_layers_survive_training(tiny_encoder, batches, later):
+    model = tiny_encoder("bert")
+    pruned = "wanda-50,include=*intermediate*"
+    compress(alone := tiny_encoder("bert"), Recipe.parse(pruned), batches)
+    result = compress(model, Recipe.parse(f"{pruned}+{later}"), batches)
+    for name, layer in all_layers(alone).items():
+        if "intermediate" in name:
+            assert name in result.pruned
+            after = all_layers(result.model)[name].weight
+            assert torch.equal(after == 0, layer.weight == 0)
+            assert not torch.equal(after, layer.weight)
+
+
+def test_zeros_follow_a_layer_to_its_place_in_the_student(batches):
+    model = zoo.make("llama")
+    last = len(model.model.layers) - 1
+    recipe = f"wanda-50,include=*layers.{last}.mlp*+distill-1layers,steps=3"
+    result = compress(model, Recipe.parse(recipe), batches)
+    assert set(result.pruned) == {
+        f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")
+    }
+    for name in result.pruned:
+        weight = all_layers(result.model)[name].weight
+        assert int((weight == 0).sum()) >= weight.numel() // 2
+
+
+def test_movement_goes_before_a_smaller_model(tiny_llama, batches):
+    compress(tiny_llama, Recipe.parse("movement-50,steps=2+heads-50"), batches)
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [("bitmask", "no layer has zeros enough"), ("awq-int4", "prepares a quantization, and none"),
+     ("ffn-100", "keeps one of its 48 units")],
+)  # fmt: skip
+def test_a_step_that_changes_nothing_says_so(tiny_llama, batches, text, note):
+    result = compress(tiny_llama, Recipe.parse(text), batches)
+    assert any(note in told for told in result.notes)
+
+
+@pytest.mark.parametrize("text", ["svd-50", "distill-1layers,steps=1", "ffn-50"])
+def test_nobody_elses_luck_is_changed(tiny_llama, batches, text):
+    before = torch.get_rng_state()
+    compress(tiny_llama, Recipe.parse(text), batches)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_that_ends_in_no_numbers_is_an_error(tiny_llama, batches):
+    # In float16, whose largest number is 65504: one update, and no loss behind it to tell.
+    recipe = Recipe.parse("distill,steps=1,learning_rate=1e6,loss=labels")
+    with pytest.raises(CompressionError, match=r"holds values that are not finite after distill"):
+        compress(tiny_llama.half(), recipe, batches)

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from compression.apply import compress
 from compression.checkpoint import form_of, load, save
+from compression.errors import CompressionError
 from compression.own_format import METHOD
 from compression.recipe import Recipe
 from fixtures import vocabulary
@@ -107,12 +108,84 @@ def test_a_description_that_cannot_be_meant_is_refused(saved, settings, complain
         load(directory, AutoModelForCausalLM)
 
 
-def test_a_tensor_that_is_missing_is_reported(saved):
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+
+
+def tamper(directory, changes):
+    """Changes how the checkpoint says that a weight is stored."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["weights"][f"{Q_PROJ}.weight"] |= changes
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"transposed": True}, "wrong transposed"),
+        ({"transposed": 0}, "wrong transposed"),
+        ({"shape": [16, 64]}, "wrong shape"),
+        ({"shape": None}, "wrong shape"),
+        ({"bits": 3.7}, "wrong bits"),
+        ({"bits": 10**9}, "wrong bits"),
+        ({"symmetric": "no"}, "wrong symmetric"),
+        ({"grid": "nope"}, "wrong grid"),
+        ({"form": "nope"}, "wrong form"),
+        ({"scales": [32, 5]}, "wrong number of scales"),
+        ({"more": 1}, "wrong set of keys"),
+    ],
+)
+def test_a_stored_form_that_does_not_fit_is_refused(saved, changes, complaint):
+    _, directory = saved("rtn-int4,symmetric=false")
+    tamper(directory, changes)
+    with pytest.raises(CompressionError, match=f"{Q_PROJ}.*{complaint}"):
+        load(directory, AutoModelForCausalLM)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"activations": {"model.norm": "int8"}}, "inputs cannot be rounded"),
+        ({"activations": {Q_PROJ: "int7"}}, "inputs cannot be rounded"),
+        ({"activations": [Q_PROJ]}, "activations is not a table"),
+        ({"factored": {Q_PROJ: 10**9}}, "is no rank"),
+        ({"factored": {"model.nothing": 1}}, "which the model lacks"),
+        ({"resized": {Q_PROJ: [10**9, 32]}}, "is no smaller"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(saved, settings, complaint):
+    _, directory = saved("rtn-int4,symmetric=false")
+    change(directory, **settings)
+    with pytest.raises(CompressionError, match=complaint):
+        load(directory, AutoModelForCausalLM)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("scales", lambda t: -t),
+        ("scales", lambda t: t.int()),
+        ("zeros", lambda t: torch.full_like(t, 255)),
+    ],
+)
+def test_stored_tensors_that_do_not_fit_are_refused(saved, part, other):
     from safetensors.torch import save_file
 
     _, directory = saved("rtn-int4,symmetric=false")
     held = tensors(directory)
-    held.pop("model.layers.0.self_attn.q_proj.weight_scales")
+    key = f"{Q_PROJ}.weight_{part}"
+    held[key] = other(held[key])
     save_file(held, directory / "model.safetensors", {"format": "pt"})
-    _, report = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
-    assert report["missing_keys"] == {"model.layers.0.self_attn.q_proj.weight_scales"}
+    with pytest.raises(CompressionError, match=f"{Q_PROJ}.weight"):
+        load(directory, AutoModelForCausalLM)
+
+
+def test_a_tensor_that_is_missing_is_an_error(saved):
+    from safetensors.torch import save_file
+
+    _, directory = saved("rtn-int4,symmetric=false")
+    held = tensors(directory)
+    held[f"{Q_PROJ}.weight_scales"] = held.pop(f"{Q_PROJ}.weight_scales")[:, :0]
+    save_file(held, directory / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Exception, match=r"weight_scales|ignore_mismatched_sizes"):
+        load(directory, AutoModelForCausalLM)

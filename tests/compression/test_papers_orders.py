@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compression.calibration import collect
+from compression.hessian import output_error
 from compression.layers import backbone_layers
 from compression.low_rank.svd import factorise
 from compression.pruning.magnitude import magnitude_scores
@@ -18,7 +19,7 @@ from compression.pruning.sparsegpt import sparsegpt
 from compression.pruning.wanda import wanda
 from compression.quantization.gptq import gptq
 from compression.quantization.grids import Uniform, round_to_nearest
-from compression.quantization.lsq import learned_steps, output_error
+from compression.quantization.lsq import learned_steps
 from compression.recipe import Recipe
 from compression.texts import batches_of
 from fixtures import corpus

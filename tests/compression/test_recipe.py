@@ -39,8 +39,8 @@ def _amounts(method):
     choices = {
         "bits": st.integers(2, 8),
         "sparsity": st.integers(0, 1000).map(lambda n: n / 1000),
-        "ratio": st.integers(0, 1000).map(lambda n: n / 1000),
-        "energy": st.integers(0, 1000).map(lambda n: n / 1000),
+        "ratio": st.integers(1, 1000).map(lambda n: n / 1000),
+        "energy": st.integers(1, 1000).map(lambda n: n / 1000),
         "pattern": st.sampled_from(["1:4", "2:4", "4:8"]),
     }
     if not method.amounts:
@@ -115,7 +115,7 @@ def test_the_defaults_of_every_setting_are_what_it_would_read(name):
         ("svd-50,energy=0.9", "exactly one of ratio, energy"),
         ("distill-2layers,loss=hidden", "weights above 0 for some of labels, response"),
         ("distill,translate=a", "a list of two texts"),
-        ("gptq-int4,seed=-1", "a whole number of at least 0"),
+        ("gptq-int4,seed=-1", "a whole number from 0 to"),
         ({"sparsity": 0.5}, "names no method"),
         ({"method": "wanda"}, "exactly one of sparsity, pattern"),
         ({"method": "wanda", "sparsity": 0.5, "pattern": "2:4"}, "exactly one"),

@@ -73,7 +73,7 @@ def test_training_shuffles_by_the_seed_and_takes_its_own_batch(classifier, token
     ("texts", "labels", "complaint"),
     [
         ([], None, "no text to calibrate"),
-        (["a", "b"], [0, 2], "label 2 is not one of the model's 2"),
+        (["a", "b"], [0, 2], "text 2 has label 2, but the model knows 2 classes"),
     ],
 )
 def test_what_cannot_be_used_is_refused(classifier, tokenizer, texts, labels, complaint):
@@ -175,7 +175,7 @@ def test_a_student_learns_from_texts_that_models_made(
 
 
 def test_a_model_that_is_not_there_is_named():
-    with pytest.raises(CompressionError, match=r"/nowhere does not load to augment with"):
+    with pytest.raises(CompressionError, match=r"generate = /nowhere: no such directory"):
         augmented(["a"], None, "/nowhere", (), 0, torch.device("cpu"))
 
 
@@ -185,3 +185,39 @@ def test_a_causal_model_gets_no_labels(batches):
     model.resize_token_embeddings(len(tokenizer))
     found = made("wanda-50", model, tokenizer, [corpus.passage("calibration", 0).text], None)
     assert set(found[0]) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize("limit", [int(1e30), 10**6])
+def test_a_tokenizer_without_a_limit_keeps_to_the_model_s(classifier, limit):
+    own = vocabulary.wordpiece(64)
+    own.model_max_length = limit
+    (batch,) = made("wanda-50", classifier, own, [" ".join(TEXTS)], None)
+    assert batch["input_ids"].shape == (1, 66)
+
+
+def test_the_tokenizer_is_left_as_it_was(classifier):
+    own = vocabulary.wordpiece(64)
+    own.pad_token = None
+    batches = made("wanda-50", classifier, own)
+    assert own.pad_token is None
+    assert any(not batch["attention_mask"].all() for batch in batches)
+
+
+def test_texts_without_a_label_keep_the_others_their_labels(classifier, tokenizer):
+    (batch,) = made("distill,steps=1", classifier, tokenizer, TEXTS[:4], [1, None, 0, None])
+    assert sorted(batch["labels"].tolist()) == [-100, -100, 0, 1]
+
+
+def test_a_single_output_is_refused_by_what_trains_on_cross_entropy(tokenizer):
+    from transformers import AutoModelForSequenceClassification, BertConfig
+
+    from compression.apply import compress
+
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=2, num_labels=1,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    batches = made("taylor-50", model, tokenizer, TEXTS, None)
+    with pytest.raises(CompressionError, match="single output"):
+        compress(model, Recipe.parse("taylor-50"), batches)

@@ -44,14 +44,14 @@ def test_layers_are_chosen_evenly_and_the_last_is_the_last():
 
 def test_a_student_as_deep_as_its_teacher_is_its_teacher(tiny_encoder, batches):
     teacher = tiny_encoder("bert")
-    student = make_student(teacher, 3)
+    student = make_student(teacher, 3)[0]
     with torch.no_grad():
         assert torch.equal(student(**batches[0]).logits, teacher(**batches[0]).logits)
 
 
 def test_a_shorter_student_has_the_chosen_layers(tiny_encoder):
     teacher = tiny_encoder("roberta")
-    student = make_student(teacher, 2)
+    student = make_student(teacher, 2)[0]
     assert student.config.num_hidden_layers == 2
     own, other = student.roberta.encoder.layer, teacher.roberta.encoder.layer
     for layer, source in zip(own, (other[1], other[2]), strict=True):
@@ -63,7 +63,7 @@ def test_a_shorter_student_has_the_chosen_layers(tiny_encoder):
 
 def test_a_student_of_shared_layers_uses_them_less_often(tiny_encoder, batches):
     teacher = tiny_encoder("albert")
-    student = make_student(teacher, 1)
+    student = make_student(teacher, 1)[0]
     assert len(list(student.parameters())) == len(list(teacher.parameters()))
     with torch.no_grad():
         hidden = teacher(**batches[0], output_hidden_states=True).hidden_states[1]
@@ -72,7 +72,7 @@ def test_a_student_of_shared_layers_uses_them_less_often(tiny_encoder, batches):
 
 
 def test_tied_embeddings_stay_tied(tiny_llama):
-    student = make_student(tiny_llama, 1)
+    student = make_student(tiny_llama, 1)[0]
     assert student.lm_head.weight is student.get_input_embeddings().weight
 
 
@@ -101,7 +101,7 @@ def test_training_lowers_the_loss_that_it_is_given(tiny_encoder, labelled, loss)
     step = Recipe.parse(f"distill-2layers,loss={loss},steps=30,learning_rate=0.003").steps[0]
 
     def after(steps):
-        student = make_student(teacher, 2)
+        student = make_student(teacher, 2)[0]
         if steps:
             recipe = f"distill-2layers,loss={loss},steps={steps},learning_rate=0.003"
             student = apply(copy.deepcopy(teacher), recipe, labelled)
@@ -113,7 +113,7 @@ def test_training_lowers_the_loss_that_it_is_given(tiny_encoder, labelled, loss)
 
 
 def test_a_causal_student_learns_from_its_teacher(tiny_llama, batches):
-    before = make_student(tiny_llama, 1)
+    before = make_student(tiny_llama, 1)[0]
     after = apply(
         copy.deepcopy(tiny_llama), "distill-1layers,steps=40,learning_rate=0.003", batches
     )

@@ -12,7 +12,8 @@ from compression.errors import CompressionError
 from compression.layers import Layer
 from compression.pruning.magnitude import magnitude_scores
 from compression.pruning.patterns import NofM, Unstructured, prune_mask
-from compression.pruning.step import masks_of, put
+from compression.pruning.step import masks_of as step_masks
+from compression.pruning.step import put
 from compression.recipe import Recipe
 
 
@@ -21,6 +22,12 @@ def layer_of(name, weight):
     with torch.no_grad():
         module.weight.copy_(weight)
     return Layer(name, module)
+
+
+def masks_of(scores, layers, patterns, scope):
+    """Masks by name; equal scores go by magnitude."""
+    ties = {name: magnitude_scores(layer.weight.detach()) for name, layer in layers.items()}
+    return dict(step_masks(lambda name: (scores[name], ties[name]), layers, patterns, scope))
 
 
 @st.composite

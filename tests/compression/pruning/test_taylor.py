@@ -27,22 +27,22 @@ def texts(batch):
 
 
 def next_token_loss(model, batch):
-    """Mean negative log-probability of each token behind the first of its text."""
+    """Negative log-probabilities of each token behind the first of its text."""
     found = []
     for ids in texts(batch):
         logs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
         found += [-logs[i, ids[i + 1]] for i in range(len(ids) - 1)]
-    return torch.stack(found).mean()
+    return torch.stack(found)
 
 
 def class_loss(model, batch):
-    """Mean negative log-probability of each text's label, or of the model's own choice."""
+    """Negative log-probability of each text's label, or of the model's own choice."""
     found = []
     for row, ids in enumerate(texts(batch)):
         logs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
         label = batch["labels"][row] if "labels" in batch else logs.argmax()
         found.append(-logs[label])
-    return torch.stack(found).mean()
+    return torch.stack(found)
 
 
 def labelled(batches):
@@ -52,8 +52,8 @@ def labelled(batches):
 
 
 def reference(model, batches, loss):
-    """The mean of the batches' losses, and its gradient by name."""
-    total = sum(loss(model, batch) for batch in batches) / len(batches)
+    """The mean of all losses of all batches, and its gradient by name."""
+    total = torch.cat([loss(model, batch) for batch in batches]).mean()
     parameters = dict(model.named_parameters())
     return total, dict(
         zip(parameters, torch.autograd.grad(total, parameters.values(), allow_unused=True),
@@ -115,7 +115,7 @@ def test_gradients_are_finite_differences(task):
         for step in (1e-5, -1e-5):
             weight[at] += step
             with torch.no_grad():
-                sides.append(float(sum(loss(double, batch) for batch in batches)) / len(batches))
+                sides.append(float(torch.cat([loss(double, b) for b in batches]).mean()))
             weight[at] -= step
         difference = (sides[0] - sides[1]) / 2e-5
         assert float(gradient[at]) == pytest.approx(difference, rel=1e-4)
@@ -124,9 +124,12 @@ def test_gradients_are_finite_differences(task):
 def test_losses_are_those_in_float64(task):
     model, double, batches, loss = task
     with torch.no_grad():
-        found = [float(value) for value in losses(model, batches, "test")]
-        expected = [float(loss(double, batch)) for batch in batches]
-    assert found == pytest.approx(expected, rel=1e-5)
+        found, counts = zip(*losses(model, batches, "test"), strict=True)
+        expected = [loss(double, batch) for batch in batches]
+    assert [float(value) for value in found] == pytest.approx(
+        [float(values.mean()) for values in expected], rel=1e-5
+    )
+    assert list(counts) == [len(values) for values in expected]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -67,11 +67,12 @@ def test_zeros_stay_zero(inputs, kind):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e-2, 1.0, 1e4])
-def test_half_precision_is_rounded_once_more_and_keeps_its_dtype(dtype, size):
-    inputs = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).mul(size).to(dtype)
-    result = rounded_inputs(inputs)
+@pytest.mark.parametrize("kind", [INT8, FLOAT8])
+def test_half_precision_is_rounded_as_compressed_tensors_does(dtype, size, kind):
+    inputs = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)).mul(size).to(dtype)
+    result = rounded_inputs(inputs, kind)
     assert result.dtype == dtype
-    assert torch.equal(result, rounded_inputs(inputs.float()).to(dtype))
+    assert torch.equal(result, theirs(inputs, kind))
     assert result.isfinite().all()
 
 
