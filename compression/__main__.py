@@ -24,6 +24,9 @@ from compression.recipe import Recipe, needs_data
 from compression.references import check_helpers, check_reference
 from compression.settings import text_of
 
+LOADED_AFTER = {
+    "compression-gates": "; from_pretrained needs `import compression.own_format` first"
+}
 NOTES = 5
 """Notes that are shown; of more, their number."""
 
@@ -190,9 +193,9 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     after = sum(file.stat().st_size for file in options.output.glob("*.safetensors"))
     lines = [
         f"recipe     {recipe.name}",
-        f"weights    {_size(before)} -> {_size(after)}, {before / after:.2f}x smaller",
+        f"weights    {_size(before)} -> {_size(after)}, {_change(before, after)}",
         f"zeros      {zeros / weights:.1%} of the backbone's linear weights",
-        f"stored as  {form}",
+        f"stored as  {form}{LOADED_AFTER.get(form, '')}",
         f"took       {time.monotonic() - start:.1f} s",
         *(f"note       {note}" for note in result.notes[:NOTES]),
     ]
@@ -206,6 +209,12 @@ def _distinct(model):
     """The tensors of a model that its file holds, each once."""
     kept = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
     return kept.values()
+
+
+def _change(before: int, after: int) -> str:
+    if after > before:
+        return f"{after / before:.2f}x larger"
+    return f"{before / after:.2f}x smaller"
 
 
 def _size(count: int) -> str:

@@ -1,7 +1,8 @@
 """Loads a model that a user names, whole or not at all."""
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 import transformers
@@ -88,7 +89,8 @@ def _explained(name: str, option: str) -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):  # of the hub's retries
+            yield
     except CompressionError:
         raise
     except Exception as error:  # a checkpoint is data: whatever is wrong with it is told

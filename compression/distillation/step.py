@@ -55,6 +55,13 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
             for name, layer in all_layers(student).items()
             if (origin := _origin(layer, origins)) in compressed.pruned
         }
+    if "labels" in dict(step["loss"]) and not is_causal(student):
+        without = sum("labels" not in batch for batch in batches)
+        if without:
+            compressed.notes.append(
+                f"{step.name}: {without} of {len(batches)} batches have no labels; the teacher's "
+                "most likely classes stand for them"
+            )
     student.requires_grad_(True)
     lesson = Lesson(student, teacher, step)
     fit(
