@@ -15,7 +15,8 @@ from evals import report  # noqa: E402
 from evals.bench import Bench  # noqa: E402
 from evals.device import device_of  # noqa: E402
 from evals.errors import EvalError  # noqa: E402
-from evals.gate import METRICS  # noqa: E402
+from evals.families import BENJAMINI_HOCHBERG, HOLM  # noqa: E402
+from evals.gate import DEFAULT, METRICS, SMOKE, STRICT  # noqa: E402
 from evals.store import Store  # noqa: E402
 from fixtures import cases  # noqa: E402
 from fixtures.lab import TIMED, Lab  # noqa: E402
@@ -44,6 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--store", metavar="DIR", default=".gates", help="measurements (default: %(default)s)")
     add("--report", metavar="DIR", help="write report.md and report.jsonl there")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    add("--smoke", action="store_true", help="fail only what is proven to break its promise")
+    add(
+        "--family", choices=(HOLM, BENJAMINI_HOCHBERG), default=HOLM,
+        help="how the gates of a run are judged together (default: %(default)s)",
+    )  # fmt: skip
     add("--trust-remote-code", action="store_true", help="run code that a checkpoint brings")
 
 
@@ -54,6 +60,12 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     option = config.option
     try:
+        # --strict is pytest's own; here it also asks for proof.
+        policy = STRICT if config.getini("strict") else DEFAULT
+        if option.smoke:
+            if policy == STRICT:
+                raise ProfileError("--strict and --smoke ask for opposite things; give one")
+            policy = SMOKE
         for name in ("profile", "baseline", "candidate", "text", "store", "report"):
             value = getattr(option, name)
             if value == "" or (isinstance(value, list) and "" in value):
@@ -81,9 +93,9 @@ def pytest_configure(config: pytest.Config) -> None:
             report.check_writable(Path(option.report))
     except cases.USER_ERRORS as error:
         raise pytest.UsageError(str(error)) from error
-    # pytest's own --strict; here it also asks for proof.
-    policy = cases.Policy(strict=bool(config.getini("strict")))
-    config.stash[RUN] = cases.Run(profile, found, Lab(profile, bench), policy)
+    config.stash[RUN] = cases.Run(
+        profile, found, Lab(profile, bench), cases.Policy(policy), option.family
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -128,7 +140,7 @@ def pair(case: cases.Case, pytestconfig: pytest.Config, record_property):
 def gate(case: cases.Case, request: pytest.FixtureRequest, record_property) -> cases.Judge:
     """Judges a reading: ``gate.holds(reading)``."""
     policy = request.config.stash[RUN].policy
-    rerun = cases.rerun(request.node.nodeid, request.config.option, policy.strict)
+    rerun = cases.rerun(request.node.nodeid, request.config.option, policy)
     return cases.Judge(case, policy, rerun, record_property)
 
 

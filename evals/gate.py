@@ -12,6 +12,9 @@ from evals.errors import EvalError
 from evals.reading import Reading
 
 PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
+DEFAULT, STRICT, SMOKE = "default", "strict", "smoke"
+"""Policies: the point estimate decides; only a proof passes; only a proven regression fails."""
+_PROMISED = {DEFAULT: "", STRICT: ", proven (--strict)", SMOKE: ", unless disproven (--smoke)"}
 
 
 def _percent(value: float) -> str:
@@ -112,7 +115,8 @@ class Verdict:
     """A gate, what was read, and what follows.
 
     ``outcome`` is ``passed`` or ``failed`` where the whole interval lies on one side of the
-    limit, else ``inconclusive``; ``met`` says whether the point estimate keeps the promise.
+    limit, else ``inconclusive``; ``met`` says whether the point estimate keeps the promise; ``p``
+    is the one-sided p-value of the promise being kept.
     """
 
     candidate: str
@@ -126,12 +130,15 @@ class Verdict:
     clusters: int
     baseline: float
     measured: float
+    p: float
     met: bool
     outcome: str
 
-    def holds(self, strict: bool) -> bool:
-        """Whether the case passes: the point estimate decides, or under ``strict`` the proof."""
-        return self.outcome == PASSED if strict else self.met
+    def holds(self, policy: str) -> bool:
+        """Whether the case passes under a policy. NaN passes under none."""
+        if policy == STRICT:
+            return self.outcome == PASSED
+        return self.outcome != FAILED if policy == SMOKE else self.met
 
 
 def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
@@ -144,9 +151,11 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
     if estimate.n < 1:
         raise EvalError(f"{candidate}: {gate.metric} rests on no item")
     if METRICS[gate.metric].at_most:
+        p = estimate.p_above(gate.limit)
         met, best, worst = estimate.value <= gate.limit, estimate.low, estimate.high
         proven, refuted = worst <= gate.limit, best > gate.limit
     else:
+        p = (-estimate).p_above(-gate.limit)
         met, best, worst = estimate.value >= gate.limit, estimate.high, estimate.low
         proven, refuted = worst >= gate.limit, best < gate.limit
     if any(math.isnan(x) for x in (estimate.value, estimate.low, estimate.high)):
@@ -165,24 +174,32 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         clusters=estimate.clusters,
         baseline=reading.baseline,
         measured=reading.candidate,
+        p=p,
         met=met,
         outcome=outcome,
     )
 
 
-def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, strict: bool) -> str:
+def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: str) -> str:
     """What a failing case prints."""
     metric = METRICS[verdict.metric]
     show, side = metric.show, metric.show_side
     lines = [
         f"{verdict.candidate}: {metric.title} gate failed",
-        f"  promised   {gate.promise}" + (", proven (--strict)" if strict else ""),
+        f"  promised   {gate.promise}{_PROMISED[policy]}",
         f"  measured   {show(verdict.value)}, {verdict.confidence:.0%} interval "
         f"{show(verdict.low)} to {show(verdict.high)} ({_sample(verdict)})",
         f"  baseline   {side(verdict.baseline)}, candidate {side(verdict.measured)}",
     ]
+    if "right_to_wrong" in reading.facts:
+        lines.append("  changed    {right_to_wrong:.0f} worse, {wrong_to_right:.0f} better "
+                     "(McNemar's mid-p {mcnemar_p:.2g})".format_map(reading.facts))  # fmt: skip
     if verdict.outcome == INCONCLUSIVE:
         lines.append("  note       inconclusive: the interval straddles the limit")
+    if reading.estimate.few:
+        lines.append(
+            f"  note       {verdict.clusters} documents are few: the interval may be short"
+        )
     lines += [f"  worst {i}    {item}" for i, item in enumerate(reading.worst, 1)]
     lines.append(f"  rerun      {rerun}")
     return "\n".join(lines)

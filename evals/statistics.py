@@ -1,15 +1,29 @@
-"""Intervals over per-item values, clustered by document. Pure and deterministic.
+"""Intervals over per-item values, clustered by document. Pure, seeded where anything is drawn.
 
 Items of one document resemble each other, so a document, not an item, is the unit of chance.
+`python -m evals.simulation` shows how often each interval covers the truth.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
+RESAMPLES = 4999
+TAIL = 20
+"""Resamples beyond a quantile that it takes to tell it."""
+ENTRIES = 1 << 22
+"""Documents that are drawn at a time."""
+FEW = 30
+"""Below so many documents an interval of skewed values covers less often than it says."""
+_SEED = 20140501
+
+Bounds = Callable[[float], tuple[float, float]]
+"""The two-sided interval at a confidence."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,7 @@ class Estimate:
         low, high: two-sided interval at ``confidence``.
         n: items that it rests on.
         clusters: documents that they come from.
+        bounds: the interval at any confidence; None where nothing was sampled.
     """
 
     value: float
@@ -29,18 +44,68 @@ class Estimate:
     n: int
     clusters: int
     confidence: float = CONFIDENCE
+    bounds: Bounds | None = field(default=None, compare=False, repr=False)
 
-    def map(self, function) -> "Estimate":
+    @property
+    def few(self) -> bool:
+        """Whether it was sampled from so few documents that the interval may be too short."""
+        return self.bounds is not None and self.clusters < FEW
+
+    def map(self, function: Callable[[float], float]) -> "Estimate":
         """The estimate of an increasing function of the quantity."""
+        inner = self.bounds
         return replace(
             self,
             value=function(self.value),
             low=function(self.low),
             high=function(self.high),
+            bounds=inner and (lambda confidence: tuple(map(function, inner(confidence)))),
         )
 
     def __neg__(self) -> "Estimate":
-        return replace(self, value=-self.value, low=-self.high, high=-self.low)
+        inner = self.bounds
+        return replace(
+            self,
+            value=-self.value,
+            low=-self.high,
+            high=-self.low,
+            bounds=inner and (lambda confidence: tuple(-end for end in inner(confidence)[::-1])),
+        )
+
+    def p_above(self, limit: float) -> float:
+        """One-sided p-value of the hypothesis that the quantity is at most ``limit``.
+
+        The smallest level at which the interval's lower end still lies above the limit; 1 where
+        the estimate itself does not, 0 where nothing was sampled, NaN where the value is.
+        """
+        if math.isnan(self.value):
+            return math.nan
+        if self.value <= limit:
+            return 1.0
+        if self.bounds is None:
+            return 0.0
+
+        def proven(level: float) -> bool:
+            return self.bounds(1 - 2 * level)[0] > limit
+
+        low, high = math.log(_SMALLEST), math.log(0.5)
+        if proven(_SMALLEST):
+            return _SMALLEST
+        while high - low > 1e-3:
+            middle = (low + high) / 2
+            low, high = (low, middle) if proven(math.exp(middle)) else (middle, high)
+        return math.exp(high)
+
+
+_SMALLEST = 1e-12
+"""No p-value is told smaller than this."""
+
+
+def estimate(
+    value: float, bounds: Bounds, n: int, clusters: int, confidence: float = CONFIDENCE
+) -> Estimate:
+    """An estimate whose interval is that of ``bounds``."""
+    return Estimate(value, *bounds(confidence), n, clusters, confidence, bounds)
 
 
 def exact(value: float, n: int = 1) -> Estimate:
@@ -48,17 +113,57 @@ def exact(value: float, n: int = 1) -> Estimate:
     return Estimate(value, value, value, n, n)
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """Values and their number by cluster.
+
+    Attributes:
+        totals: ``(clusters,)`` sum of the values of each.
+        sizes: ``(clusters,)`` number of the values of each.
+    """
+
+    totals: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, values: ArrayLike, clusters: ArrayLike) -> "_Sums":
+        values, clusters = np.asarray(values, dtype=np.float64), np.asarray(clusters)
+        if values.shape != clusters.shape or values.ndim != 1:
+            raise ValueError(f"values {values.shape} and clusters {clusters.shape} do not match")
+        if not values.size:
+            raise ValueError("an empty sample has no mean")
+        _, index = np.unique(clusters, return_inverse=True)
+        return cls(np.bincount(index, values), np.bincount(index).astype(float))
+
+    @property
+    def count(self) -> int:
+        return int(self.sizes.sum())
+
+    @property
+    def mean(self) -> float:
+        return float(self.totals.sum() / self.sizes.sum())
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean, a ratio of cluster sums, linearised (Cochran 1977, section
+        6.3): ``Var = G / (G - 1) * sum_g (s_g - n_g * mean)^2 / N^2``."""
+        return float(_errors(self.totals[None], self.sizes[None])[0])
+
+
+def _errors(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Standard errors ``(samples,)`` of means over ``(samples, clusters)``."""
+    groups, count = totals.shape[1], sizes.sum(1)
+    residuals = totals - sizes * (totals.sum(1) / count)[:, None]
+    return np.sqrt(groups / (groups - 1) * np.square(residuals).sum(1)) / count
+
+
 def clustered_mean(
     values: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE
 ) -> Estimate:
-    """Mean over items with a cluster-robust t interval.
+    """Mean over items with a cluster-robust t interval, G - 1 degrees of freedom.
 
-    The mean over all items is a ratio of cluster sums, ``sum_g s_g / sum_g n_g``; its variance is
-    linearised (Cochran 1977, section 6.3)::
-
-        Var = G / (G - 1) * sum_g (s_g - n_g * mean)^2 / N^2
-
-    and the interval takes Student's t with G - 1 degrees of freedom.
+    Right where the means of documents are about normal. Skewed ones want
+    :func:`studentized_mean`: of 60 lognormal documents this covers 88 % at a nominal 95 %.
 
     Args:
         values: ``(n,)``.
@@ -74,60 +179,210 @@ def clustered_mean(
     >>> clustered_mean([1.0, 2.0, 3.0, 6.0], [0, 0, 1, 1]).value
     3.0
     """
-    values = np.asarray(values, dtype=np.float64)
-    clusters = np.asarray(clusters)
-    if values.shape != clusters.shape or values.ndim != 1:
-        raise ValueError(f"values {values.shape} and clusters {clusters.shape} do not match")
-    if not values.size:
-        raise ValueError("an empty sample has no mean")
-    mean = float(values.mean())
-    _, index = np.unique(clusters, return_inverse=True)
-    groups = int(index.max()) + 1
+    sums = _Sums.of(values, clusters)
+    groups = len(sums.sizes)
     if groups == 1:
-        return Estimate(mean, -math.inf, math.inf, values.size, 1, confidence)
-    deviations = np.bincount(index, values - mean)
-    variance = groups / (groups - 1) * float(deviations @ deviations) / values.size**2
-    half = _student_t(confidence, groups - 1) * math.sqrt(variance)
-    return Estimate(mean, mean - half, mean + half, values.size, groups, confidence)
+        return _unbounded(sums, confidence)
+    mean, error = sums.mean, sums.error
+
+    def bounds(level: float) -> tuple[float, float]:
+        half = _student_t(level, groups - 1) * error
+        return mean - half, mean + half
+
+    return estimate(mean, bounds, sums.count, groups, confidence)
+
+
+def studentized_mean(
+    values: ArrayLike,
+    clusters: ArrayLike,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = _SEED,
+) -> Estimate:
+    """Mean over items with the studentized (bootstrap-t) interval over resampled documents.
+
+    Documents are drawn with replacement, and the quantiles of ``t* = (mean* - mean) / error*`` take
+    the place of Student's (Efron & Tibshirani 1993, section 12.5), so the interval leans to where
+    skewed documents, such as those of token losses, put the doubt. Quantiles beyond what the
+    resamples can tell follow Student's t from there on.
+
+    With fewer than :data:`FEW` documents, or with a tail as long as a lognormal's below some 100,
+    it covers less than 93.5 % at a nominal 95 %; nothing that was tried covers more, and
+    :attr:`Estimate.few` says so with every verdict.
+
+    Args:
+        values: ``(n,)``.
+        clusters: ``(n,)``, the document of each item.
+        confidence: of the two-sided interval.
+        resamples: how many times documents are drawn.
+        seed: of the draws.
+
+    Returns:
+        As :func:`clustered_mean`.
+    """
+    sums = _Sums.of(values, clusters)
+    groups = len(sums.sizes)
+    if groups == 1:
+        return _unbounded(sums, confidence)
+    mean, error = sums.mean, sums.error
+    ratios = np.sort(_studentized(sums, mean, resamples, seed)) if error > 0 else np.zeros(1)
+    tail = TAIL / resamples
+
+    def quantile(share: float, level: float) -> float:
+        inner = min(max(share, tail), 1 - tail)
+        found = float(np.quantile(ratios, inner, method="nearest"))
+        if inner != share:
+            found *= _student_t(level, groups - 1) / _student_t(1 - 2 * tail, groups - 1)
+        return found
+
+    def bounds(level: float) -> tuple[float, float]:
+        if not error > 0:
+            return mean, mean
+        outside = (1 - level) / 2
+        return (
+            mean - quantile(1 - outside, level) * error,
+            mean - quantile(outside, level) * error,
+        )
+
+    return estimate(mean, bounds, sums.count, groups, confidence)
+
+
+def _studentized(sums: _Sums, mean: float, resamples: int, seed: int) -> np.ndarray:
+    """``(resamples,)`` of ``(mean* - mean) / error*``, in parts that fit into memory."""
+    found = []
+    per_part = max(ENTRIES // len(sums.sizes), 1)
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, per_part):
+        shape = (min(per_part, resamples - start), len(sums.sizes))
+        drawn = generator.integers(0, len(sums.sizes), shape)
+        totals, sizes = sums.totals[drawn], sums.sizes[drawn]
+        gaps, errors = totals.sum(1) / sizes.sum(1) - mean, _errors(totals, sizes)
+        # Documents that are all alike have no error of their own to be told by.
+        far = np.where(gaps == 0, 0.0, np.copysign(np.inf, gaps))
+        found.append(np.divide(gaps, errors, out=far, where=errors > 0))
+    return np.concatenate(found)
+
+
+def accelerated_mean(
+    values: ArrayLike,
+    clusters: ArrayLike,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = _SEED,
+) -> Estimate:
+    """Mean over items with the bias-corrected accelerated bootstrap interval over documents
+    (BCa, Efron 1987), by :func:`scipy.stats.bootstrap`.
+
+    What the field mostly reports, kept to compare with. No gate uses it: of 30 documents with
+    normal means it covers 92 %, of 60 lognormal ones 90 %, and it is nowhere better than
+    :func:`studentized_mean`.
+
+    Args:
+        values, clusters, confidence, resamples, seed: as for :func:`studentized_mean`.
+    """
+    from scipy.stats import bootstrap
+
+    sums = _Sums.of(values, clusters)
+    if len(sums.sizes) == 1:
+        return _unbounded(sums, confidence)
+    if not sums.error > 0:
+        return estimate(
+            sums.mean, lambda level: (sums.mean, sums.mean), sums.count, len(sums.sizes), confidence
+        )
+    options = dict(paired=True, vectorized=True, method="BCa")
+
+    def mean_of(totals: np.ndarray, sizes: np.ndarray, axis: int = -1) -> np.ndarray:
+        return totals.sum(axis) / sizes.sum(axis)
+
+    data = (sums.totals, sums.sizes)
+    drawn = bootstrap(data, mean_of, n_resamples=resamples, rng=seed, **options)
+
+    def bounds(level: float) -> tuple[float, float]:
+        again = bootstrap(
+            data, mean_of, n_resamples=0, bootstrap_result=drawn, confidence_level=level, **options
+        )
+        return tuple(map(float, again.confidence_interval))
+
+    return estimate(sums.mean, bounds, sums.count, len(sums.sizes), confidence)
 
 
 def clustered_share(
     values: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE
 ) -> Estimate:
-    """:func:`clustered_mean` of values of which many are zero and none is beyond one in size.
+    """Mean of values of which many are zero and none is beyond one in size: a change of a share.
 
-    Where few items differ, their sample variance says little of how many might, and the t
-    interval is too short. So it is widened to where the losses (values above zero) and the gains
-    (below) could each lie: Wilson's interval for either share, put together by squares and sums
-    (Newcombe 1998, method 10). No event in n leaves ``t^2 / (n + t^2)``, the "rule of three".
+    Where few items differ, their sample variance says little of how many might, and a t interval is
+    far too short. So losses (values above zero) and gains (below) get Wilson's interval each, at
+    the sample size that their clusters are worth, and the two are put together by squares with
+    their correlation (Newcombe 1998, "paired data", method 10)::
+
+        below^2 = dl^2 - 2 phi dl dg + dg^2,    phi = -sqrt(p q / ((1 - p) (1 - q)))
+
+    With p the losses, q the gains, dl and dg from each to its own end. No event in n leaves about
+    ``t^2 / (n + t^2)``, the "rule of three". Where fewer than about five items differ it covers
+    more often than it says, up to always: whatever covers 95 % there must.
 
     Args:
         values: ``(n,)``, in [-1, 1].
         clusters: ``(n,)``, the document of each item.
+        confidence: of the two-sided interval.
     """
-    found = clustered_mean(values, clusters, confidence)
-    if found.clusters == 1 or math.isnan(found.value):
-        return found
+    sums = _Sums.of(values, clusters)
+    groups = len(sums.sizes)
+    if groups == 1 or math.isnan(sums.mean):
+        return _unbounded(sums, confidence)
     values = np.asarray(values, dtype=np.float64)
-    loss, gain = (
-        _wilson(clustered_mean(part, clusters, confidence))
-        for part in (values.clip(min=0), -values.clip(max=0))
-    )
-    below = math.hypot(loss.value - loss.low, gain.high - gain.value)
-    above = math.hypot(loss.high - loss.value, gain.value - gain.low)
-    return replace(
-        found, low=min(found.low, found.value - below), high=max(found.high, found.value + above)
+    losses, gains = (_Sums.of(part, clusters) for part in (values.clip(min=0), -values.clip(max=0)))
+    p, q = losses.mean, gains.mean
+    phi = -math.sqrt(p * q / ((1 - p) * (1 - q))) if p < 1 and q < 1 else 0.0
+    mean = sums.mean
+
+    def bounds(level: float) -> tuple[float, float]:
+        (loss_low, loss_high), (gain_low, gain_high) = (
+            _wilson(part, level) for part in (losses, gains)
+        )
+        return (
+            mean - _together(p - loss_low, gain_high - q, phi),
+            mean + _together(loss_high - p, q - gain_low, phi),
+        )
+
+    return estimate(mean, bounds, sums.count, groups, confidence)
+
+
+def _together(one: float, other: float, phi: float) -> float:
+    return math.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0))
+
+
+def clustered_proportion(
+    hits: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Share of items that are 1 and not 0, with Wilson's interval at the sample size that the
+    clusters are worth (Wilson 1927).
+
+    Near 0 and 1 it covers between 93.5 and 97 % as long as about five items are on the rare side,
+    and more below that.
+
+    Args:
+        hits: ``(n,)``, 0 or 1.
+        clusters: ``(n,)``, the document of each item.
+        confidence: of the two-sided interval.
+    """
+    sums = _Sums.of(hits, clusters)
+    if len(sums.sizes) == 1 or math.isnan(sums.mean):
+        return _unbounded(sums, confidence)
+    return estimate(
+        sums.mean, lambda level: _wilson(sums, level), sums.count, len(sums.sizes), confidence
     )
 
 
-def _wilson(share: Estimate) -> Estimate:
+def _wilson(sums: _Sums, confidence: float) -> tuple[float, float]:
     """Wilson's interval for a share, at the sample size that its clusters are worth."""
-    t = _student_t(share.confidence, share.clusters - 1)
-    p, variance = share.value, ((share.high - share.value) / t) ** 2
-    size = min(p * (1 - p) / variance, share.n) if variance > 0 else share.clusters
+    t = _student_t(confidence, len(sums.sizes) - 1)
+    p, variance = sums.mean, sums.error**2
+    size = min(p * (1 - p) / variance, sums.count) if variance > 0 else len(sums.sizes)
     centre = (p + t**2 / (2 * size)) / (1 + t**2 / size)
     half = t * math.sqrt(p * (1 - p) / size + (t / (2 * size)) ** 2) / (1 + t**2 / size)
-    return replace(share, low=min(centre - half, p), high=max(centre + half, p))
+    return min(centre - half, p), max(centre + half, p)
 
 
 def median_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
@@ -135,6 +390,7 @@ def median_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Estima
 
     The interval runs from the k-th smallest to the k-th largest value, with the largest k whose
     coverage ``1 - 2 P(Binomial(n, 1/2) < k)`` reaches the confidence; unbounded where none does.
+    Coverage goes in steps, so for small n it is more than it says: 96.5 % for 15 values.
     """
     from scipy.stats import binom
 
@@ -142,11 +398,42 @@ def median_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Estima
     n = ordered.size
     if not n:
         raise ValueError("an empty sample has no median")
-    k = int(binom.ppf((1 - confidence) / 2, n, 0.5))
-    low, high = (ordered[k - 1], ordered[n - k]) if k > 0 else (-math.inf, math.inf)
-    return Estimate(float(np.median(ordered)), float(low), float(high), n, n, confidence)
+
+    def bounds(level: float) -> tuple[float, float]:
+        k = int(binom.ppf((1 - level) / 2, n, 0.5))
+        return (float(ordered[k - 1]), float(ordered[n - k])) if k > 0 else (-math.inf, math.inf)
+
+    return estimate(float(np.median(ordered)), bounds, n, n, confidence)
 
 
+def mcnemar(losses: int, gains: int) -> float:
+    """Two-sided mid-p value of McNemar's test that losses are as likely as gains.
+
+    The exact binomial test, with half of the probability of what was seen (Fagerland, Lydersen &
+    Laake 2013); 1 where no pair differs.
+
+    Args:
+        losses: pairs that were right and are wrong.
+        gains: pairs that were wrong and are right.
+
+    >>> mcnemar(0, 0)
+    1.0
+    """
+    from scipy.stats import binom
+
+    pairs, fewer = losses + gains, min(losses, gains)
+    if losses == gains:
+        return 1.0
+    return float(2 * binom.cdf(fewer, pairs, 0.5) - binom.pmf(fewer, pairs, 0.5))
+
+
+def _unbounded(sums: _Sums, confidence: float) -> Estimate:
+    """Of one document, which says nothing of others; or of values that are no numbers."""
+    everything = (math.nan, math.nan) if math.isnan(sums.mean) else (-math.inf, math.inf)
+    return estimate(sums.mean, lambda level: everything, sums.count, len(sums.sizes), confidence)
+
+
+@cache
 def _student_t(confidence: float, degrees: int) -> float:
     from scipy.stats import t
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from evals.reading import Reading, Scored, check_paired, snippet, worst_items
-from evals.statistics import clustered_share
+from evals.statistics import clustered_share, mcnemar
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -73,7 +73,18 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, describe),
+        facts=changes(before, after),
     )
+
+
+def changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How many items got worse and how many better, and McNemar's p-value that it is chance."""
+    losses, gains = int((after < before).sum()), int((after > before).sum())
+    return {
+        "right_to_wrong": float(losses),
+        "wrong_to_right": float(gains),
+        "mcnemar_p": mcnemar(losses, gains),
+    }
 
 
 def exact_match_drop(baseline: Scored, candidate: Scored) -> Reading:

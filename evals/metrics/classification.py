@@ -3,9 +3,10 @@
 import numpy as np
 
 from evals.errors import EvalError
+from evals.metrics.answers import changes
 from evals.metrics.divergence import check_same_classes
 from evals.reading import Reading, Scored, check_paired, snippet, worst_items
-from evals.statistics import clustered_share
+from evals.statistics import clustered_proportion, clustered_share
 
 
 def predictions(scored: Scored) -> np.ndarray:
@@ -42,10 +43,7 @@ def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, lambda i: _describe(baseline, candidate, i)),
-        facts={
-            "right_to_wrong": float(((before == 1) & (after == 0)).sum()),
-            "wrong_to_right": float(((before == 0) & (after == 1)).sum()),
-        },
+        facts=changes(before, after),
     )
 
 
@@ -66,7 +64,7 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
     before, after = predictions(baseline), predictions(candidate)
     flipped = np.where((before == -1) | (after == -1), np.nan, before != after)
     return Reading(
-        estimate=clustered_share(flipped, baseline.data.documents),
+        estimate=clustered_proportion(flipped, baseline.data.documents),
         baseline=0.0,
         candidate=float(flipped.mean()),
         worst=worst_items(flipped, lambda i: _describe(baseline, candidate, i)),

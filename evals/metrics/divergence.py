@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from evals.errors import EvalError
 from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
-from evals.statistics import clustered_mean
+from evals.statistics import studentized_mean
 
 
 def divergences(log_p, log_q):
@@ -73,7 +73,7 @@ def _next_tokens(candidate: Scored) -> Reading:
     js = candidate["js"]
     losses = group_means(js, candidate["window"])
     return Reading(
-        estimate=clustered_mean(js, candidate["cluster"]),
+        estimate=studentized_mean(js, candidate["cluster"]),
         baseline=0.0,
         candidate=float(js.mean()),
         worst=worst_items(
@@ -95,7 +95,7 @@ def _classes(baseline: Scored, candidate: Scored) -> Reading:
     one, two = (torch.from_numpy(side["log_probabilities"]) for side in (baseline, candidate))
     js, forward, backward = (values.numpy() for values in divergences(one, two))
     return Reading(
-        estimate=clustered_mean(js, baseline.data.documents),
+        estimate=studentized_mean(js, baseline.data.documents),
         baseline=0.0,
         candidate=float(js.mean()),
         worst=worst_items(

@@ -8,7 +8,7 @@ import numpy as np
 
 from evals.errors import EvalError
 from evals.reading import Reading
-from evals.statistics import Estimate, exact, median_interval
+from evals.statistics import Estimate, estimate, exact, median_interval
 
 
 def compression_ratio(
@@ -63,11 +63,16 @@ def weighted_score(
     }
     parts = {name: part for name, part in parts.items() if weights[name]}
     value = sum(weights[name] * part.value for name, part in parts.items())
-    below = math.hypot(*(weights[n] * (part.value - part.low) for n, part in parts.items()))
-    above = math.hypot(*(weights[n] * (part.high - part.value) for n, part in parts.items()))
-    n, clusters = task.estimate.n, task.estimate.clusters
+
+    def bounds(level: float) -> tuple[float, float]:
+        ends = {n: part.bounds(level) if part.bounds else (part.value,) * 2
+                for n, part in parts.items()}  # fmt: skip
+        below = math.hypot(*(weights[n] * (parts[n].value - low) for n, (low, _) in ends.items()))
+        above = math.hypot(*(weights[n] * (high - parts[n].value) for n, (_, high) in ends.items()))
+        return value - below, value + above
+
     return Reading(
-        estimate=Estimate(value, value - below, value + above, n, clusters),
+        estimate=estimate(value, bounds, task.estimate.n, task.estimate.clusters),
         baseline=weights["task"] * task.baseline + weights["size"] + weights["speed"],
         candidate=value,
         facts={name: part.value for name, part in parts.items()},

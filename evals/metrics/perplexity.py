@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from evals.metrics.divergence import group_means
 from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
-from evals.statistics import clustered_mean
+from evals.statistics import studentized_mean
 
 
 def perplexity(nll: ArrayLike, units: int | None = None) -> float:
@@ -41,7 +41,7 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     nll, units = candidate["nll"], candidate["units"]
     context, stride = candidate["windowing"]
     return Reading(
-        estimate=clustered_mean(rise, baseline["cluster"]).map(_expm1),
+        estimate=studentized_mean(rise, baseline["cluster"]).map(_expm1),
         baseline=perplexity(baseline["nll"]),
         candidate=perplexity(nll),
         worst=worst_items(

@@ -1,13 +1,25 @@
 import math
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
 
 from evals.errors import EvalError
-from evals.gate import FAILED, INCONCLUSIVE, METRICS, PASSED, Gate, explain, judge
+from evals.gate import (
+    DEFAULT,
+    FAILED,
+    INCONCLUSIVE,
+    METRICS,
+    PASSED,
+    SMOKE,
+    STRICT,
+    Gate,
+    explain,
+    judge,
+)
 from evals.reading import Reading
-from evals.statistics import Estimate
+from evals.statistics import Estimate, clustered_mean, clustered_share
 
 COSTS = [name for name, metric in METRICS.items() if metric.at_most]
 GAINS = [name for name, metric in METRICS.items() if not metric.at_most]
@@ -39,7 +51,7 @@ def test_three_outcomes_of_a_cost(low, value, high, met, outcome):
 
 @given(st.floats(max_value=0, allow_infinity=False, allow_nan=False), st.sampled_from(COSTS))
 def test_better_than_the_baseline_never_fails_a_drift(value, metric):
-    assert judge("c", Gate(metric, 0.0), reading(value)).holds(strict=True)
+    assert judge("c", Gate(metric, 0.0), reading(value)).holds(STRICT)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -47,7 +59,7 @@ def test_better_than_the_baseline_never_fails_a_drift(value, metric):
 def test_nan_fails(metric, field):
     numbers = {"value": 1.0, "low": 1.0, "high": 1.0, field: math.nan}
     verdict = judge("c", Gate(metric, 1.0), reading(**numbers))
-    assert not verdict.holds(strict=False)
+    assert not verdict.holds(DEFAULT)
     assert verdict.outcome == FAILED
 
 
@@ -59,8 +71,40 @@ def test_nothing_is_rounded():
 
 def test_strict_wants_proof():
     verdict = judge("c", Gate("f1_drop", 0.05), reading(0.04, 0.0, 0.06))
-    assert verdict.holds(strict=False)
-    assert not verdict.holds(strict=True)
+    assert verdict.holds(DEFAULT)
+    assert not verdict.holds(STRICT)
+
+
+def test_smoke_fails_only_what_is_disproven():
+    unsure = judge("c", Gate("f1_drop", 0.05), reading(0.06, 0.04, 0.08))
+    broken = judge("c", Gate("f1_drop", 0.05), reading(0.08, 0.06, 0.1))
+    nothing = judge("c", Gate("f1_drop", 0.05), reading(math.nan, math.nan, math.nan))
+    assert unsure.holds(SMOKE)
+    assert not unsure.holds(DEFAULT)
+    assert not broken.holds(SMOKE)
+    assert not nothing.holds(SMOKE)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_p_value_is_that_of_the_promise_being_kept(sign):
+    from scipy import stats
+
+    values = np.random.default_rng(0).normal(0.3, 1.0, 50)
+    found = clustered_mean(values * sign, np.arange(50))
+    metric = "f1_drop" if sign > 0 else "speedup"
+    verdict = judge("c", Gate(metric, 0.1 * sign), Reading(found, 0.0, 0.0))
+    expected = stats.ttest_1samp(values, 0.1, alternative="greater").pvalue
+    assert verdict.p == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_policy_and_what_changed_are_told():
+    gate = Gate("exact_match_drop", 0.02)
+    facts = {"right_to_wrong": 7.0, "wrong_to_right": 2.0, "mcnemar_p": 0.109}
+    found = Reading(clustered_share([1.0] * 2 + [0.0] * 8, range(10)), 1.0, 0.8, facts=facts)
+    text = explain(judge("c", gate, found), gate, found, "pytest x", SMOKE)
+    assert "by at most 2.00 pt, unless disproven (--smoke)" in text
+    assert "changed    7 worse, 2 better (McNemar's mid-p 0.11)" in text
+    assert "10 documents are few" in text
 
 
 def test_no_item_is_an_error():
@@ -71,7 +115,7 @@ def test_no_item_is_an_error():
 def test_a_failure_says_what_was_promised_and_measured_and_how_to_rerun():
     gate = Gate("exact_match_drop", 0.02)
     found = reading(0.05, 0.01, 0.09)
-    text = explain(judge("model-wanda-50", gate, found), gate, found, "pytest x", strict=False)
+    text = explain(judge("model-wanda-50", gate, found), gate, found, "pytest x", DEFAULT)
     for part in (
         "model-wanda-50: EM gate failed", "exact match falls by at most 2.00 pt",
         "+5.00 pt, 95% interval +1.00 pt to +9.00 pt (n = 100)", "baseline   100.00%",

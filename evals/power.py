@@ -1,0 +1,86 @@
+"""What a number of items can tell, before a candidate is run.
+
+The smallest drift that a gate resolves is the one that its interval tells from none at its
+confidence, four times in five::
+
+    resolved = (t_{1 - alpha / 2} + t_{power}) * error
+
+so a candidate that has not changed proves, at that power, that it is below a margin of that size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from evals.statistics import Estimate
+
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a gate's items can tell.
+
+    Attributes:
+        margin: what the gate allows.
+        resolved: the smallest drift that they tell from none.
+        items: how many there are, and
+        needed: how many it takes for ``margin``; in the same documents' proportion.
+        known: whether the spread is that of a stored pair, or assumed from the baseline alone.
+    """
+
+    margin: float
+    resolved: float
+    items: int
+    needed: int
+    known: bool
+
+    @property
+    def enough(self) -> bool:
+        return self.resolved <= self.margin
+
+
+def resolution(estimate: Estimate, margin: float, known: bool, power: float = POWER) -> Resolution:
+    """What the items behind an estimate resolve.
+
+    Args:
+        estimate: of a drift, paired, on these items.
+        margin: what the gate allows, above 0.
+        known: whether it is of a measured pair.
+        power: how often a drift of that size is to be told.
+    """
+    resolved = spread(estimate, power)
+    if not resolved > 0:
+        return Resolution(margin, 0.0, estimate.n, 1, known)
+    if not math.isfinite(resolved) or not margin > 0:
+        return Resolution(margin, resolved, estimate.n, -1, known)
+    needed = math.ceil(estimate.n * (resolved / margin) ** 2)
+    return Resolution(margin, resolved, estimate.n, needed, known)
+
+
+def spread(estimate: Estimate, power: float = POWER) -> float:
+    """The smallest drift that an interval as wide as this one's upper side tells from none."""
+    upper = estimate.high - estimate.value
+    beyond = estimate.bounds(2 * power - 1)[1] - estimate.value
+    return upper + beyond
+
+
+def assumed_changes(margin: float, items: int, seed: int = 0) -> np.ndarray:
+    """``(items,)`` changes of right and wrong answers as of a candidate at the margin: three lost
+    for every one gained, as far as there are answers left, in random places."""
+    fall = round(margin * items)
+    lost = min(round(1.5 * fall), (items + fall) // 2)
+    gained = lost - fall
+    values = np.zeros(items)
+    values[:lost], values[lost : lost + gained] = 1.0, -1.0
+    return np.random.default_rng(seed).permutation(values)
+
+
+def assumed_drift(difficulty: ArrayLike, margin: float) -> np.ndarray:
+    """``(items,)`` drifts with mean ``margin``, in proportion to how hard each item is to the
+    baseline: where it is sure, compression changes little."""
+    difficulty = np.asarray(difficulty, dtype=np.float64)
+    mean = difficulty.mean()
+    return np.full_like(difficulty, margin) if not mean > 0 else difficulty * (margin / mean)
