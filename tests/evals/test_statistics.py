@@ -266,7 +266,9 @@ def test_the_p_value_is_where_the_interval_leaves_the_limit(method):
         p = found.p_above(limit)
         assert found.bounds(1 - 2 * p * 1.01)[0] >= limit >= found.bounds(1 - 2 * p * 0.99)[0]
     assert found.p_above(found.value) == 1.0
-    assert found.p_above(found.low) == pytest.approx(0.025, rel=0.01)
+    # Quantiles of resampled zeros and ones have steps, on the safe side.
+    smooth = method is not studentized_mean
+    assert 0.0249 <= found.p_above(found.low) <= (0.0251 if smooth else 0.04)
 
 
 def test_p_values_of_an_unchanged_quantity_are_below_a_level_as_often_as_it_says():
