@@ -20,7 +20,8 @@ from evals.gate import DEFAULT, METRICS, SMOKE, STRICT  # noqa: E402
 from evals.store import Store  # noqa: E402
 from fixtures import cases  # noqa: E402
 from fixtures.lab import TIMED, Lab  # noqa: E402
-from fixtures.matrix import candidates, with_checkpoints  # noqa: E402
+from fixtures.matrix import Candidate, candidates, with_checkpoints  # noqa: E402
+from fixtures.planted import Planted  # noqa: E402
 from fixtures.profile import ProfileError, read_profile  # noqa: E402
 from fixtures.summary import Summary  # noqa: E402
 
@@ -99,7 +100,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "gate" not in metafunc.fixturenames or RUN not in metafunc.config.stash:
+    if RUN not in metafunc.config.stash:
+        return
+    if "planted" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "planted", metafunc.config.stash[RUN].planted(), indirect=True, ids=lambda c: c.name
+        )
+    if "gate" not in metafunc.fixturenames:
         return
     metric = metafunc.function.__name__.removeprefix("test_")
     if metric not in METRICS:
@@ -114,7 +121,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     empty = [
         item
         for item in items
-        if item.path.is_relative_to(GATES) and "case" in _parameters(item) and _case(item) is None
+        if item.path.is_relative_to(GATES)
+        and _parameters(item).keys() & {"case", "planted"}
+        and _candidate(item) is None
     ]
     config.hook.pytest_deselected(items=empty)
     items[:] = [item for item in items if item not in empty]
@@ -134,6 +143,12 @@ def pair(case: cases.Case, pytestconfig: pytest.Config, record_property):
         found = pytestconfig.stash[RUN].lab.pair(case.candidate)
     record_property("form", found.candidate.checkpoint.form)
     return found
+
+
+@pytest.fixture
+def planted(request: pytest.FixtureRequest, record_property) -> Planted:
+    """A checkpoint with a known defect."""
+    return Planted(request.param, request.config.stash[RUN].lab, record_property)
 
 
 @pytest.fixture
@@ -161,18 +176,31 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     alone = not hasattr(config, "workerinput") and not config.getoption("tx", None)
     chosen = []
     if alone and not config.option.collectonly and not session.testsfailed:
-        chosen = list(filter(None, map(_case, session.items)))
+        chosen = list(filter(None, map(_candidate, session.items)))
     if chosen:
         capture = config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
             config.stash[RUN].lab.measure(
-                {case.name: case.candidate for case in chosen}.values(),
-                timed={case.name for case in chosen if case.gate.metric in TIMED},
+                {candidate.name: candidate for candidate in chosen}.values(),
+                timed={
+                    case.name
+                    for case in filter(None, map(_case, session.items))
+                    if case.gate.metric in TIMED
+                },
             )
 
 
 def _parameters(item: pytest.Item) -> dict[str, object]:
     return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def _candidate(item: pytest.Item) -> Candidate | None:
+    """What an item judges."""
+    case = _case(item)
+    if case is not None:
+        return case.candidate
+    planted = _parameters(item).get("planted")
+    return planted if isinstance(planted, Candidate) else None
 
 
 def _case(item: pytest.Item) -> cases.Case | None:
@@ -199,7 +227,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         return
     run = config.stash[RUN]
     summary = Summary(run, terminalreporter.stats)
-    if not summary.entries and not summary.controls:
+    if not summary.entries and not summary.controls and not summary.defects:
         return
     terminalreporter.section("gates")
     terminalreporter.write_line(summary.text())
