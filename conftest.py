@@ -18,7 +18,7 @@ from evals.errors import EvalError  # noqa: E402
 from evals.families import BENJAMINI_HOCHBERG, HOLM  # noqa: E402
 from evals.gate import DEFAULT, METRICS, SMOKE, STRICT  # noqa: E402
 from evals.store import Store  # noqa: E402
-from fixtures import cases  # noqa: E402
+from fixtures import cases, plan, propose  # noqa: E402
 from fixtures.lab import TIMED, Lab  # noqa: E402
 from fixtures.matrix import Candidate, candidates, with_checkpoints  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
@@ -46,6 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--store", metavar="DIR", default=".gates", help="measurements (default: %(default)s)")
     add("--report", metavar="DIR", help="write report.md and report.jsonl there")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    add("--plan", action="store_true", help="show what each gate can tell; run no candidate")
+    add(
+        "--propose-limits", metavar="FILE",
+        help="write the profile there with limits from what its recipes measured",
+    )  # fmt: skip
     add("--smoke", action="store_true", help="fail only what is proven to break its promise")
     add(
         "--family", choices=(HOLM, BENJAMINI_HOCHBERG), default=HOLM,
@@ -67,10 +72,12 @@ def pytest_configure(config: pytest.Config) -> None:
             if policy == STRICT:
                 raise ProfileError("--strict and --smoke ask for opposite things; give one")
             policy = SMOKE
-        for name in ("profile", "baseline", "candidate", "text", "store", "report"):
+        for name in (
+            "profile", "baseline", "candidate", "text", "store", "report", "propose_limits",
+        ):  # fmt: skip
             value = getattr(option, name)
             if value == "" or (isinstance(value, list) and "" in value):
-                raise ProfileError(f"--{name} is empty")
+                raise ProfileError(f"--{name.replace('_', '-')} is empty")
         if not option.baseline:
             for name in ("candidate", "text"):
                 if getattr(option, name):
@@ -92,6 +99,10 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         if option.report and not worker:
             report.check_writable(Path(option.report))
+        if option.propose_limits:
+            if option.baseline:
+                raise ProfileError("--propose-limits is for a profile's recipes, not --baseline")
+            propose.check_writable(Path(option.propose_limits))
     except cases.USER_ERRORS as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[RUN] = cases.Run(
@@ -170,24 +181,33 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """Measures everything first, with progress, where one process runs the cases in order."""
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Says what the gates can tell, then measures everything first, with progress, where one
+    process runs the cases in order."""
     config = session.config
     alone = not hasattr(config, "workerinput") and not config.getoption("tx", None)
-    chosen = []
+    chosen: list[Candidate] = []
     if alone and not config.option.collectonly and not session.testsfailed:
-        chosen = list(filter(None, map(_candidate, session.items)))
-    if chosen:
-        capture = config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled():
-            config.stash[RUN].lab.measure(
-                {candidate.name: candidate for candidate in chosen}.values(),
-                timed={
-                    case.name
-                    for case in filter(None, map(_case, session.items))
-                    if case.gate.metric in TIMED
-                },
-            )
+        chosen = list({c.name: c for c in filter(None, map(_candidate, session.items))}.values())
+    if not chosen:
+        return None
+    lab = config.stash[RUN].lab
+    capture = config.pluginmanager.getplugin("capturemanager")
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    with capture.global_and_fixture_disabled():
+        try:
+            found = plan.planned(lab, chosen)
+        except cases.USER_ERRORS:
+            found = []  # of a baseline that cannot be scored, every case tells
+        if config.option.plan:
+            terminal.write_line(f"\n{plan.table(found)}")
+            return True
+        for row in found:
+            if not row.resolution.enough:
+                terminal.write_line(f"too few items   {row}")
+        timed = filter(None, map(_case, session.items))
+        lab.measure(chosen, timed={c.name for c in timed if c.gate.metric in TIMED})
+    return None
 
 
 def _parameters(item: pytest.Item) -> dict[str, object]:
@@ -231,8 +251,14 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         return
     terminalreporter.section("gates")
     terminalreporter.write_line(summary.text())
-    if config.option.report:
-        try:
-            terminalreporter.write_line(summary.write(Path(config.option.report)))
-        except EvalError as error:
-            terminalreporter.write_line(f"ERROR: {error}", red=True)
+    option = config.option
+    try:
+        if option.report:
+            terminalreporter.write_line(summary.write(Path(option.report)))
+        if option.propose_limits:
+            told = propose.write(
+                Path(option.propose_limits), run.lab, option.profile or "default", run.candidates
+            )
+            terminalreporter.write_line(told)
+    except (EvalError, OSError) as error:
+        terminalreporter.write_line(f"ERROR: {error}", red=True)

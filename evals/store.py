@@ -17,15 +17,23 @@ from evals.measurement import Measurement, key_of
 IGNORE_ALL = "*\n"
 
 
+class NotStoredError(EvalError):
+    """Something that a frozen store does not hold."""
+
+
 class Store:
     """A folder ``root`` with ``measurements/``, ``candidates/`` and ``locks/``.
+
+    Attributes:
+        frozen: nothing is made; what is not there yet raises :class:`NotStoredError`.
 
     Raises:
         EvalError: it cannot be made or written to.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, frozen: bool = False):
         self.root = Path(root)
+        self.frozen = frozen
         try:
             for room in ("measurements", "candidates", "locks"):
                 (self.root / room).mkdir(parents=True, exist_ok=True)
@@ -34,6 +42,10 @@ class Store:
                 ignore.write_text(IGNORE_ALL)
         except OSError as error:
             raise EvalError(f"--store {root}: {error.strerror}") from error
+
+    def _check_frozen(self, key: str) -> None:
+        if self.frozen:
+            raise NotStoredError(f"{key} is not stored in {self.root}")
 
     def lock_path(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"
@@ -57,6 +69,7 @@ class Store:
         key = key_of(origin)
         path = self.root / "measurements" / f"{key}.npz"
         if not stored():
+            self._check_frozen(key)
             with locked(self.lock_path(key)):
                 if not stored():
                     Measurement(make(), origin).write(path)
@@ -70,6 +83,7 @@ class Store:
         key = key_of(origin)
         path = self.root / "candidates" / key
         if not path.exists():
+            self._check_frozen(key)
             with locked(self.lock_path(key)):
                 if not path.exists():
                     partial = path.with_name(f"{key}.partial")
