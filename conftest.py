@@ -11,18 +11,12 @@ import compression
 # Since Python 3.14 the standard library may have imported its own ``compression`` already.
 compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__name__)
 
-from evals import report  # noqa: E402
-from evals.bench import Bench  # noqa: E402
-from evals.device import device_of  # noqa: E402
 from evals.errors import EvalError  # noqa: E402
-from evals.families import BENJAMINI_HOCHBERG, HOLM  # noqa: E402
-from evals.gate import DEFAULT, METRICS, SMOKE, STRICT  # noqa: E402
-from evals.store import Store  # noqa: E402
-from fixtures import cases, plan, propose  # noqa: E402
-from fixtures.lab import TIMED, Lab  # noqa: E402
-from fixtures.matrix import Candidate, candidates, with_checkpoints  # noqa: E402
+from evals.gate import METRICS  # noqa: E402
+from fixtures import cases, options, plan, propose  # noqa: E402
+from fixtures.lab import TIMED  # noqa: E402
+from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
-from fixtures.profile import ProfileError, read_profile  # noqa: E402
 from fixtures.summary import Summary  # noqa: E402
 
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
@@ -34,80 +28,17 @@ RUN = pytest.StashKey[cases.Run]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("gates", "gates of compressed language models")
-    add = group.addoption
-    add("--profile", metavar="NAME_OR_FILE", help="what to judge and by which limits")
-    add("--baseline", metavar="ID_OR_DIR", help="the uncompressed model, in place of the profile's")
-    add(
-        "--candidate", metavar="ID_OR_DIR", nargs="+", action="extend", default=[],
-        help="compressed checkpoints to judge, in place of the profile's recipes",
-    )  # fmt: skip
-    add("--text", metavar="FILE", help="text for perplexity and divergence, with --baseline")
-    add("--store", metavar="DIR", default=".gates", help="measurements (default: %(default)s)")
-    add("--report", metavar="DIR", help="write report.md and report.jsonl there")
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--plan", action="store_true", help="show what each gate can tell; run no candidate")
-    add(
-        "--propose-limits", metavar="FILE",
-        help="write the profile there with limits from what its recipes measured",
-    )  # fmt: skip
-    add("--smoke", action="store_true", help="fail only what is proven to break its promise")
-    add(
-        "--family", choices=(HOLM, BENJAMINI_HOCHBERG), default=HOLM,
-        help="how the gates of a run are judged together (default: %(default)s)",
-    )  # fmt: skip
-    add("--trust-remote-code", action="store_true", help="run code that a checkpoint brings")
+    options.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     here = config.invocation_params.dir
     paths = [Path(here, arg.partition("::")[0]).resolve() for arg in config.args]
-    if not any(GATES.is_relative_to(path) or path.is_relative_to(GATES) for path in paths):
-        return
-    option = config.option
-    try:
-        # --strict is pytest's own; here it also asks for proof.
-        policy = STRICT if config.getini("strict") else DEFAULT
-        if option.smoke:
-            if policy == STRICT:
-                raise ProfileError("--strict and --smoke ask for opposite things; give one")
-            policy = SMOKE
-        for name in (
-            "profile", "baseline", "candidate", "text", "store", "report", "propose_limits",
-        ):  # fmt: skip
-            value = getattr(option, name)
-            if value == "" or (isinstance(value, list) and "" in value):
-                raise ProfileError(f"--{name.replace('_', '-')} is empty")
-        if not option.baseline:
-            for name in ("candidate", "text"):
-                if getattr(option, name):
-                    raise ProfileError(f"--{name} needs --baseline ID_OR_DIR")
-            profile = read_profile(option.profile or "default")
-            found = candidates(profile)
-        else:
-            profile = read_profile(option.profile or "checkpoints")
-            profile, found = with_checkpoints(
-                profile, option.baseline, option.candidate, option.text
-            )
-        worker = getattr(config, "workerinput", {})
-        bench = Bench(
-            Store(Path(option.store)),
-            device_of(option.device, worker.get("workerid", "gw0")),
-            worker.get("workercount", 1),
-            option.trust_remote_code,
-            formats=("compression.own_format",),
-        )
-        if option.report and not worker:
-            report.check_writable(Path(option.report))
-        if option.propose_limits:
-            if option.baseline:
-                raise ProfileError("--propose-limits is for a profile's recipes, not --baseline")
-            propose.check_writable(Path(option.propose_limits))
-    except cases.USER_ERRORS as error:
-        raise pytest.UsageError(str(error)) from error
-    config.stash[RUN] = cases.Run(
-        profile, found, Lab(profile, bench), cases.Policy(policy), option.family
-    )
+    if any(GATES.is_relative_to(path) or path.is_relative_to(GATES) for path in paths):
+        try:
+            config.stash[RUN] = options.run_of(config)
+        except cases.USER_ERRORS as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

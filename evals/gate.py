@@ -191,14 +191,14 @@ def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: 
         f"{show(verdict.low)} to {show(verdict.high)} ({_sample(verdict)})",
         f"  baseline   {side(verdict.baseline)}, candidate {side(verdict.measured)}",
     ]
-    if "right_to_wrong" in reading.facts:
-        lines.append("  changed    {right_to_wrong:.0f} worse, {wrong_to_right:.0f} better "
+    if "worse" in reading.facts:
+        lines.append("  changed    {worse:.0f} worse, {better:.0f} better "
                      "(McNemar's mid-p {mcnemar_p:.2g})".format_map(reading.facts))  # fmt: skip
     if verdict.outcome == INCONCLUSIVE:
         lines.append("  note       inconclusive: the interval straddles the limit")
     if reading.estimate.few:
         lines.append(
-            f"  note       {verdict.clusters} documents are few: the interval may be short"
+            f"  note       {verdict.clusters} documents are few; the interval may be too short"
         )
     lines += [f"  worst {i}    {item}" for i, item in enumerate(reading.worst, 1)]
     lines.append(f"  rerun      {rerun}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.statistics import Estimate
+from evals.estimate import Estimate
 
 POWER = 0.8
 

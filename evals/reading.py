@@ -7,8 +7,8 @@ import numpy as np
 
 from evals.data import DataSet
 from evals.errors import EvalError
+from evals.estimate import Estimate
 from evals.measurement import Measurement
-from evals.statistics import Estimate
 
 SHOWN = 3
 """Worst items that a failing case prints."""

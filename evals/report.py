@@ -14,6 +14,8 @@ from evals.gate import INCONCLUSIVE, METRICS, Verdict
 
 BASELINE = "baseline"
 FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "(✗)"
+COUNTED = ("accuracy_drop", "exact_match_drop")
+"""Metrics of right and wrong answers, whose changes the table counts."""
 LEGEND = (
     f"{FAILED_MARK} failed   {KNOWN_MARK} known to fail, with a reason in the profile   "
     f"{UNSURE_MARK} inconclusive: the interval straddles the limit"
@@ -118,6 +120,8 @@ def _cell(entry: Entry | None, common: float) -> str:
     text = show(verdict.value).replace(" nats", "").replace(" pt", "")
     if not verdict.met and show(verdict.value) == show(verdict.limit):
         text = f"{verdict.value:.8g}"  # rounded, it would look as if it kept the limit
+    if verdict.metric in COUNTED and "worse" in entry.facts:
+        text += f" (-{entry.facts['worse']:.0f} +{entry.facts['better']:.0f})"
     if verdict.limit != common:
         text += f" ({_limit(verdict.metric, verdict.limit)})"
     return f"{entry.mark} {text}".strip()

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from evals.estimate import Estimate
 from evals.families import RATE, alarms
 from evals.power import spread
 from evals.statistics import (
-    Estimate,
     accelerated_mean,
     clustered_mean,
     clustered_proportion,

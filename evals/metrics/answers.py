@@ -81,8 +81,8 @@ def changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """How many items got worse and how many better, and McNemar's p-value that it is chance."""
     losses, gains = int((after < before).sum()), int((after > before).sum())
     return {
-        "right_to_wrong": float(losses),
-        "wrong_to_right": float(gains),
+        "worse": float(losses),
+        "better": float(gains),
         "mcnemar_p": mcnemar(losses, gains),
     }
 

@@ -7,8 +7,9 @@ from types import MappingProxyType
 import numpy as np
 
 from evals.errors import EvalError
+from evals.estimate import Estimate, estimate, exact
 from evals.reading import Reading
-from evals.statistics import Estimate, estimate, exact, median_interval
+from evals.statistics import median_interval
 
 
 def compression_ratio(

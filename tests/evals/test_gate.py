@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 
 from evals.errors import EvalError
+from evals.estimate import Estimate
 from evals.gate import (
     DEFAULT,
     FAILED,
@@ -19,7 +20,7 @@ from evals.gate import (
     judge,
 )
 from evals.reading import Reading
-from evals.statistics import Estimate, clustered_mean, clustered_share
+from evals.statistics import clustered_mean, clustered_share, studentized_mean
 
 COSTS = [name for name, metric in METRICS.items() if metric.at_most]
 GAINS = [name for name, metric in METRICS.items() if not metric.at_most]
@@ -99,12 +100,15 @@ def test_the_p_value_is_that_of_the_promise_being_kept(sign):
 
 def test_the_policy_and_what_changed_are_told():
     gate = Gate("exact_match_drop", 0.02)
-    facts = {"right_to_wrong": 7.0, "wrong_to_right": 2.0, "mcnemar_p": 0.109}
+    facts = {"worse": 7.0, "better": 2.0, "mcnemar_p": 0.109}
     found = Reading(clustered_share([1.0] * 2 + [0.0] * 8, range(10)), 1.0, 0.8, facts=facts)
     text = explain(judge("c", gate, found), gate, found, "pytest x", SMOKE)
     assert "by at most 2.00 pt, unless disproven (--smoke)" in text
     assert "changed    7 worse, 2 better (McNemar's mid-p 0.11)" in text
-    assert "10 documents are few" in text
+    few = studentized_mean([1.0] * 3 + [0.0] * 7, range(10))
+    found = Reading(few, 0.0, 0.3)
+    text = explain(judge("c", Gate("f1_drop", 0.02), found), gate, found, "pytest x", SMOKE)
+    assert "10 documents are few; the interval may be too short" in text
 
 
 def test_no_item_is_an_error():

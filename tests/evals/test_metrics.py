@@ -207,7 +207,7 @@ class TestClassification:
         other = scored(self.ITEMS, log_probabilities=self.OTHER)
         drop = accuracy_drop(base, other)
         assert (drop.baseline, drop.candidate, drop.estimate.value) == (0.75, 0.75, 0.0)
-        assert drop.facts == {"right_to_wrong": 1.0, "wrong_to_right": 1.0, "mcnemar_p": 1.0}
+        assert drop.facts == {"worse": 1.0, "better": 1.0, "mcnemar_p": 1.0}
         assert flips(base, other).estimate.value == 0.5
 
     @pytest.mark.parametrize("broken", ["baseline", "candidate", "both"])

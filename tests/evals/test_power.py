@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
+from evals.estimate import exact
 from evals.power import assumed_changes, assumed_drift, resolution, spread
-from evals.statistics import clustered_mean, clustered_share, exact
+from evals.statistics import clustered_mean, clustered_share
 
 
 @pytest.mark.parametrize("n", [20, 100, 1000])

@@ -6,9 +6,9 @@ import pytest
 
 from evals import report
 from evals.errors import EvalError
+from evals.estimate import Estimate
 from evals.gate import Gate, judge
 from evals.reading import Reading
-from evals.statistics import Estimate
 
 
 def entry(row, metric, value, limit, half=0.0, passed=None, reason="", text=""):

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from scipy import stats
 
+from evals.estimate import exact
 from evals.simulation import SCENARIOS, coverage, runs
 from evals.statistics import (
     accelerated_mean,
     clustered_mean,
     clustered_proportion,
     clustered_share,
-    exact,
     mcnemar,
     median_interval,
     studentized_mean,
