@@ -67,14 +67,20 @@ def spread(estimate: Estimate, power: float = POWER) -> float:
     return upper + beyond
 
 
-def assumed_changes(margin: float, items: int, seed: int = 0) -> np.ndarray:
+def assumed_changes(margin: float, items: int, wrong: int, seed: int = 0) -> np.ndarray:
     """``(items,)`` changes of right and wrong answers as of a candidate at the margin: three lost
-    for every one gained, as far as there are answers left, in random places."""
+    for every one gained, as far as there are answers to gain and to lose, in random places.
+
+    Args:
+        margin: the share that more answers are lost than gained.
+        items: how many answers.
+        wrong: how many of them the baseline has wrong.
+        seed: of the places.
+    """
     fall = round(margin * items)
-    lost = min(round(1.5 * fall), (items + fall) // 2)
-    gained = lost - fall
+    gained = min(round(0.5 * fall), wrong, (items - fall) // 2)
     values = np.zeros(items)
-    values[:lost], values[lost : lost + gained] = 1.0, -1.0
+    values[: fall + gained], values[fall + gained : fall + 2 * gained] = 1.0, -1.0
     return np.random.default_rng(seed).permutation(values)
 
 

@@ -59,7 +59,7 @@ def test_no_items_are_enough_for_no_margin():
 
 @pytest.mark.parametrize("margin", [0.0, 0.01, 0.05, 0.3, 0.9])
 def test_assumed_changes_fall_by_the_margin(margin):
-    values = assumed_changes(margin, 1000)
+    values = assumed_changes(margin, 1000, 400)
     assert len(values) == 1000
     assert set(values) <= {-1.0, 0.0, 1.0}
     assert values.mean() == pytest.approx(margin, abs=1e-3)
