@@ -127,7 +127,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     terminal = config.pluginmanager.getplugin("terminalreporter")
     with capture.global_and_fixture_disabled():
         try:
-            found = plan.planned(lab, chosen)
+            found = plan.planned(lab, filter(None, map(_case, session.items)))
         except cases.USER_ERRORS:
             found = []  # of a baseline that cannot be scored, every case tells
         if config.option.plan:

@@ -1,0 +1,66 @@
+"""Plans, policies, proposals and families through the real command line."""
+
+import tomllib
+
+from tests.end_to_end.conftest import PROFILE
+
+
+def test_a_plan_shows_what_gates_can_tell_and_makes_no_candidate(gates, profile, tmp_path):
+    done = gates("--profile", profile, "--plan")
+    assert done.returncode == 0, done.stdout
+    for part in ("resolves", "bert-tiny     accuracy", "10.00 pt", "assumed"):
+        assert part in done.stdout
+    assert not list((tmp_path / "store" / "candidates").iterdir())
+
+
+def test_a_gate_with_too_few_items_is_called_out_before_anything_is_run(gates, profile):
+    profile.write_text(PROFILE.replace("accuracy_drop = 0.1", "accuracy_drop = 0.02"))
+    done = gates("--profile", profile, "-k", "accuracy_drop and bert-tiny and rtn-int8")
+    assert done.returncode == 0, done.stdout
+    line = next(line for line in done.stdout.splitlines() if line.startswith("too few items"))
+    assert "bert-tiny: accuracy is held to 2.00 pt, but 200 items tell no less than" in line
+    assert done.stdout.index("too few items") < done.stdout.index("test_accuracy_drop.py")
+
+
+def test_smoke_fails_only_what_is_proven(gates, profile):
+    # Between what the two suites of numbers say: 0.3 % of 200 answers is less than one of them.
+    profile.write_text(PROFILE.replace("flips = 0.15", "flips = 0.003"))
+    chosen = ("-k", "flips and roberta-tiny-magnitude-30")
+    default = gates("--profile", profile, *chosen)
+    smoke = gates("--profile", profile, *chosen, "--smoke")
+    strict = gates("--profile", profile, *chosen, "--strict")
+    assert (default.returncode, smoke.returncode, strict.returncode) == (1, 0, 1), default.stdout
+    assert "policy      smoke: only what its whole interval disproves fails" in smoke.stdout
+    assert "at most 0.30% of the predictions flip, proven (--strict)" in strict.stdout
+
+
+def test_policies_that_contradict_each_other_are_a_wrong_use(gates, profile):
+    done = gates("--profile", profile, "--smoke", "--strict")
+    assert done.returncode == 4
+    assert "--strict and --smoke ask for opposite things; give one" in done.stdout + done.stderr
+
+
+def test_a_run_with_a_broken_candidate_raises_an_alarm(gates, profile):
+    calm = gates("--profile", profile, "-k", "bert-tiny-rtn-int8 or bert-tiny-magnitude-30")
+    assert "family      no alarm over 8 gates (holm, at most 1% of runs by chance)" in calm.stdout
+    profile.write_text(PROFILE.split("[[suite.known_failures]]")[0])
+    done = gates("--profile", profile, "--family", "bh", "-k", "bert-tiny")
+    assert "family      ALARM (bh, at most 1%" in done.stdout
+    assert "bert-tiny-magnitude-90" in done.stdout.split("ALARM")[1].splitlines()[0]
+
+
+def test_proposed_limits_are_a_profile_that_passes(gates, profile, tmp_path):
+    target = tmp_path / "proposed.toml"
+    done = gates("--profile", profile, "--propose-limits", target, "-k", "bert-tiny")
+    assert done.returncode == 0, done.stdout
+    assert f"limits in {target}; read them" in done.stdout
+    suite = tomllib.loads(target.read_text())["suite"][0]
+    assert suite["gates_for"]["rtn-int8"]["flips"] < suite["gates"]["flips"]
+    again = gates("--profile", target, "-k", "bert-tiny")
+    assert again.returncode == 0, again.stdout
+
+
+def test_a_proposal_needs_a_place_and_a_profile(gates, profile, tmp_path):
+    done = gates("--profile", profile, "--propose-limits", tmp_path / "no" / "x.toml")
+    assert done.returncode == 4
+    assert "--propose-limits" in done.stdout + done.stderr
