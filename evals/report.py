@@ -142,11 +142,12 @@ def forms(entries: Iterable[Entry]) -> str:
     return "; ".join([*special, *plain])
 
 
-def markdown(entries: Sequence[Entry], lines: Sequence[str]) -> str:
-    """The whole report as Markdown: tables, notes, and what each failing case printed."""
+def markdown(entries: Sequence[Entry], lines: Sequence[str], more: str = "") -> str:
+    """The whole report as Markdown: tables, ``more`` of them, notes, and what each failing case
+    printed."""
     parts = [
         "# Gates",
-        tables(entries, "github"),
+        *filter(None, (tables(entries, "github"), more)),
         LEGEND,
         "\n".join(f"- {_escaped(line)}" for line in lines),
     ]
@@ -164,9 +165,11 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
-def json_lines(entries: Iterable[Entry]) -> str:
-    """A JSON object per verdict; numbers that JSON does not have (NaN, infinity) become null."""
-    return "".join(json.dumps(_plain(asdict(entry)), allow_nan=False) + "\n" for entry in entries)
+def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()) -> str:
+    """A JSON object per verdict, and ``more``; numbers that JSON does not have (NaN, infinity)
+    become null."""
+    rows = [*map(asdict, entries), *more]
+    return "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
 
 
 def _plain(value):
@@ -188,8 +191,14 @@ def check_writable(directory: Path) -> None:
         raise EvalError(f"--report {directory}: {error.strerror}") from error
 
 
-def write(directory: Path, entries: Sequence[Entry], lines: Sequence[str]) -> None:
-    """Writes ``report.md`` and ``report.jsonl``.
+def write(
+    directory: Path,
+    entries: Sequence[Entry],
+    lines: Sequence[str],
+    table: str = "",
+    rows: Iterable[dict[str, object]] = (),
+) -> None:
+    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any.
 
     Raises:
         EvalError: the directory cannot be written to.
@@ -197,8 +206,8 @@ def write(directory: Path, entries: Sequence[Entry], lines: Sequence[str]) -> No
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in (
-            ("report.md", markdown(entries, lines)),
-            ("report.jsonl", json_lines(entries)),
+            ("report.md", markdown(entries, lines, table)),
+            ("report.jsonl", json_lines(entries, rows)),
         ):
             partial = directory / f"{name}.partial"
             partial.write_text(text, encoding="utf-8")
