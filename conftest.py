@@ -126,12 +126,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     capture = config.pluginmanager.getplugin("capturemanager")
     terminal = config.pluginmanager.getplugin("terminalreporter")
     with capture.global_and_fixture_disabled():
-        try:
-            found = plan.planned(lab, filter(None, map(_case, session.items)))
-        except cases.USER_ERRORS:
-            found = []  # of a baseline that cannot be scored, every case tells
+        found, problems = plan.planned(lab, filter(None, map(_case, session.items)))
         if config.option.plan:
             terminal.write_line(f"\n{plan.table(found)}")
+            if problems:
+                raise session.Failed("; ".join(problems))
             return True
         for row in found:
             if not row.resolution.enough:
@@ -188,8 +187,10 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
             terminalreporter.write_line(summary.write(Path(option.report)))
         if option.propose_limits:
             told = propose.write(
-                Path(option.propose_limits), run.lab, option.profile or "default", run.candidates
-            )
-            terminalreporter.write_line(told)
+                Path(option.propose_limits), run.lab, option.profile or "default",
+                summary.judged_cases(),
+            )  # fmt: skip
+            for line in told:
+                terminalreporter.write_line(line)
     except (EvalError, OSError) as error:
         terminalreporter.write_line(f"ERROR: {error}", red=True)

@@ -115,8 +115,8 @@ class Verdict:
     """A gate, what was read, and what follows.
 
     ``outcome`` is ``passed`` or ``failed`` where the whole interval lies on one side of the
-    limit, else ``inconclusive``; ``met`` says whether the point estimate keeps the promise; ``p``
-    is the one-sided p-value of the promise being kept.
+    limit, else ``inconclusive``; ``few`` documents prove nothing under ``strict``; ``met`` says
+    whether the point estimate keeps the promise; ``p`` is the one-sided p-value of its being kept.
     """
 
     candidate: str
@@ -131,14 +131,18 @@ class Verdict:
     baseline: float
     measured: float
     p: float
+    few: bool
     met: bool
     outcome: str
 
     def holds(self, policy: str) -> bool:
         """Whether the case passes under a policy. NaN passes under none."""
         if policy == STRICT:
-            return self.outcome == PASSED
-        return self.outcome != FAILED if policy == SMOKE else self.met
+            return self.outcome == PASSED and not self.few
+        if policy == SMOKE and math.isfinite(self.low) and math.isfinite(self.high):
+            return self.outcome != FAILED
+        # What can be neither proven nor disproven is not let through for it.
+        return self.met
 
 
 def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
@@ -175,6 +179,7 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         baseline=reading.baseline,
         measured=reading.candidate,
         p=p,
+        few=estimate.few,
         met=met,
         outcome=outcome,
     )

@@ -9,6 +9,7 @@ so a candidate that has not changed proves, at that power, that it is below a ma
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import ArrayLike
 from evals.estimate import Estimate
 
 POWER = 0.8
+MOST = 1_000_000
+"""Items that are asked for at most."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,10 @@ class Resolution:
 
     Attributes:
         margin: what the gate allows.
-        resolved: the smallest drift that they tell from none.
+        resolved: the smallest drift that they tell from none; infinite where nothing is told.
         items: how many there are, and
-        needed: how many it takes for ``margin``; in the same documents' proportion.
+        needed: about how many it takes for ``margin``, documents growing with them; -1 where no
+            number of them does.
         known: whether the spread is that of a stored pair, or assumed from the baseline alone.
     """
 
@@ -42,22 +46,33 @@ class Resolution:
         return self.resolved <= self.margin
 
 
-def resolution(estimate: Estimate, margin: float, known: bool, power: float = POWER) -> Resolution:
+def resolution(
+    estimate: Estimate, margin: float, known: bool, again: Callable[[int], Estimate] | None = None
+) -> Resolution:
     """What the items behind an estimate resolve.
 
     Args:
         estimate: of a drift, paired, on these items.
-        margin: what the gate allows, above 0.
+        margin: what the gate allows.
         known: whether it is of a measured pair.
-        power: how often a drift of that size is to be told.
+        again: the estimate of so many items of the same kind; without it, intervals are taken to
+            shrink with the square root of their number, which is too slow where few items differ.
     """
-    resolved = spread(estimate, power)
-    if not resolved > 0:
-        return Resolution(margin, 0.0, estimate.n, 1, known)
-    if not math.isfinite(resolved) or not margin > 0:
-        return Resolution(margin, resolved, estimate.n, -1, known)
-    needed = math.ceil(estimate.n * (resolved / margin) ** 2)
-    return Resolution(margin, resolved, estimate.n, needed, known)
+    resolved, n = spread(estimate), estimate.n
+    if not math.isfinite(resolved):
+        return Resolution(margin, math.inf, n, -1, known)
+    if resolved <= margin:
+        return Resolution(margin, resolved, n, n, known)
+    if not margin > 0:
+        return Resolution(margin, resolved, n, -1, known)
+    needed = math.ceil(n * (resolved / margin) ** 2)
+    if again is not None:
+        low, high = n, min(needed, MOST)
+        while high - low > max(low // 100, 1):
+            middle = (low + high) // 2
+            low, high = (low, middle) if spread(again(middle)) <= margin else (middle, high)
+        needed = high
+    return Resolution(margin, resolved, n, needed, known)
 
 
 def spread(estimate: Estimate, power: float = POWER) -> float:
@@ -86,7 +101,8 @@ def assumed_changes(margin: float, items: int, wrong: int, seed: int = 0) -> np.
 
 def assumed_drift(difficulty: ArrayLike, margin: float) -> np.ndarray:
     """``(items,)`` drifts with mean ``margin``, in proportion to how hard each item is to the
-    baseline: where it is sure, compression changes little."""
+    baseline: where it is sure, compression changes little. NaN where it finds nothing hard, which
+    says nothing."""
     difficulty = np.asarray(difficulty, dtype=np.float64)
     mean = difficulty.mean()
-    return np.full_like(difficulty, margin) if not mean > 0 else difficulty * (margin / mean)
+    return difficulty * (margin / mean) if mean > 0 else np.full_like(difficulty, np.nan)

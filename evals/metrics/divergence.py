@@ -9,12 +9,18 @@ The sum runs over the vocabulary, one value per predicted token. Taking the soft
 positions, as one public implementation does, measures something else.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from evals.errors import EvalError
+from evals.estimate import Estimate
 from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
 from evals.statistics import studentized_mean
+
+LARGEST = math.log(2)
+"""No Jensen-Shannon divergence is larger, in nats."""
 
 
 def divergences(log_p, log_q):
@@ -69,11 +75,18 @@ def check_same_classes(baseline: Scored, candidate: Scored) -> None:
         raise EvalError(f"the label sets differ: {one} classes and {two}")
 
 
+def _mean(js: np.ndarray, documents: ArrayLike) -> Estimate:
+    """Its mean over documents, in an interval of what it can be."""
+    return studentized_mean(js, documents).map(
+        lambda value: value if math.isnan(value) else min(max(value, 0.0), LARGEST)
+    )
+
+
 def _next_tokens(candidate: Scored) -> Reading:
     js = candidate["js"]
     losses = group_means(js, candidate["window"])
     return Reading(
-        estimate=studentized_mean(js, candidate["cluster"]),
+        estimate=_mean(js, candidate["cluster"]),
         baseline=0.0,
         candidate=float(js.mean()),
         worst=worst_items(
@@ -95,7 +108,7 @@ def _classes(baseline: Scored, candidate: Scored) -> Reading:
     one, two = (torch.from_numpy(side["log_probabilities"]) for side in (baseline, candidate))
     js, forward, backward = (values.numpy() for values in divergences(one, two))
     return Reading(
-        estimate=studentized_mean(js, baseline.data.documents),
+        estimate=_mean(js, baseline.data.documents),
         baseline=0.0,
         candidate=float(js.mean()),
         worst=worst_items(

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from evals.errors import EvalError
 from evals.metrics.divergence import group_means
 from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
 from evals.statistics import studentized_mean
@@ -36,6 +37,8 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     """Relative rise of token perplexity: ``exp(mean(NLL' - NLL)) - 1``, paired token by token."""
     check_paired(baseline, candidate)
     check_same_tokens(baseline, candidate)
+    if not np.isfinite(baseline["nll"]).all():
+        raise EvalError("the baseline calls a token impossible, or its prediction is no number")
     rise = candidate["nll"].astype(np.float64) - baseline["nll"]
     losses = group_means(rise, baseline["window"])
     nll, units = candidate["nll"], candidate["units"]

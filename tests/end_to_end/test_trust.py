@@ -1,7 +1,11 @@
 """Plans, policies, proposals and families through the real command line."""
 
+import shutil
 import tomllib
 
+import pytest
+
+from fixtures.shipped import MODELS
 from tests.end_to_end.conftest import PROFILE
 
 
@@ -42,10 +46,12 @@ def test_policies_that_contradict_each_other_are_a_wrong_use(gates, profile):
 
 def test_a_run_with_a_broken_candidate_raises_an_alarm(gates, profile):
     calm = gates("--profile", profile, "-k", "bert-tiny-rtn-int8 or bert-tiny-magnitude-30")
-    assert "family      no alarm over 8 gates (holm, at most 1% of runs by chance)" in calm.stdout
+    assert (
+        "family      no alarm over 8 gates (Holm: a false one in at most 1% of runs)" in calm.stdout
+    )
     profile.write_text(PROFILE.split("[[suite.known_failures]]")[0])
     done = gates("--profile", profile, "--family", "bh", "-k", "bert-tiny")
-    assert "family      ALARM (bh, at most 1%" in done.stdout
+    assert "family      ALARM (Benjamini-Hochberg: at most 1% of them false)" in done.stdout
     assert "bert-tiny-magnitude-90" in done.stdout.split("ALARM")[1].splitlines()[0]
 
 
@@ -53,14 +59,40 @@ def test_proposed_limits_are_a_profile_that_passes(gates, profile, tmp_path):
     target = tmp_path / "proposed.toml"
     done = gates("--profile", profile, "--propose-limits", target, "-k", "bert-tiny")
     assert done.returncode == 0, done.stdout
-    assert f"limits in {target}; read them" in done.stdout
+    assert f"limits in {target}, 3 kept as they were; " in done.stdout
     suite = tomllib.loads(target.read_text())["suite"][0]
     assert suite["gates_for"]["rtn-int8"]["flips"] < suite["gates"]["flips"]
     again = gates("--profile", target, "-k", "bert-tiny")
     assert again.returncode == 0, again.stdout
 
 
-def test_a_proposal_needs_a_place_and_a_profile(gates, profile, tmp_path):
-    done = gates("--profile", profile, "--propose-limits", tmp_path / "no" / "x.toml")
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--propose-limits", "no/x.toml"], "--propose-limits no/x.toml: No such file"),
+        (["--propose-limits", "x.toml", "-n", "2"], "--propose-limits is for one process"),
+        (["--propose-limits", "x.toml", "--plan"], "needs candidates that are run"),
+        (["--propose-limits", "x.toml", "--baseline", "bert-tiny"], "is for a profile's recipes"),
+        (["--plan", "-n", "2"], "--plan is for one process; leave out -n"),
+        (["--family", "bonferroni"], "invalid choice: 'bonferroni'"),
+    ],
+)
+def test_a_wrong_use_is_one_line(gates, profile, words, complaint):
+    done = gates("--profile", profile, *words)
     assert done.returncode == 4
-    assert "--propose-limits" in done.stdout + done.stderr
+    assert complaint in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_plan_of_a_baseline_that_does_not_load_fails(gates, profile, tmp_path):
+    shutil.copytree(MODELS / "roberta-tiny", tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"short")
+    profile.write_text(
+        PROFILE.split("[[suite.known_failures]]")[0].replace("roberta-tiny", f"{tmp_path}/broken")
+    )
+    done = gates("--profile", profile, "--plan")
+    assert done.returncode == 1
+    assert "broken: " in done.stdout
+    assert "does not load" in done.stdout
+    assert "bert-tiny" in done.stdout
+    assert "Traceback" not in done.stdout

@@ -86,6 +86,21 @@ def test_smoke_fails_only_what_is_disproven():
     assert not nothing.holds(SMOKE)
 
 
+def test_what_nothing_can_tell_passes_by_its_estimate_alone_even_under_smoke():
+    one = judge("c", Gate("js_divergence", 0.01), Reading(clustered_mean([0.6, 0.7], [0, 0]), 0, 1))
+    assert not one.holds(SMOKE)
+    assert not one.holds(STRICT)
+
+
+def test_few_documents_prove_nothing():
+    few = studentized_mean(np.linspace(0.001, 0.002, 10), range(10))
+    many = studentized_mean(np.linspace(0.001, 0.002, 40), range(40))
+    verdicts = [judge("c", Gate("js_divergence", 0.1), Reading(x, 0, 0)) for x in (few, many)]
+    assert [v.few for v in verdicts] == [True, False]
+    assert [v.holds(STRICT) for v in verdicts] == [False, True]
+    assert [v.holds(DEFAULT) for v in verdicts] == [True, True]
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_p_value_is_that_of_the_promise_being_kept(sign):
     from scipy import stats
