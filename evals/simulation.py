@@ -203,10 +203,12 @@ def main(words: list[str] | None = None) -> None:
     print(tabulate(rows, ["nominal 95 %", "gates use", "for comparison"], "github"))
     items = planned_items()
     alarmed, _ = runs(repeats, 0.0, items)
+    at_margin, _ = runs(repeats, MARGIN, items)
     _, failed = runs(max(repeats // 10, 1), 2 * MARGIN, items)
     print(
         f"\n{GATES} gates at a margin of {MARGIN:.0%}, {items} items each, as planned:\n"
         f"unchanged model     {alarmed:.1%} of {repeats} runs raise an alarm (Holm at {RATE:.0%})\n"
+        f"all at their margin {at_margin:.1%} of {repeats} runs raise an alarm: the worst that is kept\n"
         f"twice the margin    {failed:.2%} of the gates fail"
     )
 
