@@ -208,7 +208,7 @@ def main(words: list[str] | None = None) -> None:
     print(
         f"\n{GATES} gates at a margin of {MARGIN:.0%}, {items} items each, as planned:\n"
         f"unchanged model     {alarmed:.1%} of {repeats} runs raise an alarm (Holm at {RATE:.0%})\n"
-        f"all at their margin {at_margin:.1%} of {repeats} runs raise an alarm: the worst that is kept\n"
+        f"all at their margin {at_margin:.1%} of {repeats} runs raise an alarm\n"
         f"twice the margin    {failed:.2%} of the gates fail"
     )
 
