@@ -281,7 +281,7 @@ class Bench:
     def environment(self) -> dict[str, object]:
         """What a number depends on beside the model, the data and the protocol."""
         packages = ("torch", "transformers", "tokenizers", "compressed-tensors")
-        found: dict[str, object] = {name: version(name) for name in packages}
+        found: dict[str, object] = {name: _version(name) for name in packages}
         if self.trust_remote_code:
             found["remote code"] = True
         if self.device == "cpu":
@@ -294,6 +294,9 @@ class Bench:
 
     def _reference_path(self, origin: Mapping[str, object]) -> Path:
         return self.store.beside(self._complete(origin), "log-probabilities.npy")
+
+
+_version = cache(version)  # reading it from disk takes a millisecond each time
 
 
 def _cores() -> int:

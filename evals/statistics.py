@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike
 
 from evals.estimate import CONFIDENCE, Estimate, estimate
 
-RESAMPLES = 4999
+RESAMPLES, FEWEST = 4999, 999
 TAIL = 20
 """Resamples beyond a quantile that it takes to tell it."""
 ENTRIES = 1 << 22
 """Documents that are drawn at a time."""
 FEW = 30
 """Below so many documents an interval of skewed values covers less often than it says."""
-MANY = 2000
+MANY = 5000
 """From so many documents on skewness is of no matter, and resampling them only of time."""
 _SEED = 20140501
 
@@ -109,7 +109,7 @@ def studentized_mean(
     values: ArrayLike,
     clusters: ArrayLike,
     confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
     seed: int = _SEED,
 ) -> Estimate:
     """Mean over items with the studentized (bootstrap-t) interval over resampled documents.
@@ -129,7 +129,8 @@ def studentized_mean(
         values: ``(n,)``.
         clusters: ``(n,)``, the document of each item.
         confidence: of the two-sided interval.
-        resamples: how many times documents are drawn.
+        resamples: how many times documents are drawn; by default :data:`RESAMPLES`, and fewer, down
+            to :data:`FEWEST`, where there are so many documents that it would take long.
         seed: of the draws.
 
     Returns:
@@ -141,6 +142,8 @@ def studentized_mean(
         return _unbounded(sums, confidence)
     if groups > MANY:
         return clustered_mean(values, clusters, confidence)
+    if resamples is None:
+        resamples = min(RESAMPLES, max(FEWEST, ENTRIES // (4 * groups)))
     mean, error = sums.mean, sums.error
     ratios = np.sort(_studentized(sums, mean, resamples, seed)) if error > 0 else np.zeros(1)
     tail = TAIL / resamples

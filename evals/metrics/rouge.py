@@ -1,6 +1,6 @@
 """ROUGE-1 of summaries (Lin 2004), by the rouge-score package: F-measure of unigrams, stemmed."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 from evals.metrics.answers import mean_drop
 from evals.reading import Reading, Scored
@@ -13,6 +13,7 @@ def _scorer():
     return RougeScorer(["rouge1"], use_stemmer=True)
 
 
+@lru_cache(maxsize=1 << 16)  # a baseline's summaries are scored again beside every candidate's
 def rouge1(expected: str, got: str) -> float:
     """F-measure of ROUGE-1 between a summary and its reference."""
     return _scorer().score(expected, got)["rouge1"].fmeasure
