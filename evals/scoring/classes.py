@@ -22,9 +22,8 @@ def classify(loaded: Loaded, data: DataSet, protocol: ClassProtocol) -> dict[str
     """
     tokenizer = loaded.tokenizer
     limit = min(tokenizer.model_max_length, loaded.max_tokens)
-    encoded = [
-        tokenizer(item.text, truncation=True, max_length=limit).input_ids for item in data.items
-    ]
+    texts = [item.text for item in data.items]
+    encoded = tokenizer(texts, truncation=True, max_length=limit).input_ids
     order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
     result: np.ndarray | None = None
     label = f"{loaded.checkpoint.label}: {data.name}"

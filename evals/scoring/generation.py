@@ -34,7 +34,7 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
         EvalError: a prompt that leaves no room for its answer.
     """
     tokenizer = loaded.tokenizer
-    encoded = [tokenizer(item.prompt, verbose=False).input_ids for item in data.items]
+    encoded = tokenizer([item.prompt for item in data.items], verbose=False).input_ids
     order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
     stop = tokenizer(STOP, add_special_tokens=False).input_ids
     ends = [tokenizer.eos_token_id, *(stop if len(stop) == 1 else ())]

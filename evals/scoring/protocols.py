@@ -50,7 +50,7 @@ class SpeedProtocol:
     """What is timed. Part of a measurement's key."""
 
     pairs: int = 15
-    warmup: int = 3
+    warmup: int = 1
     batch_tokens: int = 1024
 
     def describe(self) -> dict[str, object]:
