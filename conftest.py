@@ -191,7 +191,6 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
                 Path(option.propose_limits), run.lab, option.profile or "default",
                 summary.judged_cases(),
             )  # fmt: skip
-            for line in told:
-                terminalreporter.write_line(line)
+            terminalreporter.write_line(told)
     except (EvalError, OSError) as error:
         terminalreporter.write_line(f"ERROR: {error}", red=True)

@@ -24,9 +24,6 @@ from compression.recipe import Recipe, needs_data
 from compression.references import check_helpers, check_reference
 from compression.settings import text_of
 
-LOADED_AFTER = {
-    "compression-gates": "; from_pretrained needs `import compression.own_format` first"
-}
 NOTES = 5
 """Notes that are shown; of more, their number."""
 
@@ -165,6 +162,7 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     from compression.checkpoint import form_of, save
     from compression.layers import backbone_layers
     from compression.loading import load
+    from compression.own_format import METHOD
     from compression.texts import batches_of, check_labels
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
@@ -190,12 +188,15 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
         save(result, tokenizer, options.output)
     except (OSError, SafetensorError) as error:
         raise CompressionError(f"--output {options.output}: {error}") from error
+    after_import = ""
+    if form == METHOD:
+        after_import = "; from_pretrained needs `import compression.own_format` first"
     after = sum(file.stat().st_size for file in options.output.glob("*.safetensors"))
     lines = [
         f"recipe     {recipe.name}",
         f"weights    {_size(before)} -> {_size(after)}, {_change(before, after)}",
         f"zeros      {zeros / weights:.1%} of the backbone's linear weights",
-        f"stored as  {form}{LOADED_AFTER.get(form, '')}",
+        f"stored as  {form}{after_import}",
         f"took       {time.monotonic() - start:.1f} s",
         *(f"note       {note}" for note in result.notes[:NOTES]),
     ]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from compression import catalogue
 from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError
+from compression.finite import check_finite
 from compression.order import RENAMING, check_order
 from compression.recipe import Recipe, Step, needs_data
 from compression.watching import Batch
@@ -53,14 +54,13 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
             "the model is compressed already, as its quantization_config says; "
             "start from the uncompressed one"
         )
-    _check_finite(model, "")
+    check_finite(model)
     check_order(model, recipe)
-    checked = []
-    for number, step in enumerate(recipe.steps):
-        # Layers of a later step may not be there before an earlier one was taken.
-        if not any(before.entry.family in RENAMING for before in recipe.steps[:number]):
-            import_module(_STEPS[step.entry.family]).check(model, step)
-            checked.append(number)
+    # Layers of a step behind one that renames are not there before that was taken.
+    renaming = (n for n, step in enumerate(recipe.steps) if step.entry.family in RENAMING)
+    known = next(renaming, len(recipe.steps)) + 1
+    for step in recipe.steps[:known]:
+        import_module(_STEPS[step.entry.family]).check(model, step)
     distils = any(step.entry.family == catalogue.DISTILLATION for step in recipe.steps)
     compressed = Compressed(model, recipe, copy.deepcopy(model) if distils else None)
     for number, step in enumerate(recipe.steps):
@@ -68,15 +68,9 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
         if needs_data(step):
             batches = data(step) if callable(data) else data
         family = import_module(_STEPS[step.entry.family])
-        if number not in checked:
+        if number >= known:
             family.check(compressed.model, step)
         family.run(compressed, step, batches)
-        _check_finite(compressed.model, f" after {step.name}")
+        check_finite(compressed.model, when=f" after {step.name}")
     compressed.teacher = None
     return compressed
-
-
-def _check_finite(model: PreTrainedModel, when: str) -> None:
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CompressionError(f"{name} holds values that are not finite{when}")

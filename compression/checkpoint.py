@@ -25,7 +25,7 @@ from compression.errors import CompressionError
 from compression.layers import Layer, all_layers
 from compression.own_format import METHOD, VERSION, stored_as
 from compression.packing import describe_grid, pack, to_bitmask
-from compression.quantization.activations import FLOAT8, INT8
+from compression.quantization.activations import kind_of
 from compression.quantization.grids import Float8, Quantized, Uniform
 
 PLAIN, COMPRESSED_TENSORS = "plain", "compressed-tensors"
@@ -242,7 +242,7 @@ def _describe_own(
     compressed: Compressed, stored: Mapping[str, Mapping[str, object]]
 ) -> dict[str, object]:
     rounded = {
-        name: FLOAT8 if isinstance(quantized.grid, Float8) else INT8
+        name: kind_of(quantized.grid)
         for name, quantized in compressed.quantized.items()
         if quantized.activations
     }

@@ -1,6 +1,7 @@
 """The Hessian of a layer's output error, and its inverse as SparseGPT and GPTQ use it."""
 
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,6 +19,17 @@ def output_error(difference: Tensor, hessian: Tensor) -> Tensor:
     return ((difference.float() @ hessian.float()) * difference.float()).sum(-1)
 
 
+def rising_damping(matrix: Tensor, damping: float, tries: int) -> Iterator[tuple[float, Tensor]]:
+    """Shares of the mean diagonal, each ten times the one before, and ``matrix`` with them added to
+    its diagonal."""
+    mean = matrix.diagonal().mean()
+    for attempt in range(tries):
+        share = damping * 10**attempt
+        damped = matrix.clone()
+        damped.diagonal().add_(share * mean)
+        yield share, damped
+
+
 def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
     """Upper Cholesky factor ``U`` of the inverse Hessian: ``U^T U = H^-1``, in float32.
 
@@ -28,18 +40,14 @@ def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
         CompressionError: no factor even with the strongest damping.
     """
     hessian = hessian.float()
-    mean = hessian.diagonal().mean()
-    if not mean > 0:
+    if not hessian.diagonal().mean() > 0:
         raise CompressionError("the Hessian is zero: no calibration input reached the layer")
-    for attempt in range(DAMPING_TRIES):
-        share = damping * 10**attempt
-        damped = hessian.clone()
-        damped.diagonal().add_(share * mean)
+    for share, damped in rising_damping(hessian, damping, DAMPING_TRIES):
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
         if not failed and upper.isfinite().all():
-            if attempt:
+            if share != damping:
                 warnings.warn(
                     f"the Hessian factorised only with damping {share:g} instead of {damping:g}",
                     stacklevel=2,

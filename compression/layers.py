@@ -95,11 +95,10 @@ def tied_layers(model: PreTrainedModel, layers: Mapping[str, Layer]) -> set[str]
 
 def check_untied(model: PreTrainedModel, layers: Mapping[str, Layer]) -> None:
     """Raises a RecipeError where a layer shares its weight with an embedding."""
-    for name in layers:
-        if name in tied_layers(model, layers):
-            raise RecipeError(
-                f"layer {name}: it is tied to an embedding, which would change too; exclude it"
-            )
+    for name in sorted(tied_layers(model, layers)):
+        raise RecipeError(
+            f"layer {name}: it is tied to an embedding, which would change too; exclude it"
+        )
 
 
 def backbone_layers(model: PreTrainedModel) -> dict[str, Layer]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from compression.errors import CompressionError
+from compression.finite import check_finite
 from compression.references import check_reference
 
 REASON = 300
@@ -53,9 +54,7 @@ def load(
         if report[field]:
             key = min(key if isinstance(key, str) else str(key[0]) for key in report[field])
             raise CompressionError(f"{option} {name} {verb} {key}")
-    for key, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CompressionError(f"{option} {name}: {key} holds values that are not finite")
+    check_finite(model, f"{option} {name}: ")
     known, held = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
     if known >= held:
         raise CompressionError(

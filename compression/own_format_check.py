@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from compression.errors import CompressionError
-from compression.packing import grid_of
+from compression.packing import bits_of, grid_of
 from compression.quantization.activations import FLOAT8, INT8
 
 _PACKED = {"form", "shape", "scales", "transposed", "grid"}
@@ -74,7 +74,7 @@ def check_parts(name: str, stored: Mapping[str, object], parts: Mapping[str, Ten
     """Raises a CompressionError where the stored tensors are not what their form says."""
     if stored["form"] == "bitmask":
         kinds = {"bitmask": torch.uint8}
-        good = int(_ones(parts["bitmask"])) == stored["values"]
+        good = int(bits_of(parts["bitmask"]).sum()) == stored["values"]
     else:
         kinds = {"packed": torch.int32, "zeros": torch.uint8}
         scales = parts["scales"]
@@ -89,8 +89,3 @@ def check_parts(name: str, stored: Mapping[str, object], parts: Mapping[str, Ten
         raise CompressionError(
             f"{name}: its stored tensors are missing or do not fit their description"
         )
-
-
-def _ones(bitmask: Tensor) -> Tensor:
-    bits = (bitmask[:, None] >> torch.arange(8, dtype=torch.uint8, device=bitmask.device)) & 1
-    return bits.sum()

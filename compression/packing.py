@@ -85,11 +85,16 @@ def to_bitmask(weight: Tensor) -> Tensors:
     return {"bitmask": bitmask, "values": flat[kept].contiguous()}
 
 
+def bits_of(bitmask: Tensor) -> Tensor:
+    """The bits of bytes, the lowest of each first, as uint8."""
+    places = torch.arange(8, dtype=torch.uint8, device=bitmask.device)
+    return ((bitmask[:, None] >> places) & 1).flatten()
+
+
 def from_bitmask(tensors: Tensors, rows: int, columns: int) -> Tensor:
     """The weight of :func:`to_bitmask`'s tensors."""
     bitmask, values = tensors["bitmask"], tensors["values"]
-    bits = (bitmask[:, None] >> torch.arange(8, dtype=torch.uint8, device=bitmask.device)) & 1
-    kept = bits.flatten()[: rows * columns].bool()
+    kept = bits_of(bitmask)[: rows * columns].bool()
     weight = torch.zeros(rows * columns, dtype=values.dtype, device=values.device)
     weight[kept] = values
     return weight.view(rows, columns)

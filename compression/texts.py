@@ -58,7 +58,7 @@ def batches_of(
     if trains(step):
         size = step["batch"]
     most = min(step["length"] or LENGTH, tokenizer.model_max_length, longest_input(model))
-    encoded = [tokenizer(text, truncation=True, max_length=most).input_ids for text in chosen]
+    encoded = tokenizer(list(chosen), truncation=True, max_length=most).input_ids
     found = []
     for start in range(0, len(encoded), size):
         part = slice(start, start + size)

@@ -16,6 +16,13 @@ See = Callable[[str, Tensor], None]
 
 
 @contextmanager
+def own_luck(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn while it is open leaves the global generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
 def watched(model: PreTrainedModel, layers: Mapping[str, Layer], see: See) -> Iterator[None]:
     """While it is open, ``see(name, inputs)`` is called before each use of a layer.
 

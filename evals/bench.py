@@ -116,11 +116,7 @@ class Bench:
         for role, data in vars(tasks).items():
             if data is None:
                 continue
-            if role == "text" and checkpoint.kind == CAUSAL:
-                measurement = self._text(checkpoint, data, baseline)
-            else:
-                measurement = self._other(checkpoint, data)
-            found[role] = Scored(data, measurement)
+            found[role] = Scored(data, self._role(role, checkpoint, data, baseline))
         weights = self._measure(
             {"model": checkpoint.digest, "protocol": {"task": "footprint"}},
             lambda: _footprint(self.load(checkpoint)),
@@ -133,22 +129,28 @@ class Bench:
         Where it runs, other batches pad otherwise and other kernels sum in another order, which is
         all that may differ between two runs of one model.
         """
+        before = self.scores(baseline, tasks)
         found: dict[str, Scored] = {}
         for role, data in vars(tasks).items():
             if data is None:
                 continue
-            if role == "text" and baseline.kind == CAUSAL:
-                again = self._text(baseline, data, baseline, NOISE_BATCH)
-            else:
-                again = self._other(baseline, data, NOISE_BATCH)
-            # Told apart by their protocols on purpose, and compared all the same.
-            found[role] = Scored(data, again)
-        before = self.scores(baseline, tasks)
-        for role, scored in found.items():
-            known = getattr(before, role).measurement.origin
-            measurement = replace(scored.measurement, origin=known)
-            found[role] = Scored(scored.data, measurement)
+            again = self._role(role, baseline, data, baseline, NOISE_BATCH)
+            # Their protocols tell them apart on purpose, and they are compared all the same.
+            origin = getattr(before, role).measurement.origin
+            found[role] = Scored(data, replace(again, origin=origin))
         return before, Scores(baseline, before.weights, **found)
+
+    def _role(
+        self,
+        role: str,
+        checkpoint: Checkpoint,
+        data: DataSet,
+        baseline: Checkpoint | None,
+        batch_tokens: int | None = None,
+    ) -> Measurement:
+        if role == "text" and checkpoint.kind == CAUSAL:
+            return self._text(checkpoint, data, baseline, batch_tokens)
+        return self._other(checkpoint, data, batch_tokens)
 
     def race(self, baseline: Checkpoint, candidate: Checkpoint, data: DataSet) -> Measurement:
         """Times baseline against candidate, alone on the device."""

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compression.loading import load
+from compression.watching import own_luck
 
 BATCH = 16
 """Texts that are generated together."""
@@ -51,7 +52,7 @@ def sample_texts(
     options = dict(
         do_sample=True, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens
     )
-    with torch.random.fork_rng(devices=_devices(model)):
+    with own_luck(model.device):
         torch.manual_seed(seed)
         return _generate(model, tokenizer, prompts, "sampling texts", side="left", **options)
 
@@ -102,10 +103,6 @@ def _generate(
         ids = model.generate(**batch, pad_token_id=tokenizer.pad_token_id, **options)
         found += tokenizer.batch_decode(ids, skip_special_tokens=True)
     return found
-
-
-def _devices(model: PreTrainedModel) -> list[torch.device]:
-    return [model.device] if model.device.type == "cuda" else []
 
 
 def augmented(

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.errors import RecipeError
+from compression.watching import own_luck
 
 DEPTHS = ("num_hidden_layers", "num_decoder_layers")
 
@@ -34,7 +35,7 @@ def make_student(teacher: PreTrainedModel, layers: int) -> tuple[PreTrainedModel
         raise RecipeError(f"distill: layers = {layers}, but the teacher has {depth}")
     config = _shorter(teacher.config, layers)
     # What is drawn here is overwritten, and nobody else's luck is to change by it.
-    with torch.random.fork_rng(), torch.device(teacher.device):
+    with own_luck(teacher.device), torch.device(teacher.device):
         student = type(teacher)(config).to(teacher.dtype).eval()
     chosen = [index - 1 for index in layer_map(layers, depth)]
     stacks = [

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from compression.errors import CompressionError
+from compression.hessian import rising_damping
 
 DAMPING = 1e-6
 """Added to the diagonal of ``X X^T`` as a share of its mean: a feature may never fire."""
@@ -80,10 +81,8 @@ def factorise(
 
 
 def _root(products: Tensor) -> Tensor:
-    """Lower Cholesky factor of ``products``, whose mean diagonal is 1."""
-    for attempt in range(DAMPING_TRIES):
-        damped = products.clone()
-        damped.diagonal().add_(DAMPING * 10**attempt)
+    """Lower Cholesky factor of ``products``, damped as little as it takes."""
+    for _, damped in rising_damping(products, DAMPING, DAMPING_TRIES):
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             return lower

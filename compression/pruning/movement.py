@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from compression.gradients import inputs_of, task_loss
 from compression.layers import Layer
+from compression.pruning.magnitude import magnitude_scores
 from compression.pruning.patterns import Unstructured, global_masks, lowest, prune_mask
 from compression.recipe import Step
 from compression.training import Part, fit
@@ -127,7 +128,7 @@ def _final_masks(
 ) -> dict[str, Tensor]:
     """Masks ``(out, in)``; scores are compared within a layer, in the soft variant over all."""
     pattern = Unstructured(step["sparsity"])
-    stored = {name: layer.stored.detach().float().abs() for name, layer in layers.items()}
+    stored = {name: magnitude_scores(layer.stored.detach()) for name, layer in layers.items()}
     if step["soft"]:
         # Scores may be negative; their order is that of their distance from the lowest.
         least = min(float(score.min()) for score in scores.values())

@@ -14,10 +14,15 @@ dimensions, a pooler's or OPT's, compressed-tensors 0.20 gives each number a sca
 import torch
 from torch import Tensor, nn
 
-from compression.quantization.grids import LARGEST_FLOAT8
+from compression.quantization.grids import LARGEST_FLOAT8, Float8, Grid
 
 LEVELS = 255
 INT8, FLOAT8 = "int8", "float8"
+
+
+def kind_of(grid: Grid) -> str:
+    """How inputs are rounded beside weights on ``grid``."""
+    return FLOAT8 if isinstance(grid, Float8) else INT8
 
 
 def rounded_inputs(inputs: Tensor, kind: str = INT8) -> Tensor:

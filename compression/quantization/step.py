@@ -9,7 +9,7 @@ from compression.calibration import InputStatistics, visit_blocks
 from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError, naming
 from compression.layers import Layer, all_layers, check_untied, selected_layers
-from compression.quantization.activations import FLOAT8, INT8, round_inputs_of
+from compression.quantization.activations import kind_of, round_inputs_of
 from compression.quantization.gptq import gptq
 from compression.quantization.grids import (
     Float8,
@@ -77,7 +77,7 @@ def _store(
     compressed.quantized[name] = quantized.with_activations(activations)
     if activations:
         # From now on, so that later blocks are calibrated on what they will be given.
-        round_inputs_of(layer.module, FLOAT8 if step.method == "fp8" else INT8)
+        round_inputs_of(layer.module, kind_of(grid))
 
 
 def quantize(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evals.errors import EvalError
+from evals.estimate import Estimate
 from evals.metrics.divergence import group_means
 from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
 from evals.statistics import studentized_mean
@@ -44,7 +45,7 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     nll, units = candidate["nll"], candidate["units"]
     context, stride = candidate["windowing"]
     return Reading(
-        estimate=studentized_mean(rise, baseline["cluster"]).map(_expm1),
+        estimate=drift_of(rise, baseline["cluster"]),
         baseline=perplexity(baseline["nll"]),
         candidate=perplexity(nll),
         worst=worst_items(
@@ -60,6 +61,11 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
             f"itself, in windows of {context} tokens, {stride} apart"
         ),
     )
+
+
+def drift_of(rise: ArrayLike, documents: ArrayLike) -> Estimate:
+    """Relative rise of perplexity, of rises ``(tokens,)`` of the negative log-likelihood."""
+    return studentized_mean(rise, documents).map(_expm1)
 
 
 def _expm1(value: float) -> float:

@@ -106,7 +106,11 @@ def test_zeros_follow_a_layer_to_its_place_in_the_student(batches):
 
 
 def test_movement_goes_before_a_smaller_model(tiny_llama, batches):
+    before = tiny_llama.model.layers[0].self_attn.q_proj.weight.shape
     compress(tiny_llama, Recipe.parse("movement-50,steps=2+heads-50"), batches)
+    after = tiny_llama.model.layers[0].self_attn.q_proj.weight
+    assert after.shape[0] == before[0] // 2
+    assert (after == 0).any()
 
 
 @pytest.mark.parametrize(
