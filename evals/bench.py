@@ -4,13 +4,13 @@ A model is loaded only when something about it is not stored yet, and stays load
 asked about. Scoring holds the device together with other workers; timing holds it alone.
 """
 
+import math
 import os
 import platform
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -19,21 +19,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.checkpoint import CAUSAL, Checkpoint
+from evals.checkpoint import (
+    CAUSAL,
+    CLASSIFIER,
+    EXTRACTIVE,
+    SEQ2SEQ,
+    Checkpoint,
+    check_same_labels,
+)
 from evals.data import DataSet
+from evals.device import CPU, device_facts
 from evals.errors import EvalError
 from evals.locks import locked
 from evals.measurement import Measurement, key_of
+from evals.models import Models
 from evals.reading import Scored
 from evals.store import Store
 
 if TYPE_CHECKING:
     from evals.scoring.loading import Loaded
 
+WORTH_KEEPING = 1 << 30
+"""Bytes of a baseline's predictions that are kept on disk; of more, it is run beside candidates."""
+CPU_BATCH, GPU_BATCH = 4096, 16384
+"""Tokens of a batch at first; where they do not fit, batches are halved."""
 NOISE_BATCH = 1000
 """Tokens of a batch where a baseline is held against itself."""
-KEPT_LOADED = 2
-"""Models that stay in memory: a baseline and its candidate."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,10 @@ class Scores:
 
     @property
     def predicted(self) -> Scored | None:
-        """Where predictions are compared, right or wrong: next tokens or classes."""
+        """Where predictions are compared, right or wrong: next tokens, classes, or the ends of
+        extracted answers."""
+        if self.checkpoint.kind == EXTRACTIVE:
+            return self.answers
         return self.labels or self.text
 
     @property
@@ -89,7 +103,11 @@ class Scores:
 class Bench:
     """Scores and times models on one device.
 
-    ``formats`` are modules that teach transformers a checkpoint format when they are imported.
+    Args:
+        store: where measurements are kept.
+        device, dtype, trust_remote_code, formats: as for :class:`evals.models.Models`.
+        workers: processes that share the machine.
+        batch_tokens: of a padded batch at first; by default what the device is likely to take.
     """
 
     def __init__(
@@ -99,13 +117,15 @@ class Bench:
         workers: int = 1,
         trust_remote_code: bool = False,
         formats: Sequence[str] = (),
+        dtype: str = "auto",
+        batch_tokens: int | None = None,
     ):
         self.store = store
         self.device = device
+        self.batch_tokens = batch_tokens or (CPU_BATCH if device == CPU else GPU_BATCH)
         self.threads = max(_cores() // workers, 1)
         self.trust_remote_code = trust_remote_code
-        self.formats = tuple(formats)
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self.models = Models(device, dtype, self.threads, trust_remote_code, formats)
 
     def scores(
         self, checkpoint: Checkpoint, tasks: Tasks, baseline: Checkpoint | None = None
@@ -119,9 +139,33 @@ class Bench:
             found[role] = Scored(data, self._role(role, checkpoint, data, baseline))
         weights = self._measure(
             {"model": checkpoint.digest, "protocol": {"task": "footprint"}},
-            lambda: _footprint(self.load(checkpoint)),
+            lambda: _footprint(self.models.load(checkpoint)),
         )
         return Scores(checkpoint, weights, **found)
+
+    def check_comparable(self, baseline: Checkpoint, candidate: Checkpoint, tasks: Tasks) -> None:
+        """Looks at both sides before either is scored.
+
+        Raises:
+            EvalError: tokenizers, chat templates, context lengths or label maps differ.
+        """
+        check_same_labels(baseline, candidate)
+        used = [data for data in vars(tasks).values() if data is not None]
+        origin = {
+            "model": candidate.digest,
+            "baseline": baseline.digest,
+            "data": [data.digest for data in used],
+            "protocol": {"task": "compare"},
+        }
+
+        def run() -> Mapping[str, np.ndarray]:
+            from evals.scoring.compatible import compare
+
+            return compare(baseline, candidate, used, self.trust_remote_code)
+
+        problem = str(self._measure(origin, run)["problem"])
+        if problem:
+            raise EvalError(problem)
 
     def noise(self, baseline: Checkpoint, tasks: Tasks) -> tuple[Scores, Scores]:
         """A baseline beside itself, scored in batches of another size: what differs means nothing.
@@ -148,7 +192,7 @@ class Bench:
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        if role == "text" and checkpoint.kind == CAUSAL:
+        if role == "text" and checkpoint.kind in (CAUSAL, SEQ2SEQ):
             return self._text(checkpoint, data, baseline, batch_tokens)
         return self._other(checkpoint, data, batch_tokens)
 
@@ -161,7 +205,11 @@ class Bench:
         def run() -> Mapping[str, np.ndarray]:
             from evals.scoring.speed import time_pairs
 
-            return time_pairs(self.load(baseline), self.load(candidate), data, protocol)
+            if not self.models.fit_together(baseline, candidate):
+                raise EvalError("it does not fit into memory beside its baseline to be timed")
+            return time_pairs(
+                self.models.load(baseline), self.models.load(candidate), data, protocol
+            )
 
         origin = {
             "model": candidate.digest,
@@ -177,23 +225,6 @@ class Bench:
         name = f"gates-{os.getuid()}-{self.device.replace(':', '-')}.lock"
         return locked(Path(tempfile.gettempdir()) / name, shared=not alone)
 
-    def load(self, checkpoint: Checkpoint) -> "Loaded":
-        """The model of a checkpoint, from memory if it was used lately."""
-        import torch
-
-        from evals.scoring.loading import load
-
-        for module in self.formats:
-            import_module(module)
-        torch.set_num_threads(self.threads)
-        if checkpoint.digest not in self._loaded:
-            loaded = load(checkpoint, self.device, self.trust_remote_code)
-            self._loaded[checkpoint.digest] = loaded
-        self._loaded.move_to_end(checkpoint.digest)
-        while len(self._loaded) > KEPT_LOADED:
-            self._loaded.popitem(last=False)
-        return self._loaded[checkpoint.digest]
-
     def _text(
         self,
         checkpoint: Checkpoint,
@@ -203,59 +234,62 @@ class Bench:
     ) -> Measurement:
         from evals.scoring.protocols import TextProtocol
 
-        usual = TextProtocol()
-        protocol = replace(usual, batch_tokens=batch_tokens or usual.batch_tokens)
+        usual = replace(_set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
+        protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
         origin = {
             "model": checkpoint.digest,
             "data": data.digest,
             "protocol": protocol.describe(),
             "reference": baseline and baseline.digest,
         }
-        reference = None
-        if baseline is None:
-            keep = self._reference_path(origin)
-        else:
-            keep = None
-            reference = self._reference_path(
-                {
-                    **origin,
-                    "model": baseline.digest,
-                    "protocol": usual.describe(),
-                    "reference": None,
-                }
-            )
+        table = self._table_path({**origin, "protocol": usual.describe(), "reference": None,
+                                  "model": (baseline or checkpoint).digest})  # fmt: skip
+        if baseline is not None:
             self._text(baseline, data, None)
 
         def run() -> Mapping[str, np.ndarray]:
             from evals.scoring.text import score_text
 
-            if keep is None:
-                return score_text(self.load(checkpoint), data, protocol, reference=reference)
-            partial = keep.with_name(keep.name + ".partial")
-            try:
-                arrays = score_text(self.load(checkpoint), data, protocol, keep=partial)
-                partial.replace(keep)
-            finally:
-                partial.unlink(missing_ok=True)
-            return arrays
+            if baseline is None:
+                return self._with_table(checkpoint, data, protocol, table, WORTH_KEEPING)
+            if table.exists():
+                reference = table
+            elif self.models.fit_together(baseline, checkpoint):
+                reference = self.models.load(baseline)
+            else:
+                self._with_table(baseline, data, usual, table, math.inf)
+                reference = table
+            return score_text(self.models.load(checkpoint), data, protocol, reference=reference)
 
-        return self._measure(origin, run, beside=keep)
+        return self._measure(origin, run)
+
+    def _with_table(
+        self, checkpoint: Checkpoint, data: DataSet, protocol: object, table: Path, most: float
+    ) -> Mapping[str, np.ndarray]:
+        """Scores a baseline, and keeps its predictions where they take at most ``most`` bytes."""
+        from evals.scoring.text import score_text
+
+        partial = table.with_name(table.name + ".partial")
+        try:
+            arrays = score_text(
+                self.models.load(checkpoint), data, protocol, keep=partial, most=most
+            )
+            if partial.exists():
+                partial.replace(table)
+        finally:
+            partial.unlink(missing_ok=True)
+        return arrays
 
     def _other(
         self, checkpoint: Checkpoint, data: DataSet, batch_tokens: int | None = None
     ) -> Measurement:
-        from evals.scoring.protocols import ClassProtocol, GenerationProtocol
-
-        generates = checkpoint.kind == CAUSAL
-        protocol = GenerationProtocol() if generates else ClassProtocol()
-        protocol = replace(protocol, batch_tokens=batch_tokens or protocol.batch_tokens)
+        protocol, scorer = _protocol_of(checkpoint.kind, data)
+        protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
 
         def run() -> Mapping[str, np.ndarray]:
-            if generates:
-                from evals.scoring.generation import generate as score
-            else:
-                from evals.scoring.classes import classify as score
-            return score(self.load(checkpoint), data, protocol)
+            module, name = scorer
+            score = getattr(import_module(f"evals.scoring.{module}"), name)
+            return score(self.models.load(checkpoint), data, protocol)
 
         origin = {
             "model": checkpoint.digest,
@@ -269,13 +303,12 @@ class Bench:
         origin: Mapping[str, object],
         run: Callable[[], Mapping[str, np.ndarray]],
         alone: bool = False,
-        beside: Path | None = None,
     ) -> Measurement:
         def make() -> Mapping[str, np.ndarray]:
             with self.busy(alone):
                 return run()
 
-        return self.store.measurement(self._complete(origin), make, beside)
+        return self.store.measurement(self._complete(origin), make)
 
     def _complete(self, origin: Mapping[str, object]) -> dict[str, object]:
         return {**origin, "environment": self.environment(), "code": code_version()}
@@ -286,16 +319,30 @@ class Bench:
         found: dict[str, object] = {name: _version(name) for name in packages}
         if self.trust_remote_code:
             found["remote code"] = True
-        if self.device == "cpu":
-            found |= {"device": platform.machine(), "threads": self.threads}
-        else:
-            import torch
+        if self.models.dtype != "auto":
+            found["dtype"] = self.models.dtype
+        return found | device_facts(self.device, self.threads)
 
-            found["device"] = torch.cuda.get_device_name(self.device)
-        return found
-
-    def _reference_path(self, origin: Mapping[str, object]) -> Path:
+    def _table_path(self, origin: Mapping[str, object]) -> Path:
         return self.store.beside(self._complete(origin), "log-probabilities.npy")
+
+
+def _protocol_of(kind: str, data: DataSet) -> tuple[object, tuple[str, str]]:
+    """How a data set is scored by a kind of model where tokens are not predicted, and the module
+    and function that do it."""
+    from evals.scoring.protocols import ClassProtocol, ExtractionProtocol, GenerationProtocol
+
+    if kind == CLASSIFIER:
+        return _set_by(data, ClassProtocol()), ("classes", "classify")
+    if kind == EXTRACTIVE:
+        return _set_by(data, ExtractionProtocol()), ("answers", "extract")
+    return _set_by(data, GenerationProtocol()), ("generation", "generate")
+
+
+def _set_by(data: DataSet, protocol):
+    """A protocol with what the data set says of it."""
+    names = {field.name for field in fields(protocol)}
+    return replace(protocol, **{key: data.how[key] for key in data.how if key in names})
 
 
 _version = cache(version)  # reading it from disk takes a millisecond each time

@@ -7,19 +7,24 @@ store starts at once.
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from evals.errors import EvalError
+from evals.formats import GGUF, LORA, PLAIN, check_loadable
 
-CAUSAL, CLASSIFIER = "causal", "classifier"
-PLAIN = "plain"
+CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ = "causal", "classifier", "extractive", "seq2seq"
+LOG = "log"
+"""The kind of what was measured elsewhere, and is read from a log."""
 _HEADS = {
     "ForCausalLM": CAUSAL,
     "LMHeadModel": CAUSAL,
     "ForSequenceClassification": CLASSIFIER,
+    "ForQuestionAnswering": EXTRACTIVE,
+    "ForConditionalGeneration": SEQ2SEQ,
 }
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
@@ -27,15 +32,20 @@ _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory in Hugging Face format.
+    """A directory in Hugging Face format, a GGUF file, or a LoRA adapter and its base.
 
     Attributes:
         path: the directory.
-        kind: ``causal`` or ``classifier``.
-        weight_bytes: size of the safetensors files that a loader reads.
+        kind: ``causal``, ``classifier``, ``extractive`` or ``seq2seq``.
+        weight_bytes: size of the files that a loader reads weights from.
         label: how the report calls it.
         class_names: names of the classes by index, where the configuration gives them.
         form: how the weights are stored: ``plain``, or the name of a quantized format.
+        context: positions that the configuration names, or None.
+        dtype: that it names, or nothing.
+        file: the GGUF file in ``path``, or nothing.
+        base: what an adapter adapts, or None.
+        tokenizer: the directory of its tokenizer; None where it brings none.
     """
 
     path: Path
@@ -44,22 +54,38 @@ class Checkpoint:
     label: str
     class_names: tuple[str, ...] = ()
     form: str = PLAIN
+    context: int | None = None
+    dtype: str = ""
+    file: str = ""
+    base: "Checkpoint | None" = None
+    tokenizer: Path | None = None
 
     @cached_property
     def digest(self) -> str:
         """Hash of the checkpoint; reads every byte once, on first use."""
         sha = hashlib.sha256()
-        files = {f for pattern in _HUB_FILES for f in self.path.glob(pattern) if f.is_file()}
+        patterns = (*_HUB_FILES, self.file) if self.file else _HUB_FILES
+        files = {f for pattern in patterns for f in self.path.glob(pattern) if f.is_file()}
         for file in sorted(files):
             sha.update(f"{file.name}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as stream:
                 while chunk := stream.read(1 << 24):
                     sha.update(chunk)
+        if self.base is not None:
+            sha.update(self.base.digest.encode())
+        if self.tokenizer not in (None, self.path):
+            for file in sorted(f for name in _TOKENIZERS for f in self.tokenizer.glob(name)):
+                sha.update(file.read_bytes())
         return sha.hexdigest()
+
+    def with_tokenizer_of(self, baseline: "Checkpoint") -> "Checkpoint":
+        """Itself, with the baseline's tokenizer where it brings none."""
+        return self if self.tokenizer else replace(self, tokenizer=baseline.tokenizer)
 
 
 def resolve(reference: str) -> Path:
-    """The directory that a path or a hub id stands for; a hub id is downloaded.
+    """The directory that a path or a hub id stands for; a hub id is downloaded, at the revision
+    behind ``@`` where it has one.
 
     Raises:
         EvalError: neither a directory nor a repository that the hub gives.
@@ -69,12 +95,14 @@ def resolve(reference: str) -> Path:
         return path
     if path.exists():
         raise EvalError(f"{reference} is a file; name the directory of a checkpoint")
-    if reference.count("/") > 1 or reference.startswith((".", "/", "~")):
+    name, _, revision = reference.partition("@")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise EvalError(f"{reference}: no such directory")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(reference, allow_patterns=list(_HUB_FILES)))
+        found = snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES))
+        return Path(found)
     except Exception as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise EvalError(
@@ -83,22 +111,38 @@ def resolve(reference: str) -> Path:
         ) from error
 
 
-def open_checkpoint(reference: str | Path, label: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    reference: str | Path, label: str | None = None, base: Checkpoint | None = None
+) -> Checkpoint:
     """Reads what a checkpoint is, without loading it.
 
+    Args:
+        reference: a directory, a GGUF file or a hub id.
+        label: how the report calls it.
+        base: what an adapter adapts where the one that it names is not here.
+
     Raises:
-        EvalError: not a checkpoint, pickled weights only, or a kind that no scorer knows.
+        EvalError: not a checkpoint, pickled weights only, a form whose package is not installed, or
+            a kind that no scorer knows.
     """
+    label = label or printable(Path(reference).resolve().name.partition("@")[0])
+    if str(reference).lower().endswith(".gguf") and Path(reference).expanduser().is_file():
+        return _open_gguf(Path(reference).expanduser(), label)
     path = resolve(str(reference))
+    if (path / ADAPTER).is_file():
+        return _open_adapter(path, label, base)
     config = path / "config.json"
     if not config.is_file():
+        packed = sorted(file.name for file in path.glob("*.gguf"))
+        if packed:
+            raise EvalError(f"{path}: a GGUF file is named by itself, such as {path / packed[0]}")
         raise EvalError(f"{path}: no config.json; name a checkpoint in Hugging Face format")
+    described = _json(config)
     try:
-        described = json.loads(config.read_bytes())
         architectures = [str(name) for name in described.get("architectures") or []]
-    except (ValueError, AttributeError, TypeError) as error:
+    except TypeError as error:
         raise EvalError(f"{config}: not a JSON object ({error})") from error
-    if not any(file.is_file() for name in _TOKENIZERS for file in path.glob(name)):
+    if not _has_tokenizer(path):
         raise EvalError(f"{path}: no tokenizer; it needs one of {', '.join(_TOKENIZERS)}")
     weights = _weight_files(path)
     if not weights:
@@ -106,14 +150,75 @@ def open_checkpoint(reference: str | Path, label: str | None = None) -> Checkpoi
         if pickled:
             raise EvalError(f"{path}: {pickled} is pickled; convert the weights to safetensors")
         raise EvalError(f"{path}: no *.safetensors file")
+    form = _form(described.get("quantization_config"))
+    check_loadable(path, form)
+    context = described.get("max_position_embeddings")
     return Checkpoint(
         path=path,
-        kind=_kind(config, architectures),
+        kind=_kind(config, architectures, bool(described.get("is_encoder_decoder"))),
         weight_bytes=sum(file.stat().st_size for file in weights),
-        label=label or printable(Path(reference).resolve().name),
+        label=label,
         class_names=tuple(map(str, (described.get("id2label") or {}).values())),
-        form=_form(described.get("quantization_config")),
+        form=form,
+        context=context if isinstance(context, int) else None,
+        dtype=str(described.get("dtype") or described.get("torch_dtype") or ""),
+        tokenizer=path,
     )
+
+
+def _json(file: Path) -> dict:
+    try:
+        described = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise EvalError(f"{file}: not a JSON object ({error})") from error
+    if not isinstance(described, dict):
+        raise EvalError(f"{file}: not a JSON object")
+    return described
+
+
+def _open_gguf(file: Path, label: str) -> Checkpoint:
+    """A file as llama.cpp reads it. Its tokenizer is that of the files beside it, or the
+    baseline's: what can be rebuilt from a GGUF file cuts texts otherwise than llama.cpp does."""
+    check_loadable(file, GGUF)
+    folder = file.parent
+    return Checkpoint(
+        path=folder, kind=CAUSAL, weight_bytes=file.stat().st_size, label=label, form=GGUF,
+        file=file.name, tokenizer=folder if _has_tokenizer(folder) else None,
+    )  # fmt: skip
+
+
+def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint:
+    """A LoRA adapter, merged with its base for judging."""
+    check_loadable(path, LORA)
+    weights = path / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        pickled = (path / ADAPTER_WEIGHTS).with_suffix(".bin")
+        if pickled.is_file():
+            raise EvalError(f"{path}: {pickled.name} is pickled; convert it to safetensors")
+        raise EvalError(f"{path}: no {ADAPTER_WEIGHTS}")
+    described = _json(path / ADAPTER)
+    named = described.get("base_model_name_or_path")
+    beside = [path / str(named), Path(str(named)).expanduser()] if named else []
+    here = next((folder for folder in beside if folder.is_dir()), None)
+    if here is not None:
+        base = open_checkpoint(here)
+    elif base is None:
+        if not named:
+            raise EvalError(f"{path}: {ADAPTER} names no base_model_name_or_path")
+        base = open_checkpoint(str(named))
+    return replace(
+        base,
+        path=path,
+        label=label,
+        weight_bytes=base.weight_bytes + weights.stat().st_size,
+        form=LORA if base.form == PLAIN else f"{LORA} on {base.form}",
+        base=base,
+        tokenizer=path if _has_tokenizer(path) else base.tokenizer,
+    )
+
+
+def _has_tokenizer(path: Path) -> bool:
+    return any(file.is_file() for name in _TOKENIZERS for file in path.glob(name))
 
 
 def printable(name: str) -> str:
@@ -158,12 +263,13 @@ def _form(quantization: object) -> str:
     return printable(" ".join(str(word) for word in words if word)) or "unknown"
 
 
-def _kind(config: Path, architectures: list[str]) -> str:
+def _kind(config: Path, architectures: list[str], encoder_decoder: bool) -> str:
     for architecture in architectures:
         for ending, kind in _HEADS.items():
-            if architecture.endswith(ending):
+            # Models of text and images are for conditional generation too.
+            if architecture.endswith(ending) and (kind != SEQ2SEQ or encoder_decoder):
                 return kind
     raise EvalError(
-        f"{config}: architectures = {architectures} is neither a causal language model "
-        "nor a sequence classifier"
+        f"{config}: architectures = {architectures} is no model that generates, classifies or "
+        "answers from text"
     )

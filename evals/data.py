@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,11 +20,26 @@ class Text:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt to continue, and what is expected up to the end of the line."""
+    """A prompt to continue, and what is expected of its continuation.
+
+    ``accepted`` are further answers that are as right as the expected one.
+    """
 
     prompt: str
     expected: str
     document: int
+    accepted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question whose answer is a piece of its context; without one the answer is empty."""
+
+    question: str
+    context: str
+    expected: str
+    document: int
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,22 +51,29 @@ class Labelled:
     document: int
 
 
-Item = Text | Prompt | Labelled
+DROP = "drop"
+"""What becomes of a last window that is shorter than the others: kept, or dropped as some do."""
+Item = Text | Prompt | Question | Labelled
 
 
 def input_text(item: Item) -> str:
     """What a model is given of an item."""
-    return item.prompt if isinstance(item, Prompt) else item.text
+    if isinstance(item, Prompt):
+        return item.prompt
+    return f"{item.question}\n{item.context}" if isinstance(item, Question) else item.text
 
 
 def whole_text(item: Item) -> str:
     """An item with what is expected of a model, as it stood in a training text."""
-    return f"{item.prompt} {item.expected}\n" if isinstance(item, Prompt) else item.text
+    return f"{item.prompt} {item.expected}\n" if isinstance(item, Prompt) else input_text(item)
 
 
 @dataclass(frozen=True)
 class DataSet:
     """Items of one kind under a name.
+
+    Attributes:
+        how: settings of the protocols that it is scored by, where they are not the usual ones.
 
     Raises:
         EvalError: no item.
@@ -59,6 +81,7 @@ class DataSet:
 
     name: str
     items: tuple[Item, ...]
+    how: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.items:

@@ -20,7 +20,7 @@ class Estimate:
         n: items that it rests on.
         clusters: documents that they come from.
         bounds: the interval at any confidence; None where nothing was sampled.
-        few: whether there are so few documents that the interval may be too short.
+        few: whether there are so few documents that the interval may be too short to rest on.
     """
 
     value: float

@@ -115,8 +115,9 @@ class Verdict:
     """A gate, what was read, and what follows.
 
     ``outcome`` is ``passed`` or ``failed`` where the whole interval lies on one side of the
-    limit, else ``inconclusive``; ``few`` documents prove nothing under ``strict``; ``met`` says
-    whether the point estimate keeps the promise; ``p`` is the one-sided p-value of its being kept.
+    limit, else ``inconclusive``, as it always is of ``few`` documents, whose interval may be too
+    short; ``met`` says whether the point estimate keeps the promise; ``p`` is the one-sided p-value
+    of its being kept.
     """
 
     candidate: str
@@ -138,8 +139,9 @@ class Verdict:
     def holds(self, policy: str) -> bool:
         """Whether the case passes under a policy. NaN passes under none."""
         if policy == STRICT:
-            return self.outcome == PASSED and not self.few
-        if policy == SMOKE and math.isfinite(self.low) and math.isfinite(self.high):
+            return self.outcome == PASSED
+        told = math.isfinite(self.low) and math.isfinite(self.high) and not self.few
+        if policy == SMOKE and told:
             return self.outcome != FAILED
         # What can be neither proven nor disproven is not let through for it.
         return self.met
@@ -164,6 +166,8 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         proven, refuted = worst >= gate.limit, best < gate.limit
     if any(math.isnan(x) for x in (estimate.value, estimate.low, estimate.high)):
         met, outcome = False, FAILED
+    elif estimate.few:
+        p, outcome = 1.0, INCONCLUSIVE
     else:
         outcome = PASSED if proven else FAILED if refuted else INCONCLUSIVE
     return Verdict(
@@ -199,12 +203,15 @@ def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: 
     if "worse" in reading.facts:
         lines.append("  changed    {worse:.0f} worse, {better:.0f} better "
                      "(McNemar's mid-p {mcnemar_p:.2g})".format_map(reading.facts))  # fmt: skip
-    if verdict.outcome == INCONCLUSIVE:
-        lines.append("  note       inconclusive: the interval straddles the limit")
-    if reading.estimate.few:
+    if reading.facts.get("unpacked"):
+        lines.append("  note       unpacked on loading: its own kernels were not used")
+    if verdict.few:
         lines.append(
-            f"  note       {verdict.clusters} documents are few; the interval may be too short"
+            f"  note       inconclusive: {verdict.clusters} documents are too few for an interval "
+            "to hold what it says"
         )
+    elif verdict.outcome == INCONCLUSIVE:
+        lines.append("  note       inconclusive: the interval straddles the limit")
     lines += [f"  worst {i}    {item}" for i, item in enumerate(reading.worst, 1)]
     lines.append(f"  rerun      {rerun}")
     return "\n".join(lines)

@@ -102,7 +102,8 @@ def rates(items: int, rate: float) -> Scenario:
     def draw(generator: np.random.Generator) -> Sample:
         return (generator.random(items) < rate).astype(float), np.arange(items)
 
-    intervals = {"Wilson": clustered_proportion, "t": clustered_mean}
+    # The exact interval of rare events, otherwise Wilson's.
+    intervals = {"Wilson or exact": clustered_proportion, "t": clustered_mean}
     return Scenario(f"rate of {rate:.1%}, {items} items", draw, rate, intervals)
 
 

@@ -58,20 +58,14 @@ class Store:
         self,
         origin: Mapping[str, object],
         make: Callable[[], Mapping],
-        beside: Path | None = None,
     ) -> Measurement:
-        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet, or if
-        the file that it leaves ``beside`` is gone."""
-
-        def stored() -> bool:
-            return path.exists() and (beside is None or beside.exists())
-
+        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet."""
         key = key_of(origin)
         path = self.root / "measurements" / f"{key}.npz"
-        if not stored():
+        if not path.exists():
             self._check_frozen(key)
             with locked(self.lock_path(key)):
-                if not stored():
+                if not path.exists():
                     Measurement(make(), origin).write(path)
         try:
             return Measurement.read(path)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from evals.data import Prompt, Question
 from evals.reading import Reading, Scored, check_paired, snippet, worst_items
 from evals.statistics import clustered_share, mcnemar
 
@@ -47,9 +48,17 @@ def f1(expected: str, got: str) -> float:
 
 
 def score_each(score: Callable[[str, str], float], scored: Scored) -> np.ndarray:
-    """``score(expected, got)`` of every prompt, ``(n,)``; NaN where the model computed none."""
+    """``score(expected, got)`` of every prompt, ``(n,)``, the best over all that is accepted; NaN
+    where the model computed none. A score that was logged is taken as it is."""
+    if score.__name__ in scored.measurement.arrays:
+        return scored[score.__name__]
     pairs = zip(scored.data.items, scored["continuations"], strict=True)
-    scores = np.array([score(item.expected, str(got)) for item, got in pairs])
+    scores = np.array(
+        [
+            max(score(right, str(got)) for right in (item.expected, *item.accepted))
+            for item, got in pairs
+        ]
+    )
     return np.where(scored["finite"], scores, np.nan)
 
 
@@ -60,10 +69,8 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
 
     def describe(index: int) -> str:
         item = candidate.data.items[index]
-        question = item.prompt.rstrip().splitlines()
-        asked = question[-2] if len(question) > 1 else question[-1]
         return (
-            f"{snippet(asked)}: expected {snippet(item.expected)}, baseline "
+            f"{snippet(_asked(item))}: expected {snippet(item.expected)}, baseline "
             f"{snippet(str(baseline['continuations'][index]))}, "
             f"candidate {snippet(str(candidate['continuations'][index]))}"
         )
@@ -75,6 +82,14 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
         worst=worst_items(before - after, describe),
         facts=changes(before, after),
     )
+
+
+def _asked(item: Prompt | Question) -> str:
+    """What was asked, in a line."""
+    if isinstance(item, Question):
+        return item.question
+    lines = item.prompt.rstrip().splitlines()
+    return lines[-2] if len(lines) > 1 else lines[-1]
 
 
 def changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:

@@ -35,9 +35,12 @@ def labels(scored: Scored) -> np.ndarray:
 def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
     """Fall of the share of right predictions, paired by item."""
     check_paired(baseline, candidate)
-    check_same_classes(baseline, candidate)
-    truth = labels(baseline)
-    before, after = _right(baseline, truth), _right(candidate, truth)
+    if "right" in baseline.measurement.arrays:  # as it was logged
+        before, after = baseline["right"], candidate["right"]
+    else:
+        check_same_classes(baseline, candidate)
+        truth = labels(baseline)
+        before, after = _right(baseline, truth), _right(candidate, truth)
     return Reading(
         estimate=clustered_share(before - after, baseline.data.documents),
         baseline=float(before.mean()),
@@ -73,6 +76,8 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
 
 def _describe(baseline: Scored, candidate: Scored, index: int) -> str:
     item = candidate.data.items[index]
+    if "right" in baseline.measurement.arrays:
+        return f"{snippet(item.text)}: baseline right, candidate wrong"
     label = getattr(item, "label", None)
     expected = "" if label is None else f"expected {label}, "
     before, after = predictions(baseline)[index], predictions(candidate)[index]

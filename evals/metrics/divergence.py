@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from evals.data import input_text
 from evals.errors import EvalError
 from evals.estimate import Estimate
 from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
@@ -59,7 +60,8 @@ def group_means(values: ArrayLike, groups: ArrayLike) -> np.ndarray:
 def js_divergence(baseline: Scored, candidate: Scored) -> Reading:
     """Mean Jensen-Shannon divergence of the candidate's predictions from the baseline's.
 
-    Of next tokens for causal models, of classes for classifiers.
+    Of next tokens where tokens are predicted, of classes for classifiers, of the places where an
+    answer starts and ends for extractive models.
     """
     check_paired(baseline, candidate)
     if "js" in candidate.measurement.arrays:
@@ -107,12 +109,18 @@ def _classes(baseline: Scored, candidate: Scored) -> Reading:
     check_same_classes(baseline, candidate)
     one, two = (torch.from_numpy(side["log_probabilities"]) for side in (baseline, candidate))
     js, forward, backward = (values.numpy() for values in divergences(one, two))
+    items = candidate.data.items
+    if "item" in candidate.measurement.arrays:
+        which = candidate["item"]
+        documents = np.asarray(baseline.data.documents)[which]
+    else:
+        which, documents = range(len(items)), baseline.data.documents
     return Reading(
-        estimate=_mean(js, baseline.data.documents),
+        estimate=_mean(js, documents),
         baseline=0.0,
         candidate=float(js.mean()),
         worst=worst_items(
-            js, lambda i: f"{js[i]:.4f} nats on {snippet(candidate.data.items[i].text)}"
+            js, lambda i: f"{js[i]:.4f} nats on {snippet(input_text(items[which[i]]))}"
         ),
         facts={
             "kl_from_baseline": float(forward.mean()),

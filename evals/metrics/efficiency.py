@@ -29,17 +29,19 @@ def compression_ratio(
     )
 
 
-def speedup(seconds: np.ndarray) -> Reading:
+def speedup(seconds: np.ndarray, footprint: Mapping[str, float] = MappingProxyType({})) -> Reading:
     """Median over interleaved pairs of baseline time over candidate time.
 
     Args:
         seconds: ``(pairs, 2)``, baseline and candidate of each pair.
+        footprint: what the candidate's weights are, to say whether it is its kernels that ran.
     """
     seconds = np.asarray(seconds, dtype=np.float64)
     return Reading(
         estimate=median_interval(seconds[:, 0] / seconds[:, 1]),
         baseline=float(np.median(seconds[:, 0])),
         candidate=float(np.median(seconds[:, 1])),
+        facts={"unpacked": 1.0} if footprint.get("unpacked") else {},
     )
 
 

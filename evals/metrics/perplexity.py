@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from evals.data import DROP, DataSet, Text
 from evals.errors import EvalError
 from evals.estimate import Estimate
 from evals.metrics.divergence import group_means
@@ -42,25 +43,41 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
         raise EvalError("the baseline calls a token impossible, or its prediction is no number")
     rise = candidate["nll"].astype(np.float64) - baseline["nll"]
     losses = group_means(rise, baseline["window"])
-    nll, units = candidate["nll"], candidate["units"]
     context, stride = candidate["windowing"]
     return Reading(
         estimate=drift_of(rise, baseline["cluster"]),
         baseline=perplexity(baseline["nll"]),
-        candidate=perplexity(nll),
+        candidate=perplexity(candidate["nll"]),
         worst=worst_items(
             losses,
             lambda i: f"{losses[i]:+.3f} nats/token in {snippet(str(candidate['window_text'][i]))}",
         ),
-        facts={
-            "word_perplexity": perplexity(nll, int(units[0])),
-            "byte_perplexity": perplexity(nll, int(units[1])),
-        },
-        protocol=(
-            f"per token on {candidate.data.name}, {len(candidate.data.items)} document(s) each by "
-            f"itself, in windows of {context} tokens, {stride} apart"
-        ),
+        facts=_facts(candidate),
+        protocol=_protocol(candidate.data, context, stride),
     )
+
+
+def _facts(scored: Scored) -> dict[str, float]:
+    """Perplexity per word and per byte, where they were counted."""
+    if "units" not in scored.measurement.arrays:
+        return {}
+    words, size = scored["units"]
+    return {
+        "word_perplexity": perplexity(scored["nll"], int(words)),
+        "byte_perplexity": perplexity(scored["nll"], int(size)),
+    }
+
+
+def _protocol(data: DataSet, context: int, stride: int) -> str:
+    if "told" in data.how:
+        return str(data.how["told"])
+    if isinstance(data.items[0], Text):
+        count = len(data.items)
+        what = "one document" if count == 1 else f"{count} documents each by itself"
+    else:
+        what = f"the responses to {len(data.items)} prompts"
+    tail = ", the last one left out where it is shorter" if data.how.get("tail") == DROP else ""
+    return f"per token on {data.name}, {what}, in windows of {context} tokens, {stride} apart{tail}"
 
 
 def drift_of(rise: ArrayLike, documents: ArrayLike) -> Estimate:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from evals.data import DataSet
 from evals.errors import EvalError
+from evals.scoring.batches import in_batches
 from evals.scoring.loading import Loaded
 from evals.scoring.protocols import ClassProtocol
 
@@ -24,23 +24,22 @@ def classify(loaded: Loaded, data: DataSet, protocol: ClassProtocol) -> dict[str
     limit = min(tokenizer.model_max_length, loaded.max_tokens)
     texts = [item.text for item in data.items]
     encoded = tokenizer(texts, truncation=True, max_length=limit).input_ids
-    order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
     result: np.ndarray | None = None
+
+    def run(batch: list[int]) -> None:
+        nonlocal result
+        padded = tokenizer.pad(
+            {"input_ids": [encoded[index] for index in batch]},
+            padding_side="right",
+            return_tensors="pt",
+        ).to(loaded.device)
+        logits = loaded.model(**padded).logits.float()
+        if logits.shape[1] < 2:
+            raise EvalError(f"{loaded.checkpoint.label} has one output: it is no classifier")
+        if result is None:
+            result = np.empty((len(encoded), logits.shape[1]), np.float32)
+        result[batch] = logits.log_softmax(-1).cpu().numpy()
+
     label = f"{loaded.checkpoint.label}: {data.name}"
-    with tqdm(total=len(order), desc=label, unit="text", leave=False, disable=None) as bar:
-        while order:
-            size = max(protocol.batch_tokens // len(encoded[order[0]]), 1)
-            batch, order = order[:size], order[size:]
-            padded = tokenizer.pad(
-                {"input_ids": [encoded[index] for index in batch]},
-                padding_side="right",
-                return_tensors="pt",
-            ).to(loaded.device)
-            logits = loaded.model(**padded).logits.float()
-            if logits.shape[1] < 2:
-                raise EvalError(f"{loaded.checkpoint.label} has one output: it is no classifier")
-            if result is None:
-                result = np.empty((len(encoded), logits.shape[1]), np.float32)
-            result[batch] = logits.log_softmax(-1).cpu().numpy()
-            bar.update(len(batch))
+    in_batches([len(ids) for ids in encoded], protocol.batch_tokens, run, label, "text")
     return {"log_probabilities": result}

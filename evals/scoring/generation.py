@@ -2,13 +2,15 @@
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from evals.checkpoint import SEQ2SEQ
 from evals.data import DataSet
 from evals.errors import EvalError
+from evals.scoring.batches import in_batches
 from evals.scoring.loading import Loaded
-from evals.scoring.protocols import STOP, GenerationProtocol
+from evals.scoring.protocols import GenerationProtocol
+from evals.tables import extracted
 
 
 class _Finite(LogitsProcessor):
@@ -22,9 +24,34 @@ class _Finite(LogitsProcessor):
         return scores
 
 
+def encode_prompts(loaded: Loaded, data: DataSet, chat: bool) -> list[list[int]]:
+    """Tokens of each prompt.
+
+    Raises:
+        EvalError: a chat that the tokenizer has no template for.
+    """
+    prompts = [item.prompt for item in data.items]
+    if not chat:
+        return loaded.tokenizer(prompts, verbose=False).input_ids
+    if not loaded.tokenizer.chat_template:
+        raise EvalError(
+            f"data set {data.name} is a chat, and {loaded.checkpoint.label} has no chat template"
+        )
+    turns = [
+        loaded.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        )
+        for prompt in prompts
+    ]
+    # The template has written the special tokens itself.
+    return loaded.tokenizer(turns, add_special_tokens=False, verbose=False).input_ids
+
+
 @torch.inference_mode()
 def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dict[str, np.ndarray]:
-    """The greedy continuation of each prompt, cut at the end of the line and stripped.
+    """The greedy continuation of each prompt, cut before the protocol's stop and stripped.
+
+    A chat model gets the prompt as a user's turn, and its own turn is what it says.
 
     Returns:
         ``continuations`` and ``finite`` ``(prompts,)``: the texts, and whether all logits behind
@@ -34,43 +61,52 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
         EvalError: a prompt that leaves no room for its answer.
     """
     tokenizer = loaded.tokenizer
-    encoded = tokenizer([item.prompt for item in data.items], verbose=False).input_ids
-    order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
-    stop = tokenizer(STOP, add_special_tokens=False).input_ids
-    ends = [tokenizer.eos_token_id, *(stop if len(stop) == 1 else ())]
+    encoded = encode_prompts(loaded, data, protocol.chat)
+    stop = tokenizer(protocol.stop, add_special_tokens=False).input_ids
+    # A token of its own is cheaper to wait for than a piece of text.
+    if len(stop) == 1:
+        until = {"eos_token_id": [*loaded.ends, *stop]}
+    else:
+        until = {"eos_token_id": loaded.ends or None, "stop_strings": [protocol.stop],
+                 "tokenizer": tokenizer}  # fmt: skip
     pad = tokenizer.pad_token_id
-    longest = len(encoded[order[0]]) + protocol.max_new_tokens
+    decoder = loaded.checkpoint.kind == SEQ2SEQ
+    longest = max(map(len, encoded)) + (0 if decoder else protocol.max_new_tokens)
     if longest > loaded.max_tokens:
         raise EvalError(
             f"data set {data.name}: a prompt and its answer take {longest} tokens, "
             f"{loaded.checkpoint.label} {loaded.max_tokens} at most"
         )
     texts, finite = [""] * len(encoded), np.ones(len(encoded), bool)
+
+    def run(batch: list[int]) -> None:
+        length = max(len(encoded[index]) for index in batch)
+        ids = torch.full((len(batch), length), pad)
+        mask = torch.zeros_like(ids)
+        for row, index in enumerate(batch):
+            # On the left of what continues, on the right of what an encoder reads.
+            start = 0 if decoder else length - len(encoded[index])
+            ids[row, start : start + len(encoded[index])] = torch.tensor(encoded[index])
+            mask[row, start : start + len(encoded[index])] = 1
+        watch = _Finite(len(batch))
+        output = loaded.model.generate(
+            input_ids=ids.to(loaded.device),
+            attention_mask=mask.to(loaded.device),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=protocol.max_new_tokens,
+            pad_token_id=pad,
+            logits_processor=LogitsProcessorList([watch]),
+            **until,
+        )
+        finite[batch] = watch.rows
+        for row, index in enumerate(batch):
+            said = output[row, 1 if decoder else length :]
+            text = tokenizer.decode(said, skip_special_tokens=True)
+            text = text.partition(protocol.stop)[0].strip()
+            texts[index] = extracted(text, protocol.extract)
+
     label = f"{loaded.checkpoint.label}: {data.name}"
-    with tqdm(total=len(order), desc=label, unit="prompt", leave=False, disable=None) as bar:
-        while order:
-            length = len(encoded[order[0]])
-            size = max(protocol.batch_tokens // (length + protocol.max_new_tokens), 1)
-            batch, order = order[:size], order[size:]
-            ids = torch.full((len(batch), length), pad)
-            mask = torch.zeros_like(ids)
-            for row, index in enumerate(batch):
-                ids[row, length - len(encoded[index]) :] = torch.tensor(encoded[index])
-                mask[row, length - len(encoded[index]) :] = 1
-            watch = _Finite(len(batch))
-            output = loaded.model.generate(
-                input_ids=ids.to(loaded.device),
-                attention_mask=mask.to(loaded.device),
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=protocol.max_new_tokens,
-                eos_token_id=[end for end in ends if end is not None] or None,
-                pad_token_id=pad,
-                logits_processor=LogitsProcessorList([watch]),
-            )
-            finite[batch] = watch.rows
-            for row, index in enumerate(batch):
-                text = tokenizer.decode(output[row, length:], skip_special_tokens=True)
-                texts[index] = text.partition(STOP)[0].strip()
-            bar.update(len(batch))
+    lengths = [len(ids) + protocol.max_new_tokens for ids in encoded]
+    in_batches(lengths, protocol.batch_tokens, run, label, "prompt")
     return {"continuations": np.array(texts), "finite": finite}

@@ -1,29 +1,42 @@
 """Loads a checkpoint whole, or says what is wrong with it."""
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    QuantizedCache,
 )
 from transformers.utils import logging as transformers_logging
 
-from evals.checkpoint import CAUSAL, CLASSIFIER, Checkpoint
+from evals.checkpoint import ADAPTER_WEIGHTS, CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint
+from evals.device import AUTO, CPU
 from evals.errors import EvalError
+from evals.formats import check_device, format_of
 
-_AUTO = {CAUSAL: AutoModelForCausalLM, CLASSIFIER: AutoModelForSequenceClassification}
+_AUTO = {
+    CAUSAL: AutoModelForCausalLM,
+    CLASSIFIER: AutoModelForSequenceClassification,
+    EXTRACTIVE: AutoModelForQuestionAnswering,
+    SEQ2SEQ: AutoModelForSeq2SeqLM,
+}
 REASON = 300
 """Characters that are told of a loader's own error."""
 _NO_LIMIT = 1 << 30
+_DECODED = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 _PROBLEMS = {
     "missing_keys": "lacks",
     "unexpected_keys": "has unexpected",
@@ -41,7 +54,27 @@ class Loaded:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where its inputs go."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def first_decoded(self) -> int:
+        """What a decoder begins with, of a model that has one of its own."""
+        config = self.model.config
+        first = getattr(config, "decoder_start_token_id", None)
+        return config.pad_token_id if first is None else first
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end what the model says."""
+        own = self.model.generation_config.eos_token_id
+        own = own if isinstance(own, list) else [own]
+        return sorted({end for end in (self.tokenizer.eos_token_id, *own) if end is not None})
+
+    def inputs(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What one forward pass over ``ids`` ``(rows, tokens)`` takes, no token masked."""
+        found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return {**found, "decoder_input_ids": ids} if self.checkpoint.kind == SEQ2SEQ else found
 
     @property
     def max_tokens(self) -> int:
@@ -55,8 +88,13 @@ class Loaded:
         return limit
 
 
-def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
-    """Loads model and tokenizer in the dtype that the checkpoint names.
+def load(
+    checkpoint: Checkpoint,
+    device: str = CPU,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Loads model and tokenizer; in the dtype that the checkpoint names where it is ``auto``.
 
     transformers "loads" a checkpoint that lacks weights with random ones and only logs it; here
     every missing, unexpected or mismatched key is an error.
@@ -64,18 +102,23 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
     Raises:
         EvalError: names the checkpoint and the first keys at fault, or the loader's own reason.
     """
+    check_device(checkpoint.path, checkpoint.form, device)
+    source = checkpoint.base or checkpoint
+    placed = format_of(source.form).placed
     with _explained(checkpoint):
         model, report = _AUTO[checkpoint.kind].from_pretrained(
-            checkpoint.path,
-            dtype="auto",
+            source.path,
+            dtype=dtype,
+            device_map=AUTO if device == AUTO else {"": device} if placed else None,
             output_loading_info=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, by name
             trust_remote_code=trust_remote_code,
+            **({"gguf_file": source.file} if source.file else {}),
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.path, trust_remote_code=trust_remote_code
-        )
+        if checkpoint.base is not None:
+            model = merged(model, checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint, trust_remote_code)
     for field, verb in _PROBLEMS.items():
         if report.get(field):
             raise EvalError(f"{checkpoint.path} {verb} {_some(report[field])}")
@@ -86,20 +129,86 @@ def load(checkpoint: Checkpoint, device: str = "cpu", trust_remote_code: bool = 
         )
     if report.get("error_msgs"):
         raise EvalError(f"{checkpoint.path} does not load: {report['error_msgs'][0]}")
-    with _explained(checkpoint), torch.inference_mode():
-        # Packed weights are unpacked by the first forward.
-        model.eval().to(device)(input_ids=torch.tensor([[0]], device=device))
+    loaded = Loaded(checkpoint, model.eval(), tokenizer)
+    with _explained(checkpoint):
+        if device != AUTO and not placed:
+            model.to(device)
+        with torch.inference_mode():
+            # Packed weights are unpacked by the first forward.
+            model(**loaded.inputs(torch.tensor([[0]], device=loaded.device)))
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not _plain(tensor).isfinite().all():
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    if checkpoint.kind == CAUSAL:
-        # Decoding is greedy for everyone; penalties that a checkpoint brings are not compression.
-        model.generation_config = GenerationConfig()
-    return Loaded(checkpoint, model, tokenizer)
+    if checkpoint.kind in (CAUSAL, SEQ2SEQ):
+        with _explained(checkpoint):
+            model.generation_config = _decoding(model)
+    return loaded
+
+
+def load_tokenizer(
+    checkpoint: Checkpoint, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        EvalError: names the checkpoint and the loader's own reason.
+    """
+    if checkpoint.tokenizer is None:
+        raise EvalError(f"{checkpoint.path}: no tokenizer beside {checkpoint.file}")
+    with _explained(checkpoint):
+        return AutoTokenizer.from_pretrained(
+            checkpoint.tokenizer, trust_remote_code=trust_remote_code
+        )
+
+
+def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """A model with a LoRA adapter merged into its weights.
+
+    Raises:
+        EvalError: the adapter lacks weights, or has some that the model has no place for.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of keys, which are told below
+        adapted = PeftModel.from_pretrained(model, adapter, use_safetensors=True)
+    with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as stream:
+        held = set(stream.keys())
+    wanted = set(get_peft_model_state_dict(adapted))
+    for keys, verb in ((wanted - held, "lacks"), (held - wanted, "has unexpected")):
+        if keys:
+            raise EvalError(f"{adapter} {verb} {_some(keys)}")
+    return adapted.merge_and_unload(safe_merge=True)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of a kind that can be asked whether it is finite."""
+    if not is_plain(tensor) and hasattr(tensor, "dequantize"):
+        tensor = tensor.dequantize()
+    return tensor.float() if tensor.element_size() == 1 else tensor
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds its numbers themselves, not a library's own packing of them."""
+    return type(tensor) in (torch.Tensor, nn.Parameter)
+
+
+def _decoding(model: PreTrainedModel) -> GenerationConfig:
+    """Greedy for everyone: penalties that a checkpoint brings are not compression. The tokens that
+    begin and end an answer stay, and so does a quantized cache, which is compression."""
+    asked = model.generation_config
+    kept = {name: getattr(asked, name) for name in _DECODED if getattr(asked, name) is not None}
+    if asked.cache_implementation == "quantized":
+        settings = asked.cache_config or {}
+        # Made once here, so that a package that it lacks is missed now.
+        QuantizedCache(**{"backend": "quanto", "config": model.config, **settings})
+        kept |= {"cache_implementation": "quantized", "cache_config": settings}
+    return GenerationConfig(**kept)
 
 
 @contextmanager
@@ -110,6 +219,8 @@ def _explained(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         with redirect_stderr(io.StringIO()):
             yield
+    except EvalError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:REASON] or "no reason given"
         raise EvalError(

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 STOP = "\n"
-"""A continuation ends here."""
+"""A continuation ends here, unless its data set says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -13,11 +13,13 @@ class TextProtocol:
     Attributes:
         context: tokens of a window; None takes the model's own limit, at most 2048.
         stride: tokens between windows; None takes the context.
+        tail: ``keep`` or ``drop`` a last window that is shorter than the context.
         batch_tokens: tokens of a padded batch.
     """
 
     context: int | None = None
     stride: int | None = None
+    tail: str = "keep"
     batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
@@ -26,13 +28,24 @@ class TextProtocol:
 
 @dataclass(frozen=True)
 class GenerationProtocol:
-    """How prompts become answers. Part of a measurement's key."""
+    """How prompts become answers. Part of a measurement's key.
+
+    Attributes:
+        max_new_tokens: of an answer.
+        stop: an answer ends before it.
+        extract: what of an answer counts, as :func:`evals.tables.extracted` has it.
+        chat: whether prompts are put as a user's turn through the model's chat template.
+        batch_tokens: tokens of a padded batch.
+    """
 
     max_new_tokens: int = 24
+    stop: str = STOP
+    extract: str = ""
+    chat: bool = False
     batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
-        return {"task": "generation", "decoding": "greedy", "stop": STOP, **asdict(self)}
+        return {"task": "generation", "decoding": "greedy", **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,26 @@ class ClassProtocol:
 
     def describe(self) -> dict[str, object]:
         return {"task": "classes", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class ExtractionProtocol:
+    """How questions are answered by pieces of their context. Part of a measurement's key.
+
+    Attributes:
+        length: tokens of a window at most, the question included.
+        stride: tokens by which the windows of a long context overlap.
+        longest: tokens of an answer at most.
+        batch_tokens: tokens of a padded batch.
+    """
+
+    length: int = 384
+    stride: int = 128
+    longest: int = 30
+    batch_tokens: int = 4096
+
+    def describe(self) -> dict[str, object]:
+        return {"task": "extraction", **asdict(self)}
 
 
 @dataclass(frozen=True)

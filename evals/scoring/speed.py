@@ -25,8 +25,8 @@ def time_pairs(
         ``seconds``.
     """
     sides = (baseline, candidate)
-    batch = _batch(baseline, data, protocol.batch_tokens)
-    if int(batch["input_ids"].max()) >= candidate.model.get_input_embeddings().num_embeddings:
+    ids = _ids(baseline, data, protocol.batch_tokens)
+    if int(ids.max()) >= candidate.model.get_input_embeddings().num_embeddings:
         raise EvalError("the vocabularies differ: one batch cannot time both models")
     seconds = np.empty((protocol.pairs, 2))
     label = f"{candidate.checkpoint.label}: speed"
@@ -34,15 +34,15 @@ def time_pairs(
         -protocol.warmup, protocol.pairs, desc=label, unit="pair", leave=False, disable=None
     ):
         for side in (0, 1) if pair % 2 else (1, 0):
-            elapsed = _timed(sides[side], batch)
+            elapsed = _timed(sides[side], ids)
             if pair >= 0:
                 seconds[pair, side] = elapsed
     return {"seconds": seconds}
 
 
-def _batch(baseline: Loaded, data: DataSet, batch_tokens: int) -> dict[str, torch.Tensor]:
-    """The first texts of ``data``, cut to one length: padding would cost one kernel more time
-    than another."""
+def _ids(baseline: Loaded, data: DataSet, batch_tokens: int) -> torch.Tensor:
+    """``(rows, tokens)`` of the first texts of ``data``, cut to one length: padding would cost one
+    kernel more time than another."""
     texts = [input_text(item) for item in data.items]
     tokenizer = baseline.tokenizer
     limit = min(tokenizer.model_max_length, baseline.max_tokens, 512)
@@ -50,11 +50,11 @@ def _batch(baseline: Loaded, data: DataSet, batch_tokens: int) -> dict[str, torc
     length = min(len(ids) for ids in encoded)
     rows = max(batch_tokens // length, 1)
     ids = torch.tensor([encoded[row % len(encoded)][:length] for row in range(rows)])
-    ids = ids.to(baseline.device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return ids.to(baseline.device)
 
 
-def _timed(side: Loaded, batch: dict[str, torch.Tensor]) -> float:
+def _timed(side: Loaded, ids: torch.Tensor) -> float:
+    batch = side.inputs(ids)
     _wait(side)
     start = time.perf_counter()
     side.model(**batch)

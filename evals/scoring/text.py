@@ -2,21 +2,24 @@
 
 Text is cut into windows of ``context`` tokens, each ``stride`` after the last; a token is
 predicted in the first window that holds it after its own first position. With the stride equal
-to the context the windows are disjoint, which is how the papers report perplexity.
+to the context the windows are disjoint, which is how the papers report perplexity. Of a prompt
+and its response the response alone is predicted, by an encoder-decoder from the encoded prompt.
 """
 
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from evals.data import DataSet
+from evals.checkpoint import SEQ2SEQ
+from evals.data import DROP, DataSet, Prompt
 from evals.errors import EvalError
 from evals.metrics.divergence import divergences
+from evals.scoring.batches import in_batches
 from evals.scoring.loading import Loaded
 from evals.scoring.protocols import TextProtocol
 
@@ -29,28 +32,67 @@ SHOWN_TOKENS = 64
 @dataclass(frozen=True)
 class _Window:
     ids: list[int]
-    skip: int  # targets at the front that an earlier window has predicted
+    skip: int  # tokens at the front that are not to predict: given, or predicted before
     item: int
+    source: list[int] | None = None  # what an encoder reads
 
     @property
     def predicted(self) -> int:
         return len(self.ids) - 1 - self.skip
 
 
-def windows(data: DataSet, encode, context: int, stride: int) -> list[_Window]:
-    """All windows that predict something, in the order of the text."""
+def windows(
+    data: DataSet, encode: Callable[[str], list[int]], context: int, stride: int, drop: bool = False
+) -> list[_Window]:
+    """All windows of texts that predict something, in the order of the text.
+
+    ``drop`` leaves out a last one that is shorter than the context.
+    """
     found = []
     for index, item in enumerate(data.items):
         ids = encode(item.text)
         done = 1  # the first token has nothing before it
         for start in range(0, len(ids), stride):
             stop = min(start + context, len(ids))
+            if drop and stop - start < context:
+                break
             if stop > max(done, start + 1):
                 skip = max(done - start - 1, 0)
                 found.append(_Window(ids[start:stop], skip, index))
                 done = stop
     if not found:
-        raise EvalError(f"data set {data.name}: no text of two tokens or more")
+        least = f"{context} tokens" if drop else "two tokens or more"
+        raise EvalError(f"data set {data.name}: no text of {least}")
+    return found
+
+
+def responses(loaded: Loaded, data: DataSet, context: int) -> list[_Window]:
+    """A window for each prompt and its expected response.
+
+    Raises:
+        EvalError: a prompt and its response that are longer than the context.
+    """
+    tokenizer, decoder = loaded.tokenizer, loaded.checkpoint.kind == SEQ2SEQ
+    prompts = tokenizer([item.prompt for item in data.items], verbose=False).input_ids
+    between = "" if decoder else " "
+    expected = [f"{between}{item.expected}" for item in data.items]
+    targets = tokenizer(expected, add_special_tokens=decoder, verbose=False).input_ids
+    found = []
+    for index, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+        length = max(len(prompt), len(target)) if decoder else len(prompt) + len(target)
+        if length > context:
+            raise EvalError(
+                f"data set {data.name}: prompt {index + 1} and its response are longer than "
+                f"{context} tokens"
+            )
+        if not target:
+            continue
+        if decoder:
+            found.append(_Window([loaded.first_decoded, *target], 0, index, prompt))
+        else:
+            found.append(_Window([*prompt, *target], len(prompt) - 1, index))
+    if not found:
+        raise EvalError(f"data set {data.name}: no response to predict")
     return found
 
 
@@ -73,7 +115,8 @@ def score_text(
     data: DataSet,
     protocol: TextProtocol,
     keep: Path | None = None,
-    reference: Path | None = None,
+    reference: Path | Loaded | None = None,
+    most: float = math.inf,
 ) -> dict[str, np.ndarray]:
     """Scores every predicted token of ``data``.
 
@@ -83,7 +126,8 @@ def score_text(
         protocol: windows and batches.
         keep: where to write the log-probabilities ``(tokens, vocabulary)`` in float32, as the
             baseline's reference for candidates.
-        reference: such a file, to diverge from.
+        reference: such a file to diverge from, or the baseline itself, which is run side by side.
+        most: bytes of a file that is worth keeping; nothing is written beyond.
 
     Returns:
         ``tokens``, ``nll``, ``window`` and ``cluster`` ``(tokens,)`` in the order of the text;
@@ -96,10 +140,13 @@ def score_text(
     """
     tokenizer = loaded.tokenizer
     context = context_of(loaded, protocol)
-    parts = windows(
-        data, lambda text: tokenizer(text, verbose=False).input_ids, context,
-        protocol.stride or context,
-    )  # fmt: skip
+    if isinstance(data.items[0], Prompt):
+        parts = responses(loaded, data, context)
+    else:
+        parts = windows(
+            data, lambda text: tokenizer(text, verbose=False).input_ids, context,
+            protocol.stride or context, protocol.tail == DROP,
+        )  # fmt: skip
     offsets = np.cumsum([0, *(part.predicted for part in parts)])
     total, vocabulary = int(offsets[-1]), loaded.model.get_output_embeddings().out_features
     result = {
@@ -111,23 +158,41 @@ def score_text(
         "windowing": np.array([context, protocol.stride or context]),
         "nll": np.empty(total, np.float32),
     }
-    expected = _reference(reference, (total, vocabulary), loaded)
-    if expected is not None:
+    expected = None
+    if isinstance(reference, Path):
+        expected = _table(reference, (total, vocabulary), loaded)
+    if reference is not None:
         for name in ("js", "kl_forward", "kl_backward"):
             result[name] = np.empty(total, np.float64)
         result["agree"] = np.empty(total, bool)
     kept = None
-    if keep is not None:
+    if keep is not None and total * vocabulary * 4 <= most:
         _check_room(keep, total * vocabulary * 4)
         kept = np.lib.format.open_memmap(keep, "w+", np.float32, (total, vocabulary))
-    for index, log_p in _forward(loaded, parts, protocol.batch_tokens, f"{data.name}"):
-        rows = slice(offsets[index], offsets[index + 1])
-        targets = torch.as_tensor(result["tokens"][rows], device=log_p.device)
-        result["nll"][rows] = -log_p.gather(1, targets[:, None])[:, 0].cpu().numpy()
-        if kept is not None:
-            kept[rows] = log_p.cpu().numpy()
-        if expected is not None:
-            _compare(expected[rows], log_p, rows, result)
+
+    def run(batch: list[int]) -> None:
+        inputs = _inputs([parts[index] for index in batch], loaded.device)
+        logits = loaded.model(**inputs).logits
+        beside = None
+        if isinstance(reference, Loaded):
+            beside = reference.model(**inputs).logits
+            _check_vocabulary(loaded, logits.shape[-1], reference, beside.shape[-1])
+        for row, index in enumerate(batch):
+            part = parts[index]
+            here = slice(part.skip, len(part.ids) - 1)
+            rows = slice(offsets[index], offsets[index + 1])
+            log_p = logits[row, here].float().log_softmax(-1)
+            targets = torch.as_tensor(result["tokens"][rows], device=log_p.device)
+            result["nll"][rows] = -log_p.gather(1, targets[:, None])[:, 0].cpu().numpy()
+            if kept is not None:
+                kept[rows] = log_p.cpu().numpy()
+            if expected is not None:
+                _compare(expected[rows], log_p, rows, result)
+            elif beside is not None:
+                _compare(beside[row, here].float().log_softmax(-1), log_p, rows, result)
+
+    label = f"{loaded.checkpoint.label}: {data.name}"
+    in_batches([len(part.ids) for part in parts], protocol.batch_tokens, run, label, "window")
     if kept is not None:
         kept.flush()
     return result
@@ -140,7 +205,9 @@ def _clusters(data: DataSet, parts: list[_Window], offsets: np.ndarray) -> np.nd
 
 
 def _count(data: DataSet, split) -> int:
-    return sum(len(split(item.text)) for item in data.items)
+    """Words or bytes of what is predicted."""
+    texts = (item.expected if isinstance(item, Prompt) else item.text for item in data.items)
+    return sum(len(split(text)) for text in texts)
 
 
 def _check_room(path: Path, needed: int) -> None:
@@ -152,9 +219,8 @@ def _check_room(path: Path, needed: int) -> None:
         )
 
 
-def _reference(path: Path | None, shape: tuple[int, int], loaded: Loaded) -> np.ndarray | None:
-    if path is None:
-        return None
+def _table(path: Path, shape: tuple[int, int], loaded: Loaded) -> np.ndarray:
+    """The baseline's log-probabilities."""
     expected = np.load(path, mmap_mode="r")
     if expected.shape != shape:
         raise EvalError(
@@ -165,44 +231,47 @@ def _reference(path: Path | None, shape: tuple[int, int], loaded: Loaded) -> np.
     return expected
 
 
-def _forward(
-    loaded: Loaded, parts: list[_Window], batch_tokens: int, name: str
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields each window's index and log-probabilities ``(predicted, vocabulary)``, float32.
+def _check_vocabulary(loaded: Loaded, own: int, reference: Loaded, other: int) -> None:
+    if own != other:
+        raise EvalError(
+            f"{loaded.checkpoint.label} predicts over {own} entries, its baseline "
+            f"{reference.checkpoint.label} over {other}: there is nothing to compare"
+        )
 
-    Windows of like length share a batch, padded on the right where causality hides it.
-    """
-    order = sorted(range(len(parts)), key=lambda index: -len(parts[index].ids))
-    label = f"{loaded.checkpoint.label}: {name}"
-    with tqdm(total=len(parts), desc=label, unit="window", leave=False, disable=None) as bar:
-        while order:
-            length = len(parts[order[0]].ids)
-            size = max(batch_tokens // length, 1)
-            batch, order = order[:size], order[size:]
-            ids = torch.zeros(len(batch), length, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for row, index in enumerate(batch):
-                ids[row, : len(parts[index].ids)] = torch.tensor(parts[index].ids)
-                mask[row, : len(parts[index].ids)] = 1
-            output = loaded.model(
-                input_ids=ids.to(loaded.device),
-                attention_mask=mask.to(loaded.device),
-                use_cache=False,
-            )
-            for row, index in enumerate(batch):
-                part = parts[index]
-                logits = output.logits[row, part.skip : len(part.ids) - 1]
-                yield index, logits.float().log_softmax(-1)
-            bar.update(len(batch))
+
+def _inputs(batch: list[_Window], device: torch.device) -> dict[str, torch.Tensor | bool]:
+    ids, mask = _right_padded([part.ids for part in batch], device)
+    if batch[0].source is None:
+        return dict(input_ids=ids, attention_mask=mask, use_cache=False)
+    read, read_mask = _right_padded([part.source for part in batch], device)
+    return dict(
+        input_ids=read, attention_mask=read_mask, decoder_input_ids=ids,
+        decoder_attention_mask=mask, use_cache=False,
+    )  # fmt: skip
+
+
+def _right_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids ``(rows, longest)`` and their mask."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, own in enumerate(rows):
+        ids[row, : len(own)] = torch.tensor(own)
+        mask[row, : len(own)] = 1
+    return ids.to(device), mask.to(device)
 
 
 def _compare(
-    expected: np.ndarray, log_p: torch.Tensor, rows: slice, result: dict[str, np.ndarray]
+    expected: np.ndarray | torch.Tensor,
+    log_p: torch.Tensor,
+    rows: slice,
+    result: dict[str, np.ndarray],
 ) -> None:
+    """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in parts."""
     step = max(CHUNK // log_p.shape[1], 1)
     for start in range(0, len(log_p), step):
-        mine = log_p[start : start + step]
-        theirs = torch.from_numpy(np.array(expected[start : start + step])).to(mine.device)
+        mine, theirs = log_p[start : start + step], expected[start : start + step]
+        if isinstance(theirs, np.ndarray):
+            theirs = torch.from_numpy(np.array(theirs)).to(mine.device)
         here = slice(rows.start + start, rows.start + start + len(mine))
         js, forward, backward = divergences(theirs, mine)
         result["js"][here] = js.cpu().numpy()

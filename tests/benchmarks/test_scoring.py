@@ -9,8 +9,8 @@ from evals.scoring.loading import load
 from evals.scoring.protocols import TextProtocol
 from evals.scoring.text import score_text
 from fixtures.datasets import data_set
-from fixtures.profile import DataSource
 from fixtures.shipped import MODELS
+from fixtures.sources import DataSource
 
 ROUNDS = 5
 LIMIT = 2.5

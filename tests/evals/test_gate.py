@@ -96,9 +96,16 @@ def test_few_documents_prove_nothing():
     few = studentized_mean(np.linspace(0.001, 0.002, 10), range(10))
     many = studentized_mean(np.linspace(0.001, 0.002, 40), range(40))
     verdicts = [judge("c", Gate("js_divergence", 0.1), Reading(x, 0, 0)) for x in (few, many)]
-    assert [v.few for v in verdicts] == [True, False]
+    assert [v.outcome for v in verdicts] == [INCONCLUSIVE, PASSED]
     assert [v.holds(STRICT) for v in verdicts] == [False, True]
     assert [v.holds(DEFAULT) for v in verdicts] == [True, True]
+
+
+def test_few_documents_disprove_nothing_either_and_their_estimate_decides():
+    few = studentized_mean(np.linspace(0.2, 0.3, 10), range(10))
+    verdict = judge("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
+    assert (verdict.outcome, verdict.p) == (INCONCLUSIVE, 1.0)
+    assert not any(verdict.holds(policy) for policy in (DEFAULT, STRICT, SMOKE))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -123,7 +130,7 @@ def test_the_policy_and_what_changed_are_told():
     few = studentized_mean([1.0] * 3 + [0.0] * 7, range(10))
     found = Reading(few, 0.0, 0.3)
     text = explain(judge("c", Gate("f1_drop", 0.02), found), gate, found, "pytest x", SMOKE)
-    assert "10 documents are few; the interval may be too short" in text
+    assert "inconclusive: 10 documents are too few for an interval" in text
 
 
 def test_no_item_is_an_error():

@@ -122,16 +122,34 @@ def test_without_gains_its_upper_end_is_wilson_s_and_the_rule_of_three():
 
 
 def test_a_proportion_is_wilson_s():
-    for hits in (0, 1, 20, 199, 200):
+    from statsmodels.stats.proportion import proportion_confint
+
+    for hits in (9, 20, 100, 191):
         found = clustered_proportion(np.arange(200) < hits, np.arange(200))
         t, z = stats.t.ppf(0.975, 199), stats.norm.ppf(0.975)
         level = 1 - 2 * stats.norm.sf(t)
-        expected = stats.binomtest(hits, 200).proportion_ci(level, method="wilson")
-        # With t for z, and the sample variance for the binomial one.
-        assert (found.low, found.high) == pytest.approx(
-            (expected.low, expected.high), rel=0.01, abs=1e-12
-        )
+        # With t for z, and of one item less, as the sample variance has it.
+        expected = proportion_confint(hits * 199 / 200, 199, 1 - level, method="wilson")
+        assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
         assert t > z
+
+
+def test_a_proportion_of_rare_events_is_clopper_and_pearson_s():
+    for hits in (0, 1, 7, 193, 199, 200):
+        found = clustered_proportion(np.arange(200) < hits, np.arange(200))
+        expected = stats.binomtest(hits, 200).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.0025, 0.005, 0.01, 0.02, 0.025, 0.03, 0.05])
+def test_a_proportion_covers_at_least_what_it_says_by_enumeration(rate):
+    """Every outcome of 200 items that matters, with its probability."""
+    covered = 0.0
+    for hits in range(60):
+        found = clustered_proportion(np.arange(200) < hits, np.arange(200))
+        if found.low <= rate <= found.high:
+            covered += stats.binom.pmf(hits, 200, rate)
+    assert covered >= 0.935
 
 
 def test_newcombe_s_own_example():

@@ -9,4 +9,4 @@ pytestmark = pytest.mark.efficiency
 
 def test_speedup(pair, gate):
     """A forward pass of the baseline takes at least the limit times as long."""
-    gate.holds(speedup(pair.seconds))
+    gate.holds(speedup(pair.seconds, pair.candidate.footprint))

@@ -1,0 +1,75 @@
+"""Forms that weights are stored in: what each needs to be loaded, and what becomes of it then."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from evals.errors import EvalError
+
+PLAIN, GGUF, LORA = "plain", "gguf", "lora"
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a form takes.
+
+    Attributes:
+        packages: that transformers loads it with, by the names that they are imported by.
+        extra: of this project that installs them; empty where it has none.
+        gpu: whether transformers loads it onto a GPU alone.
+        placed: whether it goes to its device while it is loaded, and stays there.
+    """
+
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    gpu: bool = False
+    placed: bool = False
+
+
+FORMATS: Mapping[str, Format] = {
+    "aqlm": Format(("aqlm",), gpu=True, placed=True),
+    "awq": Format(("gptqmodel",), "awq", placed=True),
+    "bitsandbytes": Format(("bitsandbytes",), "bitsandbytes", placed=True),
+    "compressed-tensors": Format(("compressed_tensors",)),
+    "eetq": Format(("eetq",), gpu=True, placed=True),
+    "fbgemm_fp8": Format(("fbgemm_gpu",), gpu=True, placed=True),
+    "fp8": Format(gpu=True, placed=True),
+    GGUF: Format(("gguf",), "gguf"),
+    "gptq": Format(("gptqmodel", "optimum"), "gptq", placed=True),
+    "higgs": Format(("flute", "hadamard"), gpu=True, placed=True),
+    "hqq": Format(("hqq",), gpu=True, placed=True),
+    LORA: Format(("peft",), "lora"),
+    "quanto": Format(("optimum.quanto",), "dev"),
+    "torchao": Format(("torchao",), "torchao", placed=True),
+}
+
+
+def format_of(form: str) -> Format:
+    """What a form takes; nothing, as far as is known, where it is not in :data:`FORMATS`."""
+    return FORMATS.get(form.partition(" ")[0], Format())
+
+
+def check_loadable(reference: object, form: str) -> None:
+    """Says which package is missing before anything is scored.
+
+    Raises:
+        EvalError: names it, and the extra that installs it.
+    """
+    known = format_of(form)
+    missing = [name for name in known.packages if not _installed(name)]
+    if missing:
+        how = f"pip install '.[{known.extra}]'" if known.extra else "install it"
+        raise EvalError(f"{reference} is stored as {form}, which needs {', '.join(missing)}; {how}")
+
+
+def check_device(reference: object, form: str, device: str) -> None:
+    """Raises an EvalError for a form that does not load without a GPU where there is none."""
+    if format_of(form).gpu and device == "cpu":
+        raise EvalError(f"{reference} is stored as {form}, which takes a GPU; give --device cuda")
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False

@@ -1,0 +1,179 @@
+"""Rows of a table: from a local file or folder, or from the hub through ``datasets``."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from evals.errors import EvalError
+
+Row = Mapping[str, object]
+FILES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+"""Endings of the files that hold rows."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where rows come from: ``path`` or ``hub``.
+
+    Attributes:
+        path: a file (JSON lines, JSON list, CSV with a header, Parquet, or text, a row a line), or
+            a folder that ``datasets`` wrote with ``save_to_disk``.
+        hub: a data set on the hub, with ``@REVISION`` where one is meant.
+        config: of the hub's data set.
+        files: of the hub's repository, in place of a configuration.
+        split: of the hub's data set or of a folder of several.
+    """
+
+    path: str = ""
+    hub: str = ""
+    config: str = ""
+    files: str = ""
+    split: str = "test"
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        return " ".join(word for word in (self.hub, self.config or self.files, self.split) if word)
+
+
+def read_rows(place: Place, most: int | None = None) -> list[Row]:
+    """The rows of a place in their order; the first ``most`` where that is given.
+
+    Raises:
+        EvalError: names the file, what is wrong with it and where; or why the hub gives nothing.
+    """
+    rows = _local(place) if place.path else _from_hub(place)
+    try:
+        found = list(islice(rows, most))
+    except OSError as error:
+        raise EvalError(f"{place}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise EvalError(f"{place}: not UTF-8 at byte {error.start}") from error
+    if not found:
+        raise EvalError(f"{place}: holds no row")
+    return found
+
+
+def check_place(place: Place) -> None:
+    """Says at once what is wrong with a local file or folder, from its first row."""
+    if place.path:
+        read_rows(place, most=1)
+
+
+def _local(place: Place) -> Iterator[Row]:
+    path = Path(place.path).expanduser()
+    if path.is_dir():
+        return _saved(path, place.split)
+    if not path.exists():
+        raise EvalError(f"{place.path}: no such file or folder")
+    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix.lower() not in FILES:
+        raise EvalError(f"{path}: rows come from {', '.join(FILES)} or a saved folder")
+    return readers.get(path.suffix.lower(), _lines)(path)
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    # Only line feeds end a line: a text may hold other separators.
+    with path.open(encoding="utf-8-sig", newline="\n") as stream:
+        for line in stream:
+            yield {"text": line.rstrip("\r\n")}
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="\n") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield _object(path, f"line {number}", line)
+
+
+def _json(path: Path) -> Iterator[Row]:
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        yield from _json_lines(path)  # many write JSON lines under this name
+        return
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise EvalError(f"{path}: not JSON: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise EvalError(f"{path}: element {number} is no JSON object")
+        yield row
+
+
+def _object(path: Path, where: str, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise EvalError(f"{path}: {where} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise EvalError(f"{path}: {where} is no JSON object")
+    return row
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise EvalError(
+                        f"{path}: line {reader.line_num} has not as many cells as the first"
+                    )
+                yield row
+        except csv.Error as error:
+            raise EvalError(f"{path}: not CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as parquet
+
+    try:
+        table = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise EvalError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
+    for batch in table.iter_batches():
+        yield from batch.to_pylist()
+
+
+def _saved(path: Path, split: str) -> Iterator[Row]:
+    datasets = _datasets(path)
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise EvalError(f"{path}: no folder that datasets saved: {error}") from error
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise EvalError(f"{path}: no split {split!r}; it has {', '.join(found)}")
+        found = found[split]
+    return iter(found)
+
+
+def _from_hub(place: Place) -> Iterator[Row]:
+    datasets = _datasets(place.hub)
+    name, _, revision = place.hub.partition("@")
+    files = {place.split: place.files} if place.files else None
+    try:
+        found = datasets.load_dataset(
+            name, place.config or None, split=place.split, revision=revision or None,
+            data_files=files, streaming=bool(files),
+        )  # fmt: skip
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise EvalError(
+            f"{place}: not to be had from the hub ({type(error).__name__}: {reason}); "
+            "name a local copy with --data NAME=PATH"
+        ) from error
+    return iter(found)
+
+
+def _datasets(what: object):
+    try:
+        import datasets
+    except ImportError as error:
+        raise EvalError(f"{what}: needs the package datasets: pip install datasets") from error
+    datasets.utils.logging.set_verbosity_error()
+    return datasets

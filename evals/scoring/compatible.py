@@ -1,0 +1,92 @@
+"""What must be the same on both sides for numbers to be comparable, looked at before scoring."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from evals.checkpoint import Checkpoint
+from evals.data import DataSet, input_text
+from evals.reading import snippet
+from evals.scoring.loading import load_tokenizer
+
+SPECIAL = ("bos", "eos", "unk", "cls", "sep", "mask")
+"""Tokens that mean something; padding is masked, whichever token it is."""
+
+
+def compare(
+    baseline: Checkpoint, candidate: Checkpoint, data: Iterable[DataSet], trust_remote_code: bool
+) -> dict[str, np.ndarray]:
+    """Holds the tokenizers, chat templates and context lengths of two checkpoints side by side.
+
+    Returns:
+        ``problem``: what differs, in a line; empty where nothing does.
+    """
+    one, two = (load_tokenizer(side, trust_remote_code) for side in (baseline, candidate))
+    problem = (
+        _special(one, two)
+        or next(filter(None, (_tokens(one, two, part) for part in data)), "")
+        or _template(one, two)
+        or _context(baseline, candidate)
+    )
+    return {"problem": np.array(problem)}
+
+
+def _special(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str:
+    for name in SPECIAL:
+        told = [
+            (getattr(side, f"{name}_token", None), getattr(side, f"{name}_token_id", None))
+            for side in (one, two)
+        ]
+        if told[0] != told[1]:
+            shown = ["none" if token is None else f"{token!r} ({index})" for token, index in told]
+            return (
+                f"the {name} token is {shown[0]} for the baseline and {shown[1]} for the candidate"
+            )
+    return ""
+
+
+def _tokens(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase, data: DataSet) -> str:
+    """The first token of the data that the two do not share."""
+    texts = [input_text(item) for item in data.items]
+    rows = [side(texts, verbose=False).input_ids for side in (one, two)]
+    for text, *ids in zip(texts, *rows, strict=True):
+        if ids[0] != ids[1]:
+            place = next(
+                (i for i, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1]),
+                min(map(len, ids)),
+            )
+            shown = [
+                f"{side.convert_ids_to_tokens(own[place])!r} ({own[place]})"
+                if place < len(own) else "nothing"
+                for side, own in zip((one, two), ids, strict=True)
+            ]  # fmt: skip
+            return (
+                f"the tokenizers differ: token {place + 1} of {snippet(text, 60)} in {data.name} "
+                f"is {shown[0]} for the baseline and {shown[1]} for the candidate"
+            )
+    return ""
+
+
+def _template(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str:
+    """Chat templates are what an instruct model was trained on, so one that changed is a defect."""
+    before, after = (getattr(side, "chat_template", None) or "" for side in (one, two))
+    if before == after:
+        return ""
+    if not before or not after:
+        with_one = "candidate" if after else "baseline"
+        return f"only the {with_one} has a chat template"
+    pairs = zip(str(before), str(after), strict=False)
+    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
+    shown = [snippet(str(side)[max(place - 10, 0) : place + 30], 60) for side in (before, after)]
+    return (
+        f"the chat templates differ from character {place + 1} on: {shown[0]} for the baseline, "
+        f"{shown[1]} for the candidate"
+    )
+
+
+def _context(baseline: Checkpoint, candidate: Checkpoint) -> str:
+    before, after = baseline.context, candidate.context
+    if before is not None and after is not None and after < before:
+        return f"the candidate takes {after} tokens at most, the baseline {before}"
+    return ""

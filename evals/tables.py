@@ -1,0 +1,269 @@
+"""Rows of a table as items: which column plays which role, and how prompts are written."""
+
+import random
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evals.data import DataSet, Item, Labelled, Prompt, Question, Text
+from evals.errors import EvalError
+from evals.rows import Place, Row, read_rows
+
+LABELLED, TEXT, QUESTION, SUMMARY, PROMPT = "labelled", "text", "question", "summary", "prompt"
+_SHAPES = {
+    LABELLED: ("text", "label"),
+    TEXT: ("text",),
+    QUESTION: ("question", "answers"),
+    SUMMARY: ("document", "summary"),
+    PROMPT: ("prompt", "response"),
+}
+"""The columns that make each shape of data; the first that is whole is meant."""
+COLUMNS = ("text", "label", "question", "context", "answers", "document", "summary", "prompt",
+           "response")  # fmt: skip
+_PROMPTS = {
+    QUESTION: ("{context}\n\nQuestion: {question}\nAnswer:", "Question: {question}\nAnswer:"),
+    SUMMARY: ("{document}\n\nSummary:",),
+    PROMPT: ("{prompt}",),
+}
+_EXPECTED = {QUESTION: "answers", SUMMARY: "summary", PROMPT: "response"}
+BETWEEN_SHOTS = "\n\n"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and how they become items.
+
+    Attributes:
+        place: where the rows come from.
+        columns: the column that plays each of :data:`COLUMNS`; ``answers.text`` looks inside.
+        prompt: templates with roles in braces; the first whose roles are all filled is used.
+        shots: rows that stand solved before every prompt.
+        skip: rows at the front that are left to others, such as calibration.
+        count: items; None takes all.
+        seed: rows are shuffled by it; None keeps their order.
+        join: what texts are put together with, to one document; None keeps each for itself.
+        extract: what of an expected and of a given answer counts: the last group 1 that matches.
+        classes: names of labels, where labels are names.
+        how: settings of the protocols.
+    """
+
+    place: Place
+    columns: Mapping[str, str]
+    prompt: tuple[str, ...] = ()
+    shots: int = 0
+    skip: int = 0
+    count: int | None = None
+    seed: int | None = None
+    join: str | None = None
+    extract: str = ""
+    classes: tuple[str, ...] = ()
+    how: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> str:
+        """What its columns make.
+
+        Raises:
+            EvalError: nothing.
+        """
+        for shape, needed in _SHAPES.items():
+            if set(needed) <= set(self.columns):
+                return shape
+        ways = "; ".join(" and ".join(needed) for needed in _SHAPES.values())
+        raise EvalError(
+            f"columns {', '.join(self.columns) or 'none'} make no data set; give {ways}"
+        )
+
+
+def check_prompt(template: str) -> None:
+    """Raises an EvalError for a template that cannot be filled."""
+    try:
+        names = _names(template)
+    except ValueError as error:
+        raise EvalError(f"prompt {template!r}: {error}") from error
+    for name in names:
+        if name not in COLUMNS:
+            raise EvalError(f"prompt {template!r}: {{{name}}} is none of {', '.join(COLUMNS)}")
+
+
+def _names(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+
+
+def first_row(table: Table) -> Row:
+    """The first row, whose columns are those that the table names.
+
+    Raises:
+        EvalError: a column that is not there.
+    """
+    row = read_rows(table.place, most=1)[0]
+    for role, column in table.columns.items():
+        _cell(row, column, f"{table.place}: {role}")
+    return row
+
+
+def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
+    """The data set called ``name``.
+
+    Args:
+        name: of the data set.
+        table: rows and their reading.
+        extractive: questions are answered by pieces of their context, not by continuing a prompt.
+
+    Raises:
+        EvalError: names the place, the row and the column at fault.
+    """
+    shape = table.shape
+    wanted = None
+    if table.count is not None and table.seed is None:
+        wanted = table.skip + table.count + table.shots
+    rows = read_rows(table.place, None if shape == TEXT and table.join is None else wanted)
+    numbered = list(enumerate(rows, 1))[table.skip :]
+    if table.seed is not None:
+        random.Random(table.seed).shuffle(numbered)
+    read = _Reader(table, shape)
+    shots = [read.solved(number, row) for number, row in numbered[: table.shots]]
+    rest = numbered[table.shots :]
+    if shape == TEXT:
+        items: Sequence[Item] = read.texts(rest)
+    else:
+        make: dict[str, Callable[[int, Row], Item]] = {LABELLED: read.labelled}
+        if extractive:
+            if shape != QUESTION or "context" not in table.columns:
+                raise EvalError(
+                    f"{table.place}: extractive answers need question, context, answers"
+                )
+            make[QUESTION] = read.question
+        before = "".join(f"{shot}{BETWEEN_SHOTS}" for shot in shots)
+        one = make.get(shape, lambda number, row: read.prompt(number, row, before))
+        items = [one(number, row) for number, row in rest[: table.count]]
+    if not items:
+        raise EvalError(f"data set {name}: {table.place} leaves no item")
+    return DataSet(name, tuple(items), dict(table.how))
+
+
+@dataclass
+class _Reader:
+    """Makes items of rows; every complaint names the place, the row and the column."""
+
+    table: Table
+    shape: str
+    documents: dict[str, int] = field(default_factory=dict)
+
+    def cell(self, number: int, row: Row, role: str) -> object:
+        where = f"{self.table.place}: row {number}: {role}"
+        return _cell(row, self.table.columns[role], where)
+
+    def word(self, number: int, row: Row, role: str) -> str:
+        found = self.cell(number, row, role)
+        if found is None:
+            return ""
+        if not isinstance(found, str):
+            raise EvalError(
+                f"{self.table.place}: row {number}: column {self.table.columns[role]!r} holds "
+                f"{type(found).__name__}, not text"
+            )
+        return found
+
+    def document(self, key: str) -> int:
+        return self.documents.setdefault(key, len(self.documents))
+
+    def texts(self, rows: Sequence[tuple[int, Row]]) -> list[Text]:
+        texts = [self.word(number, row, "text") for number, row in rows]
+        if self.table.join is not None:
+            whole = self.table.join.join(texts[: self.table.count])
+            return [Text(whole, 0)] if whole.strip() else []
+        filled = [text for text in texts if text.strip()][: self.table.count]
+        return [Text(text, index) for index, text in enumerate(filled)]
+
+    def labelled(self, number: int, row: Row) -> Labelled:
+        text, label = self.word(number, row, "text"), self.cell(number, row, "label")
+        where = f"{self.table.place}: row {number}: label {label!r}"
+        if isinstance(label, str) and self.table.classes:
+            if label not in self.table.classes:
+                raise EvalError(f"{where} is none of {', '.join(self.table.classes)}")
+            label = self.table.classes.index(label)
+        if isinstance(label, str) and label.strip().isdecimal():
+            label = int(label)
+        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+            raise EvalError(
+                f"{where} is no class; labels are whole numbers from 0, or names that the data "
+                "set lists as classes"
+            )
+        return Labelled(text, label, self.document(f"row {number}"))
+
+    def question(self, number: int, row: Row) -> Question:
+        context = self.word(number, row, "context")
+        expected, *more = self.answers(number, row)
+        return Question(
+            self.word(number, row, "question"), context, expected, self.document(context),
+            tuple(more),
+        )  # fmt: skip
+
+    def prompt(self, number: int, row: Row, before: str) -> Prompt:
+        expected, *more = self.answers(number, row)
+        context = self.word(number, row, "context") if "context" in self.table.columns else ""
+        return Prompt(
+            before + self.asked(number, row), expected, self.document(context or f"row {number}"),
+            tuple(more),
+        )  # fmt: skip
+
+    def solved(self, number: int, row: Row) -> str:
+        """A row with its answer as it stands, the way to it included."""
+        return f"{self.asked(number, row)} {self.raw(number, row)[0]}"
+
+    def asked(self, number: int, row: Row) -> str:
+        filled = {
+            role: self.word(number, row, role)
+            for role in self.table.columns
+            if role != _EXPECTED[self.shape]
+        }
+        templates = self.table.prompt or _PROMPTS[self.shape]
+        for template in templates:
+            if all(filled.get(name) for name in _names(template)):
+                return template.format(**filled)
+        raise EvalError(f"{self.table.place}: row {number} fills no prompt: {templates[-1]!r}")
+
+    def raw(self, number: int, row: Row) -> list[str]:
+        role = _EXPECTED[self.shape]
+        found = self.cell(number, row, role)
+        if isinstance(found, Mapping):
+            found = found.get("text")
+        found = [found] if isinstance(found, str) else found
+        if not isinstance(found, list | tuple) or not all(isinstance(a, str) for a in found):
+            raise EvalError(
+                f"{self.table.place}: row {number}: column {self.table.columns[role]!r} holds no "
+                "text and no list of texts"
+            )
+        return list(found) or [""]
+
+    def answers(self, number: int, row: Row) -> list[str]:
+        """What is expected, and what is as right."""
+        found = [extracted(answer, self.table.extract) for answer in self.raw(number, row)]
+        return list(dict.fromkeys(found))
+
+
+def extracted(answer: str, pattern: str) -> str:
+    """What of an answer counts: group 1 of the last match of ``pattern``, or nothing.
+
+    >>> extracted("4 + 3 = 7. #### 7", r"#### ([0-9]+)")
+    '7'
+    """
+    if not pattern:
+        return answer
+    found = list(re.finditer(pattern, answer))
+    return found[-1].group(1) if found else ""
+
+
+def _cell(row: Row, column: str, where: str) -> object:
+    """The value of a column; ``answers.text`` is that of ``text`` inside ``answers``."""
+    if column in row:
+        return row[column]
+    found: object = row
+    for part in column.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            names = ", ".join(map(str, row))
+            raise EvalError(f"{where}: there is no column {column!r}; there are {names}")
+        found = found[part]
+    return found
