@@ -128,7 +128,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     with capture.global_and_fixture_disabled():
         found, problems = plan.planned(lab, filter(None, map(_case, session.items)))
         if config.option.plan:
-            terminal.write_line(f"\n{plan.table(found)}")
+            outline = plan.outline(lab.profile, filter(None, map(_case, session.items)))
+            terminal.write_line(f"\n{outline or plan.table(found)}")
             for problem in problems:
                 terminal.write_line(f"ERROR: {problem}", red=True)
             session.testsfailed = len(problems)

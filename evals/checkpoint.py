@@ -24,6 +24,8 @@ _HEADS = {
     "ForQuestionAnswering": EXTRACTIVE,
     "ForConditionalGeneration": SEQ2SEQ,
 }
+ABSENT = "absent"
+"""The form of a baseline on the hub that a plan does not fetch."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -83,6 +85,12 @@ class Checkpoint:
         return self if self.tokenizer else replace(self, tokenizer=baseline.tokenizer)
 
 
+def is_on_hub(reference: str) -> bool:
+    """Whether a reference is no path, so that it can only be meant for the hub."""
+    path = Path(reference).expanduser()
+    return not path.exists() and not reference.startswith((".", "/", "~"))
+
+
 def resolve(reference: str) -> Path:
     """The directory that a path or a hub id stands for; a hub id is downloaded, at the revision
     behind ``@`` where it has one.
@@ -96,7 +104,7 @@ def resolve(reference: str) -> Path:
     if path.exists():
         raise EvalError(f"{reference} is a file; name the directory of a checkpoint")
     name, _, revision = reference.partition("@")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+    if name.count("/") > 1 or not is_on_hub(reference):
         raise EvalError(f"{reference}: no such directory")
     from huggingface_hub import snapshot_download
 
@@ -130,6 +138,8 @@ def open_checkpoint(
         return _open_gguf(Path(reference).expanduser(), label)
     path = resolve(str(reference))
     if (path / ADAPTER).is_file():
+        if _weight_files(path, leave=ADAPTER_WEIGHTS):
+            raise EvalError(f"{path} holds a model and an adapter; which of them is meant?")
         return _open_adapter(path, label, base)
     config = path / "config.json"
     if not config.is_file():
@@ -236,7 +246,7 @@ def check_same_labels(baseline: Checkpoint, candidate: Checkpoint) -> None:
         )
 
 
-def _weight_files(path: Path) -> list[Path]:
+def _weight_files(path: Path, leave: str = "") -> list[Path]:
     """The files that a loader reads; a directory may hold the same weights in another layout."""
     whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if whole.is_file():
@@ -250,7 +260,7 @@ def _weight_files(path: Path) -> list[Path]:
         if missing:
             raise EvalError(f"{path}: {missing[0]} is missing, which {index.name} names")
         return sorted(path / name for name in names)
-    return sorted(path.glob("*.safetensors"))
+    return sorted(file for file in path.glob("*.safetensors") if file.name != leave)
 
 
 def _form(quantization: object) -> str:

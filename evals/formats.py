@@ -7,6 +7,9 @@ from importlib.util import find_spec
 from evals.errors import EvalError
 
 PLAIN, GGUF, LORA = "plain", "gguf", "lora"
+_EXTRA = "pip install -c constraints.txt -e '.[{}]'"
+# Of its own requirements it pins some to versions that other packages do not take.
+_GPTQMODEL = "pip install optimum; pip install --no-deps gptqmodel, as the README has it"
 
 
 @dataclass(frozen=True)
@@ -15,32 +18,32 @@ class Format:
 
     Attributes:
         packages: that transformers loads it with, by the names that they are imported by.
-        extra: of this project that installs them; empty where it has none.
+        install: the command that gets them.
         gpu: whether transformers loads it onto a GPU alone.
         placed: whether it goes to its device while it is loaded, and stays there.
     """
 
     packages: tuple[str, ...] = ()
-    extra: str = ""
+    install: str = ""
     gpu: bool = False
     placed: bool = False
 
 
 FORMATS: Mapping[str, Format] = {
     "aqlm": Format(("aqlm",), gpu=True, placed=True),
-    "awq": Format(("gptqmodel",), "awq", placed=True),
-    "bitsandbytes": Format(("bitsandbytes",), "bitsandbytes", placed=True),
+    "awq": Format(("gptqmodel",), _GPTQMODEL, placed=True),
+    "bitsandbytes": Format(("bitsandbytes",), _EXTRA.format("bitsandbytes"), placed=True),
     "compressed-tensors": Format(("compressed_tensors",)),
     "eetq": Format(("eetq",), gpu=True, placed=True),
     "fbgemm_fp8": Format(("fbgemm_gpu",), gpu=True, placed=True),
     "fp8": Format(gpu=True, placed=True),
-    GGUF: Format(("gguf",), "gguf"),
-    "gptq": Format(("gptqmodel", "optimum"), "gptq", placed=True),
+    GGUF: Format(("gguf",), _EXTRA.format("gguf")),
+    "gptq": Format(("gptqmodel", "optimum"), _GPTQMODEL, placed=True),
     "higgs": Format(("flute", "hadamard"), gpu=True, placed=True),
     "hqq": Format(("hqq",), gpu=True, placed=True),
-    LORA: Format(("peft",), "lora"),
-    "quanto": Format(("optimum.quanto",), "dev"),
-    "torchao": Format(("torchao",), "torchao", placed=True),
+    LORA: Format(("peft",), _EXTRA.format("lora")),
+    "quanto": Format(("optimum.quanto",), "pip install optimum-quanto"),
+    "torchao": Format(("torchao",), _EXTRA.format("torchao"), placed=True),
 }
 
 
@@ -58,8 +61,8 @@ def check_loadable(reference: object, form: str) -> None:
     known = format_of(form)
     missing = [name for name in known.packages if not _installed(name)]
     if missing:
-        how = f"pip install '.[{known.extra}]'" if known.extra else "install it"
-        raise EvalError(f"{reference} is stored as {form}, which needs {', '.join(missing)}; {how}")
+        how = known.install or f"pip install {' '.join(missing)}"
+        raise EvalError(f"{reference} is stored as {form}, which needs {', '.join(missing)}: {how}")
 
 
 def check_device(reference: object, form: str, device: str) -> None:

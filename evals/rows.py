@@ -10,7 +10,8 @@ from pathlib import Path
 from evals.errors import EvalError
 
 Row = Mapping[str, object]
-FILES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+TABLES = (".jsonl", ".json", ".csv", ".parquet")
+FILES = (*TABLES, ".txt")
 """Endings of the files that hold rows."""
 
 
@@ -55,12 +56,6 @@ def read_rows(place: Place, most: int | None = None) -> list[Row]:
     if not found:
         raise EvalError(f"{place}: holds no row")
     return found
-
-
-def check_place(place: Place) -> None:
-    """Says at once what is wrong with a local file or folder, from its first row."""
-    if place.path:
-        read_rows(place, most=1)
 
 
 def _local(place: Place) -> Iterator[Row]:

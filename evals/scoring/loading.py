@@ -1,9 +1,10 @@
 """Loads a checkpoint whole, or says what is wrong with it."""
 
 import io
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from evals.checkpoint import ADAPTER_WEIGHTS, CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint
 from evals.device import AUTO, CPU
 from evals.errors import EvalError
-from evals.formats import check_device, format_of
+from evals.formats import PLAIN, check_device, format_of
 
 _AUTO = {
     CAUSAL: AutoModelForCausalLM,
@@ -36,6 +37,8 @@ _AUTO = {
 REASON = 300
 """Characters that are told of a loader's own error."""
 _NO_LIMIT = 1 << 30
+PROBED = 16
+"""Tokens of the forward pass that a model is tried with when it is loaded."""
 _DECODED = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 _PROBLEMS = {
     "missing_keys": "lacks",
@@ -135,7 +138,11 @@ def load(
             model.to(device)
         with torch.inference_mode():
             # Packed weights are unpacked by the first forward.
-            model(**loaded.inputs(torch.tensor([[0]], device=loaded.device)))
+            ids = torch.arange(min(PROBED, held), device=loaded.device)[None]
+            output = model(**loaded.inputs(ids))
+    if checkpoint.form != PLAIN and not _first(output).isfinite().all():
+        # Scales of a packed weight are not among its tensors for every library.
+        raise EvalError(f"{checkpoint.path} predicts what is not finite")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not _plain(tensor).isfinite().all():
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
@@ -186,6 +193,11 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return adapted.merge_and_unload(safe_merge=True)
 
 
+def _first(output) -> torch.Tensor:
+    """Logits of an output, whichever kind of model it is of."""
+    return output[0] if isinstance(output, tuple) else next(iter(output.values()))
+
+
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of a kind that can be asked whether it is finite."""
     if not is_plain(tensor) and hasattr(tensor, "dequantize"):
@@ -214,10 +226,10 @@ def _decoding(model: PreTrainedModel) -> GenerationConfig:
 @contextmanager
 def _explained(checkpoint: Checkpoint) -> Iterator[None]:
     """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line."""
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, root = transformers_logging.get_verbosity(), logging.getLogger().level
     transformers_logging.set_verbosity_error()
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             yield
     except EvalError:
         raise
@@ -228,6 +240,7 @@ def _explained(checkpoint: Checkpoint) -> Iterator[None]:
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+        logging.getLogger().setLevel(root)
 
 
 def _some(keys: Iterable, shown: int = 3) -> str:

@@ -54,22 +54,6 @@ def test_a_failed_maker_leaves_nothing(tmp_path):
     assert not list(done.iterdir())
 
 
-def test_a_measurement_whose_larger_part_is_gone_is_made_again(tmp_path):
-    store, calls = Store(tmp_path), []
-    table = store.beside(ORIGIN, "table.npy")
-
-    def make():
-        calls.append(1)
-        table.touch()
-        return {"x": np.zeros(1)}
-
-    for _ in range(2):
-        store.measurement(ORIGIN, make, table)
-    table.unlink()
-    store.measurement(ORIGIN, make, table)
-    assert len(calls) == 2
-
-
 def test_a_write_that_dies_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "savez", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):

@@ -1,0 +1,57 @@
+"""Batches that do not fit are halved, and nothing is scored twice or not at all."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals.errors import EvalError
+from evals.scoring.batches import in_batches
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 400), st.integers(50, 500)
+)
+def test_every_item_is_run_once_whatever_fits(lengths, batch_tokens, memory):
+    done, tried = [], []
+
+    def run(batch):
+        tokens = len(batch) * max(lengths[i] for i in batch)
+        tried.append(tokens)
+        if tokens > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        done.extend(batch)
+
+    in_batches(lengths, batch_tokens, run, "model: data", "text")
+    assert sorted(done) == list(range(len(lengths)))
+    # Once something did not fit, nothing as large is tried again.
+    failed = [tokens for tokens in tried if tokens > memory]
+    assert failed == sorted(failed, reverse=True)
+
+
+def test_memory_of_the_cpu_counts_too():
+    tried = []
+
+    def run(batch):
+        tried.append(len(batch))
+        if len(batch) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    in_batches([10] * 4, 40, run, "model: data", "text")
+    assert tried == [4, 2, 1, 1, 1, 1]
+
+
+def test_a_single_item_that_does_not_fit_is_told():
+    def run(batch):
+        raise MemoryError
+
+    with pytest.raises(EvalError, match="model: data: a single text does not fit into memory"):
+        in_batches([10], 40, run, "model: data", "text")
+
+
+def test_other_errors_are_not_taken_for_it():
+    def run(batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        in_batches([10], 40, run, "model: data", "text")

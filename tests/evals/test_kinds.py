@@ -1,0 +1,257 @@
+"""Extractive question answering, encoder-decoders and chats, against plain transformers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from evals.checkpoint import EXTRACTIVE, SEQ2SEQ, open_checkpoint
+from evals.data import DataSet, Prompt, Question, Text
+from evals.errors import EvalError
+from evals.measurement import Measurement
+from evals.metrics.divergence import js_divergence
+from evals.metrics.perplexity import perplexity, perplexity_drift
+from evals.reading import Scored
+from evals.scoring.answers import Window, _best, ends_of, extract, questions_encoded
+from evals.scoring.generation import encode_prompts, generate
+from evals.scoring.loading import load
+from evals.scoring.protocols import ExtractionProtocol, GenerationProtocol, TextProtocol
+from evals.scoring.text import score_text
+from fixtures import corpus, vocabulary
+from fixtures.shipped import MODELS
+
+CONTEXT = corpus.passage("held-out", 0).text
+QUESTIONS = DataSet(
+    "questions",
+    tuple(
+        Question(question.text, corpus.passage("held-out", i).text, question.answer, i)
+        for i in range(3)
+        for question in corpus.passage("held-out", i).questions[:2]
+    ),
+)
+PROMPTS = DataSet(
+    "prompts",
+    tuple(Prompt(f"Where does {name} live?", place, i)
+          for i, (name, place) in enumerate([("Rufus", "Haxby"), ("Lena Vance", "Merrin Tarn")])),
+)  # fmt: skip
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """A random extractive BERT."""
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    tokenizer = vocabulary.wordpiece(64)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.5,
+    )  # fmt: skip
+    BertForQuestionAnswering(config).save_pretrained(tmp_path / "reader")
+    tokenizer.save_pretrained(tmp_path / "reader")
+    return open_checkpoint(tmp_path / "reader")
+
+
+@pytest.fixture
+def translator(tmp_path):
+    """A random T5."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = vocabulary.causal(64)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=576, d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=4, pad_token_id=0,
+        decoder_start_token_id=0, eos_token_id=2, initializer_factor=3.0,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "translator")
+    tokenizer.save_pretrained(tmp_path / "translator")
+    return open_checkpoint(tmp_path / "translator")
+
+
+class TestExtraction:
+    def test_the_kind_is_read_from_the_configuration(self, reader):
+        assert reader.kind == EXTRACTIVE
+
+    def test_answers_are_the_best_pieces_of_all_windows(self, reader):
+        loaded = load(reader)
+        protocol = ExtractionProtocol(length=48, stride=12, longest=5, batch_tokens=100)
+        found = extract(loaded, QUESTIONS, protocol)
+        for index, item in enumerate(QUESTIONS.items):
+            encoded = loaded.tokenizer(
+                item.question, item.context, truncation="only_second", max_length=48, stride=12,
+                return_overflowing_tokens=True, return_offsets_mapping=True, return_tensors="pt",
+                padding=True,
+            )  # fmt: skip
+            best = (-math.inf, "")
+            for row in range(len(encoded["input_ids"])):
+                with torch.inference_mode():
+                    out = loaded.model(
+                        encoded["input_ids"][row : row + 1],
+                        attention_mask=encoded["attention_mask"][row : row + 1],
+                    )
+                sequence = encoded.sequence_ids(row)
+                for i, start in enumerate(out.start_logits[0].tolist()):
+                    for j, end in enumerate(out.end_logits[0].tolist()):
+                        inside = sequence[i] == sequence[j] == 1
+                        if inside and 0 <= j - i < 5 and start + end > best[0]:
+                            first = encoded["offset_mapping"][row][i][0]
+                            last = encoded["offset_mapping"][row][j][1]
+                            best = (start + end, item.context[first:last])
+            assert found["continuations"][index] == best[1]
+        assert found["finite"].all()
+        sums = np.exp(found["log_probabilities"]).sum(1)
+        assert sums == pytest.approx(np.ones(len(sums)), abs=1e-5)
+
+    def test_a_reader_does_not_diverge_from_itself(self, reader):
+        arrays = extract(load(reader), QUESTIONS, ExtractionProtocol(length=48, stride=12))
+        own = Scored(QUESTIONS, Measurement(arrays, {}))
+        found = js_divergence(own, own).estimate
+        assert found.value == 0.0
+        assert found.clusters == 3
+        assert found.n == len(arrays["item"])
+
+    def test_ends_of_an_answer_cover_it(self, reader):
+        tokenizer = load(reader).tokenizer
+        seen = 0
+        for window in questions_encoded(QUESTIONS, tokenizer, 48, 12):
+            item = QUESTIONS.items[window.item]
+            first, last = ends_of(window, item)
+            if (first, last) != (0, 0):
+                seen += 1
+                start, stop = window.offsets[first][0], window.offsets[last][1]
+                assert item.context[start:stop] == item.expected
+        assert seen >= len(QUESTIONS.items)
+
+    def test_no_piece_runs_backwards_or_out_of_the_context(self):
+        offsets = [None, (0, 2), (3, 5), (6, 9), None]
+        ends = np.zeros((2, 5))
+        ends[0] = [9, 0, 5, 1, 9]
+        ends[1] = [9, 6, 2, 3, 9]
+        # The best start is 2, the best end 1, which would run backwards.
+        found = _best(ends, Window([0] * 5, None, 0, offsets), longest=2)
+        assert found == (8.0, (3, 9))
+
+    def test_logits_that_are_no_numbers_give_no_answer(self):
+        window = Window([0] * 3, None, 0, [None, (0, 2), (3, 5)])
+        assert _best(np.full((2, 3), np.nan), window, 5) is None
+
+
+class TestEncoderDecoder:
+    def test_responses_are_predicted_from_the_encoded_prompt(self, translator):
+        assert translator.kind == SEQ2SEQ
+        loaded = load(translator)
+        found = score_text(loaded, PROMPTS, TextProtocol())
+        expected = []
+        for item in PROMPTS.items:
+            ids = loaded.tokenizer(item.prompt, return_tensors="pt").input_ids
+            target = loaded.tokenizer(item.expected, return_tensors="pt").input_ids
+            with torch.inference_mode():
+                logits = loaded.model(input_ids=ids, labels=target).logits
+            expected += F.cross_entropy(logits[0], target[0], reduction="none").tolist()
+        assert found["nll"].tolist() == pytest.approx(expected, abs=1e-4)
+        assert found["units"].tolist() == [3, len("HaxbyMerrin Tarn")]
+
+    def test_it_generates_what_transformers_generates(self, translator):
+        loaded = load(translator)
+        found = generate(loaded, PROMPTS, GenerationProtocol(max_new_tokens=8))
+        for item, text in zip(PROMPTS.items, found["continuations"], strict=True):
+            ids = loaded.tokenizer(item.prompt, return_tensors="pt").input_ids
+            out = loaded.model.generate(
+                input_ids=ids, max_new_tokens=8, do_sample=False, decoder_start_token_id=0,
+                eos_token_id=2, pad_token_id=0,
+            )  # fmt: skip
+            whole = loaded.tokenizer.decode(out[0, 1:], skip_special_tokens=True)
+            assert text == whole.partition("\n")[0].strip()
+
+    def test_side_by_side_is_what_a_table_tells(self, translator, tmp_path):
+        loaded, table = load(translator), tmp_path / "table.npy"
+        score_text(loaded, PROMPTS, TextProtocol(), keep=table)
+        by_table = score_text(loaded, PROMPTS, TextProtocol(), reference=table)
+        beside = score_text(loaded, PROMPTS, TextProtocol(), reference=loaded)
+        for name in ("js", "kl_forward", "kl_backward", "agree", "nll"):
+            assert np.array_equal(by_table[name], beside[name])
+
+
+class TestResponses:
+    """Of a prompt and its response, a causal model's loss is that of the response."""
+
+    def test_the_prompt_is_given(self, causal_checkpoint):
+        loaded = load(causal_checkpoint())
+        found = score_text(loaded, PROMPTS, TextProtocol())
+        expected = []
+        for item in PROMPTS.items:
+            prompt = loaded.tokenizer(item.prompt).input_ids
+            answer = loaded.tokenizer(f" {item.expected}", add_special_tokens=False).input_ids
+            ids = torch.tensor([prompt + answer])
+            with torch.inference_mode():
+                log_p = loaded.model(input_ids=ids).logits[0].log_softmax(-1)
+            expected += [-log_p[len(prompt) - 1 + i, t].item() for i, t in enumerate(answer)]
+        assert found["nll"].tolist() == pytest.approx(expected, abs=1e-4)
+        own = Scored(PROMPTS, Measurement(found, {}))
+        assert perplexity_drift(own, own).protocol.startswith("per token on prompts, the responses")
+
+    def test_what_does_not_fit_is_named(self, causal_checkpoint):
+        data = DataSet("long", (Prompt("a " * 100, "b " * 100, 0),))
+        with pytest.raises(EvalError, match="data set long: prompt 1 and its response are longer"):
+            score_text(load(causal_checkpoint()), data, TextProtocol())
+
+
+class TestProtocols:
+    def test_a_short_last_window_is_dropped_as_the_papers_do(self, causal_checkpoint):
+        """GPTQ's and SparseGPT's evaluation: numel // length windows, each by itself."""
+        loaded = load(causal_checkpoint())
+        text = "".join(corpus.passage("held-out", i).text + "\n\n" for i in range(3))
+        data = DataSet("joined", (Text(text, 0),), {"tail": "drop"})
+        found = score_text(loaded, data, TextProtocol(context=32, stride=32, tail="drop"))
+        ids = loaded.tokenizer(text, return_tensors="pt", verbose=False).input_ids
+        count, total = ids.numel() // 32, 0.0
+        for i in range(count):
+            batch = ids[:, i * 32 : (i + 1) * 32]
+            with torch.inference_mode():
+                logits = loaded.model(input_ids=batch).logits
+            loss = F.cross_entropy(logits[0, :-1], batch[0, 1:])
+            total += loss.item() * 32
+        assert perplexity(found["nll"]) == pytest.approx(math.exp(total / (count * 32)), rel=1e-4)
+        assert len(found["nll"]) == count * 31
+        own = Scored(data, Measurement(found, {}))
+        assert "the last one left out" in perplexity_drift(own, own).protocol
+
+    def test_a_text_shorter_than_the_only_window_is_told(self, causal_checkpoint):
+        data = DataSet("short", (Text("Rufus lives here.", 0),))
+        with pytest.raises(EvalError, match="data set short: no text of 64 tokens"):
+            score_text(load(causal_checkpoint()), data, TextProtocol(context=64, tail="drop"))
+
+    def test_answers_end_before_a_stop_of_several_tokens(self):
+        loaded = load(open_checkpoint(MODELS / "llama-tiny"))
+        passage = corpus.passage("held-out", 0)
+        data = DataSet("d", (Prompt(corpus.summary_prompt(passage.text), passage.summary, 0),))
+        free = str(generate(loaded, data, GenerationProtocol())["continuations"][0])
+        cut = generate(loaded, data, GenerationProtocol(stop=" owns a"))["continuations"][0]
+        assert cut == free.partition(" owns a")[0] != free
+
+    def test_what_counts_of_an_answer_is_extracted(self, causal_checkpoint):
+        loaded = load(causal_checkpoint())
+        whole = generate(loaded, PROMPTS, GenerationProtocol())["continuations"]
+        found = generate(loaded, PROMPTS, GenerationProtocol(extract=r"(\w)"))["continuations"]
+        last = [[c for c in text if c.isalnum() or c == "_"][-1:] for text in map(str, whole)]
+        assert [list(text) for text in found] == last
+
+
+CHAT = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
+class TestChat:
+    def test_a_prompt_becomes_the_users_turn(self, causal_checkpoint):
+        loaded = load(causal_checkpoint())
+        loaded.tokenizer.chat_template = CHAT
+        ids = encode_prompts(loaded, PROMPTS, chat=True)
+        text = loaded.tokenizer.decode(ids[0], skip_special_tokens=False)
+        assert text.count("<s>") == 1  # not once more by the tokenizer
+        assert text.replace("<s>", "").strip() == "user: Where does Rufus live?\nassistant:"
+
+    def test_without_a_template_that_is_told(self, causal_checkpoint):
+        with pytest.raises(EvalError, match="prompts is a chat, and model has no chat template"):
+            encode_prompts(load(causal_checkpoint()), PROMPTS, chat=True)

@@ -1,0 +1,98 @@
+"""As many models stay in memory as fit, and no more than a pair."""
+
+import numpy as np
+import pytest
+
+from evals.bench import Bench, Tasks
+from evals.data import DataSet, Text
+from evals.errors import EvalError
+from evals.models import Models
+from evals.store import Store
+from fixtures import corpus
+
+DATA = DataSet("texts", tuple(Text(corpus.passage("held-out", i).text[:300], i) for i in range(3)))
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """``models.free`` bytes are free, less what is loaded."""
+    made = Models("cpu", "auto", 1, False, ())
+    made.free = 1e9
+    monkeypatch.setattr(
+        Models,
+        "_free",
+        lambda self: made.free - sum(m.model.get_memory_footprint() for m in self._loaded.values()),
+    )
+    return made
+
+
+def size(checkpoint):
+    return checkpoint.weight_bytes
+
+
+def test_a_pair_stays_and_a_third_takes_the_place_of_the_oldest(models, causal_checkpoint):
+    one, two, three = (causal_checkpoint(f"m{i}", seed=i) for i in range(3))
+    first = models.load(one)
+    second = models.load(two)
+    assert models.load(one) is first
+    models.load(three)
+    assert models.load(one) is first
+    assert models.load(two) is not second
+
+
+def test_what_does_not_fit_beside_another_is_loaded_alone(models, causal_checkpoint):
+    one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    models.free = 1.8 * size(one)
+    first = models.load(one)
+    assert not models.fit_together(one, two)
+    models.load(two)
+    assert len(models._loaded) == 1
+    assert models.load(one) is not first
+    models.free = 5 * size(one)
+    assert models.fit_together(one, two)
+
+
+def test_a_model_to_change_is_a_copy_unless_it_does_not_fit(models, causal_checkpoint):
+    one = causal_checkpoint("one")
+    kept = models.load(one).model
+    assert models.to_change(one) is not kept
+    models.free = 1.5 * size(one)
+    assert models.to_change(one) is kept
+    assert models.load(one).model is not kept  # loaded again
+
+
+def test_divergence_without_a_table_is_the_same(causal_checkpoint, tmp_path, monkeypatch):
+    one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    by_table = Bench(Store(tmp_path / "a")).scores(two, Tasks(text=DATA), one).text
+    assert list((tmp_path / "a" / "measurements").glob("*.npy"))
+    monkeypatch.setattr("evals.bench.WORTH_KEEPING", 0)
+    beside = Bench(Store(tmp_path / "b")).scores(two, Tasks(text=DATA), one).text
+    assert not list((tmp_path / "b" / "measurements").glob("*.npy"))
+    # Where the two do not fit together, the table is written after all.
+    monkeypatch.setattr(Models, "fit_together", lambda *both: False)
+    apart = Bench(Store(tmp_path / "c")).scores(two, Tasks(text=DATA), one).text
+    assert list((tmp_path / "c" / "measurements").glob("*.npy"))
+    for name in ("js", "nll", "agree"):
+        assert np.array_equal(by_table[name], beside[name])
+        assert np.array_equal(by_table[name], apart[name])
+
+
+def test_two_that_do_not_fit_are_not_timed(causal_checkpoint, tmp_path, monkeypatch):
+    one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    monkeypatch.setattr(Models, "fit_together", lambda *both: False)
+    with pytest.raises(EvalError, match="does not fit into memory beside its baseline"):
+        Bench(Store(tmp_path)).race(one, two, DATA)
+
+
+def test_a_dtype_by_option_is_in_the_key(causal_checkpoint, tmp_path):
+    one = causal_checkpoint("one")
+    half = Bench(Store(tmp_path), dtype="bfloat16")
+    assert str(half.models.load(one).model.dtype) == "torch.bfloat16"
+    assert half.environment() != Bench(Store(tmp_path)).environment()
+
+
+def test_auto_places_a_model_by_itself(causal_checkpoint, tmp_path):
+    one = causal_checkpoint("one")
+    placed = Bench(Store(tmp_path), device="auto").scores(one, Tasks(text=DATA)).text
+    own = Bench(Store(tmp_path)).scores(one, Tasks(text=DATA)).text
+    assert placed["nll"] == pytest.approx(own["nll"], abs=1e-5)

@@ -1,0 +1,133 @@
+"""Rows of files, folders and the hub; what is wrong with one is told in a line."""
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from evals.errors import EvalError
+from evals.rows import Place, read_rows
+
+ROWS = [{"text": "one, two", "label": 0}, {"text": 'zwei\u2028"drei"', "label": 1}]
+
+
+def written(tmp_path, ending):
+    path = tmp_path / f"rows{ending}"
+    if ending == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, ROWS)) + "\n\n")
+    elif ending == ".json":
+        path.write_text(json.dumps(ROWS, indent=1))
+    elif ending == ".csv":
+        path.write_text('text,label\n"one, two",0\n"zwei\u2028""drei""",1\n')
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        parquet.write_table(pa.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet"])
+def test_every_kind_of_file_holds_the_same_rows(tmp_path, ending):
+    found = read_rows(Place(path=str(written(tmp_path, ending))))
+    assert [row["text"] for row in found] == [row["text"] for row in ROWS]
+    assert [int(row["label"]) for row in found] == [0, 1]
+    assert len(read_rows(Place(path=str(written(tmp_path, ending))), most=1)) == 1
+
+
+def test_json_lines_under_the_name_of_json(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text("\n".join(map(json.dumps, ROWS)))
+    assert read_rows(Place(path=str(path))) == ROWS
+
+
+def test_lines_of_a_text_file_are_rows_empty_ones_too(tmp_path):
+    path = tmp_path / "wiki.txt"
+    path.write_bytes("\ufeff = Title = \n\nA line\u2028with a separator\r\n".encode())
+    found = [row["text"] for row in read_rows(Place(path=str(path)))]
+    assert found == [" = Title = ", "", "A line\u2028with a separator"]
+
+
+def test_a_folder_that_datasets_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.Dataset.from_list(ROWS)
+    whole.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"test": whole, "train": whole}).save_to_disk(tmp_path / "two")
+    assert read_rows(Place(path=str(tmp_path / "one"))) == ROWS
+    assert read_rows(Place(path=str(tmp_path / "two"), split="train")) == ROWS
+    with pytest.raises(EvalError, match="no split 'validation'; it has test, train"):
+        read_rows(Place(path=str(tmp_path / "two"), split="validation"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("none.jsonl", None, "no such file or folder"),
+        ("rows.xml", b"<a/>", "rows come from .jsonl, .json, .csv, .parquet, .txt"),
+        ("empty.jsonl", b"\n", "holds no row"),
+        ("bad.jsonl", b'{"a": 1}\n{"a"', "line 2 is not JSON"),
+        ("list.jsonl", b"[1]\n", "line 1 is no JSON object"),
+        ("bad.json", b"[1, 2", "not JSON"),
+        ("numbers.json", b"[1, 2]", "element 1 is no JSON object"),
+        ("ragged.csv", b"a,b\n1,2\n3\n", "line 3 has not as many cells as the first"),
+        ("wide.csv", b"a,b\n1,2,3\n", "line 2 has not as many cells as the first"),
+        ("bad.parquet", b"PAR1 not", "not Parquet"),
+        ("latin.csv", b"text\ncaf\xe9\n", "not UTF-8 at byte 8"),
+        ("latin.txt", b"caf\xe9\n", "not UTF-8 at byte 3"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_in_a_line(tmp_path, name, content, complaint):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(EvalError) as caught:
+        read_rows(Place(path=str(tmp_path / name)))
+    assert complaint in str(caught.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_datasets_did_not_save(tmp_path):
+    with pytest.raises(EvalError, match="no folder that datasets saved"):
+        read_rows(Place(path=str(tmp_path)))
+
+
+def hub(monkeypatch, load_dataset):
+    module = ModuleType("datasets")
+    module.load_dataset = load_dataset
+    module.utils = SimpleNamespace(logging=SimpleNamespace(set_verbosity_error=lambda: None))
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_the_hub_is_asked_by_name_revision_configuration_and_split(monkeypatch):
+    asked = {}
+
+    def load_dataset(name, config, **more):
+        asked.update(more, name=name, config=config)
+        return iter(ROWS)
+
+    hub(monkeypatch, load_dataset)
+    found = read_rows(Place(hub="some/set@v2", config="small", split="validation"), most=1)
+    assert found == ROWS[:1]
+    assert asked["name"] == "some/set"
+    assert (asked["revision"], asked["config"], asked["split"]) == ("v2", "small", "validation")
+    assert not asked["streaming"]
+    # A file of hundreds of megabytes is not fetched for its first rows.
+    read_rows(Place(hub="allenai/c4", files="en/one.json.gz", split="train"), most=1)
+    assert asked["streaming"]
+    assert asked["data_files"] == {"train": "en/one.json.gz"}
+
+
+def test_a_hub_that_is_not_there_names_the_way_around_it(monkeypatch):
+    def load_dataset(*args, **more):
+        raise ConnectionError("offline\nmore")
+
+    hub(monkeypatch, load_dataset)
+    with pytest.raises(EvalError, match=r"Error: offline\); name a local copy with --data"):
+        read_rows(Place(hub="some/set"))
+
+
+def test_without_the_package_that_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(EvalError, match="needs the package datasets: pip install datasets"):
+        read_rows(Place(hub="some/set"))

@@ -1,0 +1,149 @@
+"""Columns become items, prompts and answers."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals.data import Labelled, Prompt, Question, Text
+from evals.errors import EvalError
+from evals.rows import Place
+from evals.tables import Table, check_prompt, data_set, extracted, first_row
+
+SQUAD = [
+    {
+        "q": "Who?",
+        "c": "Ann met Bo.",
+        "a": {"text": ["Ann", "Ann met", "Ann"], "answer_start": [0]},
+    },
+    {"q": "Whom?", "c": "Ann met Bo.", "a": {"text": ["Bo"], "answer_start": [8]}},
+    {"q": "Where?", "c": "In Oslo.", "a": {"text": [], "answer_start": []}},
+]
+COLUMNS = {"question": "q", "context": "c", "answers": "a"}
+
+
+def table(tmp_path, rows, columns, **settings):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return Table(Place(path=str(path)), columns, **settings)
+
+
+def test_questions_of_one_context_share_a_document(tmp_path):
+    found = data_set("d", table(tmp_path, SQUAD, COLUMNS), extractive=True)
+    assert found.items == (
+        Question("Who?", "Ann met Bo.", "Ann", 0, ("Ann met",)),
+        Question("Whom?", "Ann met Bo.", "Bo", 0),
+        Question("Where?", "In Oslo.", "", 1),
+    )
+
+
+def test_prompts_are_made_of_roles_and_solved_shots(tmp_path):
+    found = data_set("d", table(tmp_path, SQUAD, COLUMNS, shots=1))
+    shot = "Ann met Bo.\n\nQuestion: Who?\nAnswer: Ann\n\n"
+    assert found.items[0] == Prompt(shot + "Ann met Bo.\n\nQuestion: Whom?\nAnswer:", "Bo", 0)
+    assert len(found.items) == 2
+
+
+def test_the_first_prompt_whose_roles_are_filled(tmp_path):
+    rows = [{"i": "Add.", "x": "1 2", "o": "3"}, {"i": "Sing.", "x": "", "o": "la"}]
+    columns = {"prompt": "i", "context": "x", "response": "o"}
+    found = data_set(
+        "d", table(tmp_path, rows, columns, prompt=("{prompt}|{context}", "{prompt}!"))
+    )
+    assert [item.prompt for item in found.items] == ["Add.|1 2", "Sing.!"]
+    with pytest.raises(EvalError, match=r"row 2 fills no prompt: '\{prompt\}\|\{context\}'"):
+        data_set("d", table(tmp_path, rows, columns, prompt=("{prompt}|{context}",)))
+
+
+def test_a_column_inside_another(tmp_path):
+    rows = [{"q": "Who?", "a": {"text": ["Ann"]}}]
+    found = data_set("d", table(tmp_path, rows, {"question": "q", "answers": "a.text"}))
+    assert found.items[0].expected == "Ann"
+
+
+def test_texts_are_joined_empty_ones_too_or_stand_alone_without_them(tmp_path):
+    rows = [{"t": " = A = "}, {"t": ""}, {"t": "b"}]
+    joined = data_set("d", table(tmp_path, rows, {"text": "t"}, join="\n\n"))
+    assert joined.items == (Text(" = A = \n\n\n\nb", 0),)
+    alone = data_set("d", table(tmp_path, rows, {"text": "t"}))
+    assert alone.items == (Text(" = A = ", 0), Text("b", 1))
+
+
+@pytest.mark.parametrize(
+    ("label", "classes", "expected"), [(1, (), 1), ("1", (), 1), ("good", ("bad", "good"), 1)]
+)
+def test_labels_are_numbers_or_names(tmp_path, label, classes, expected):
+    rows = [{"t": "x", "y": label}]
+    found = data_set("d", table(tmp_path, rows, {"text": "t", "label": "y"}, classes=classes))
+    assert found.items == (Labelled("x", expected, 0),)
+
+
+@pytest.mark.parametrize("label", [-1, 1.0, True, None, "good", [0]])
+def test_what_is_no_label(tmp_path, label):
+    rows = [{"t": "x", "y": 0}, {"t": "x", "y": label}]
+    with pytest.raises(EvalError, match=r"row 2: label .* is no class"):
+        data_set("d", table(tmp_path, rows, {"text": "t", "label": "y"}))
+
+
+def test_a_name_that_is_none_of_the_classes(tmp_path):
+    rows = [{"t": "x", "y": "fine"}]
+    with pytest.raises(EvalError, match="row 1: label 'fine' is none of bad, good"):
+        data_set("d", table(tmp_path, rows, {"text": "t", "label": "y"}, classes=("bad", "good")))
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    found = table(tmp_path, [{"sentence": "x"}], {"text": "txt"})
+    with pytest.raises(EvalError, match="there is no column 'txt'; there are sentence"):
+        data_set("d", found)
+    with pytest.raises(EvalError, match="there is no column 'txt'; there are sentence"):
+        first_row(found)
+
+
+def test_text_that_is_no_text(tmp_path):
+    with pytest.raises(EvalError, match="row 1: column 't' holds int, not text"):
+        data_set("d", table(tmp_path, [{"t": 3}], {"text": "t"}))
+    with pytest.raises(EvalError, match="column 'a' holds no text and no list of texts"):
+        data_set("d", table(tmp_path, [{"q": "?", "a": 3}], {"question": "q", "answers": "a"}))
+
+
+def test_columns_that_make_nothing():
+    with pytest.raises(EvalError, match="columns question make no data set; give text and label"):
+        Table(Place(path="x"), {"question": "q"}).shape  # noqa: B018
+
+
+def test_nothing_left(tmp_path):
+    rows = [{"t": "x"}, {"t": " "}]
+    with pytest.raises(EvalError, match="leaves no item"):
+        data_set("d", table(tmp_path, rows, {"text": "t"}, skip=1))
+
+
+@given(st.integers(1, 12), st.integers(0, 6), st.integers(0, 4), st.integers(0, 99))
+def test_shots_and_skipped_rows_are_never_asked(count, skip, shots, seed):
+    import tempfile
+    from pathlib import Path
+
+    rows = [{"p": f"p{i}", "r": f"r{i}"} for i in range(24)]
+    columns = {"prompt": "p", "response": "r"}
+    with tempfile.TemporaryDirectory() as folder:
+        made = table(Path(folder), rows, columns, count=count, skip=skip, shots=shots, seed=seed)
+        items = data_set("d", made).items
+        assert items == data_set("d", made).items
+    asked = [item.prompt.split("\n\n")[-1] for item in items]
+    shown = set(items[0].prompt.split("\n\n")[:-1])
+    assert len(asked) == len(set(asked)) == count
+    assert len(shown) == shots
+    assert not {f"p{i}" for i in range(skip)} & {*asked, *(s.split(" ")[0] for s in shown)}
+    assert not {s.split(" ")[0] for s in shown} & set(asked)
+
+
+@pytest.mark.parametrize("template", ["{answer}", "{}", "{question", "{0}"])
+def test_prompts_that_cannot_be_filled(template):
+    with pytest.raises(EvalError, match="prompt"):
+        check_prompt(template)
+
+
+def test_the_last_match_is_what_counts():
+    assert extracted("#### 1 then #### 2", r"#### (\d)") == "2"
+    assert extracted("none", r"#### (\d)") == ""
+    assert extracted("as it is", "") == "as it is"
