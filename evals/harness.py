@@ -24,6 +24,7 @@ from evals.measurement import Measurement, key_of
 from evals.reading import Scored
 
 RESULTS = re.compile(r"(?:.+_|)results_(?P<date>.+)\.json|.+_(?P<other>\d{4}-.+)\.json")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _SHARES = {"exact_match": "exact_match_drop", "f1": "f1_drop", "rouge1": "rouge1_drop",
            "rouge1_max": "rouge1_drop"}  # fmt: skip
 _PERPLEXITIES = {"word_perplexity": "word", "byte_perplexity": "byte", "perplexity": "target"}
@@ -183,14 +184,21 @@ def _check_same_run(baseline: Log, candidate: Log) -> None:
             values = [(results.get(key) or {}).get(task) for results in (one, two)]
             if values[0] != values[1]:
                 raise EvalError(f"{task}: the {key.rstrip('s')} differs: {_both(*values)}")
-        configs = [
-            {k: v for k, v in results["configs"][task].items() if k != "metadata"}
-            for results in (one, two)
-        ]
+        configs = [_comparable(results["configs"][task]) for results in (one, two)]
         for key in configs[0].keys() | configs[1].keys():
             if configs[0].get(key) != configs[1].get(key):
                 values = _both(configs[0].get(key), configs[1].get(key))
                 raise EvalError(f"{task}: its {key} differs: {values}")
+
+
+def _comparable(config: Mapping) -> dict[str, str]:
+    """A task's configuration without what differs from process to process: where its files lie,
+    and the addresses of its functions."""
+    return {
+        key: _ADDRESS.sub("", json.dumps(value, sort_keys=True))
+        for key, value in config.items()
+        if key != "metadata"
+    }
 
 
 def _model_arguments(results: Mapping) -> dict:

@@ -60,7 +60,7 @@ def tables(entries: Sequence[Entry], style: str) -> str:
         own = [entry for entry in entries if entry.group == group]
         metrics = [m for m in METRICS if any(entry.verdict.metric == m for entry in own)]
         limits = {metric: _common_limit(own, metric) for metric in metrics}
-        rows, zeros = [], {e.row: _zeros(e) for e in own if "zeros" in e.facts}
+        rows, zeros = [], {e.row: _zeros(e) for e in own if e.facts.get("weights")}
         levels = [_level(own, metric) for metric in metrics]
         if any(levels):
             rows.append([BASELINE, *levels, *([""] if zeros else [])])

@@ -51,10 +51,15 @@ def gates(tmp_path):
     """``gates(*arguments)`` runs ``pytest tests/gates`` with a store of its own."""
 
     def run(*arguments: object, store: str = "store") -> subprocess.CompletedProcess:
-        return subprocess.run(command(*arguments, store=tmp_path / store),
-                              cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+        return run_gates(*arguments, store=tmp_path / store)
 
     return run
+
+
+def run_gates(*arguments: object, store: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(*arguments, store=store), cwd=ROOT, capture_output=True, text=True
+    )
 
 
 def command(*arguments: object, store: Path) -> list[str]:

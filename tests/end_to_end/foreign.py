@@ -1,0 +1,174 @@
+"""Compressed checkpoints as the libraries that own their formats write them.
+
+Each compresses ``base`` into the directory ``out`` and returns what ``--candidate`` takes.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+
+def _parts(base: Path, **settings):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, **{"dtype": "auto", **settings})
+    return model, AutoTokenizer.from_pretrained(base)
+
+
+def sharded(base: Path, out: Path) -> Path:
+    model, tokenizer = _parts(base)
+    model.save_pretrained(out, max_shard_size="1MB")
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def compressed_tensors(scheme: str):
+    """One of the library's preset schemes, scales from the weights' own range."""
+
+    def make(base: Path, out: Path) -> Path:
+        from compressed_tensors.compressors import ModelCompressor
+        from compressed_tensors.quantization import (
+            QuantizationConfig,
+            QuantizationStatus,
+            apply_quantization_config,
+            preset_name_to_scheme,
+        )
+        from compressed_tensors.quantization.utils import calculate_qparams
+
+        model, tokenizer = _parts(base)
+        preset = preset_name_to_scheme(scheme, targets=["Linear"])
+        if preset.weights.group_size:
+            preset.weights.group_size = 32
+        apply_quantization_config(
+            model, QuantizationConfig(config_groups={"all": preset}, ignore=["lm_head"])
+        )
+        for module in model.modules():
+            weights = getattr(getattr(module, "quantization_scheme", None), "weights", None)
+            if weights is None:
+                continue
+            groups = module.weight.data.unflatten(1, (-1, weights.group_size or module.in_features))
+            scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), weights)
+            module.weight_scale.data.copy_(scale.view_as(module.weight_scale))
+            if hasattr(module, "weight_zero_point"):
+                module.weight_zero_point.data.copy_(zero.view_as(module.weight_zero_point))
+            module.quantization_status = QuantizationStatus.FROZEN
+        compressor = ModelCompressor.from_pretrained_model(model)
+        compressor.compress_model(model)
+        model.save_pretrained(out)
+        compressor.update_config(out)
+        tokenizer.save_pretrained(out)
+        return out
+
+    return make
+
+
+def torchao(base: Path, out: Path) -> Path:
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    config = TorchAoConfig(quant_type=Int8WeightOnlyConfig())
+    model, tokenizer = _parts(base, quantization_config=config)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def bitsandbytes(base: Path, out: Path) -> Path:
+    from transformers import BitsAndBytesConfig
+
+    # Outliers are sought over a whole batch: without a threshold of zero, numbers depend on it.
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    model, tokenizer = _parts(base, quantization_config=config, device_map="cpu")
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def gguf(kind: str):
+    """A file as llama.cpp's converter lays out a LLaMA, without a tokenizer."""
+
+    def make(base: Path, out: Path) -> Path:
+        import gguf as library
+        from safetensors.numpy import load_file
+
+        config = json.loads((base / "config.json").read_text())
+        out.mkdir()
+        writer = library.GGUFWriter(str(out / "model.gguf"), "llama")
+        writer.add_vocab_size(config["vocab_size"])
+        writer.add_context_length(config["max_position_embeddings"])
+        writer.add_embedding_length(config["hidden_size"])
+        writer.add_block_count(config["num_hidden_layers"])
+        writer.add_feed_forward_length(config["intermediate_size"])
+        writer.add_head_count(config["num_attention_heads"])
+        writer.add_head_count_kv(config["num_key_value_heads"])
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+        writer.add_rope_dimension_count(config["head_dim"])
+        writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+        names = library.get_tensor_name_map(library.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        for name, weight in load_file(base / "model.safetensors").items():
+            count = heads.get(name.split(".")[-2])
+            if count:  # llama.cpp rotates neighbours, transformers halves
+                weight = weight.reshape(count, 2, -1, weight.shape[1]).swapaxes(1, 2)
+                weight = weight.reshape(-1, weight.shape[-1])
+            stored = library.GGMLQuantizationType[kind if weight.ndim == 2 else "F32"]
+            writer.add_tensor(
+                names.get_name(name, (".weight",)), library.quants.quantize(weight, stored),
+                raw_dtype=stored,
+            )  # fmt: skip
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return out / "model.gguf"
+
+    return make
+
+
+def lora(base: Path, out: Path) -> Path:
+    """An adapter alone, as after little training, which names its base."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model, _ = _parts(base)
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(model, settings)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.002)
+    model.save_pretrained(out)
+    return out
+
+
+def gptqmodel(method: str):
+    """Four bits by GPTQModel, on the CPU."""
+
+    def make(base: Path, out: Path) -> Path:
+        from gptqmodel import GPTQModel, QuantizeConfig
+
+        from fixtures import corpus
+
+        settings = QuantizeConfig(bits=4, group_size=32, device="cpu", desc_act=False)
+        model = GPTQModel.load(str(base), settings)
+        texts = [corpus.passage("calibration", index).text for index in range(64)]
+        model.quantize(texts, batch_size=1)
+        model.save(str(out))
+        return out
+
+    return make
+
+
+MAKERS = {
+    "sharded": sharded,
+    "w4a16": compressed_tensors("W4A16"),
+    "w8a8": compressed_tensors("W8A8"),
+    "fp8": compressed_tensors("FP8_DYNAMIC"),
+    "torchao-int8": torchao,
+    "bitsandbytes-int8": bitsandbytes,
+    "gguf-q8": gguf("Q8_0"),
+    "gguf-q4": gguf("Q4_0"),
+    "lora": lora,
+}
+REFUSED = {"w4a16-asymmetric": compressed_tensors("W4A16_ASYM")}
+"""What transformers 5.23 does not load, and the suite must not judge."""

@@ -1,0 +1,137 @@
+"""Checkpoints that other libraries made are judged in one command, each in its own format."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fixtures import corpus
+from fixtures.shipped import MODELS
+from tests.end_to_end import foreign
+
+BASE = MODELS / "llama-tiny"
+TEXTS = [corpus.passage("held-out", index).text for index in range(12)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("foreign")
+    return {name: make(BASE, folder / name) for name, make in foreign.MAKERS.items()}
+
+
+@pytest.fixture(scope="module")
+def judged(made, tmp_path_factory):
+    """What the command line says of all of them at once: its process, and a row for each gate."""
+    from tests.end_to_end.conftest import run_gates
+
+    folder = tmp_path_factory.mktemp("judged")
+    text = folder / "texts.jsonl"
+    text.write_text("".join(json.dumps({"text": passage}) + "\n" for passage in TEXTS))
+    done = run_gates(
+        "--baseline", BASE, "--candidate", *made.values(), "--text", text, "--report", folder,
+        store=folder / "store",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
+    told = [(row["verdict"]["candidate"], row["verdict"]["metric"]) for row in rows]
+    return done, dict(zip(told, rows, strict=True))
+
+
+def name_of(name, made):
+    """Two files are both called ``model.gguf``."""
+    return str(made[name]) if name.startswith("gguf") else name
+
+
+def loaded(name, path):
+    """A candidate as plain transformers, or the library that owns it, gives it."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    if name == "lora":
+        model = AutoModelForCausalLM.from_pretrained(BASE)
+        return PeftModel.from_pretrained(model, path).eval()
+    if name.startswith("gguf"):
+        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name).eval()
+    return AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
+
+
+def test_the_exit_code_and_the_last_line_tell(judged):
+    done, rows = judged
+    failed = [row for row in rows.values() if not row["passed"]]
+    assert done.returncode == (1 if failed else 0)
+    assert "Traceback" not in done.stdout
+    assert len({candidate for candidate, _ in rows}) == len(foreign.MAKERS)
+
+
+@pytest.mark.parametrize("name", foreign.MAKERS)
+def test_perplexity_is_that_of_plain_transformers(name, made, judged):
+    from transformers import AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(BASE), loaded(name, made[name])
+    total, count = 0.0, 0
+    for text in TEXTS:
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        with torch.inference_mode():
+            logits = model(input_ids=ids).logits[0, :-1].float()
+        total += F.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+        count += ids.numel() - 1
+    row = judged[1][name_of(name, made), "perplexity_drift"]
+    assert row["verdict"]["measured"] == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert row["verdict"]["n"] == count
+
+
+@pytest.mark.parametrize("name", [n for n in foreign.MAKERS if n != "gguf-q4"])
+def test_a_good_checkpoint_passes(name, made, judged):
+    row = judged[1][name_of(name, made), "perplexity_drift"]
+    assert row["passed"], row
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "unpacked"),
+    [
+        ("w4a16", "compressed-tensors pack-quantized", True),
+        ("w8a8", "compressed-tensors int-quantized", True),
+        ("fp8", "compressed-tensors float-quantized", True),
+        ("torchao-int8", "torchao", False),
+        ("bitsandbytes-int8", "bitsandbytes", False),
+        ("gguf-q8", "gguf", True),
+        ("lora", "lora", False),
+        ("sharded", "plain", False),
+    ],
+)
+def test_the_report_says_how_it_is_stored_and_whether_its_kernels_ran(
+    name, form, unpacked, made, judged
+):
+    row = judged[1][name_of(name, made), "speedup"]
+    assert row["form"] == form
+    assert row["facts"].get("unpacked", 0.0) == float(unpacked)
+
+
+@pytest.mark.parametrize("name", foreign.REFUSED)
+def test_what_does_not_load_fails_in_a_line(name, tmp_path):
+    from tests.end_to_end.conftest import run_gates
+
+    (tmp_path / "text.txt").write_text(TEXTS[0])
+    path = foreign.REFUSED[name](BASE, tmp_path / name)
+    done = run_gates("--baseline", BASE, "--candidate", path, "--text", tmp_path / "text.txt",
+                     store=tmp_path / "store")  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    assert "does not load" in done.stdout or "has the wrong shape" in done.stdout
+    assert " 0 passed" not in done.stdout
+    assert "passed" not in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("method", ["gptq"])
+def test_four_bits_by_gptqmodel(method, tmp_path):
+    """Its own requirements do not go with the pinned ones: run where it has been installed."""
+    pytest.importorskip("gptqmodel")
+    from tests.end_to_end.conftest import run_gates
+
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS))
+    path = foreign.gptqmodel(method)(BASE, tmp_path / method)
+    done = run_gates("--baseline", BASE, "--candidate", path, "--text", tmp_path / "text.txt",
+                     "-k", "perplexity", store=tmp_path / "store")  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert f"{method}" in done.stdout
