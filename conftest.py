@@ -1,5 +1,6 @@
 """What makes pytest run the gates: options, parameters, fixtures, hand-over to the report."""
 
+import logging
 import os
 import pkgutil
 from pathlib import Path
@@ -22,6 +23,8 @@ from fixtures.summary import Summary  # noqa: E402
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
 # as anything else wants a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What torchao has torch say whenever transformers looks whether it is there.
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()

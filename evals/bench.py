@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,13 @@ from evals.checkpoint import (
     EXTRACTIVE,
     SEQ2SEQ,
     Checkpoint,
+    check_names,
     check_same_labels,
 )
 from evals.data import DataSet
 from evals.device import CPU, device_facts
 from evals.errors import EvalError
+from evals.formats import format_of
 from evals.locks import locked
 from evals.measurement import Measurement, key_of
 from evals.models import Models
@@ -138,8 +140,12 @@ class Bench:
                 continue
             found[role] = Scored(data, self._role(role, checkpoint, data, baseline))
         weights = self._measure(
-            {"model": checkpoint.digest, "protocol": {"task": "footprint"}},
-            lambda: _footprint(self.models.load(checkpoint)),
+            {
+                "model": checkpoint.digest,
+                "packages": packages_of(checkpoint),
+                "protocol": {"task": "footprint"},
+            },
+            lambda: _footprint(self.models.load(checkpoint, like=baseline)),
         )
         return Scores(checkpoint, weights, **found)
 
@@ -150,6 +156,8 @@ class Bench:
             EvalError: tokenizers, chat templates, context lengths or label maps differ.
         """
         check_same_labels(baseline, candidate)
+        if tasks.labels is not None:
+            check_names(baseline, tasks.labels)
         used = [data for data in vars(tasks).values() if data is not None]
         origin = {
             "model": candidate.digest,
@@ -194,7 +202,7 @@ class Bench:
     ) -> Measurement:
         if role == "text" and checkpoint.kind in (CAUSAL, SEQ2SEQ):
             return self._text(checkpoint, data, baseline, batch_tokens)
-        return self._other(checkpoint, data, batch_tokens)
+        return self._other(checkpoint, data, baseline, batch_tokens)
 
     def race(self, baseline: Checkpoint, candidate: Checkpoint, data: DataSet) -> Measurement:
         """Times baseline against candidate, alone on the device."""
@@ -207,13 +215,13 @@ class Bench:
 
             if not self.models.fit_together(baseline, candidate):
                 raise EvalError("it does not fit into memory beside its baseline to be timed")
-            return time_pairs(
-                self.models.load(baseline), self.models.load(candidate), data, protocol
-            )
+            sides = self.models.load(baseline), self.models.load(candidate, like=baseline)
+            return time_pairs(*sides, data, protocol)
 
         origin = {
             "model": candidate.digest,
             "baseline": baseline.digest,
+            "packages": packages_of(candidate),
             "data": data.digest,
             "protocol": protocol.describe(),
             "machine": platform.node(),
@@ -238,12 +246,16 @@ class Bench:
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
         origin = {
             "model": checkpoint.digest,
+            "packages": packages_of(checkpoint),
             "data": data.digest,
             "protocol": protocol.describe(),
             "reference": baseline and baseline.digest,
         }
-        table = self._table_path({**origin, "protocol": usual.describe(), "reference": None,
-                                  "model": (baseline or checkpoint).digest})  # fmt: skip
+        table = self._table_path({
+            **origin, "protocol": usual.describe(), "reference": None,
+            "model": (baseline or checkpoint).digest,
+            "packages": packages_of(baseline or checkpoint),
+        })  # fmt: skip
         if baseline is not None:
             self._text(baseline, data, None)
 
@@ -257,9 +269,12 @@ class Bench:
             elif self.models.fit_together(baseline, checkpoint):
                 reference = self.models.load(baseline)
             else:
-                self._with_table(baseline, data, usual, table, math.inf)
+                with locked(self.store.lock_path(table.name)):  # another candidate's may wait
+                    if not table.exists():
+                        self._with_table(baseline, data, usual, table, math.inf)
                 reference = table
-            return score_text(self.models.load(checkpoint), data, protocol, reference=reference)
+            loaded = self.models.load(checkpoint, like=baseline)
+            return score_text(loaded, data, protocol, reference=reference)
 
         return self._measure(origin, run)
 
@@ -281,7 +296,11 @@ class Bench:
         return arrays
 
     def _other(
-        self, checkpoint: Checkpoint, data: DataSet, batch_tokens: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        data: DataSet,
+        baseline: Checkpoint | None,
+        batch_tokens: int | None = None,
     ) -> Measurement:
         protocol, scorer = _protocol_of(checkpoint.kind, data)
         protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
@@ -289,10 +308,11 @@ class Bench:
         def run() -> Mapping[str, np.ndarray]:
             module, name = scorer
             score = getattr(import_module(f"evals.scoring.{module}"), name)
-            return score(self.models.load(checkpoint), data, protocol)
+            return score(self.models.load(checkpoint, like=baseline), data, protocol)
 
         origin = {
             "model": checkpoint.digest,
+            "packages": packages_of(checkpoint),
             "data": data.digest,
             "protocol": protocol.describe(),
         }
@@ -345,6 +365,18 @@ def _set_by(data: DataSet, protocol):
     return replace(protocol, **{key: data.how[key] for key in data.how if key in names})
 
 
+def packages_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """Versions of what unpacks or merges its weights; empty for plain ones."""
+    forms = [checkpoint.form, *([checkpoint.base.form] if checkpoint.base else [])]
+    names = {name.partition(".")[0] for form in forms for name in format_of(form).packages}
+    return {
+        distribution: _version(distribution)
+        for name in sorted(names)
+        for distribution in sorted(set(_distributions().get(name, ())))
+    }
+
+
+_distributions = cache(packages_distributions)
 _version = cache(version)  # reading it from disk takes a millisecond each time
 
 
@@ -358,7 +390,10 @@ def _cores() -> int:
 def code_version() -> str:
     """Hash of the source that measurements depend on, so that none outlives its code."""
     room = Path(__file__).parent
-    files = [*sorted((room / "scoring").glob("*.py")), room / "metrics" / "divergence.py"]
+    files = [
+        *sorted((room / "scoring").glob("*.py")),
+        *(room / name for name in ("metrics/divergence.py", "tables.py", "formats.py")),
+    ]
     return key_of({file.name: file.read_text() for file in files})
 
 

@@ -7,10 +7,12 @@ store starts at once.
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from evals.data import DataSet
 from evals.errors import EvalError
 from evals.formats import GGUF, LORA, PLAIN, check_loadable
 
@@ -27,6 +29,7 @@ _HEADS = {
 ABSENT = "absent"
 """The form of a baseline on the hub that a plan does not fetch."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
@@ -66,18 +69,17 @@ class Checkpoint:
     def digest(self) -> str:
         """Hash of the checkpoint; reads every byte once, on first use."""
         sha = hashlib.sha256()
-        patterns = (*_HUB_FILES, self.file) if self.file else _HUB_FILES
-        files = {f for pattern in patterns for f in self.path.glob(pattern) if f.is_file()}
-        for file in sorted(files):
+        folders = {self.path, self.tokenizer or self.path}
+        files = {f for folder in folders for name in _HUB_FILES for f in folder.glob(name)}
+        if self.file:
+            files.add(self.path / self.file)
+        for file in sorted(file for file in files if file.is_file()):
             sha.update(f"{file.name}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as stream:
                 while chunk := stream.read(1 << 24):
                     sha.update(chunk)
         if self.base is not None:
             sha.update(self.base.digest.encode())
-        if self.tokenizer not in (None, self.path):
-            for file in sorted(f for name in _TOKENIZERS for f in self.tokenizer.glob(name)):
-                sha.update(file.read_bytes())
         return sha.hexdigest()
 
     def with_tokenizer_of(self, baseline: "Checkpoint") -> "Checkpoint":
@@ -147,7 +149,7 @@ def open_checkpoint(
         if packed:
             raise EvalError(f"{path}: a GGUF file is named by itself, such as {path / packed[0]}")
         raise EvalError(f"{path}: no config.json; name a checkpoint in Hugging Face format")
-    described = _json(config)
+    described = json_object(config)
     try:
         architectures = [str(name) for name in described.get("architectures") or []]
     except TypeError as error:
@@ -162,24 +164,48 @@ def open_checkpoint(
         raise EvalError(f"{path}: no *.safetensors file")
     form = _form(described.get("quantization_config"))
     check_loadable(path, form)
-    context = described.get("max_position_embeddings")
     return Checkpoint(
         path=path,
         kind=_kind(config, architectures, bool(described.get("is_encoder_decoder"))),
         weight_bytes=sum(file.stat().st_size for file in weights),
         label=label,
-        class_names=tuple(map(str, (described.get("id2label") or {}).values())),
+        class_names=_class_names(config, described.get("id2label")),
         form=form,
-        context=context if isinstance(context, int) else None,
+        context=_context(described),
         dtype=str(described.get("dtype") or described.get("torch_dtype") or ""),
         tokenizer=path,
     )
 
 
-def _json(file: Path) -> dict:
+def _class_names(config: Path, named: object) -> tuple[str, ...]:
+    """Names in the order of their indices, whatever the order of the file."""
+    if not named:
+        return ()
+    try:
+        return tuple(str(named[key]) for key in sorted(named, key=int))
+    except (TypeError, ValueError) as error:
+        raise EvalError(f"{config}: id2label is no table of names by index") from error
+
+
+def _context(described: Mapping[str, object]) -> int | None:
+    """Positions that a configuration names, by whichever of its families' names."""
+    inner = described.get("text_config")
+    for part in (described, inner if isinstance(inner, dict) else {}):
+        for name in _POSITIONS:
+            if isinstance(part.get(name), int):
+                return part[name]
+    return None
+
+
+def json_object(file: Path) -> dict:
+    """What a JSON file holds.
+
+    Raises:
+        EvalError: it cannot be read, or holds no object.
+    """
     try:
         described = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise EvalError(f"{file}: not a JSON object ({error})") from error
     if not isinstance(described, dict):
         raise EvalError(f"{file}: not a JSON object")
@@ -206,15 +232,15 @@ def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint
         if pickled.is_file():
             raise EvalError(f"{path}: {pickled.name} is pickled; convert it to safetensors")
         raise EvalError(f"{path}: no {ADAPTER_WEIGHTS}")
-    described = _json(path / ADAPTER)
+    described = json_object(path / ADAPTER)
     named = described.get("base_model_name_or_path")
     beside = [path / str(named), Path(str(named)).expanduser()] if named else []
     here = next((folder for folder in beside if folder.is_dir()), None)
     if here is not None:
         base = open_checkpoint(here)
-    elif base is None:
-        if not named:
-            raise EvalError(f"{path}: {ADAPTER} names no base_model_name_or_path")
+    elif not named:
+        raise EvalError(f"{path}: {ADAPTER} names no base_model_name_or_path")
+    elif base is None or base.label != Path(str(named)).name:
         base = open_checkpoint(str(named))
     return replace(
         base,
@@ -243,6 +269,18 @@ def check_same_labels(baseline: Checkpoint, candidate: Checkpoint) -> None:
         raise EvalError(
             f"the label maps differ: {', '.join(candidate.class_names)} for the candidate, "
             f"{', '.join(baseline.class_names)} for the baseline"
+        )
+
+
+def check_names(checkpoint: Checkpoint, data: DataSet) -> None:
+    """Raises an EvalError if a data set's classes are named as the model's, in another order."""
+    own, theirs = checkpoint.class_names, data.how.get("classes", ())
+    if [name.lower() for name in own] != [name.lower() for name in theirs] and {
+        name.lower() for name in own
+    } == {name.lower() for name in theirs}:
+        raise EvalError(
+            f"data set {data.name} has its classes as {', '.join(theirs)}, the model as "
+            f"{', '.join(own)}: list them in the model's order"
         )
 
 

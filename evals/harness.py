@@ -10,14 +10,14 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from evals.bench import Scores
-from evals.checkpoint import LOG, Checkpoint
+from evals.checkpoint import LOG, Checkpoint, json_object
 from evals.data import DataSet, Item, Labelled, Prompt, Text
 from evals.errors import EvalError
 from evals.measurement import Measurement, key_of
@@ -25,8 +25,7 @@ from evals.reading import Scored
 
 RESULTS = re.compile(r"(?:.+_|)results_(?P<date>.+)\.json|.+_(?P<other>\d{4}-.+)\.json")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_SHARES = {"exact_match": "exact_match_drop", "f1": "f1_drop", "rouge1": "rouge1_drop",
-           "rouge1_max": "rouge1_drop"}  # fmt: skip
+_SHARES = {"exact_match": "exact_match_drop", "f1": "f1_drop", "rouge1": "rouge1_drop"}
 _PERPLEXITIES = {"word_perplexity": "word", "byte_perplexity": "byte", "perplexity": "target"}
 _SAME = (
     ("lm_eval_version", "lm-eval"),
@@ -67,12 +66,14 @@ class Logged:
         name: of the task, with the metric or filter where it has several of a kind.
         metrics: this suite's gates that it has numbers for.
         baseline, candidate: those numbers.
+        unjudged: the harness's metrics of the task that no gate is for.
     """
 
     name: str
     metrics: tuple[str, ...]
     baseline: Scores
     candidate: Scores
+    unjudged: tuple[str, ...] = ()
 
 
 def is_log(reference: str) -> bool:
@@ -102,7 +103,7 @@ def read_log(reference: str) -> Log:
                 f"such as {found[-1]}"
             )
         path = found[0]
-    results = _json(path)
+    results = json_object(path)
     tasks = list(results.get("configs") or {})
     if not tasks:
         raise EvalError(f"{path}: names no task; is it a results file of lm-eval?")
@@ -115,16 +116,6 @@ def read_log(reference: str) -> Log:
             raise EvalError(f"{path}: no {file.name} beside it; run lm-eval with --log_samples")
         samples[task] = list(_lines(file))
     return Log(path, results, samples)
-
-
-def _json(file: Path) -> dict:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvalError(f"{file}: not to be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise EvalError(f"{file}: not a JSON object")
-    return found
 
 
 def _lines(file: Path) -> Iterator[dict]:
@@ -148,8 +139,10 @@ def paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
     _check_same_run(baseline, candidate)
     found = []
     for task, lines in baseline.samples.items():
+        if not lines:
+            raise EvalError(f"{task}: no sample in {baseline.path}")
         # Filters of a task leave its documents again, each with its own.
-        blocks = [_blocks(log.path, log.samples[task]) for log in (baseline, candidate)]
+        blocks = [_blocks(log.samples[task]) for log in (baseline, candidate)]
         if blocks[0].keys() != blocks[1].keys():
             raise EvalError(f"{task}: the filters differ: {_both(*map(list, blocks))}")
         for name in blocks[0]:
@@ -157,13 +150,6 @@ def paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
             row = task if len(blocks[0]) == 1 else f"{task}-{name}"
             described = _Task(row, baseline.results["configs"][task], label)
             found += described.logged(one, two)
-        if not lines:
-            raise EvalError(f"{task}: no sample")
-    if not found:
-        raise EvalError(
-            f"{baseline.path}: no metric that a gate is for; known are acc, exact_match, f1, "
-            "rouge1 and perplexities"
-        )
     return found
 
 
@@ -216,7 +202,7 @@ def _both(one: object, two: object) -> str:
     return f"{shown[0][:120]} for the baseline, {shown[1][:120]} for the candidate"
 
 
-def _blocks(path: Path, lines: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+def _blocks(lines: Sequence[Mapping]) -> dict[str, list[Mapping]]:
     """Lines by filter; before 0.4.7 the filter has no name, and its documents come again."""
     found: dict[str, list[Mapping]] = defaultdict(list)
     times: Counter = Counter()
@@ -250,15 +236,20 @@ def _in_order(task: str, one: list[Mapping], two: list[Mapping]) -> list[Mapping
 
 
 def _key(line: Mapping) -> tuple:
-    return tuple(line.get(name) for name in ("doc_hash", "prompt_hash", "target_hash"))
+    """Of document, prompt and target; of their texts where a release wrote no hashes."""
+    hashes = tuple(line.get(name) for name in ("doc_hash", "prompt_hash", "target_hash"))
+    if all(hashes):
+        return hashes
+    return tuple(key_of({"": line.get(name)}) for name in ("doc", "arguments", "target"))
 
 
 def _missing(line: Mapping, others: list[Mapping]) -> str:
     """What of a document the candidate's log has otherwise."""
     where = f"document {line['doc_id']}"
     for other in others:
-        if other.get("doc_hash") == line.get("doc_hash"):
-            what = "prompt" if other.get("prompt_hash") != line.get("prompt_hash") else "target"
+        one, two = _key(line), _key(other)
+        if one[0] == two[0]:
+            what = "prompt" if one[1] != two[1] else "target"
             return f"the {what} of {where} differs"
     return f"{where} is not in the candidate's log"
 
@@ -283,6 +274,10 @@ class _Task:
             made = self._scored(name, sides)
             if made is not None:
                 found.append((name, *made))
+        judged = {name for name, *_ in found}
+        unjudged = tuple(name for name in names if name not in judged)
+        if not found:
+            raise EvalError(f"{self.row}: no gate is for {', '.join(unjudged) or 'it'}")
         rows: list[list[tuple]] = []
         for entry in found:
             # Each row has every gate once; the first of a kind goes into the first row.
@@ -291,9 +286,9 @@ class _Task:
                 rows.append([entry])
             else:
                 row.append(entry)
-        return [self._row(index, row) for index, row in enumerate(rows)]
+        return [self._row(index, row, unjudged) for index, row in enumerate(rows)]
 
-    def _row(self, index: int, row: list[tuple]) -> Logged:
+    def _row(self, index: int, row: list[tuple], unjudged: tuple[str, ...]) -> Logged:
         name = self.row if index == 0 else f"{self.row}-{row[0][0]}"
         gates = []
         sides: tuple[dict, dict] = ({}, {})
@@ -306,7 +301,7 @@ class _Task:
         weights = Measurement({}, {"log": self.row})
         checkpoint = Checkpoint(Path(), LOG, 0, self.label, form="lm-eval log")
         scores = [Scores(checkpoint, weights, **side) for side in sides]
-        return Logged(name, tuple(gates), *scores)
+        return Logged(name, tuple(gates), *scores, unjudged)
 
     def _scored(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
         """Role, gate and both sides' numbers of a metric; None where no gate is for it."""
@@ -318,12 +313,28 @@ class _Task:
             return self._perplexity(metric, sides)
         return None
 
+    def _numbers(self, metric: str, sides, read: Callable) -> list[list] | None:
+        """What every document of both sides has of a metric; None where none has a number.
+
+        Raises:
+            EvalError: some have one and some have not: they would be judged without these.
+        """
+        found = [[read(line.get(metric)) for line in lines] for lines in sides]
+        lacking = [value is None for side in found for value in side]
+        if all(lacking):
+            return None
+        if any(lacking):
+            raise EvalError(f"{self.row}: {sum(lacking)} documents have no number for {metric}")
+        return found
+
     def _share(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
         gate = _SHARES[metric]
         role = "summaries" if gate == "rouge1_drop" else "answers"
-        values = [[_number(line.get(metric)) for line in lines] for lines in sides]
-        if any(value is None for side in values for value in side):
+        values = self._numbers(metric, sides, _number)
+        if values is None:
             return None  # a pair for the whole corpus, not a number for a document
+        if not all(0.0 <= value <= 1.0 or math.isnan(value) for side in values for value in side):
+            raise EvalError(f"{self.row}: {metric} is no share between 0 and 1")
         items = tuple(
             Prompt(_asked(line), str(line.get("target")), index)
             for index, line in enumerate(sides[0])
@@ -339,8 +350,8 @@ class _Task:
         return role, gate, scored
 
     def _accuracy(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
-        values = [[_number(line.get(metric)) for line in lines] for lines in sides]
-        if any(value is None for side in values for value in side):
+        values = self._numbers(metric, sides, _number)
+        if values is None:
             return None
         choices = metric == "acc" and self.config.get("output_type") == "multiple_choice"
         items = tuple(Labelled(_asked(line), 0, index) for index, line in enumerate(sides[0]))
@@ -348,13 +359,30 @@ class _Task:
         for own, lines in zip(values, sides, strict=True):
             arrays = {"right": np.array(own, float)}
             if choices:
-                arrays["log_probabilities"] = _choices(lines)
+                arrays["log_probabilities"] = self._choices(lines)
             scored.append(self._side("labels", items, arrays, {"choices": True} if choices else {}))
         return "labels", "accuracy_drop", scored
 
+    def _choices(self, lines: Sequence[Mapping]) -> np.ndarray:
+        """Log-probabilities ``(documents, choices)`` among the choices; -inf where there are
+        fewer."""
+        rows = []
+        for line in lines:
+            answers = line.get("filtered_resps")
+            if not isinstance(answers, list) or not answers:
+                raise EvalError(f"{self.row}: document {line['doc_id']} has no filtered_resps")
+            # For mutual information the choices come again, without their question.
+            own = len(answers) // 2 if "acc_mutual_info" in line else len(answers)
+            rows.append([float(answer[0]) for answer in answers[:own]])
+        found = np.full((len(rows), max(map(len, rows))), -math.inf)
+        for index, row in enumerate(rows):
+            likelihoods = np.array(row)
+            found[index, : len(row)] = likelihoods - np.logaddexp.reduce(likelihoods)
+        return found
+
     def _perplexity(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
-        pairs = [[_likelihood(line.get(metric)) for line in lines] for lines in sides]
-        if any(pair is None for side in pairs for pair in side):
+        pairs = self._numbers(metric, sides, _likelihood)
+        if pairs is None:
             return None
         units = [[count for _, count in side] for side in pairs]
         if units[0] != units[1]:
@@ -411,16 +439,6 @@ def _likelihood(value: object) -> tuple[float, int] | None:
         return total, int(count)
     total = _number(value)
     return None if total is None else (total, 1)
-
-
-def _choices(lines: Sequence[Mapping]) -> np.ndarray:
-    """Log-probabilities ``(documents, choices)`` among the choices; -inf where there are fewer."""
-    rows = [[float(answer[0]) for answer in line["filtered_resps"]] for line in lines]
-    found = np.full((len(rows), max(map(len, rows))), -math.inf)
-    for index, row in enumerate(rows):
-        likelihoods = np.array(row)
-        found[index, : len(row)] = likelihoods - np.logaddexp.reduce(likelihoods)
-    return found
 
 
 def _asked(line: Mapping) -> str:

@@ -39,10 +39,12 @@ class Models:
         self.device, self.dtype, self.threads = device, dtype, threads
         self.trust_remote_code, self.formats = trust_remote_code, tuple(formats)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
-        self._largest = 0
 
-    def load(self, checkpoint: Checkpoint) -> "Loaded":
-        """The model of a checkpoint, from memory if it was used lately."""
+    def load(self, checkpoint: Checkpoint, like: Checkpoint | None = None) -> "Loaded":
+        """The model of a checkpoint, from memory if it was used lately.
+
+        Once unpacked, a compressed one takes about as much as the baseline that it is ``like``.
+        """
         import torch
 
         from evals.scoring.loading import load
@@ -51,29 +53,28 @@ class Models:
             import_module(module)
         torch.set_num_threads(self.threads)
         if checkpoint.digest not in self._loaded:
-            needed = self._needed(checkpoint)
+            needed = self._needed(checkpoint, like)
             while self._loaded and (len(self._loaded) >= KEPT or needed > self._free()):
                 self._forget()
             loaded = load(checkpoint, self.device, self.dtype, self.trust_remote_code)
             self._loaded[checkpoint.digest] = loaded
-            self._largest = max(self._largest, loaded.model.get_memory_footprint())
         self._loaded.move_to_end(checkpoint.digest)
         return self._loaded[checkpoint.digest]
 
-    def fit_together(self, one: Checkpoint, two: Checkpoint) -> bool:
-        """Whether two models can be in memory at the same time."""
-        others = [key for key in self._loaded if key not in (one.digest, two.digest)]
-        missing = [c for c in (one, two) if c.digest not in self._loaded]
-        if sum(map(self._needed, missing)) <= self._free():
-            return True
-        for key in others:
-            self._forget(key)
-        return sum(map(self._needed, missing)) <= self._free()
+    def fit_together(self, baseline: Checkpoint, candidate: Checkpoint) -> bool:
+        """Whether a baseline and its candidate can be in memory at the same time."""
+        pair = (baseline, candidate)
+        missing = [side for side in pair if side.digest not in self._loaded]
+        needed = sum(self._needed(side, baseline) for side in missing)
+        others = [key for key in self._loaded if key not in [side.digest for side in pair]]
+        while others and (needed > self._free() or len(self._loaded) + len(missing) > KEPT):
+            self._forget(others.pop(0))
+        return needed <= self._free()
 
     def to_change(self, checkpoint: Checkpoint) -> "PreTrainedModel":
         """A model that the caller may change: a copy, or where two do not fit, the only one."""
         loaded = self.load(checkpoint)
-        if self._needed(checkpoint) <= self._free():
+        if self._needed(checkpoint, None) <= self._free():
             return copy.deepcopy(loaded.model)
         return self._loaded.pop(checkpoint.digest).model
 
@@ -88,12 +89,15 @@ class Models:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _needed(self, checkpoint: Checkpoint) -> float:
-        """Bytes that a model takes; a compressed one may be unpacked to what others take."""
-        stored = _BYTES.get(checkpoint.dtype)
-        factor = _BYTES[self.dtype] / stored if stored and self.dtype in _BYTES else 1.0
-        own = checkpoint.weight_bytes * factor
-        return HEADROOM * (own if checkpoint.form == PLAIN else max(own, self._largest))
+    def _needed(self, checkpoint: Checkpoint, like: Checkpoint | None) -> float:
+        """Bytes that a model takes, and room to compute with it."""
+        sides = [checkpoint, *([like] if like and checkpoint.form != PLAIN else [])]
+        return HEADROOM * max(side.weight_bytes * self._factor(side) for side in sides)
+
+    def _factor(self, checkpoint: Checkpoint) -> float:
+        """By how much the dtype in memory is wider than that on disk."""
+        stored, wanted = _BYTES.get(checkpoint.dtype), _BYTES.get(self.dtype)
+        return wanted / stored if stored and wanted else 1.0
 
     def _free(self) -> float:
         """Bytes that are free where models go."""

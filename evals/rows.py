@@ -46,16 +46,20 @@ def read_rows(place: Place, most: int | None = None) -> list[Row]:
     Raises:
         EvalError: names the file, what is wrong with it and where; or why the hub gives nothing.
     """
-    rows = _local(place) if place.path else _from_hub(place)
+    found = list(islice(rows_of(place), most))
+    if not found:
+        raise EvalError(f"{place}: holds no row")
+    return found
+
+
+def rows_of(place: Place) -> Iterator[Row]:
+    """The rows of a place, read as they are asked for; what is wrong is raised on the way."""
     try:
-        found = list(islice(rows, most))
+        yield from _local(place) if place.path else _from_hub(place)
     except OSError as error:
         raise EvalError(f"{place}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise EvalError(f"{place}: not UTF-8 at byte {error.start}") from error
-    if not found:
-        raise EvalError(f"{place}: holds no row")
-    return found
 
 
 def _local(place: Place) -> Iterator[Row]:

@@ -309,8 +309,10 @@ def _exact(sums: _Sums, confidence: float) -> tuple[float, float]:
     """Clopper's and Pearson's interval for a share, by quantiles of the beta distribution."""
     from scipy.stats import beta
 
-    groups = len(sums.sizes)
-    size, tail = min(_worth(sums) * groups / (groups - 1), sums.count), (1 - confidence) / 2
+    groups, size, tail = len(sums.sizes), _worth(sums), (1 - confidence) / 2
+    if sums.error > 0:
+        # The sample variance is that of one item less.
+        size = min(size * groups / (groups - 1), sums.count)
     hits = sums.mean * size
     low = float(beta.ppf(tail, hits, size - hits + 1)) if hits > 0 else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, size - hits)) if hits < size else 1.0

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from evals.data import DataSet, Item, Labelled, Prompt, Question, Text
 from evals.errors import EvalError
-from evals.rows import Place, Row, read_rows
+from evals.rows import Place, Row, read_rows, rows_of
 
 LABELLED, TEXT, QUESTION, SUMMARY, PROMPT = "labelled", "text", "question", "summary", "prompt"
-_SHAPES = {
+SHAPES = {
     LABELLED: ("text", "label"),
     TEXT: ("text",),
     QUESTION: ("question", "answers"),
@@ -67,10 +67,10 @@ class Table:
         Raises:
             EvalError: nothing.
         """
-        for shape, needed in _SHAPES.items():
+        for shape, needed in SHAPES.items():
             if set(needed) <= set(self.columns):
                 return shape
-        ways = "; ".join(" and ".join(needed) for needed in _SHAPES.values())
+        ways = "; ".join(" and ".join(needed) for needed in SHAPES.values())
         raise EvalError(
             f"columns {', '.join(self.columns) or 'none'} make no data set; give {ways}"
         )
@@ -88,7 +88,10 @@ def check_prompt(template: str) -> None:
 
 
 def _names(template: str) -> list[str]:
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+    if any(how or conversion for _, _, how, conversion in parts):
+        raise ValueError("roles stand in braces alone")
+    return [name for _, name, _, _ in parts]
 
 
 def first_row(table: Table) -> Row:
@@ -115,11 +118,7 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
         EvalError: names the place, the row and the column at fault.
     """
     shape = table.shape
-    wanted = None
-    if table.count is not None and table.seed is None:
-        wanted = table.skip + table.count + table.shots
-    rows = read_rows(table.place, None if shape == TEXT and table.join is None else wanted)
-    numbered = list(enumerate(rows, 1))[table.skip :]
+    numbered = _numbered(table, shape)
     if table.seed is not None:
         random.Random(table.seed).shuffle(numbered)
     read = _Reader(table, shape)
@@ -140,7 +139,26 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
         items = [one(number, row) for number, row in rest[: table.count]]
     if not items:
         raise EvalError(f"data set {name}: {table.place} leaves no item")
-    return DataSet(name, tuple(items), dict(table.how))
+    how = {"classes": table.classes} if shape == LABELLED and table.classes else {}
+    return DataSet(name, tuple(items), {**table.how, **how})
+
+
+def _numbered(table: Table, shape: str) -> list[tuple[int, Row]]:
+    """Rows with their numbers, as many as it takes."""
+    wanted = None
+    if table.count is not None and table.seed is None:
+        wanted = table.count + table.shots
+    blank = shape == TEXT and table.join is None  # rows that are left out below
+    found: list[tuple[int, Row]] = []
+    for number, row in enumerate(rows_of(table.place), 1):
+        if number <= table.skip:
+            continue
+        if blank and not str(_cell(row, table.columns["text"], f"{table.place}: text")).strip():
+            continue
+        found.append((number, row))
+        if len(found) == wanted:
+            break
+    return found
 
 
 @dataclass
@@ -240,7 +258,14 @@ class _Reader:
 
     def answers(self, number: int, row: Row) -> list[str]:
         """What is expected, and what is as right."""
-        found = [extracted(answer, self.table.extract) for answer in self.raw(number, row)]
+        raw = self.raw(number, row)
+        found = [extracted(answer, self.table.extract) for answer in raw]
+        if self.table.extract and not all(found):
+            # What is given is cut in the same way: nothing would be taken for right.
+            raise EvalError(
+                f"{self.table.place}: row {number}: extract finds nothing in the answer "
+                f"{raw[found.index('')][-60:]!r}"
+            )
         return list(dict.fromkeys(found))
 
 
@@ -253,7 +278,7 @@ def extracted(answer: str, pattern: str) -> str:
     if not pattern:
         return answer
     found = list(re.finditer(pattern, answer))
-    return found[-1].group(1) if found else ""
+    return found[-1].group(1) or "" if found else ""
 
 
 def _cell(row: Row, column: str, where: str) -> object:

@@ -35,18 +35,21 @@ def labels(scored: Scored) -> np.ndarray:
 def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
     """Fall of the share of right predictions, paired by item."""
     check_paired(baseline, candidate)
+    guessing = {}
     if "right" in baseline.measurement.arrays:  # as it was logged
         before, after = baseline["right"], candidate["right"]
     else:
         check_same_classes(baseline, candidate)
         truth = labels(baseline)
         before, after = _right(baseline, truth), _right(candidate, truth)
+        # Whoever always says the same class is right as often as it is there.
+        guessing = {"guessing": float(np.bincount(truth).max() / len(truth))}
     return Reading(
         estimate=clustered_share(before - after, baseline.data.documents),
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, lambda i: _describe(baseline, candidate, i)),
-        facts=changes(before, after),
+        facts=changes(before, after) | guessing,
     )
 
 
@@ -77,7 +80,9 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
 def _describe(baseline: Scored, candidate: Scored, index: int) -> str:
     item = candidate.data.items[index]
     if "right" in baseline.measurement.arrays:
-        return f"{snippet(item.text)}: baseline right, candidate wrong"
+        before, after = ("right" if side["right"][index] else "wrong" for side in
+                         (baseline, candidate))  # fmt: skip
+        return f"{snippet(item.text)}: baseline {before}, candidate {after}"
     label = getattr(item, "label", None)
     expected = "" if label is None else f"expected {label}, "
     before, after = predictions(baseline)[index], predictions(candidate)[index]

@@ -1,4 +1,4 @@
-"""Perplexity of causal models: ``exp`` of the mean negative log-likelihood, in log space.
+"""Perplexity: ``exp`` of the mean negative log-likelihood of tokens, in log space.
 
 Per token it depends on the tokenizer; per word and per byte it can be compared over tokenizers::
 
@@ -58,11 +58,14 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
 
 
 def _facts(scored: Scored) -> dict[str, float]:
-    """Perplexity per word and per byte, where they were counted."""
+    """Perplexity per word and per byte, where they were counted, and that of guessing."""
     if "units" not in scored.measurement.arrays:
         return {}
     words, size = scored["units"]
-    return {
+    guessing = {"guessing": float(scored["vocabulary"])}
+    if scored.data.how.get("tail") == DROP:  # words were counted that are not predicted
+        return guessing
+    return guessing | {
         "word_perplexity": perplexity(scored["nll"], int(words)),
         "byte_perplexity": perplexity(scored["nll"], int(size)),
     }

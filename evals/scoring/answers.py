@@ -6,11 +6,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from evals.data import DataSet, Question
+from evals.data import DataSet
 from evals.errors import EvalError
 from evals.scoring.batches import in_batches
 from evals.scoring.loading import Loaded
 from evals.scoring.protocols import ExtractionProtocol
+
+LEAST = 8
+"""Tokens of its context that a window holds at least beside the question."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,28 @@ class Window:
 def questions_encoded(
     data: DataSet, tokenizer: PreTrainedTokenizerBase, length: int, stride: int
 ) -> list[Window]:
-    """All windows of all questions; those of one question overlap by ``stride`` tokens.
+    """All windows of all questions; those of one question overlap by ``stride`` tokens, or by half
+    of what the longest question leaves.
 
     Raises:
-        EvalError: a tokenizer that cannot say where in a text its tokens lie.
+        EvalError: a tokenizer that cannot say where in a text its tokens lie, or a question that
+            leaves no room for its context.
     """
     if not tokenizer.is_fast:
         raise EvalError("extractive answers take a tokenizer with offsets (tokenizer.json)")
+    asked = [item.question.strip() for item in data.items]
+    taken = [len(ids) for ids in tokenizer(asked, verbose=False).input_ids]
+    longest = max(range(len(taken)), key=taken.__getitem__)
+    # One more separator, or two, stands between a question and its context.
+    room = length - taken[longest] - 2
+    if room < LEAST:
+        raise EvalError(
+            f"data set {data.name}: question {longest + 1} takes {taken[longest]} tokens of a "
+            f"window of {length}, which leaves its context too few"
+        )
+    stride = min(stride, room // 2)
     encoded = tokenizer(
-        [item.question.strip() for item in data.items],
-        [item.context for item in data.items],
+        asked, [item.context for item in data.items],
         truncation="only_second", max_length=length, stride=stride,
         return_overflowing_tokens=True, return_offsets_mapping=True,
     )  # fmt: skip
@@ -59,22 +74,6 @@ def questions_encoded(
     return found
 
 
-def ends_of(window: Window, item: Question) -> tuple[int, int]:
-    """First and last token of the expected answer in a window; ``(0, 0)`` where it is not."""
-    start = item.context.find(item.expected) if item.expected else -1
-    stop = start + len(item.expected)
-    inside = [
-        index
-        for index, offset in enumerate(window.offsets)
-        if offset is not None and start >= 0 and offset[0] < stop and offset[1] > start
-    ]
-    if not inside:
-        return 0, 0
-    first, last = window.offsets[inside[0]], window.offsets[inside[-1]]
-    whole = first[0] <= start and last[1] >= stop
-    return (inside[0], inside[-1]) if whole else (0, 0)
-
-
 @torch.inference_mode()
 def extract(loaded: Loaded, data: DataSet, protocol: ExtractionProtocol) -> dict[str, np.ndarray]:
     """The best piece of each question's context over all its windows.
@@ -88,7 +87,7 @@ def extract(loaded: Loaded, data: DataSet, protocol: ExtractionProtocol) -> dict
         one for the end of each window, -inf beyond it, and ``item`` ``(ends,)`` its question.
     """
     limit = min(loaded.tokenizer.model_max_length, loaded.max_tokens, protocol.length)
-    windows = questions_encoded(data, loaded.tokenizer, limit, min(protocol.stride, limit // 3))
+    windows = questions_encoded(data, loaded.tokenizer, limit, protocol.stride)
     width = max(len(window.ids) for window in windows)
     answers = [(-np.inf, "")] * len(data.items)
     finite = np.ones(len(data.items), bool)

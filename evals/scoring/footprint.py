@@ -43,7 +43,10 @@ def footprint(loaded: Loaded) -> dict[str, np.ndarray]:
     weights = [
         weight
         for name, weight in linear_weights(model).items()
-        if id(modules[name]) in inside and is_plain(weight) and weight.is_floating_point()
+        if id(modules[name]) in inside
+        and is_plain(weight)
+        and weight.is_floating_point()
+        and not weight.is_meta
     ]
     own = [p for name, p in model.named_parameters() if not name.endswith(_AUXILIARY)]
     counts = {

@@ -9,6 +9,7 @@ from evals.data import DataSet
 from evals.errors import EvalError
 from evals.scoring.batches import in_batches
 from evals.scoring.loading import Loaded
+from evals.scoring.prompts import encode_prompts
 from evals.scoring.protocols import GenerationProtocol
 from evals.tables import extracted
 
@@ -22,29 +23,6 @@ class _Finite(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.rows &= ~scores.isnan().any(-1).cpu().numpy()
         return scores
-
-
-def encode_prompts(loaded: Loaded, data: DataSet, chat: bool) -> list[list[int]]:
-    """Tokens of each prompt.
-
-    Raises:
-        EvalError: a chat that the tokenizer has no template for.
-    """
-    prompts = [item.prompt for item in data.items]
-    if not chat:
-        return loaded.tokenizer(prompts, verbose=False).input_ids
-    if not loaded.tokenizer.chat_template:
-        raise EvalError(
-            f"data set {data.name} is a chat, and {loaded.checkpoint.label} has no chat template"
-        )
-    turns = [
-        loaded.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-        )
-        for prompt in prompts
-    ]
-    # The template has written the special tokens itself.
-    return loaded.tokenizer(turns, add_special_tokens=False, verbose=False).input_ids
 
 
 @torch.inference_mode()
@@ -62,9 +40,11 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     """
     tokenizer = loaded.tokenizer
     encoded = encode_prompts(loaded, data, protocol.chat)
-    stop = tokenizer(protocol.stop, add_special_tokens=False).input_ids
+    stop = tokenizer(protocol.stop, add_special_tokens=False).input_ids if protocol.stop else []
+    if not stop:
+        until = {"eos_token_id": loaded.ends or None}
     # A token of its own is cheaper to wait for than a piece of text.
-    if len(stop) == 1:
+    elif len(stop) == 1 and tokenizer.decode(stop) == protocol.stop:
         until = {"eos_token_id": [*loaded.ends, *stop]}
     else:
         until = {"eos_token_id": loaded.ends or None, "stop_strings": [protocol.stop],
@@ -103,7 +83,7 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
         for row, index in enumerate(batch):
             said = output[row, 1 if decoder else length :]
             text = tokenizer.decode(said, skip_special_tokens=True)
-            text = text.partition(protocol.stop)[0].strip()
+            text = (text.partition(protocol.stop)[0] if protocol.stop else text).strip()
             texts[index] = extracted(text, protocol.extract)
 
     label = f"{loaded.checkpoint.label}: {data.name}"

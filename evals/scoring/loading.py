@@ -58,7 +58,10 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         """Where its inputs go."""
-        return self.model.get_input_embeddings().weight.device
+        table = self.model.get_input_embeddings()
+        hook = getattr(table, "_hf_hook", None)
+        placed = getattr(hook, "execution_device", None)  # of weights that wait elsewhere
+        return table.weight.device if placed is None else torch.device(placed)
 
     @property
     def first_decoded(self) -> int:
@@ -140,10 +143,13 @@ def load(
             # Packed weights are unpacked by the first forward.
             ids = torch.arange(min(PROBED, held), device=loaded.device)[None]
             output = model(**loaded.inputs(ids))
-    if checkpoint.form != PLAIN and not _first(output).isfinite().all():
+    whole = checkpoint.form == PLAIN and not any(p.is_meta for p in model.parameters())
+    if not whole and not _first(output).isfinite().all():
         # Scales of a packed weight are not among its tensors for every library.
         raise EvalError(f"{checkpoint.path} predicts what is not finite")
     for name, tensor in model.state_dict().items():
+        if tensor.is_meta:  # it waits on disk or on the CPU until it is used
+            continue
         if tensor.is_floating_point() and not _plain(tensor).isfinite().all():
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
     if tokenizer.pad_token_id is None:

@@ -11,15 +11,17 @@ class TextProtocol:
     """How text becomes predictions. Part of a measurement's key.
 
     Attributes:
-        context: tokens of a window; None takes the model's own limit, at most 2048.
+        context: tokens of a window, as far as the model takes them; None takes 2048.
         stride: tokens between windows; None takes the context.
         tail: ``keep`` or ``drop`` a last window that is shorter than the context.
+        chat: whether prompts are put as a user's turn through the model's chat template.
         batch_tokens: tokens of a padded batch.
     """
 
     context: int | None = None
     stride: int | None = None
     tail: str = "keep"
+    chat: bool = False
     batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
@@ -32,7 +34,7 @@ class GenerationProtocol:
 
     Attributes:
         max_new_tokens: of an answer.
-        stop: an answer ends before it.
+        stop: an answer ends before it; without one, where the model ends it.
         extract: what of an answer counts, as :func:`evals.tables.extracted` has it.
         chat: whether prompts are put as a user's turn through the model's chat template.
         batch_tokens: tokens of a padded batch.

@@ -41,13 +41,16 @@ def time_pairs(
 
 
 def _ids(baseline: Loaded, data: DataSet, batch_tokens: int) -> torch.Tensor:
-    """``(rows, tokens)`` of the first texts of ``data``, cut to one length: padding would cost one
-    kernel more time than another."""
+    """``(rows, tokens)`` of the longer half of the first texts of ``data``, cut to one length:
+    padding would cost one kernel more time than another."""
     texts = [input_text(item) for item in data.items]
     tokenizer = baseline.tokenizer
     limit = min(tokenizer.model_max_length, baseline.max_tokens, 512)
     encoded = [tokenizer(text, truncation=True, max_length=limit).input_ids for text in texts[:64]]
-    length = min(len(ids) for ids in encoded)
+    length = sorted(map(len, encoded))[len(encoded) // 2]
+    encoded = [ids for ids in encoded if len(ids) >= length]
+    if not length:
+        raise EvalError(f"data set {data.name}: no text to time")
     rows = max(batch_tokens // length, 1)
     ids = torch.tensor([encoded[row % len(encoded)][:length] for row in range(rows)])
     return ids.to(baseline.device)

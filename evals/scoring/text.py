@@ -21,6 +21,7 @@ from evals.errors import EvalError
 from evals.metrics.divergence import divergences
 from evals.scoring.batches import in_batches
 from evals.scoring.loading import Loaded
+from evals.scoring.prompts import encode_prompts
 from evals.scoring.protocols import TextProtocol
 
 CHUNK = 1 << 22
@@ -66,20 +67,20 @@ def windows(
     return found
 
 
-def responses(loaded: Loaded, data: DataSet, context: int) -> list[_Window]:
-    """A window for each prompt and its expected response.
+def responses(loaded: Loaded, data: DataSet, context: int, chat: bool) -> list[_Window]:
+    """A window for each prompt and its expected response; an encoder reads what it takes of one.
 
     Raises:
         EvalError: a prompt and its response that are longer than the context.
     """
     tokenizer, decoder = loaded.tokenizer, loaded.checkpoint.kind == SEQ2SEQ
-    prompts = tokenizer([item.prompt for item in data.items], verbose=False).input_ids
-    between = "" if decoder else " "
+    prompts = encode_prompts(loaded, data, chat)
+    between = "" if decoder or chat else " "
     expected = [f"{between}{item.expected}" for item in data.items]
     targets = tokenizer(expected, add_special_tokens=decoder, verbose=False).input_ids
     found = []
     for index, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-        length = max(len(prompt), len(target)) if decoder else len(prompt) + len(target)
+        length = len(target) + (0 if decoder else len(prompt))
         if length > context:
             raise EvalError(
                 f"data set {data.name}: prompt {index + 1} and its response are longer than "
@@ -97,16 +98,8 @@ def responses(loaded: Loaded, data: DataSet, context: int) -> list[_Window]:
 
 
 def context_of(loaded: Loaded, protocol: TextProtocol) -> int:
-    """Tokens of a window for this model.
-
-    Raises:
-        EvalError: more than the model can take.
-    """
-    limit = loaded.max_tokens
-    context = protocol.context or min(limit, 2048)
-    if context > limit:
-        raise EvalError(f"context {context}: {loaded.checkpoint.label} takes {limit} at most")
-    return context
+    """Tokens of a window for this model: as many as are asked for, or as it takes."""
+    return min(protocol.context or 2048, loaded.max_tokens)
 
 
 @torch.inference_mode()
@@ -121,7 +114,7 @@ def score_text(
     """Scores every predicted token of ``data``.
 
     Args:
-        loaded: a causal model.
+        loaded: a model that predicts tokens.
         data: texts.
         protocol: windows and batches.
         keep: where to write the log-probabilities ``(tokens, vocabulary)`` in float32, as the
@@ -132,6 +125,7 @@ def score_text(
     Returns:
         ``tokens``, ``nll``, ``window`` and ``cluster`` ``(tokens,)`` in the order of the text;
         ``window_text`` ``(windows,)``; ``units`` (words, bytes); ``windowing`` (context, stride);
+        ``vocabulary``, entries that a prediction is over;
         with a reference also ``js``, ``kl_forward`` (from the baseline), ``kl_backward`` and
         ``agree`` (top-1) ``(tokens,)``.
 
@@ -140,12 +134,13 @@ def score_text(
     """
     tokenizer = loaded.tokenizer
     context = context_of(loaded, protocol)
+    stride = min(protocol.stride or context, context)
     if isinstance(data.items[0], Prompt):
-        parts = responses(loaded, data, context)
+        parts = responses(loaded, data, context, protocol.chat)
     else:
         parts = windows(
-            data, lambda text: tokenizer(text, verbose=False).input_ids, context,
-            protocol.stride or context, protocol.tail == DROP,
+            data, lambda text: tokenizer(text, verbose=False).input_ids, context, stride,
+            protocol.tail == DROP,
         )  # fmt: skip
     offsets = np.cumsum([0, *(part.predicted for part in parts)])
     total, vocabulary = int(offsets[-1]), loaded.model.get_output_embeddings().out_features
@@ -155,7 +150,8 @@ def score_text(
         "cluster": _clusters(data, parts, offsets),
         "window_text": np.array([tokenizer.decode(p.ids[:SHOWN_TOKENS]) for p in parts]),
         "units": np.array([_count(data, str.split), _count(data, str.encode)]),
-        "windowing": np.array([context, protocol.stride or context]),
+        "windowing": np.array([context, stride]),
+        "vocabulary": np.array(vocabulary),
         "nll": np.empty(total, np.float32),
     }
     expected = None
@@ -200,7 +196,9 @@ def score_text(
 
 def _clusters(data: DataSet, parts: list[_Window], offsets: np.ndarray) -> np.ndarray:
     """The document of every predicted token; of a single document, the window."""
-    documents = [part.item for part in parts] if len(data.items) > 1 else range(len(parts))
+    documents = [data.documents[part.item] for part in parts]
+    if len(set(data.documents)) == 1:
+        documents = list(range(len(parts)))
     return np.repeat(np.array(documents), np.diff(offsets))
 
 

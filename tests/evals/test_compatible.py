@@ -46,7 +46,7 @@ def test_two_tokens_that_are_swapped(pair):
     found = problem(*pair)
     assert found.startswith("the tokenizers differ: token ")
     assert "of 'Rufus lives in Merrin.' in texts is '\u2581lives' (" in found
-    assert "for the baseline, '\u2581owns'" not in found  # the same id is another word for it
+    assert "for the baseline and '\u2581lives' (" in found  # the same word has another id
 
 
 def test_a_first_token_that_is_lost(pair):
@@ -68,6 +68,7 @@ def test_padding_is_masked_whichever_token_it_is(pair):
 def test_chat_templates(pair):
     template = "{% for m in messages %}<s>user: {{ m.content }}{% endfor %}"
     (pair[1].path / "chat_template.jinja").write_text(template)
+    (pair[0].path / "chat_template.jinja").unlink()
     assert problem(*pair) == "only the candidate has a chat template"
     (pair[0].path / "chat_template.jinja").write_text(template.replace("user:", "User -"))
     found = problem(*pair)

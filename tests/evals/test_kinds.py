@@ -14,12 +14,14 @@ from evals.measurement import Measurement
 from evals.metrics.divergence import js_divergence
 from evals.metrics.perplexity import perplexity, perplexity_drift
 from evals.reading import Scored
-from evals.scoring.answers import Window, _best, ends_of, extract, questions_encoded
-from evals.scoring.generation import encode_prompts, generate
+from evals.scoring.answers import Window, _best, extract, questions_encoded
+from evals.scoring.generation import generate
 from evals.scoring.loading import load
+from evals.scoring.prompts import encode_prompts
 from evals.scoring.protocols import ExtractionProtocol, GenerationProtocol, TextProtocol
 from evals.scoring.text import score_text
 from fixtures import corpus, vocabulary
+from fixtures.finetune import ends_of
 from fixtures.shipped import MODELS
 
 CONTEXT = corpus.passage("held-out", 0).text
@@ -151,7 +153,7 @@ class TestEncoderDecoder:
             with torch.inference_mode():
                 logits = loaded.model(input_ids=ids, labels=target).logits
             expected += F.cross_entropy(logits[0], target[0], reduction="none").tolist()
-        assert found["nll"].tolist() == pytest.approx(expected, abs=1e-4)
+        assert found["nll"].tolist() == pytest.approx(expected, rel=1e-4)
         assert found["units"].tolist() == [3, len("HaxbyMerrin Tarn")]
 
     def test_it_generates_what_transformers_generates(self, translator):
@@ -253,5 +255,60 @@ class TestChat:
         assert text.replace("<s>", "").strip() == "user: Where does Rufus live?\nassistant:"
 
     def test_without_a_template_that_is_told(self, causal_checkpoint):
+        loaded = load(causal_checkpoint())
+        loaded.tokenizer.chat_template = None
         with pytest.raises(EvalError, match="prompts is a chat, and model has no chat template"):
-            encode_prompts(load(causal_checkpoint()), PROMPTS, chat=True)
+            encode_prompts(loaded, PROMPTS, chat=True)
+
+    def test_the_shipped_model_answers_through_its_own(self):
+        loaded = load(open_checkpoint(MODELS / "llama-tiny"))
+        items = []
+        for index in range(8):
+            passage = corpus.passage("held-out", index)
+            question = passage.questions[0]
+            asked = f"{passage.text}\nQuestion: {question.text}"
+            items.append(Prompt(asked, question.answer, index))
+        found = generate(loaded, DataSet("chat", tuple(items)), GenerationProtocol(chat=True))
+        assert found["continuations"].tolist() == [item.expected for item in items]
+
+
+class TestOffload:
+    def test_weights_that_wait_on_the_cpu_are_brought_where_they_are_used(self, causal_checkpoint):
+        """What ``auto`` does with layers that fit on no GPU."""
+        from accelerate import cpu_offload
+
+        from evals.scoring.footprint import footprint
+
+        loaded = load(causal_checkpoint())
+        before = score_text(loaded, PROMPTS, TextProtocol())["nll"]
+        cpu_offload(loaded.model, torch.device("cpu"))
+        assert loaded.device.type == "cpu"
+        assert score_text(loaded, PROMPTS, TextProtocol())["nll"] == pytest.approx(before)
+        assert footprint(loaded)["weights"] == 0  # none can be looked at
+
+
+def test_a_question_that_leaves_no_room_is_named(reader):
+    data = DataSet("d", (Question("who " * 20, CONTEXT, "x", 0),))
+    with pytest.raises(EvalError, match="data set d: question 1 takes 62 tokens of a window of 64"):
+        extract(load(reader), data, ExtractionProtocol(length=64))
+
+
+def test_long_questions_overlap_less(reader):
+    data = DataSet("d", (Question("who " * 10, CONTEXT, "x", 0),))
+    found = extract(load(reader), data, ExtractionProtocol(length=64, stride=60))
+    assert len(found["item"]) > 2
+
+
+def test_prompts_of_one_context_share_its_document(causal_checkpoint):
+    items = tuple(Prompt(f"Where does {n} live?", "Haxby", i // 2) for i, n in enumerate("ABCD"))
+    found = score_text(load(causal_checkpoint()), DataSet("d", items), TextProtocol())
+    assert set(found["cluster"].tolist()) == {0, 1}
+
+
+def test_words_are_not_counted_that_a_dropped_tail_does_not_predict(causal_checkpoint):
+    text = corpus.passage("held-out", 0).text
+    for tail, counted in (("keep", True), ("drop", False)):
+        data = DataSet("d", (Text(text, 0),), {"tail": tail})
+        protocol = TextProtocol(context=32, stride=32, tail=tail)
+        own = Scored(data, Measurement(score_text(load(causal_checkpoint()), data, protocol), {}))
+        assert ("word_perplexity" in perplexity_drift(own, own).facts) == counted

@@ -193,3 +193,43 @@ def test_names_are_told_on_one_line_of_valid_text():
     assert printable("plain-näme") == "plain-näme"
     assert printable("a\nb\t") == "a\\nb\\t"
     assert printable(os.fsdecode(b"bad\xff")).encode() == b"bad\\xff"
+
+
+def test_a_gguf_file_is_in_its_digest_whatever_its_name(tmp_path):
+    pytest.importorskip("gguf")
+    digests = set()
+    for content in (b"a", b"b"):
+        (tmp_path / "m[Q4].gguf").write_bytes(content)
+        digests.add(open_checkpoint(tmp_path / "m[Q4].gguf").digest)
+    assert len(digests) == 2
+
+
+def test_a_borrowed_tokenizer_is_in_the_digest(causal_checkpoint, tmp_path):
+    pytest.importorskip("gguf")
+    base = causal_checkpoint()
+    (tmp_path / "bare").mkdir()
+    file = tmp_path / "bare" / "model.gguf"
+    file.write_bytes(b"a")
+    before = open_checkpoint(file).with_tokenizer_of(base).digest
+    (base.path / "chat_template.jinja").write_text("{{ messages }}")
+    assert open_checkpoint(file).with_tokenizer_of(base).digest != before
+
+
+def test_label_maps_are_read_by_index(classifier_checkpoint):
+    reconfigure(classifier_checkpoint, id2label={"1": "good", "0": "bad"})
+    assert open_checkpoint(classifier_checkpoint.path).class_names == ("bad", "good")
+
+
+def test_classes_of_the_data_in_another_order_are_refused(classifier_checkpoint):
+    from evals.checkpoint import check_names
+    from evals.data import DataSet, Labelled
+
+    reconfigure(classifier_checkpoint, id2label={"0": "bad", "1": "good"})
+    checkpoint = open_checkpoint(classifier_checkpoint.path)
+    for classes, fine in ((("Bad", "Good"), True), (("good", "bad"), False), (("x", "y"), True)):
+        data = DataSet("d", (Labelled("t", 0, 0),), {"classes": classes})
+        if fine:
+            check_names(checkpoint, data)
+        else:
+            with pytest.raises(EvalError, match="list them in the model's order"):
+                check_names(checkpoint, data)

@@ -105,7 +105,7 @@ class TestPerplexity:
         worse = base + generator.normal(0.1, 0.2, size=50)
         common = dict(
             tokens=np.arange(50), window=window, units=[40, 200], windowing=[64, 32],
-            window_text=[f"w{i}" for i in range(10)],
+            vocabulary=576, window_text=[f"w{i}" for i in range(10)],
         )  # fmt: skip
         items = [Text("t", 0)]
         reading = perplexity_drift(
@@ -207,7 +207,7 @@ class TestClassification:
         other = scored(self.ITEMS, log_probabilities=self.OTHER)
         drop = accuracy_drop(base, other)
         assert (drop.baseline, drop.candidate, drop.estimate.value) == (0.75, 0.75, 0.0)
-        assert drop.facts == {"worse": 1.0, "better": 1.0, "mcnemar_p": 1.0}
+        assert drop.facts == {"worse": 1.0, "better": 1.0, "mcnemar_p": 1.0, "guessing": 0.5}
         assert flips(base, other).estimate.value == 0.5
 
     @pytest.mark.parametrize("broken", ["baseline", "candidate", "both"])

@@ -118,9 +118,11 @@ class TestText:
         with pytest.raises(EvalError, match="tokenizer or vocabulary differ"):
             score_text(other, TEXTS, TextProtocol(), reference=tmp_path / "kept.npy")
 
-    def test_too_long_a_context_and_too_short_a_text_are_errors(self, loaded):
-        with pytest.raises(EvalError, match="takes 128 at most"):
-            score_text(loaded, TEXTS, TextProtocol(context=129))
+    def test_a_context_is_as_long_as_the_model_takes(self, loaded):
+        found = score_text(loaded, TEXTS, TextProtocol(context=2048, stride=2048))
+        assert found["windowing"].tolist() == [128, 128]
+
+    def test_too_short_a_text_is_an_error(self, loaded):
         with pytest.raises(EvalError, match="no text of two tokens"):
             score_text(loaded, DataSet("d", (Text("", 0),)), TextProtocol())
 

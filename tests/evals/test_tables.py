@@ -147,3 +147,17 @@ def test_the_last_match_is_what_counts():
     assert extracted("#### 1 then #### 2", r"#### (\d)") == "2"
     assert extracted("none", r"#### (\d)") == ""
     assert extracted("as it is", "") == "as it is"
+
+
+def test_an_expected_answer_that_extract_finds_nothing_in_is_an_error(tmp_path):
+    rows = [{"q": "1 + 1?", "a": "so #### 2"}, {"q": "1 + 2?", "a": "3"}]
+    made = table(tmp_path, rows, {"question": "q", "answers": "a"}, extract=r"#### (\d+)")
+    with pytest.raises(EvalError, match="row 2: extract finds nothing in the answer '3'"):
+        data_set("d", made)
+
+
+def test_no_more_rows_are_read_than_it_takes(tmp_path):
+    made = table(tmp_path, [{"t": " "}, {"t": "a"}, {"t": ""}, {"t": "b"}], {"text": "t"}, count=2)
+    with (tmp_path / "rows.jsonl").open("a") as stream:
+        stream.write("\nnonsense")
+    assert [item.text for item in data_set("d", made).items] == ["a", "b"]

@@ -1,0 +1,241 @@
+"""What a user gets wrong is told in a line: what and where, with exit code 4 or a failed case."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fixtures.shipped import MODELS
+from tests.end_to_end.conftest import run_gates
+
+USAGE, FAILED = 4, 1
+BASE = MODELS / "bert-tiny"
+PROFILE = """
+[data.reviews]
+path = "{data}"
+columns = {{ text = "sentence", label = "label" }}
+
+[[suite]]
+kind = "classifier"
+labels = "reviews"
+recipes = ["magnitude-0"]
+baselines = ["{base}"]
+
+[suite.gates]
+accuracy_drop = 0.05
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a copy of a shipped model, labelled rows, a text and a profile on them."""
+    shutil.copytree(BASE, tmp_path / "model")
+    rows = [{"sentence": f"a good story {i}", "label": i % 2} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "text.txt").write_text("a good story\na dull one\n")
+    (tmp_path / "profile.toml").write_text(
+        PROFILE.format(data=tmp_path / "rows.jsonl", base=tmp_path / "model")
+    )
+    return tmp_path
+
+
+def config(place, **changes):
+    file = place / "model" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def weights(place, change):
+    file = place / "model" / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def truncate(place):
+    file = place / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def swap_words(place):
+    file = place / "model" / "tokenizer.json"
+    described = json.loads(file.read_text())
+    words = described["model"]["vocab"]
+    words["good"], words["dull"] = words["dull"], words["good"]
+    file.write_text(json.dumps(described))
+
+
+def pickle(place):
+    (place / "model" / "model.safetensors").unlink()
+    torch.save({}, place / "model" / "pytorch_model.bin")
+
+
+def not_finite(place):
+    name = "bert.encoder.layer.0.output.dense.weight"
+    weights(place, lambda tensors: tensors[name].fill_(float("nan")))
+
+
+CHECKPOINTS = {
+    "no such path": (lambda p: shutil.rmtree(p / "model"), USAGE, "model: no such directory"),
+    "no configuration": (
+        lambda p: (p / "model" / "config.json").unlink(), USAGE, "model: no config.json",
+    ),
+    "a configuration that is none": (
+        lambda p: (p / "model" / "config.json").write_text("{"), USAGE, "not a JSON object",
+    ),
+    "truncated weights": (truncate, FAILED, "model does not load: SafetensorError"),
+    "weights of another architecture": (
+        lambda p: config(p, architectures=["BertForMaskedLM"]), USAGE, "is no model that generates",
+    ),
+    "another kind of model": (
+        lambda p: config(p, architectures=["BertForQuestionAnswering"]), USAGE,
+        "model is a extractive model",
+    ),
+    "no tokenizer": (
+        lambda p: (p / "model" / "tokenizer.json").unlink(), USAGE, "model: no tokenizer",
+    ),
+    "another vocabulary": (swap_words, FAILED, "the tokenizers differ: token 3 of 'a good story'"),
+    "a missing weight": (
+        lambda p: weights(p, lambda t: t.pop("classifier.weight")), FAILED,
+        "model lacks classifier.weight",
+    ),
+    "an unexpected weight": (
+        lambda p: weights(p, lambda t: t.update(extra=torch.ones(1))), FAILED,
+        "model has unexpected extra",
+    ),
+    "a weight that is no number": (not_finite, FAILED, "holds values that are not finite"),
+    "pickled weights": (pickle, USAGE, "pytorch_model.bin is pickled; convert the weights"),
+    "other labels": (
+        lambda p: config(p, id2label={"0": "positive", "1": "negative"}), FAILED,
+        "the label maps differ",
+    ),
+    "a shorter context": (
+        lambda p: config(p, max_position_embeddings=32), FAILED,
+        "the candidate takes 32 tokens at most, the baseline 66",
+    ),
+    "a package that is not there": (
+        lambda p: config(p, quantization_config={"quant_method": "aqlm"}), USAGE,
+        "is stored as aqlm, which needs aqlm: pip install aqlm",
+    ),
+    "a GPU that is not there": (
+        lambda p: config(p, quantization_config={"quant_method": "fp8"}), FAILED,
+        "is stored as fp8, which takes a GPU; give --device cuda",
+    ),
+}  # fmt: skip
+
+
+def told(done, code, line):
+    assert done.returncode == code, done.stdout + done.stderr
+    lines = [one for one in (done.stdout + done.stderr).splitlines() if line in one]
+    assert lines, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert " passed" not in done.stdout
+    return lines
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_candidate_that_cannot_be_judged(name, place):
+    broken, code, line = CHECKPOINTS[name]
+    broken(place)
+    done = run_gates("--baseline", BASE, "--candidate", place / "model",
+                     "--text", place / "text.txt", store=place / "store")  # fmt: skip
+    told(done, code, line)
+
+
+PROFILES = {
+    "empty data": (
+        lambda p: (p / "rows.jsonl").write_text(""), USAGE,
+        "data.reviews: .*rows.jsonl: holds no row",
+    ),
+    "a column that is not there": (
+        lambda p: (p / "rows.jsonl").write_text('{"text": "x", "label": 0}\n'), USAGE,
+        "there is no column 'sentence'; there are text, label",
+    ),
+    "a label out of range": (
+        lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": 2}\n' * 3), FAILED,
+        "labels 2 to 2, but the model knows 2 classes",
+    ),
+    "a label that is none": (
+        lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": -1}\n' * 3), FAILED,
+        "row 1: label -1 is no class",
+    ),
+    "an unknown key": (
+        lambda p: rewrite(p, "labels = ", "lables = "), USAGE,
+        "unknown key 'lables'; did you mean 'labels'?",
+    ),
+    "a limit on no metric": (
+        lambda p: rewrite(p, "accuracy_drop = ", "acuracy_drop = "), USAGE,
+        "unknown key 'acuracy_drop'; did you mean 'accuracy_drop'?",
+    ),
+    "a gate without its data": (
+        lambda p: rewrite(p, 'labels = "reviews"\n', ""), USAGE,
+        "accuracy_drop needs data as labels",
+    ),
+}  # fmt: skip
+
+
+def rewrite(place, old, new):
+    file = place / "profile.toml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_or_its_data_that_cannot_be_meant(name, place):
+    import re
+
+    broken, code, line = PROFILES[name]
+    broken(place)
+    done = run_gates("--profile", place / "profile.toml", store=place / "store")
+    assert done.returncode == code, done.stdout + done.stderr
+    whole = done.stdout + done.stderr
+    assert line in whole or re.search(line, whole), whole
+    assert "Traceback" not in whole
+    assert " passed" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--device", "cuda"], "--device cuda: torch"),
+        (["--device", "tpu"], "--device tpu: not cpu, cuda, cuda:N or auto"),
+        (["--batch-tokens", "0"], "--batch-tokens 0: at least 1 is needed"),
+        (["--data", "reviews"], "--data reviews: give NAME=PATH"),
+        (["--data", "revews=x.jsonl"], "no data set 'revews'; did you mean 'reviews'?"),
+        (["--since", "nowhere"], "--since nowhere: no report.jsonl to be read there"),
+    ],
+)
+def test_an_option_that_cannot_be_meant(options, line, place):
+    done = run_gates("--profile", place / "profile.toml", *options, store=place / "store")
+    told(done, USAGE, line)
+
+
+def test_a_full_disk_leaves_nothing_half_written(place):
+    """A limit on the size of files stands for it: writing fails in the middle in the same way."""
+    import resource
+    import subprocess
+
+    from tests.end_to_end.conftest import ROOT, command
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+
+    words = command("--profile", place / "profile.toml", store=place / "store")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files)
+    told(done, FAILED, "File too large")
+    assert not list((place / "store" / "candidates").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(place):
+    (place / "store").mkdir(mode=0o500)
+    done = run_gates("--profile", place / "profile.toml", store=place / "store")
+    told(done, USAGE, "Permission denied")
+
+
+def test_a_store_that_is_a_file(place):
+    (place / "store").write_text("")
+    done = run_gates("--profile", place / "profile.toml", store=place / "store")
+    told(done, USAGE, "--store")
