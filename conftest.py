@@ -28,6 +28,7 @@ logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()
+SESSION = pytest.StashKey[pytest.Session]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
             config.stash[RUN] = options.run_of(config)
         except cases.USER_ERRORS as error:
             raise pytest.UsageError(str(error)) from error
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[SESSION] = session
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -126,6 +131,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if not chosen:
         return None
     lab = config.stash[RUN].lab
+    lab.inspect(chosen)
     capture = config.pluginmanager.getplugin("capturemanager")
     terminal = config.pluginmanager.getplugin("terminalreporter")
     with capture.global_and_fixture_disabled():
@@ -198,3 +204,4 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
             terminalreporter.write_line(told)
     except (EvalError, OSError) as error:
         terminalreporter.write_line(f"ERROR: {error}", red=True)
+        config.stash[SESSION].exitstatus = pytest.ExitCode.TESTS_FAILED

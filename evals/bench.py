@@ -256,8 +256,9 @@ class Bench:
             "model": (baseline or checkpoint).digest,
             "packages": packages_of(baseline or checkpoint),
         })  # fmt: skip
+        windows = None
         if baseline is not None:
-            self._text(baseline, data, None)
+            windows = self._text(baseline, data, None)["windowing"].tolist()
 
         def run() -> Mapping[str, np.ndarray]:
             from evals.scoring.text import score_text
@@ -273,8 +274,10 @@ class Bench:
                     if not table.exists():
                         self._with_table(baseline, data, usual, table, math.inf)
                 reference = table
+            # A candidate that takes more is cut as its baseline is.
+            same = replace(protocol, context=windows[0], stride=windows[1])
             loaded = self.models.load(checkpoint, like=baseline)
-            return score_text(loaded, data, protocol, reference=reference)
+            return score_text(loaded, data, same, reference=reference)
 
         return self._measure(origin, run)
 

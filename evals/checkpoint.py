@@ -26,6 +26,7 @@ _HEADS = {
     "ForQuestionAnswering": EXTRACTIVE,
     "ForConditionalGeneration": SEQ2SEQ,
 }
+UNKNOWN = "unknown"
 ABSENT = "absent"
 """The form of a baseline on the hub that a plan does not fetch."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -135,6 +136,14 @@ def open_checkpoint(
         EvalError: not a checkpoint, pickled weights only, a form whose package is not installed, or
             a kind that no scorer knows.
     """
+    try:
+        return _open(reference, label, base)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise EvalError(f"{printable(str(reference))[:120]}: {reason}") from error
+
+
+def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> Checkpoint:
     label = label or printable(Path(reference).resolve().name.partition("@")[0])
     if str(reference).lower().endswith(".gguf") and Path(reference).expanduser().is_file():
         return _open_gguf(Path(reference).expanduser(), label)
@@ -150,10 +159,10 @@ def open_checkpoint(
             raise EvalError(f"{path}: a GGUF file is named by itself, such as {path / packed[0]}")
         raise EvalError(f"{path}: no config.json; name a checkpoint in Hugging Face format")
     described = json_object(config)
-    try:
-        architectures = [str(name) for name in described.get("architectures") or []]
-    except TypeError as error:
-        raise EvalError(f"{config}: not a JSON object ({error})") from error
+    architectures = described.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise EvalError(f"{config}: architectures = {architectures!r} is no list")
+    architectures = list(map(str, architectures))
     if not _has_tokenizer(path):
         raise EvalError(f"{path}: no tokenizer; it needs one of {', '.join(_TOKENIZERS)}")
     weights = _weight_files(path)
@@ -163,6 +172,8 @@ def open_checkpoint(
             raise EvalError(f"{path}: {pickled} is pickled; convert the weights to safetensors")
         raise EvalError(f"{path}: no *.safetensors file")
     form = _form(described.get("quantization_config"))
+    if form == UNKNOWN:
+        raise EvalError(f"{config}: quantization_config names no quant_method")
     check_loadable(path, form)
     return Checkpoint(
         path=path,
@@ -205,7 +216,7 @@ def json_object(file: Path) -> dict:
     """
     try:
         described = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EvalError(f"{file}: not a JSON object ({error})") from error
     if not isinstance(described, dict):
         raise EvalError(f"{file}: not a JSON object")
@@ -234,8 +245,12 @@ def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint
         raise EvalError(f"{path}: no {ADAPTER_WEIGHTS}")
     described = json_object(path / ADAPTER)
     named = described.get("base_model_name_or_path")
-    beside = [path / str(named), Path(str(named)).expanduser()] if named else []
+    if named is not None and (not isinstance(named, str) or not named.isprintable()):
+        raise EvalError(f"{path}: {ADAPTER} names {named!r} as its base")
+    beside = [path / named, Path(named).expanduser()] if named else []
     here = next((folder for folder in beside if folder.is_dir()), None)
+    if here is not None and (here / ADAPTER).is_file():
+        raise EvalError(f"{path}: its base, {here}, is an adapter itself")
     if here is not None:
         base = open_checkpoint(here)
     elif not named:
@@ -272,6 +287,18 @@ def check_same_labels(baseline: Checkpoint, candidate: Checkpoint) -> None:
         )
 
 
+def check_readable(checkpoint: Checkpoint) -> None:
+    """Raises an EvalError for a safetensors file that is cut off or is none, from its header."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in () if checkpoint.file else _weight_files(checkpoint.path):
+        try:
+            with safe_open(file, "np"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise EvalError(f"{file} does not load: {type(error).__name__}: {error}") from error
+
+
 def check_names(checkpoint: Checkpoint, data: DataSet) -> None:
     """Raises an EvalError if a data set's classes are named as the model's, in another order."""
     own, theirs = checkpoint.class_names, data.how.get("classes", ())
@@ -292,9 +319,9 @@ def _weight_files(path: Path, leave: str = "") -> list[Path]:
     if index.is_file():
         try:
             names = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            missing = sorted(name for name in names if not (path / name).is_file())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EvalError(f"{index}: not an index of weights") from error
-        missing = sorted(name for name in names if not (path / name).is_file())
         if missing:
             raise EvalError(f"{path}: {missing[0]} is missing, which {index.name} names")
         return sorted(path / name for name in names)
@@ -306,9 +333,11 @@ def _form(quantization: object) -> str:
     if not quantization:
         return PLAIN
     if not isinstance(quantization, dict):
-        return "unknown"
-    words = (quantization.get("quant_method"), quantization.get("format"))
-    return printable(" ".join(str(word) for word in words if word)) or "unknown"
+        return UNKNOWN
+    if not quantization.get("quant_method"):
+        return UNKNOWN
+    words = (quantization["quant_method"], quantization.get("format"))
+    return printable(" ".join(str(word) for word in words if word))
 
 
 def _kind(config: Path, architectures: list[str], encoder_decoder: bool) -> str:

@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,8 @@ _OF_MODEL = ("add_bos_token", "max_length", "prefix_token_id", "add_special_toke
 """Model arguments that change what is measured and stand in no hash."""
 _FIXED = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics",
           "doc_hash", "prompt_hash", "target_hash"}  # fmt: skip
+ROUNDING = 1e-3
+"""By which a log-likelihood may lie above 0."""
 _EXCERPT = 400
 """Characters of a prompt that are kept to show where a candidate got worse."""
 
@@ -92,6 +95,25 @@ def read_log(reference: str) -> Log:
     Raises:
         EvalError: no run, more than one, or lines that are no sample log.
     """
+    with _told(reference):
+        return _read(reference)
+
+
+@contextmanager
+def _told(reference: str) -> Iterator[None]:
+    """A log is data: whatever is wrong with it is told in a line."""
+    try:
+        yield
+    except EvalError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError,
+            TypeError, ValueError) as error:  # fmt: skip
+        raise EvalError(
+            f"{reference}: not a log of lm-eval ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _read(reference: str) -> Log:
     path = Path(reference).expanduser()
     if path.is_dir():
         found = sorted(f for f in path.rglob("*.json") if RESULTS.fullmatch(f.name))
@@ -136,6 +158,11 @@ def paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
     Raises:
         EvalError: tasks, versions, settings, prompts or documents differ.
     """
+    with _told(f"{baseline.path} and {candidate.path}"):
+        return _paired(baseline, candidate, label)
+
+
+def _paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
     _check_same_run(baseline, candidate)
     found = []
     for task, lines in baseline.samples.items():
@@ -327,14 +354,19 @@ class _Task:
             raise EvalError(f"{self.row}: {sum(lacking)} documents have no number for {metric}")
         return found
 
+    def _check_shares(self, metric: str, values: list[list[float]]) -> None:
+        for index, value in enumerate(value for side in values for value in side):
+            if not (0.0 <= value <= 1.0 or math.isnan(value)):
+                where = index % len(values[0])
+                raise EvalError(f"{self.row}: document {where}: {metric} = {value:g} is no share")
+
     def _share(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
         gate = _SHARES[metric]
         role = "summaries" if gate == "rouge1_drop" else "answers"
         values = self._numbers(metric, sides, _number)
         if values is None:
             return None  # a pair for the whole corpus, not a number for a document
-        if not all(0.0 <= value <= 1.0 or math.isnan(value) for side in values for value in side):
-            raise EvalError(f"{self.row}: {metric} is no share between 0 and 1")
+        self._check_shares(metric, values)
         items = tuple(
             Prompt(_asked(line), str(line.get("target")), index)
             for index, line in enumerate(sides[0])
@@ -353,13 +385,17 @@ class _Task:
         values = self._numbers(metric, sides, _number)
         if values is None:
             return None
+        self._check_shares(metric, values)
         choices = metric == "acc" and self.config.get("output_type") == "multiple_choice"
         items = tuple(Labelled(_asked(line), 0, index) for index, line in enumerate(sides[0]))
+        likelihoods = [self._choices(lines) for lines in sides] if choices else []
+        if choices and not np.array_equal(*(np.isneginf(side) for side in likelihoods)):
+            raise EvalError(f"{self.row}: the two sides had other choices to choose from")
         scored = []
-        for own, lines in zip(values, sides, strict=True):
+        for index, own in enumerate(values):
             arrays = {"right": np.array(own, float)}
             if choices:
-                arrays["log_probabilities"] = self._choices(lines)
+                arrays["log_probabilities"] = likelihoods[index]
             scored.append(self._side("labels", items, arrays, {"choices": True} if choices else {}))
         return "labels", "accuracy_drop", scored
 
@@ -384,6 +420,8 @@ class _Task:
         pairs = self._numbers(metric, sides, _likelihood)
         if pairs is None:
             return None
+        if any(total > ROUNDING for side in pairs for total, _ in side):
+            raise EvalError(f"{self.row}: {metric} has a log-likelihood above 0")
         units = [[count for _, count in side] for side in pairs]
         if units[0] != units[1]:
             raise EvalError(f"{self.row}: the {_PERPLEXITIES[metric]}s of a document differ")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -184,6 +185,9 @@ def check_writable(directory: Path) -> None:
     """Raises an EvalError now rather than after the run if a report cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for name in ("report.md", "report.jsonl"):
+            if (directory / name).is_dir():
+                raise EvalError(f"--report {directory}: {name} is a directory there")
         probe = directory / ".probe"
         probe.touch()
         probe.unlink()
@@ -203,14 +207,20 @@ def write(
     Raises:
         EvalError: the directory cannot be written to.
     """
+    texts = {
+        directory / "report.md": markdown(entries, lines, table),
+        directory / "report.jsonl": json_lines(entries, rows),
+    }
+    partial = {file: file.with_name(f"{file.name}.partial") for file in texts}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, text in (
-            ("report.md", markdown(entries, lines, table)),
-            ("report.jsonl", json_lines(entries, rows)),
-        ):
-            partial = directory / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(directory / name)
+        for file, text in texts.items():
+            partial[file].write_text(text, encoding="utf-8")
+        for file, written in partial.items():
+            written.replace(file)
     except OSError as error:
         raise EvalError(f"--report {directory}: {error.strerror}") from error
+    finally:
+        for written in partial.values():
+            with suppress(OSError):
+                written.unlink()

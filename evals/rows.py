@@ -9,6 +9,8 @@ from pathlib import Path
 
 from evals.errors import EvalError
 
+_LONGEST = 1 << 30
+"""Characters of a cell."""
 Row = Mapping[str, object]
 TABLES = (".jsonl", ".json", ".csv", ".parquet")
 FILES = (*TABLES, ".txt")
@@ -95,7 +97,7 @@ def _json(path: Path) -> Iterator[Row]:
         return
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvalError(f"{path}: not JSON: {error}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
@@ -106,7 +108,7 @@ def _json(path: Path) -> Iterator[Row]:
 def _object(path: Path, where: str, line: str) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvalError(f"{path}: {where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise EvalError(f"{path}: {where} is no JSON object")
@@ -116,7 +118,11 @@ def _object(path: Path, where: str, line: str) -> Row:
 def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
+        csv.field_size_limit(_LONGEST)
         try:
+            heads = reader.fieldnames or []
+            if len(set(heads)) < len(heads):
+                raise EvalError(f"{path}: two columns have one name among {', '.join(heads)}")
             for row in reader:
                 if None in row or None in row.values():
                     raise EvalError(
@@ -142,8 +148,10 @@ def _saved(path: Path, split: str) -> Iterator[Row]:
     datasets = _datasets(path)
     try:
         found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise EvalError(f"{path}: no folder that datasets saved: {error}") from error
+    except Exception as error:  # its files are data
+        raise EvalError(
+            f"{path}: no folder that datasets saved ({type(error).__name__}: {error})"
+        ) from error
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
             raise EvalError(f"{path}: no split {split!r}; it has {', '.join(found)}")

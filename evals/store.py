@@ -66,10 +66,14 @@ class Store:
             self._check_frozen(key)
             with locked(self.lock_path(key)):
                 if not path.exists():
-                    Measurement(make(), origin).write(path)
+                    made = make()
+                    try:
+                        Measurement(made, origin).write(path)
+                    except OSError as error:
+                        raise EvalError(f"--store {self.root}: {error.strerror}") from error
         try:
             return Measurement.read(path)
-        except (ValueError, KeyError, BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, BadZipFile) as error:
             raise EvalError(f"{path} is damaged; delete it to have it measured again") from error
 
     def folder(self, origin: Mapping[str, object], make: Callable[[Path], None]) -> Path:

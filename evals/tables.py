@@ -133,6 +133,9 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
                 raise EvalError(
                     f"{table.place}: extractive answers need question, context, answers"
                 )
+            written = [name for name in ("prompt", "shots", "extract") if getattr(table, name)]
+            if written:
+                raise EvalError(f"{table.place}: {written[0]} is not for extracted answers")
             make[QUESTION] = read.question
         before = "".join(f"{shot}{BETWEEN_SHOTS}" for shot in shots)
         one = make.get(shape, lambda number, row: read.prompt(number, row, before))
@@ -182,6 +185,12 @@ class _Reader:
                 f"{self.table.place}: row {number}: column {self.table.columns[role]!r} holds "
                 f"{type(found).__name__}, not text"
             )
+        try:
+            found.encode()
+        except UnicodeEncodeError as error:
+            raise EvalError(
+                f"{self.table.place}: row {number}: {role} is no text: {error.reason}"
+            ) from error
         return found
 
     def document(self, key: str) -> int:

@@ -80,7 +80,7 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, describe),
-        facts=changes(before, after),
+        facts=changes(before, after) | {"guessing": 0.0},
     )
 
 

@@ -21,12 +21,13 @@ from transformers import (
     PreTrainedTokenizerBase,
     QuantizedCache,
 )
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from evals.checkpoint import ADAPTER_WEIGHTS, CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint
 from evals.device import AUTO, CPU
 from evals.errors import EvalError
-from evals.formats import PLAIN, check_device, format_of
+from evals.formats import GGUF, PLAIN, check_device, format_of
 
 _AUTO = {
     CAUSAL: AutoModelForCausalLM,
@@ -110,6 +111,10 @@ def load(
     """
     check_device(checkpoint.path, checkpoint.form, device)
     source = checkpoint.base or checkpoint
+    method = source.form.partition(" ")[0]
+    if method not in (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING):
+        # transformers would leave it aside, and take codes for numbers.
+        raise EvalError(f"{source.path}: transformers knows no quant_method {method!r}")
     placed = format_of(source.form).placed
     with _explained(checkpoint):
         model, report = _AUTO[checkpoint.kind].from_pretrained(
@@ -154,6 +159,8 @@ def load(
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
+    if tokenizer.pad_token_id is None:
+        raise EvalError(f"{checkpoint.path}: its tokenizer has no padding and no last token")
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     if checkpoint.kind in (CAUSAL, SEQ2SEQ):
@@ -173,9 +180,13 @@ def load_tokenizer(
     if checkpoint.tokenizer is None:
         raise EvalError(f"{checkpoint.path}: no tokenizer beside {checkpoint.file}")
     with _explained(checkpoint):
-        return AutoTokenizer.from_pretrained(
+        found = AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, trust_remote_code=trust_remote_code
         )
+    limit = found.model_max_length
+    if not isinstance(limit, int | float) or limit < 1:
+        raise EvalError(f"{checkpoint.tokenizer}: model_max_length = {limit!r} is no length")
+    return found
 
 
 def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -221,6 +232,10 @@ def _decoding(model: PreTrainedModel) -> GenerationConfig:
     begin and end an answer stay, and so does a quantized cache, which is compression."""
     asked = model.generation_config
     kept = {name: getattr(asked, name) for name in _DECODED if getattr(asked, name) is not None}
+    for name, value in kept.items():
+        for token in value if isinstance(value, list) else [value]:
+            if not isinstance(token, int) or not 0 <= token < model.config.vocab_size:
+                raise EvalError(f"generation_config.json: {name} = {value!r} is no token")
     if asked.cache_implementation == "quantized":
         settings = asked.cache_config or {}
         # Made once here, so that a package that it lacks is missed now.

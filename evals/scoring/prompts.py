@@ -22,11 +22,16 @@ def encode_prompts(loaded: Loaded, data: DataSet, chat: bool) -> list[list[int]]
         raise EvalError(
             f"data set {data.name} is a chat, and {loaded.checkpoint.label} has no chat template"
         )
-    turns = [
-        loaded.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-        )
-        for prompt in prompts
-    ]
+    try:
+        turns = [
+            loaded.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+            )
+            for prompt in prompts
+        ]
+    except Exception as error:  # a template is a program of the checkpoint's
+        raise EvalError(
+            f"{loaded.checkpoint.label}: its chat template fails: {type(error).__name__}: {error}"
+        ) from error
     # The template has written the special tokens itself.
     return loaded.tokenizer(turns, add_special_tokens=False, verbose=False).input_ids

@@ -219,12 +219,15 @@ def _check_room(path: Path, needed: int) -> None:
 
 def _table(path: Path, shape: tuple[int, int], loaded: Loaded) -> np.ndarray:
     """The baseline's log-probabilities."""
-    expected = np.load(path, mmap_mode="r")
+    try:
+        expected = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise EvalError(f"{path} is damaged; delete it to have it made again") from error
     if expected.shape != shape:
         raise EvalError(
             f"{loaded.checkpoint.label} predicts {shape[0]} tokens over {shape[1]} entries, its "
             f"baseline {expected.shape[0]} over {expected.shape[1]}: "
-            "tokenizer or vocabulary differ, so there is nothing to compare"
+            "tokenizer, vocabulary or context differ, so there is nothing to compare"
         )
     return expected
 

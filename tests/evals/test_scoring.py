@@ -115,7 +115,7 @@ class TestText:
     def test_another_vocabulary_is_an_error(self, loaded, causal_checkpoint, tmp_path):
         score_text(loaded, TEXTS, TextProtocol(), keep=tmp_path / "kept.npy")
         other = load(causal_checkpoint("other", vocab_size=580))
-        with pytest.raises(EvalError, match="tokenizer or vocabulary differ"):
+        with pytest.raises(EvalError, match="tokenizer, vocabulary or context differ"):
             score_text(other, TEXTS, TextProtocol(), reference=tmp_path / "kept.npy")
 
     def test_a_context_is_as_long_as_the_model_takes(self, loaded):
