@@ -11,9 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from importlib import import_module
-from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +29,10 @@ from evals.checkpoint import (
 from evals.data import DataSet
 from evals.device import CPU, device_facts
 from evals.errors import EvalError
-from evals.formats import format_of
 from evals.locks import locked
-from evals.measurement import Measurement, key_of
+from evals.measurement import Measurement
 from evals.models import Models
+from evals.provenance import PACKAGES, code_version, packages_of, version_of
 from evals.reading import Scored
 from evals.store import Store
 
@@ -338,8 +336,7 @@ class Bench:
 
     def environment(self) -> dict[str, object]:
         """What a number depends on beside the model, the data and the protocol."""
-        packages = ("torch", "transformers", "tokenizers", "compressed-tensors")
-        found: dict[str, object] = {name: _version(name) for name in packages}
+        found: dict[str, object] = {name: version_of(name) for name in PACKAGES}
         if self.trust_remote_code:
             found["remote code"] = True
         if self.models.dtype != "auto":
@@ -368,36 +365,10 @@ def _set_by(data: DataSet, protocol):
     return replace(protocol, **{key: data.how[key] for key in data.how if key in names})
 
 
-def packages_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """Versions of what unpacks or merges its weights; empty for plain ones."""
-    forms = [checkpoint.form, *([checkpoint.base.form] if checkpoint.base else [])]
-    names = {name.partition(".")[0] for form in forms for name in format_of(form).packages}
-    return {
-        distribution: _version(distribution)
-        for name in sorted(names)
-        for distribution in sorted(set(_distributions().get(name, ())))
-    }
-
-
-_distributions = cache(packages_distributions)
-_version = cache(version)  # reading it from disk takes a millisecond each time
-
-
 def _cores() -> int:
     """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-@cache
-def code_version() -> str:
-    """Hash of the source that measurements depend on, so that none outlives its code."""
-    room = Path(__file__).parent
-    files = [
-        *sorted((room / "scoring").glob("*.py")),
-        *(room / name for name in ("metrics/divergence.py", "tables.py", "formats.py")),
-    ]
-    return key_of({file.name: file.read_text() for file in files})
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from evals.errors import EvalError
-from evals.harness import is_log, paired, read_log
+from evals.harness.log import is_log, read_log
+from evals.harness.pairing import paired
 from fixtures import corpus
 from fixtures.shipped import MODELS
 from tests.end_to_end.conftest import ROOT, run_gates

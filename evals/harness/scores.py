@@ -1,64 +1,30 @@
-"""What lm-evaluation-harness measured: its sample logs as measurements of this suite.
+"""What lm-evaluation-harness measured of a task, as scores that this suite's metrics read.
 
-``lm_eval run --log_samples --output_path DIR`` leaves ``results_DATE.json`` and, for each task,
-``samples_TASK_DATE.jsonl``. A baseline's log and a candidate's are paired document by document, by
-the hashes of document, prompt and target that every line holds. Read are the numbers that the
-harness gave each document; nothing is scored again.
+Read are the numbers that the harness gave each document; nothing is scored again.
 """
 
-import json
 import math
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from evals.bench import Scores
-from evals.checkpoint import LOG, Checkpoint, json_object
+from evals.checkpoint import LOG, Checkpoint
 from evals.data import DataSet, Item, Labelled, Prompt, Text
 from evals.errors import EvalError
 from evals.measurement import Measurement, key_of
 from evals.reading import Scored
 
-RESULTS = re.compile(r"(?:.+_|)results_(?P<date>.+)\.json|.+_(?P<other>\d{4}-.+)\.json")
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _SHARES = {"exact_match": "exact_match_drop", "f1": "f1_drop", "rouge1": "rouge1_drop"}
 _PERPLEXITIES = {"word_perplexity": "word", "byte_perplexity": "byte", "perplexity": "target"}
-_SAME = (
-    ("lm_eval_version", "lm-eval"),
-    ("chat_template_sha", "chat template"),
-    ("system_instruction_sha", "system instruction"),
-    ("fewshot_as_multiturn", "few shots as turns"),
-    ("max_length", "context length"),
-)
-"""What of a run must be the same on both sides, and how it is told."""
-_OF_MODEL = ("add_bos_token", "max_length", "prefix_token_id", "add_special_tokens")
-"""Model arguments that change what is measured and stand in no hash."""
 _FIXED = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics",
           "doc_hash", "prompt_hash", "target_hash"}  # fmt: skip
 ROUNDING = 1e-3
 """By which a log-likelihood may lie above 0."""
 _EXCERPT = 400
 """Characters of a prompt that are kept to show where a candidate got worse."""
-
-
-@dataclass(frozen=True)
-class Log:
-    """One run of the harness.
-
-    Attributes:
-        path: its results file.
-        results: what it says of the run.
-        samples: for each task the lines of its log.
-    """
-
-    path: Path
-    results: Mapping
-    samples: Mapping[str, Sequence[Mapping]]
 
 
 @dataclass(frozen=True)
@@ -79,216 +45,13 @@ class Logged:
     unjudged: tuple[str, ...] = ()
 
 
-def is_log(reference: str) -> bool:
-    """Whether a path holds a sample log rather than a checkpoint."""
-    path = Path(reference).expanduser()
-    if path.is_file():
-        return path.suffix == ".json" and RESULTS.fullmatch(path.name) is not None
-    if not path.is_dir() or (path / "config.json").exists():
-        return False
-    return any(True for _ in path.rglob("samples_*.jsonl"))
-
-
-def read_log(reference: str) -> Log:
-    """A run: a results file, or the one run in a folder.
-
-    Raises:
-        EvalError: no run, more than one, or lines that are no sample log.
-    """
-    with _told(reference):
-        return _read(reference)
-
-
-@contextmanager
-def _told(reference: str) -> Iterator[None]:
-    """A log is data: whatever is wrong with it is told in a line."""
-    try:
-        yield
-    except EvalError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError,
-            TypeError, ValueError) as error:  # fmt: skip
-        raise EvalError(
-            f"{reference}: not a log of lm-eval ({type(error).__name__}: {error})"
-        ) from error
-
-
-def _read(reference: str) -> Log:
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        found = sorted(f for f in path.rglob("*.json") if RESULTS.fullmatch(f.name))
-        if not found:
-            raise EvalError(f"{reference}: no results_*.json beside its samples")
-        if len(found) > 1:
-            raise EvalError(
-                f"{reference} holds {len(found)} runs of the harness; name one by its file, "
-                f"such as {found[-1]}"
-            )
-        path = found[0]
-    results = json_object(path)
-    tasks = list(results.get("configs") or {})
-    if not tasks:
-        raise EvalError(f"{path}: names no task; is it a results file of lm-eval?")
-    match = RESULTS.fullmatch(path.name)
-    date = match["date"] or match["other"]
-    samples = {}
-    for task in tasks:
-        file = path.with_name(f"samples_{task}_{date}.jsonl")
-        if not file.is_file():
-            raise EvalError(f"{path}: no {file.name} beside it; run lm-eval with --log_samples")
-        samples[task] = list(_lines(file))
-    return Log(path, results, samples)
-
-
-def _lines(file: Path) -> Iterator[dict]:
-    with file.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                found = json.loads(line)
-            except ValueError as error:
-                raise EvalError(f"{file}: line {number} is not JSON: {error}") from error
-            if not isinstance(found, dict) or "doc_id" not in found or "resps" not in found:
-                raise EvalError(f"{file}: line {number} is no sample of lm-eval")
-            yield found
-
-
-def paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
-    """Every task of two runs, with the numbers of both sides in the same order.
-
-    Raises:
-        EvalError: tasks, versions, settings, prompts or documents differ.
-    """
-    with _told(f"{baseline.path} and {candidate.path}"):
-        return _paired(baseline, candidate, label)
-
-
-def _paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
-    _check_same_run(baseline, candidate)
-    found = []
-    for task, lines in baseline.samples.items():
-        if not lines:
-            raise EvalError(f"{task}: no sample in {baseline.path}")
-        # Filters of a task leave its documents again, each with its own.
-        blocks = [_blocks(log.samples[task]) for log in (baseline, candidate)]
-        if blocks[0].keys() != blocks[1].keys():
-            raise EvalError(f"{task}: the filters differ: {_both(*map(list, blocks))}")
-        for name in blocks[0]:
-            one, two = blocks[0][name], _in_order(task, blocks[0][name], blocks[1][name])
-            row = task if len(blocks[0]) == 1 else f"{task}-{name}"
-            described = _Task(row, baseline.results["configs"][task], label)
-            found += described.logged(one, two)
-    return found
-
-
-def _check_same_run(baseline: Log, candidate: Log) -> None:
-    one, two = baseline.results, candidate.results
-    if baseline.samples.keys() != candidate.samples.keys():
-        raise EvalError(f"the tasks differ: {_both(baseline.samples, candidate.samples)}")
-    for key, told in _SAME:
-        if one.get(key) != two.get(key):
-            raise EvalError(f"the runs differ in {told}: {_both(one.get(key), two.get(key))}")
-    arguments = [_model_arguments(log.results) for log in (baseline, candidate)]
-    for key in _OF_MODEL:
-        if arguments[0].get(key) != arguments[1].get(key):
-            values = _both(arguments[0].get(key), arguments[1].get(key))
-            raise EvalError(f"the runs differ in the model argument {key}: {values}")
-    for task in baseline.samples:
-        for key in ("versions", "n-shot"):
-            values = [(results.get(key) or {}).get(task) for results in (one, two)]
-            if values[0] != values[1]:
-                raise EvalError(f"{task}: the {key.rstrip('s')} differs: {_both(*values)}")
-        configs = [_comparable(results["configs"][task]) for results in (one, two)]
-        for key in configs[0].keys() | configs[1].keys():
-            if configs[0].get(key) != configs[1].get(key):
-                values = _both(configs[0].get(key), configs[1].get(key))
-                raise EvalError(f"{task}: its {key} differs: {values}")
-
-
-def _comparable(config: Mapping) -> dict[str, str]:
-    """A task's configuration without what differs from process to process: where its files lie,
-    and the addresses of its functions."""
-    return {
-        key: _ADDRESS.sub("", json.dumps(value, sort_keys=True))
-        for key, value in config.items()
-        if key != "metadata"
-    }
-
-
-def _model_arguments(results: Mapping) -> dict:
-    found = (results.get("config") or {}).get("model_args") or {}
-    if isinstance(found, str):  # before 0.4.10
-        found = dict(part.partition("=")[::2] for part in found.split(","))
-    return found
-
-
-def _both(one: object, two: object) -> str:
-    shown = [
-        ", ".join(map(str, side)) if isinstance(side, Mapping | list) else str(side)
-        for side in (one, two)
-    ]
-    return f"{shown[0][:120]} for the baseline, {shown[1][:120]} for the candidate"
-
-
-def _blocks(lines: Sequence[Mapping]) -> dict[str, list[Mapping]]:
-    """Lines by filter; before 0.4.7 the filter has no name, and its documents come again."""
-    found: dict[str, list[Mapping]] = defaultdict(list)
-    times: Counter = Counter()
-    for line in lines:
-        name = line.get("filter")
-        if name is None:
-            name = f"filter {times[line['doc_id']]}" if times[line["doc_id"]] else "none"
-            times[line["doc_id"]] += 1
-        found[str(name)].append(line)
-    return dict(found)
-
-
-def _in_order(task: str, one: list[Mapping], two: list[Mapping]) -> list[Mapping]:
-    """The candidate's lines in the order of the baseline's documents.
-
-    Raises:
-        EvalError: a document, prompt or target that one side lacks.
-    """
-    by_key: dict[tuple, list[Mapping]] = defaultdict(list)
-    for line in two:
-        by_key[_key(line)].append(line)
-    found = []
-    for line in one:
-        matching = by_key.get(_key(line))
-        if not matching:
-            raise EvalError(f"{task}: {_missing(line, two)}")
-        found.append(matching.pop(0))
-    if len(two) > len(one):
-        raise EvalError(f"{task}: {len(one)} documents for the baseline, {len(two)} else")
-    return found
-
-
-def _key(line: Mapping) -> tuple:
-    """Of document, prompt and target; of their texts where a release wrote no hashes."""
-    hashes = tuple(line.get(name) for name in ("doc_hash", "prompt_hash", "target_hash"))
-    if all(hashes):
-        return hashes
-    return tuple(key_of({"": line.get(name)}) for name in ("doc", "arguments", "target"))
-
-
-def _missing(line: Mapping, others: list[Mapping]) -> str:
-    """What of a document the candidate's log has otherwise."""
-    where = f"document {line['doc_id']}"
-    for other in others:
-        one, two = _key(line), _key(other)
-        if one[0] == two[0]:
-            what = "prompt" if one[1] != two[1] else "target"
-            return f"the {what} of {where} differs"
-    return f"{where} is not in the candidate's log"
-
-
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """Makes scores of the lines of one task."""
 
     row: str
     config: Mapping
     label: str
-    facts: dict = field(default_factory=dict)
 
     def logged(self, one: list[Mapping], two: list[Mapping]) -> list[Logged]:
         """A row for the task, and one more for each further metric of a kind."""
