@@ -91,7 +91,7 @@ def pair(case: cases.Case, pytestconfig: pytest.Config, record_property):
     """The baseline's and the candidate's scores, measured now if the store has none."""
     with cases.told_in_one_line(case.candidate.name):
         found = pytestconfig.stash[RUN].lab.pair(case.candidate)
-    record_property("form", found.candidate.checkpoint.form)
+    record_property("form", found.form)
     return found
 
 

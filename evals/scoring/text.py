@@ -272,7 +272,8 @@ def _compare(
     for start in range(0, len(log_p), step):
         mine, theirs = log_p[start : start + step], expected[start : start + step]
         if isinstance(theirs, np.ndarray):
-            theirs = torch.from_numpy(np.array(theirs)).to(mine.device)
+            theirs = torch.from_numpy(np.array(theirs))
+        theirs = theirs.to(mine.device)
         here = slice(rows.start + start, rows.start + start + len(mine))
         js, forward, backward = divergences(theirs, mine)
         result["js"][here] = js.cpu().numpy()

@@ -1,10 +1,14 @@
 """The profiles of both studies: read without a hub, and run with a shipped model in their place."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from fixtures import corpus
+from fixtures.shipped import MODELS
+from tests.end_to_end.conftest import ROOT
 
 STUDIES = {
     "llama-2-7b": "meta-llama/Llama-2-7b-hf",
@@ -66,3 +70,58 @@ def test_study_000_runs_on_the_shipped_causal_model_and_local_files(gates, tmp_p
     assert "llama-tiny-wanda-50-alpaca" in done.stdout or "wanda-50-alpaca" in done.stdout
     assert "one document, in windows of 512 tokens, 512 apart, the last one left out" in done.stdout
     assert "ERROR" not in done.stdout
+
+
+CHAT = """
+[data.questions]
+path = "{path}"
+columns = {{ prompt = "asked", response = "said" }}
+chat = true
+
+[[suite]]
+kind = "causal"
+baselines = ["llama-tiny"]
+recipes = ["rtn-int8"]
+answers = "questions"
+
+[suite.gates]
+exact_match_drop = 0.02
+"""
+
+
+def test_an_instruct_model_is_asked_through_its_template(gates, tmp_path):
+    """Without it the shipped model would not know that it is its turn."""
+    rows = []
+    for index in range(40):
+        passage = corpus.passage("held-out", index)
+        question = passage.questions[0]
+        asked = f"{passage.text}\nQuestion: {question.text}"
+        rows.append({"asked": asked, "said": question.answer})
+    file = rows_of(tmp_path / "chat.jsonl", rows)
+    (tmp_path / "chat.toml").write_text(CHAT.format(path=file))
+    done = gates("--profile", tmp_path / "chat.toml", "--report", tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "chat        questions: prompts are a user's turn" in done.stdout
+    row = json.loads((tmp_path / "report.jsonl").read_text().splitlines()[0])
+    assert row["verdict"]["baseline"] == 1.0
+
+
+def test_what_got_worse_since_a_report(gates, tmp_path):
+    """The nightly comparison: the same night finds nothing, a broken candidate stands out."""
+    review = [corpus.review("held-out", index) for index in range(400)]
+    file = rows_of(tmp_path / "r.jsonl", [{"sentence": r.text, "label": r.label} for r in review])
+    common = ["--profile", "bert-sst2", "--baseline", "bert-tiny", "-k", "flips", "--data",
+              f"validation={file}", f"calibration={file}", f"training={file}"]  # fmt: skip
+    healthy, broken = tmp_path / "healthy", tmp_path / "broken"
+    for recipe, out in (("magnitude-20", healthy), ("magnitude-95", broken)):
+        out.mkdir()
+        words = [sys.executable, "-m", "compression", recipe, "--model", MODELS / "bert-tiny",
+                 "--output", out / "student"]  # fmt: skip
+        done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    gates(*common, "--candidate", healthy / "student", "--report", tmp_path / "night")
+    again = gates(*common, "--candidate", healthy / "student", "--since", tmp_path / "night")
+    assert "since       nothing got worse beyond noise in 1 gates" in again.stdout
+    worse = gates(*common, "--candidate", broken / "student", "--since", tmp_path / "night")
+    assert "since       WORSE (Holm" in worse.stdout
+    assert "student flips" in worse.stdout
