@@ -85,7 +85,7 @@ CHECKPOINTS = {
     "a configuration that is none": (
         lambda p: (p / "model" / "config.json").write_text("{"), USAGE, "not a JSON object",
     ),
-    "truncated weights": (truncate, FAILED, "model does not load: SafetensorError"),
+    "truncated weights": (truncate, FAILED, "model.safetensors does not load: SafetensorError"),
     "weights of another architecture": (
         lambda p: config(p, architectures=["BertForMaskedLM"]), USAGE, "is no model that generates",
     ),
