@@ -53,7 +53,7 @@ class Entry:
         return UNSURE_MARK if self.verdict.outcome == INCONCLUSIVE else ""
 
 
-def tables(entries: Sequence[Entry], style: str) -> str:
+def tables(entries: Sequence[Entry], style: str, intervals: bool = False) -> str:
     """A table per baseline: its own numbers, then a row per candidate; a column per metric with
     its limit."""
     parts = []
@@ -67,7 +67,7 @@ def tables(entries: Sequence[Entry], style: str) -> str:
             rows.append([BASELINE, *levels, *([""] if zeros else [])])
         for row in dict.fromkeys(entry.row for entry in own):
             found = {entry.verdict.metric: entry for entry in own if entry.row == row}
-            cells = [_cell(found.get(metric), limits[metric]) for metric in metrics]
+            cells = [_cell(found.get(m), limits[m], intervals) for m in metrics]
             rows.append([row, *cells, *([zeros.get(row, "")] if zeros else [])])
         separator = "<br>" if style == "github" else "\n"
         heads = [f"{METRICS[m].title}{separator}{_limit(m, limits[m])}" for m in metrics]
@@ -111,21 +111,28 @@ def _zeros(entry: Entry) -> str:
     return text
 
 
-def _cell(entry: Entry | None, common: float) -> str:
+def _cell(entry: Entry | None, common: float, intervals: bool) -> str:
     if entry is None:
         return ""
     verdict = entry.verdict
     if math.isnan(verdict.value):
         return f"{entry.mark} {'not a number' if verdict.n else 'error'}"
     show = METRICS[verdict.metric].show
-    text = show(verdict.value).replace(" nats", "").replace(" pt", "")
+    text = _short(show(verdict.value))
     if not verdict.met and show(verdict.value) == show(verdict.limit):
         text = f"{verdict.value:.8g}"  # rounded, it would look as if it kept the limit
     if verdict.metric in COUNTED and "worse" in entry.facts:
         text += f" (-{entry.facts['worse']:.0f} +{entry.facts['better']:.0f})"
+    if intervals and verdict.low < verdict.high:
+        text += f" [{_short(show(verdict.low))} {_short(show(verdict.high))}]"
     if verdict.limit != common:
         text += f" ({_limit(verdict.metric, verdict.limit)})"
     return f"{entry.mark} {text}".strip()
+
+
+def _short(text: str) -> str:
+    """Without the unit, which stands in the head."""
+    return text.replace(" nats", "").replace(" pt", "")
 
 
 def forms(entries: Iterable[Entry]) -> str:
@@ -143,12 +150,14 @@ def forms(entries: Iterable[Entry]) -> str:
     return "; ".join([*special, *plain])
 
 
-def markdown(entries: Sequence[Entry], lines: Sequence[str], more: str = "") -> str:
+def markdown(
+    entries: Sequence[Entry], lines: Sequence[str], more: str = "", intervals: bool = False
+) -> str:
     """The whole report as Markdown: tables, ``more`` of them, notes, and what each failing case
     printed."""
     parts = [
         "# Gates",
-        *filter(None, (tables(entries, "github"), more)),
+        *filter(None, (tables(entries, "github", intervals), more)),
         LEGEND,
         "\n".join(f"- {_escaped(line)}" for line in lines),
     ]
@@ -201,6 +210,7 @@ def write(
     lines: Sequence[str],
     table: str = "",
     rows: Iterable[dict[str, object]] = (),
+    intervals: bool = False,
 ) -> None:
     """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any.
 
@@ -208,7 +218,7 @@ def write(
         EvalError: the directory cannot be written to.
     """
     texts = {
-        directory / "report.md": markdown(entries, lines, table),
+        directory / "report.md": markdown(entries, lines, table, intervals),
         directory / "report.jsonl": json_lines(entries, rows),
     }
     partial = {file: file.with_name(f"{file.name}.partial") for file in texts}

@@ -7,7 +7,7 @@ import pytest
 from evals import report
 from evals.errors import EvalError
 from evals.estimate import Estimate
-from evals.gate import Gate, judge
+from evals.gate import METRICS, Gate, judge
 from evals.reading import Reading
 
 
@@ -104,3 +104,11 @@ def test_written_whole_or_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(EvalError, match="--report"):
         report.write(tmp_path / "file", ENTRIES, [])
+
+
+def test_intervals_stand_behind_their_numbers():
+    text = report.tables(ENTRIES, "simple", intervals=True)
+    verdict = next(e.verdict for e in ENTRIES if e.verdict.low < e.verdict.high)
+    shown = METRICS[verdict.metric].show(verdict.low).replace(" nats", "").replace(" pt", "")
+    assert f"[{shown} " in text
+    assert "[" not in report.tables(ENTRIES, "simple")
