@@ -112,7 +112,9 @@ def load(
     check_device(checkpoint.path, checkpoint.form, device)
     source = checkpoint.base or checkpoint
     method = source.form.partition(" ")[0]
-    if method not in (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING):
+    known = (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING)
+    # bitsandbytes goes by its number of bits there.
+    if not any(name == method or name.startswith(f"{method}_") for name in known):
         # transformers would leave it aside, and take codes for numbers.
         raise EvalError(f"{source.path}: transformers knows no quant_method {method!r}")
     placed = format_of(source.form).placed

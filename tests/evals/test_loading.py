@@ -195,6 +195,14 @@ def test_names_are_told_on_one_line_of_valid_text():
     assert printable(os.fsdecode(b"bad\xff")).encode() == b"bad\\xff"
 
 
+def test_a_form_that_transformers_does_not_know(causal_checkpoint):
+    """It would leave the codes of such weights for numbers."""
+    path = causal_checkpoint().path
+    reconfigure(open_checkpoint(path), quantization_config={"quant_method": "zork"})
+    with pytest.raises(EvalError, match="transformers knows no quant_method 'zork'"):
+        load(open_checkpoint(path))
+
+
 def test_a_gguf_file_is_in_its_digest_whatever_its_name(tmp_path):
     pytest.importorskip("gguf")
     digests = set()
