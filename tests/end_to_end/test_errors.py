@@ -135,13 +135,36 @@ def told(done, code, line):
     return lines
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_candidate_that_cannot_be_judged(name, place):
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if CHECKPOINTS[name][1] == USAGE])
+def test_a_candidate_that_is_none(name, place):
     broken, code, line = CHECKPOINTS[name]
     broken(place)
     done = run_gates("--baseline", BASE, "--candidate", place / "model",
                      "--text", place / "text.txt", store=place / "store")  # fmt: skip
     told(done, code, line)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """One run over all candidates that are checkpoints, and broken; and where each lies."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "text.txt").write_text("a good story\na dull one\n")
+    places = {}
+    for name, (broken, code, _) in CHECKPOINTS.items():
+        if code == FAILED:
+            places[name] = folder / name.replace(" ", "-")
+            shutil.copytree(BASE, places[name] / "model")
+            broken(places[name])
+    done = run_gates("--baseline", BASE, "--candidate", *(p / "model" for p in places.values()),
+                     "--text", folder / "text.txt", store=folder / "store")  # fmt: skip
+    return done, places
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if CHECKPOINTS[name][1] == FAILED])
+def test_a_candidate_that_cannot_be_judged(name, judged):
+    done, places = judged
+    found = told(done, FAILED, CHECKPOINTS[name][2])
+    assert any(line.startswith(f"{places[name] / 'model'}: ") for line in found)
 
 
 PROFILES = {

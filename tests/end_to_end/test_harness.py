@@ -192,17 +192,51 @@ def test_word_and_byte_perplexity_are_ours_where_the_protocols_coincide(logs, tm
     assert facts["byte_perplexity"] == pytest.approx(theirs["byte_perplexity,none"], rel=1e-3)
 
 
-def test_a_second_beginning_changes_what_is_measured(harness, logs):
-    other = harness(BASE)
-    with pytest.raises(EvalError, match="differ in the model argument add_bos_token: False for"):
-        paired(read_log(str(logs[0])), read_log(str(other)), "c")
+def rewritten(log: Path, folder: Path, change) -> Path:
+    """A copy of a run that says something else of itself."""
+    copy = folder / log.parent.name
+    shutil.copytree(log.parent, copy)
+    results = json.loads(log.read_text())
+    change(results)
+    (copy / log.name).write_text(json.dumps(results))
+    return copy / log.name
 
 
-def test_other_shots_are_refused(harness, logs, tmp_path):
-    other = harness(BASE, "--num_fewshot", "1", arguments=ONE_BOS)
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            lambda r: r["config"]["model_args"].pop("add_bos_token"),
+            "differ in the model argument add_bos_token: False for the baseline, None for",
+        ),
+        (lambda r: r.update(lm_eval_version="0.4.8"), "differ in lm-eval: "),
+        (lambda r: r.update(chat_template_sha="x"), "differ in chat template: None for"),
+        (lambda r: r["n-shot"].update(tiny_choice=5), "tiny_choice: the n-shot differs: 0 for"),
+        (lambda r: r["versions"].update(tiny_choice=2), "tiny_choice: the version differs"),
+        (
+            lambda r: r["configs"]["tiny_answer"]["generation_kwargs"].update(max_gen_toks=1),
+            "tiny_answer: its generation_kwargs differs",
+        ),
+        (lambda r: r["configs"].pop("tiny_answer"), "the tasks differ: tiny_answer"),
+        (lambda r: r.update(configs=[1]), "not a log of lm-eval|no samples_1"),
+    ],
+)
+def test_runs_that_differ_are_refused(logs, tmp_path, change, complaint):
+    other = rewritten(logs[1], tmp_path, change)
+
+    def pair():
+        return paired(read_log(str(logs[0])), read_log(str(other)), "c")
+
+    with pytest.raises(EvalError, match=complaint) as caught:
+        pair()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_paired_is_a_wrong_use(logs, tmp_path):
+    other = rewritten(logs[1], tmp_path, lambda r: r["n-shot"].update(tiny_choice=5))
     done = run_gates("--baseline", logs[0], "--candidate", other, store=tmp_path / "store")
     assert done.returncode == 4
-    assert "n-shot differs: 0 for the baseline, 1 for the candidate" in done.stderr
+    assert "the n-shot differs: 0 for the baseline, 5 for the candidate" in done.stderr
     assert "Traceback" not in done.stderr
 
 
