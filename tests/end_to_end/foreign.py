@@ -142,18 +142,30 @@ def lora(base: Path, out: Path) -> Path:
 
 
 def gptqmodel(method: str):
-    """Four bits by GPTQModel, on the CPU."""
+    """Four bits by GPTQModel, on the CPU: ``gptq`` or ``awq``."""
 
     def make(base: Path, out: Path) -> Path:
-        from gptqmodel import GPTQModel, QuantizeConfig
+        from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+        from gptqmodel.looper.awq_processor import AWQProcessor
+        from gptqmodel.quantization import FORMAT, METHOD
 
         from fixtures import corpus
 
-        settings = QuantizeConfig(bits=4, group_size=32, device="cpu", desc_act=False)
-        model = GPTQModel.load(str(base), settings)
+        settings, more = {"desc_act": False}, {}
+        if method == "awq":
+            settings = {"method": METHOD.AWQ, "format": FORMAT.GEMM, "sym": False}
+            more = {"backend": BACKEND.AWQ_TORCH}  # by itself it takes a kernel for GPUs
+            # Its search for what to clip wants layers of multiples of 64 outputs.
+            AWQProcessor._search_best_clip = lambda *args, **kwargs: []
+        config = QuantizeConfig(
+            bits=4, group_size=32, device="cpu", offload_to_disk=False, **settings
+        )
+        model = GPTQModel.load(str(base), config)
+        _, tokenizer = _parts(base)
         texts = [corpus.passage("calibration", index).text for index in range(64)]
-        model.quantize(texts, batch_size=1)
+        model.quantize([dict(tokenizer(text)) for text in texts], batch_size=1, **more)
         model.save(str(out))
+        tokenizer.save_pretrained(out)
         return out
 
     return make

@@ -123,15 +123,16 @@ def test_what_does_not_load_fails_in_a_line(name, tmp_path):
     assert "passed" not in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("method", ["gptq"])
+@pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_four_bits_by_gptqmodel(method, tmp_path):
     """Its own requirements do not go with the pinned ones: run where it has been installed."""
     pytest.importorskip("gptqmodel")
     from tests.end_to_end.conftest import run_gates
 
-    (tmp_path / "text.txt").write_text("\n".join(TEXTS))
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
     path = foreign.gptqmodel(method)(BASE, tmp_path / method)
-    done = run_gates("--baseline", BASE, "--candidate", path, "--text", tmp_path / "text.txt",
-                     "-k", "perplexity", store=tmp_path / "store")  # fmt: skip
+    done = run_gates("--baseline", BASE, "--candidate", path, "--text", tmp_path / "texts.jsonl",
+                     "-m", "quality", store=tmp_path / "store")  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert f"{method}" in done.stdout
+    assert f"stored as   {method}" in done.stdout
+    assert "unpacked" not in done.stdout
