@@ -1,0 +1,72 @@
+"""Readers and encoder-decoders of a user's own, judged in one command."""
+
+import json
+
+import pytest
+import torch
+
+from fixtures import corpus, vocabulary
+
+
+@pytest.fixture
+def files(tmp_path):
+    passages = [corpus.passage("held-out", index) for index in range(32)]
+    questions = [
+        {"question": p.questions[0].text, "context": p.text,
+         "answers": {"text": [p.questions[0].answer]}}
+        for p in passages
+    ]  # fmt: skip
+    summaries = [{"article": p.text, "highlights": p.summary} for p in passages]
+    for name, rows in (("questions", questions), ("summaries", summaries)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+def pair_of(model, tokenizer, folder):
+    """A baseline, and a candidate that differs by a little noise."""
+    for name, noise in (("base", 0.0), ("candidate", 1e-3)):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(noise * torch.randn_like(parameter) * parameter.std())
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return ["--baseline", folder / "base", "--candidate", folder / "candidate"]
+
+
+def test_a_reader(gates, files):
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    tokenizer = vocabulary.wordpiece(128)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=128, initializer_range=0.3,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    both = pair_of(BertForQuestionAnswering(config), tokenizer, files)
+    done = gates(*both, "--data", f"questions={files / 'questions.jsonl'}", "-m", "quality")
+    assert done.returncode == 0, done.stdout
+    assert "exact match" not in done.stdout  # which only a failing case tells
+    heads = next(line for line in done.stdout.splitlines() if line.startswith("base "))
+    assert heads.split()[1:] == ["JS", "EM", "F1"]
+    refused = gates(*both, "--text", files / "questions.jsonl")
+    assert refused.returncode == 4
+    assert "--text is not for extractive models; name data with --data" in refused.stderr
+
+
+def test_an_encoder_decoder(gates, files):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = vocabulary.causal(512)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=576, d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=4, pad_token_id=0,
+        decoder_start_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    both = pair_of(T5ForConditionalGeneration(config), tokenizer, files)
+    done = gates(*both, "--data", f"summaries={files / 'summaries.jsonl'}", "-m", "quality")
+    assert done.returncode == 0, done.stdout
+    heads = next(line for line in done.stdout.splitlines() if line.startswith("base "))
+    assert heads.split()[1:] == ["perplexity", "JS", "ROUGE-1"]
+    assert "the responses to 32 prompts" in done.stdout
