@@ -124,8 +124,9 @@ def test_what_does_not_load_fails_in_a_line(name, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_four_bits_by_gptqmodel(method, tmp_path):
+def test_four_bits_by_gptqmodel(method, tmp_path, monkeypatch):
     """Its own requirements do not go with the pinned ones: run where it has been installed."""
+    monkeypatch.chdir(tmp_path)  # it leaves logs where it stands
     pytest.importorskip("gptqmodel")
     from tests.end_to_end.conftest import run_gates
 
