@@ -135,9 +135,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     capture = config.pluginmanager.getplugin("capturemanager")
     terminal = config.pluginmanager.getplugin("terminalreporter")
     with capture.global_and_fixture_disabled():
-        found, problems = plan.planned(lab, filter(None, map(_case, session.items)))
+        judged = list(filter(None, map(_case, session.items)))
+        found, problems = plan.planned(lab, judged)
         if config.option.plan:
-            outline = plan.outline(lab.profile, filter(None, map(_case, session.items)))
+            outline = plan.outline(lab.profile, judged)
             terminal.write_line(f"\n{outline or plan.table(found)}")
             for problem in problems:
                 terminal.write_line(f"ERROR: {problem}", red=True)
@@ -146,8 +147,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         for row in found:
             if not row.resolution.enough:
                 terminal.write_line(f"too few items   {row}")
-        timed = filter(None, map(_case, session.items))
-        lab.measure(chosen, timed={c.name for c in timed if c.gate.metric in TIMED})
+        lab.measure(chosen, timed={c.name for c in judged if c.gate.metric in TIMED})
     return None
 
 

@@ -139,8 +139,7 @@ class Bench:
             found[role] = Scored(data, self._role(role, checkpoint, data, baseline))
         weights = self._measure(
             {
-                "model": checkpoint.digest,
-                "packages": packages_of(checkpoint),
+                **_weights(checkpoint),
                 "protocol": {"task": "footprint"},
             },
             lambda: _footprint(self.models.load(checkpoint, like=baseline)),
@@ -217,9 +216,8 @@ class Bench:
             return time_pairs(*sides, data, protocol)
 
         origin = {
-            "model": candidate.digest,
+            **_weights(candidate),
             "baseline": baseline.digest,
-            "packages": packages_of(candidate),
             "data": data.digest,
             "protocol": protocol.describe(),
             "machine": platform.node(),
@@ -243,16 +241,14 @@ class Bench:
         usual = replace(_set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
         origin = {
-            "model": checkpoint.digest,
-            "packages": packages_of(checkpoint),
+            **_weights(checkpoint),
             "data": data.digest,
             "protocol": protocol.describe(),
             "reference": baseline and baseline.digest,
         }
         table = self._table_path({
             **origin, "protocol": usual.describe(), "reference": None,
-            "model": (baseline or checkpoint).digest,
-            "packages": packages_of(baseline or checkpoint),
+            **_weights(baseline or checkpoint),
         })  # fmt: skip
         windows = None
         if baseline is not None:
@@ -312,8 +308,7 @@ class Bench:
             return score(self.models.load(checkpoint, like=baseline), data, protocol)
 
         origin = {
-            "model": checkpoint.digest,
-            "packages": packages_of(checkpoint),
+            **_weights(checkpoint),
             "data": data.digest,
             "protocol": protocol.describe(),
         }
@@ -345,6 +340,11 @@ class Bench:
 
     def _table_path(self, origin: Mapping[str, object]) -> Path:
         return self.store.beside(self._complete(origin), "log-probabilities.npy")
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, object]:
+    """A model in a measurement's key: its files, and what turns them into weights."""
+    return {"model": checkpoint.digest, "packages": packages_of(checkpoint)}
 
 
 def _protocol_of(kind: str, data: DataSet) -> tuple[object, tuple[str, str]]:

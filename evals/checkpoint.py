@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from evals.data import DataSet
-from evals.errors import EvalError
+from evals.errors import EvalError, first_line
 from evals.formats import GGUF, LORA, PLAIN, check_loadable
 
 CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ = "causal", "classifier", "extractive", "seq2seq"
@@ -26,7 +26,6 @@ _HEADS = {
     "ForQuestionAnswering": EXTRACTIVE,
     "ForConditionalGeneration": SEQ2SEQ,
 }
-UNKNOWN = "unknown"
 ABSENT = "absent"
 """The form of a baseline on the hub that a plan does not fetch."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -115,10 +114,9 @@ def resolve(reference: str) -> Path:
         found = snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES))
         return Path(found)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise EvalError(
             f"{reference}: no such directory, and not to be had from the hub "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
@@ -171,9 +169,7 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         if pickled:
             raise EvalError(f"{path}: {pickled} is pickled; convert the weights to safetensors")
         raise EvalError(f"{path}: no *.safetensors file")
-    form = _form(described.get("quantization_config"))
-    if form == UNKNOWN:
-        raise EvalError(f"{config}: quantization_config names no quant_method")
+    form = _form(config, described.get("quantization_config"))
     check_loadable(path, form)
     return Checkpoint(
         path=path,
@@ -328,14 +324,12 @@ def _weight_files(path: Path, leave: str = "") -> list[Path]:
     return sorted(file for file in path.glob("*.safetensors") if file.name != leave)
 
 
-def _form(quantization: object) -> str:
+def _form(config: Path, quantization: object) -> str:
     """``quantization_config`` in a word or two: method and, where it names one, format."""
     if not quantization:
         return PLAIN
-    if not isinstance(quantization, dict):
-        return UNKNOWN
-    if not quantization.get("quant_method"):
-        return UNKNOWN
+    if not isinstance(quantization, dict) or not quantization.get("quant_method"):
+        raise EvalError(f"{config}: quantization_config names no quant_method")
     words = (quantization["quant_method"], quantization.get("format"))
     return printable(" ".join(str(word) for word in words if word))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from evals.errors import EvalError
+from evals.errors import EvalError, first_line
 
 _LONGEST = 1 << 30
 """Characters of a cell."""
@@ -87,7 +87,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="\n") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
-                yield _object(path, f"line {number}", line)
+                yield json_row(path, f"line {number}", line)
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -105,7 +105,12 @@ def _json(path: Path) -> Iterator[Row]:
         yield row
 
 
-def _object(path: Path, where: str, line: str) -> Row:
+def json_row(path: Path, where: str, line: str) -> Row:
+    """A row as JSON has it.
+
+    Raises:
+        EvalError: it is no JSON object.
+    """
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -169,9 +174,8 @@ def _from_hub(place: Place) -> Iterator[Row]:
             data_files=files, streaming=bool(files),
         )  # fmt: skip
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise EvalError(
-            f"{place}: not to be had from the hub ({type(error).__name__}: {reason}); "
+            f"{place}: not to be had from the hub ({type(error).__name__}: {first_line(error)}); "
             "name a local copy with --data NAME=PATH"
         ) from error
     return iter(found)

@@ -43,7 +43,6 @@ class Table:
         count: items; None takes all.
         seed: rows are shuffled by it; None keeps their order.
         join: what texts are put together with, to one document; None keeps each for itself.
-        extract: what of an expected and of a given answer counts: the last group 1 that matches.
         classes: names of labels, where labels are names.
         how: settings of the protocols.
     """
@@ -56,9 +55,13 @@ class Table:
     count: int | None = None
     seed: int | None = None
     join: str | None = None
-    extract: str = ""
     classes: tuple[str, ...] = ()
     how: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def extract(self) -> str:
+        """What of an expected and of a given answer counts: group 1 of the last match, or all."""
+        return str(self.how.get("extract", ""))
 
     @property
     def shape(self) -> str:
@@ -123,9 +126,9 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
         random.Random(table.seed).shuffle(numbered)
     read = _Reader(table, shape)
     shots = [read.solved(number, row) for number, row in numbered[: table.shots]]
-    rest = numbered[table.shots :]
+    chosen = numbered[table.shots :][: table.count]
     if shape == TEXT:
-        items: Sequence[Item] = read.texts(rest)
+        items: Sequence[Item] = read.texts(chosen)
     else:
         make: dict[str, Callable[[int, Row], Item]] = {LABELLED: read.labelled}
         if extractive:
@@ -139,7 +142,7 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
             make[QUESTION] = read.question
         before = "".join(f"{shot}{BETWEEN_SHOTS}" for shot in shots)
         one = make.get(shape, lambda number, row: read.prompt(number, row, before))
-        items = [one(number, row) for number, row in rest[: table.count]]
+        items = [one(number, row) for number, row in chosen]
     if not items:
         raise EvalError(f"data set {name}: {table.place} leaves no item")
     how = {"classes": table.classes} if shape == LABELLED and table.classes else {}
@@ -147,16 +150,17 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
 
 
 def _numbered(table: Table, shape: str) -> list[tuple[int, Row]]:
-    """Rows with their numbers, as many as it takes."""
+    """Rows with their numbers, as many as it takes; without those that hold no text where each
+    text stands for itself."""
     wanted = None
     if table.count is not None and table.seed is None:
         wanted = table.count + table.shots
-    blank = shape == TEXT and table.join is None  # rows that are left out below
+    alone = shape == TEXT and table.join is None
     found: list[tuple[int, Row]] = []
     for number, row in enumerate(rows_of(table.place), 1):
         if number <= table.skip:
             continue
-        if blank and not str(_cell(row, table.columns["text"], f"{table.place}: text")).strip():
+        if alone and not _Reader(table, shape).word(number, row, "text").strip():
             continue
         found.append((number, row))
         if len(found) == wanted:
@@ -199,10 +203,9 @@ class _Reader:
     def texts(self, rows: Sequence[tuple[int, Row]]) -> list[Text]:
         texts = [self.word(number, row, "text") for number, row in rows]
         if self.table.join is not None:
-            whole = self.table.join.join(texts[: self.table.count])
+            whole = self.table.join.join(texts)
             return [Text(whole, 0)] if whole.strip() else []
-        filled = [text for text in texts if text.strip()][: self.table.count]
-        return [Text(text, index) for index, text in enumerate(filled)]
+        return [Text(text, index) for index, text in enumerate(texts)]
 
     def labelled(self, number: int, row: Row) -> Labelled:
         text, label = self.word(number, row, "text"), self.cell(number, row, "label")

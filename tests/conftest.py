@@ -44,6 +44,20 @@ def tiny_encoder():
 
 
 @pytest.fixture
+def bert_config():
+    """``bert_config(tokenizer, **changes)``: two layers, for whatever head."""
+    from transformers import BertConfig
+
+    def make(tokenizer, **changes):
+        return BertConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, pad_token_id=tokenizer.pad_token_id, **changes,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
 def batches():
     """Two calibration batches with padding on the right."""
     import torch

@@ -4,7 +4,6 @@
 ``samples_TASK_DATE.jsonl``, a line for each document and filter.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from evals.checkpoint import json_object
 from evals.errors import EvalError
+from evals.rows import json_row
 
 RESULTS = re.compile(r"(?:.+_|)results_(?P<date>.+)\.json|.+_(?P<other>\d{4}-.+)\.json")
 """Names of results files, of a folder and of ``--output_path FILE.json``."""
@@ -94,13 +94,10 @@ def _read(reference: str) -> Log:
     return Log(path, results, samples)
 
 
-def _lines(file: Path) -> Iterator[dict]:
+def _lines(file: Path) -> Iterator[Mapping]:
     with file.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
-            try:
-                found = json.loads(line)
-            except ValueError as error:
-                raise EvalError(f"{file}: line {number} is not JSON: {error}") from error
-            if not isinstance(found, dict) or "doc_id" not in found or "resps" not in found:
+            found = json_row(file, f"line {number}", line)
+            if "doc_id" not in found or "resps" not in found:
                 raise EvalError(f"{file}: line {number} is no sample of lm-eval")
             yield found

@@ -49,7 +49,6 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     else:
         until = {"eos_token_id": loaded.ends or None, "stop_strings": [protocol.stop],
                  "tokenizer": tokenizer}  # fmt: skip
-    pad = tokenizer.pad_token_id
     decoder = loaded.checkpoint.kind == SEQ2SEQ
     longest = max(map(len, encoded)) + (0 if decoder else protocol.max_new_tokens)
     if longest > loaded.max_tokens:
@@ -60,22 +59,20 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     texts, finite = [""] * len(encoded), np.ones(len(encoded), bool)
 
     def run(batch: list[int]) -> None:
-        length = max(len(encoded[index]) for index in batch)
-        ids = torch.full((len(batch), length), pad)
-        mask = torch.zeros_like(ids)
-        for row, index in enumerate(batch):
-            # On the left of what continues, on the right of what an encoder reads.
-            start = 0 if decoder else length - len(encoded[index])
-            ids[row, start : start + len(encoded[index])] = torch.tensor(encoded[index])
-            mask[row, start : start + len(encoded[index])] = 1
+        # On the left of what continues, on the right of what an encoder reads.
+        padded = tokenizer.pad(
+            {"input_ids": [encoded[index] for index in batch]},
+            padding_side="right" if decoder else "left",
+            return_tensors="pt",
+        ).to(loaded.device)
+        length = padded["input_ids"].shape[1]
         watch = _Finite(len(batch))
         output = loaded.model.generate(
-            input_ids=ids.to(loaded.device),
-            attention_mask=mask.to(loaded.device),
+            **padded,
             do_sample=False,
             num_beams=1,
             max_new_tokens=protocol.max_new_tokens,
-            pad_token_id=pad,
+            pad_token_id=tokenizer.pad_token_id,
             logits_processor=LogitsProcessorList([watch]),
             **until,
         )

@@ -34,16 +34,12 @@ def pair_of(model, tokenizer, folder):
     return ["--baseline", folder / "base", "--candidate", folder / "candidate"]
 
 
-def test_a_reader(gates, files):
-    from transformers import BertConfig, BertForQuestionAnswering
+def test_a_reader(gates, files, bert_config):
+    from transformers import BertForQuestionAnswering
 
     tokenizer = vocabulary.wordpiece(128)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=128, initializer_range=0.3,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    config = bert_config(tokenizer, max_position_embeddings=128, initializer_range=0.3)
     both = pair_of(BertForQuestionAnswering(config), tokenizer, files)
     done = gates(*both, "--data", f"questions={files / 'questions.jsonl'}", "-m", "quality")
     assert done.returncode == 0, done.stdout

@@ -41,17 +41,13 @@ PROMPTS = DataSet(
 
 
 @pytest.fixture
-def reader(tmp_path):
+def reader(bert_config, tmp_path):
     """A random extractive BERT."""
-    from transformers import BertConfig, BertForQuestionAnswering
+    from transformers import BertForQuestionAnswering
 
     tokenizer = vocabulary.wordpiece(64)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.5,
-    )  # fmt: skip
+    config = bert_config(tokenizer, max_position_embeddings=64, initializer_range=0.5)
     BertForQuestionAnswering(config).save_pretrained(tmp_path / "reader")
     tokenizer.save_pretrained(tmp_path / "reader")
     return open_checkpoint(tmp_path / "reader")

@@ -151,7 +151,7 @@ def test_the_last_match_is_what_counts():
 
 def test_an_expected_answer_that_extract_finds_nothing_in_is_an_error(tmp_path):
     rows = [{"q": "1 + 1?", "a": "so #### 2"}, {"q": "1 + 2?", "a": "3"}]
-    made = table(tmp_path, rows, {"question": "q", "answers": "a"}, extract=r"#### (\d+)")
+    made = table(tmp_path, rows, {"question": "q", "answers": "a"}, how={"extract": r"#### (\d+)"})
     with pytest.raises(EvalError, match="row 2: extract finds nothing in the answer '3'"):
         data_set("d", made)
 
