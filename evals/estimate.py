@@ -20,7 +20,8 @@ class Estimate:
         n: items that it rests on.
         clusters: documents that they come from.
         bounds: the interval at any confidence; None where nothing was sampled.
-        few: whether there are so few documents that the interval may be too short to rest on.
+        unreliable: why the interval may cover less than it says, so that nothing is proven by it;
+            empty where it can be relied on.
     """
 
     value: float
@@ -30,7 +31,7 @@ class Estimate:
     clusters: int
     confidence: float = CONFIDENCE
     bounds: Bounds | None = field(default=None, compare=False, repr=False)
-    few: bool = False
+    unreliable: str = ""
 
     def map(self, function: Callable[[float], float]) -> "Estimate":
         """The estimate of an increasing function of the quantity."""
@@ -87,6 +88,10 @@ def estimate(
 ) -> Estimate:
     """An estimate whose interval is that of ``bounds``."""
     return Estimate(value, *bounds(confidence), n, clusters, confidence, bounds)
+
+
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0, 0)
+"""Of what was not measured."""
 
 
 def exact(value: float, n: int = 1) -> Estimate:

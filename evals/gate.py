@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from evals.errors import EvalError
 from evals.reading import Reading
 
-PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
+PASSED, FAILED, INCONCLUSIVE, NOT_JUDGED = "passed", "failed", "inconclusive", "not judged"
+"""Outcomes. The whole interval keeps the limit, or breaks it, or neither can be proven; or there is
+nothing that could be judged."""
 DEFAULT, STRICT, SMOKE = "default", "strict", "smoke"
 """Policies: the point estimate decides; only a proof passes; only a proven regression fails."""
 _PROMISED = {DEFAULT: "", STRICT: ", proven (--strict)", SMOKE: ", unless disproven (--smoke)"}
+FAR = 1e-3
+"""An interval that may cover less than it says still disproves what lies beyond it at this p."""
 
 
 def _percent(value: float) -> str:
@@ -59,6 +63,7 @@ class Metric:
         at_most: a cost; otherwise a gain.
         show: formats the judged number, and
         show_side: the baseline's and the candidate's own.
+        noisy: depends on the machine, so that only a proven regression fails.
     """
 
     title: str
@@ -66,6 +71,7 @@ class Metric:
     at_most: bool
     show: Callable[[float], str]
     show_side: Callable[[float], str]
+    noisy: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
@@ -84,10 +90,20 @@ METRICS: Mapping[str, Metric] = {
         "size", "weights on disk shrink at least {limit}", False, _times, _bytes
     ),
     "speedup": Metric(
-        "speed", "a forward pass is at least {limit} as fast", False, _times, _milliseconds
+        "speed",
+        "a forward pass is at least {limit} as fast",
+        False,
+        _times,
+        _milliseconds,
+        noisy=True,
     ),
     "weighted_score": Metric(
-        "score", "the weighted score is at least {limit}", False, _plain, _plain
+        "score",
+        "the weighted score is at least {limit}",
+        False,
+        _plain,
+        _plain,
+        noisy=True,
     ),
 }
 
@@ -114,10 +130,14 @@ class Gate:
 class Verdict:
     """A gate, what was read, and what follows.
 
-    ``outcome`` is ``passed`` or ``failed`` where the whole interval lies on one side of the
-    limit, else ``inconclusive``, as it always is of ``few`` documents, whose interval may be too
-    short; ``met`` says whether the point estimate keeps the promise; ``p`` is the one-sided p-value
-    of its being kept.
+    Attributes:
+        outcome: ``passed`` or ``failed`` where the whole interval lies on one side of the limit;
+            ``inconclusive`` where it does not, or where it cannot be relied on; ``not judged``
+            where there was nothing to judge.
+        met: whether the point estimate keeps the promise.
+        p: one-sided p-value of the promise being kept.
+        unreliable: why the interval proves nothing; empty where it can be relied on.
+        reason: why nothing was judged; empty where something was.
     """
 
     candidate: str
@@ -132,19 +152,22 @@ class Verdict:
     baseline: float
     measured: float
     p: float
-    few: bool
+    unreliable: str
+    reason: str
     met: bool
     outcome: str
 
     def holds(self, policy: str) -> bool:
-        """Whether the case passes under a policy. NaN passes under none."""
+        """Whether the case passes under a policy. NaN passes under none, and neither does under
+        :data:`STRICT` what was not judged."""
         if policy == STRICT:
             return self.outcome == PASSED
-        told = math.isfinite(self.low) and math.isfinite(self.high) and not self.few
-        if policy == SMOKE and told:
-            return self.outcome != FAILED
-        # What can be neither proven nor disproven is not let through for it.
-        return self.met
+        if self.outcome in (FAILED, NOT_JUDGED):
+            return self.outcome == NOT_JUDGED
+        bounded = math.isfinite(self.low) and math.isfinite(self.high)
+        # Where there is no interval at all, the point estimate is all that is known.
+        lenient = bounded and (policy == SMOKE or METRICS[self.metric].noisy)
+        return self.met or lenient
 
 
 def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
@@ -154,7 +177,7 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         EvalError: no item was measured.
     """
     estimate = reading.estimate
-    if estimate.n < 1:
+    if estimate.n < 1 and not reading.not_judged:
         raise EvalError(f"{candidate}: {gate.metric} rests on no item")
     if METRICS[gate.metric].at_most:
         p = estimate.p_above(gate.limit)
@@ -164,10 +187,13 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         p = (-estimate).p_above(-gate.limit)
         met, best, worst = estimate.value >= gate.limit, estimate.high, estimate.low
         proven, refuted = worst >= gate.limit, best < gate.limit
-    if any(math.isnan(x) for x in (estimate.value, estimate.low, estimate.high)):
+    if reading.not_judged:
+        met, p, outcome = False, 1.0, NOT_JUDGED
+    elif any(math.isnan(x) for x in (estimate.value, estimate.low, estimate.high)):
         met, outcome = False, FAILED
-    elif estimate.few:
-        p, outcome = 1.0, INCONCLUSIVE
+    elif estimate.unreliable:
+        outcome = FAILED if refuted and p < FAR else INCONCLUSIVE
+        p = p if outcome == FAILED else 1.0
     else:
         outcome = PASSED if proven else FAILED if refuted else INCONCLUSIVE
     return Verdict(
@@ -183,18 +209,26 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         baseline=reading.baseline,
         measured=reading.candidate,
         p=p,
-        few=estimate.few,
+        unreliable=estimate.unreliable,
+        reason=reading.not_judged,
         met=met,
         outcome=outcome,
     )
 
 
 def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: str) -> str:
-    """What a failing case prints."""
+    """What a case prints that does not pass."""
     metric = METRICS[verdict.metric]
     show, side = metric.show, metric.show_side
+    if verdict.outcome == NOT_JUDGED:
+        return (
+            f"{verdict.candidate}: {metric.title} not judged: {verdict.reason}\n"
+            f"  promised   {gate.promise}\n"
+            f"  rerun      {rerun}"
+        )
+    how = "not proven" if verdict.outcome == INCONCLUSIVE and policy == STRICT else "failed"
     lines = [
-        f"{verdict.candidate}: {metric.title} gate failed",
+        f"{verdict.candidate}: {metric.title} gate {how}",
         f"  promised   {gate.promise}{_PROMISED[policy]}",
         f"  measured   {show(verdict.value)}, {verdict.confidence:.0%} interval "
         f"{show(verdict.low)} to {show(verdict.high)} ({_sample(verdict)})",
@@ -203,15 +237,9 @@ def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: 
     if "worse" in reading.facts:
         lines.append("  changed    {worse:.0f} worse, {better:.0f} better "
                      "(McNemar's mid-p {mcnemar_p:.2g})".format_map(reading.facts))  # fmt: skip
-    if reading.facts.get("unpacked"):
-        lines.append("  note       unpacked on loading: its own kernels were not used")
-    if verdict.few:
-        lines.append(
-            f"  note       inconclusive: {verdict.clusters} documents are too few for an interval "
-            "to hold what it says"
-        )
-    elif verdict.outcome == INCONCLUSIVE:
-        lines.append("  note       inconclusive: the interval straddles the limit")
+    if verdict.outcome == INCONCLUSIVE:
+        why = verdict.unreliable or "the interval contains the limit"
+        lines.append(f"  note       inconclusive: {why}")
     lines += [f"  worst {i}    {item}" for i, item in enumerate(reading.worst, 1)]
     lines.append(f"  rerun      {rerun}")
     return "\n".join(lines)

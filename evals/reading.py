@@ -38,6 +38,7 @@ class Reading:
         worst: the items that lost most, described.
         facts: further numbers worth keeping.
         protocol: how the metric was measured, where its name alone does not say.
+        not_judged: why there is nothing to judge, such as a speed without kernels; usually empty.
     """
 
     estimate: Estimate
@@ -46,6 +47,7 @@ class Reading:
     worst: tuple[str, ...] = ()
     facts: dict[str, float] = field(default_factory=dict)
     protocol: str = ""
+    not_judged: str = ""
 
 
 def check_paired(baseline: Scored, candidate: Scored) -> None:

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from evals.checkpoint import PLAIN
 from evals.errors import EvalError
-from evals.gate import INCONCLUSIVE, METRICS, Verdict
+from evals.gate import INCONCLUSIVE, METRICS, NOT_JUDGED, Verdict
 
 BASELINE = "baseline"
 FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "(✗)"
@@ -48,9 +48,10 @@ class Entry:
 
     @property
     def mark(self) -> str:
-        if not self.passed:
-            return KNOWN_MARK if self.reason else FAILED_MARK
-        return UNSURE_MARK if self.verdict.outcome == INCONCLUSIVE else ""
+        unsure = UNSURE_MARK if self.verdict.outcome == INCONCLUSIVE else ""
+        if self.passed:
+            return unsure
+        return (KNOWN_MARK if self.reason else FAILED_MARK) + unsure
 
 
 def tables(entries: Sequence[Entry], style: str, intervals: bool = False) -> str:
@@ -115,6 +116,8 @@ def _cell(entry: Entry | None, common: float, intervals: bool) -> str:
     if entry is None:
         return ""
     verdict = entry.verdict
+    if verdict.outcome == NOT_JUDGED:
+        return f"{entry.mark} not judged".strip()
     if math.isnan(verdict.value):
         return f"{entry.mark} {'not a number' if verdict.n else 'error'}"
     show = METRICS[verdict.metric].show

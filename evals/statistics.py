@@ -125,7 +125,7 @@ def studentized_mean(
 
     With fewer than :data:`FEW` documents it may cover less than 93.5 % at a nominal 95 %: 92 % in
     the simulation of 10 with exponential means. Nothing that was tried covers more, so
-    :attr:`Estimate.few` says so and no gate rests on it: its verdict is inconclusive.
+    :attr:`Estimate.unreliable` says so and no gate rests on it: its verdict is inconclusive.
 
     Args:
         values: ``(n,)``.
@@ -167,7 +167,10 @@ def studentized_mean(
         )
 
     found = estimate(mean, bounds, sums.count, groups, confidence)
-    return replace(found, few=groups < FEW)
+    if groups >= FEW:
+        return found
+    why = f"intervals are unreliable below {FEW} documents (got {groups})"
+    return replace(found, unreliable=why)
 
 
 def _studentized(sums: _Sums, mean: float, resamples: int, seed: int) -> np.ndarray:

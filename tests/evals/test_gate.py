@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -6,12 +7,13 @@ import pytest
 from hypothesis import given
 
 from evals.errors import EvalError
-from evals.estimate import Estimate
+from evals.estimate import NOTHING, Estimate
 from evals.gate import (
     DEFAULT,
     FAILED,
     INCONCLUSIVE,
     METRICS,
+    NOT_JUDGED,
     PASSED,
     SMOKE,
     STRICT,
@@ -20,7 +22,7 @@ from evals.gate import (
     judge,
 )
 from evals.reading import Reading
-from evals.statistics import clustered_mean, clustered_share, studentized_mean
+from evals.statistics import clustered_mean, clustered_share, median_interval, studentized_mean
 
 COSTS = [name for name, metric in METRICS.items() if metric.at_most]
 GAINS = [name for name, metric in METRICS.items() if not metric.at_most]
@@ -101,11 +103,44 @@ def test_few_documents_prove_nothing():
     assert [v.holds(DEFAULT) for v in verdicts] == [True, True]
 
 
-def test_few_documents_disprove_nothing_either_and_their_estimate_decides():
-    few = studentized_mean(np.linspace(0.2, 0.3, 10), range(10))
+def test_few_documents_near_the_limit_disprove_nothing_and_only_smoke_lets_them_through():
+    few = studentized_mean(np.linspace(0.085, 0.15, 10), range(10))
     verdict = judge("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
+    assert verdict.low > 0.1
     assert (verdict.outcome, verdict.p) == (INCONCLUSIVE, 1.0)
-    assert not any(verdict.holds(policy) for policy in (DEFAULT, STRICT, SMOKE))
+    assert [verdict.holds(policy) for policy in (DEFAULT, STRICT, SMOKE)] == [False, False, True]
+
+
+def test_few_documents_far_beyond_the_limit_disprove_it():
+    few = studentized_mean(np.linspace(0.5, 0.6, 10), range(10))
+    verdict = judge("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
+    assert verdict.outcome == FAILED
+    assert verdict.p < 1e-3
+    assert not verdict.holds(SMOKE)
+
+
+NOTHING_MEASURED = Reading(NOTHING, 0.0, 0.0, not_judged="no kernels for it here")
+
+
+def test_what_is_not_judged_fails_under_strict_alone():
+    verdict = judge("c", Gate("speedup", 0.8), NOTHING_MEASURED)
+    assert verdict.outcome == NOT_JUDGED
+    assert [verdict.holds(policy) for policy in (DEFAULT, SMOKE, STRICT)] == [True, True, False]
+    text = explain(verdict, Gate("speedup", 0.8), NOTHING_MEASURED, "pytest x", STRICT)
+    assert "speed not judged: no kernels for it here" in text
+
+
+def test_a_noisy_measurement_fails_only_where_the_regression_is_proven():
+    slow = replace(reading(0.78), estimate=median_interval([0.7] * 5 + [0.78] * 5 + [0.9] * 5))
+    proven = replace(reading(0.7), estimate=median_interval(np.linspace(0.6, 0.7, 15)))
+    verdicts = [judge("c", Gate("speedup", 0.8), one) for one in (slow, proven)]
+    assert [v.holds(DEFAULT) for v in verdicts] == [True, False]
+
+
+def test_inconclusive_under_strict_is_told_as_not_proven():
+    gate, found = Gate("exact_match_drop", 0.02), reading(0.0, -0.03, 0.03)
+    text = explain(judge("c", gate, found), gate, found, "pytest x", STRICT)
+    assert text.startswith("c: EM gate not proven")
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -130,7 +165,7 @@ def test_the_policy_and_what_changed_are_told():
     few = studentized_mean([1.0] * 3 + [0.0] * 7, range(10))
     found = Reading(few, 0.0, 0.3)
     text = explain(judge("c", Gate("f1_drop", 0.02), found), gate, found, "pytest x", SMOKE)
-    assert "inconclusive: 10 documents are too few for an interval" in text
+    assert "inconclusive: intervals are unreliable below 30 documents (got 10)" in text
 
 
 def test_no_item_is_an_error():
