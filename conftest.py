@@ -1,8 +1,10 @@
 """What makes pytest run the gates: options, parameters, fixtures, hand-over to the report."""
 
+import functools
 import logging
 import os
 import pkgutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__n
 
 from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS  # noqa: E402
+from evals.regressions import Regressions  # noqa: E402
 from fixtures import cases, options, plan, propose  # noqa: E402
 from fixtures.lab import TIMED  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
@@ -29,6 +32,7 @@ logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()
 SESSION = pytest.StashKey[pytest.Session]()
+REGRESSIONS = pytest.StashKey[Regressions]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -104,9 +108,26 @@ def planted(request: pytest.FixtureRequest, record_property) -> Planted:
 @pytest.fixture
 def gate(case: cases.Case, request: pytest.FixtureRequest, record_property) -> cases.Judge:
     """Judges a reading: ``gate.holds(reading)``."""
-    policy = request.config.stash[RUN].policy
-    rerun = cases.rerun(request.node.nodeid, request.config.option, policy)
-    return cases.Judge(case, policy, rerun, record_property)
+    policy, node = request.config.stash[RUN].policy, request.node
+    known = bool(case.candidate.known_failure(case.gate.metric))
+    rerun = cases.rerun(node.nodeid, request.config.option, policy, known)
+    keep = functools.partial(node.stash.__setitem__, REGRESSIONS)
+    return cases.Judge(case, policy, rerun, record_property, keep)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Gives a failing case's report the items that got worse, and the reason as its message."""
+    report = yield
+    if report.when == "call" and not report.passed:
+        if REGRESSIONS in item.stash:
+            # Not a property: those go into the JUnit file, where a thousand items have no place.
+            report.regressions = asdict(item.stash[REGRESSIONS])
+        if call.excinfo is not None and call.excinfo.errisinstance(cases.GateFailed):
+            crash = getattr(report.longrepr, "reprcrash", None)
+            if crash is not None:
+                crash.message = str(call.excinfo.value).partition("\n")[0]
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
@@ -138,8 +159,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         judged = list(filter(None, map(_case, session.items)))
         found, problems = plan.planned(lab, judged)
         if config.option.plan:
-            outline = plan.outline(lab.profile, judged)
-            terminal.write_line(f"\n{outline or plan.table(found)}")
+            width = config.get_terminal_writer().fullwidth
+            outline = plan.outline(lab.profile, judged) or plan.table(found, width)
+            terminal.write_line(f"\n{outline}")
             for problem in problems:
                 terminal.write_line(f"ERROR: {problem}", red=True)
             session.testsfailed = len(problems)
@@ -183,15 +205,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     return ByCandidate(config, log)
 
 
-def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Config) -> None:
     if RUN not in config.stash:
         return
     run = config.stash[RUN]
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        for line in run.choices():
+            terminalreporter.write_line(line)
     summary = Summary(run, terminalreporter.stats)
     if not summary.entries and not summary.controls and not summary.defects:
         return
     terminalreporter.section("gates")
-    terminalreporter.write_line(summary.text())
+    terminalreporter.write_line(summary.text(config.get_terminal_writer().fullwidth))
     option = config.option
     try:
         if option.report:

@@ -5,10 +5,11 @@ baseline never fails a cost.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evals.errors import EvalError
+from evals.numbers import Unit
 from evals.reading import Reading
 
 PASSED, FAILED, INCONCLUSIVE, NOT_JUDGED = "passed", "failed", "inconclusive", "not judged"
@@ -16,78 +17,114 @@ PASSED, FAILED, INCONCLUSIVE, NOT_JUDGED = "passed", "failed", "inconclusive", "
 nothing that could be judged."""
 DEFAULT, STRICT, SMOKE = "default", "strict", "smoke"
 """Policies: the point estimate decides; only a proof passes; only a proven regression fails."""
-_PROMISED = {DEFAULT: "", STRICT: ", proven (--strict)", SMOKE: ", unless disproven (--smoke)"}
 FAR = 1e-3
 """An interval that may cover less than it says still disproves what lies beyond it at this p."""
 
 
-def _percent(value: float) -> str:
-    return f"{value:+.2%}"
-
-
-def _points(value: float) -> str:
-    return f"{value * 100:+.2f} pt"
-
-
-def _share(value: float) -> str:
-    return f"{value:.2%}"
-
-
-def _nats(value: float) -> str:
-    return f"{value:.4f} nats"
-
-
-def _times(value: float) -> str:
-    return f"{value:.2f}x"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _bytes(value: float) -> str:
-    return f"{value:,.0f} bytes"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value * 1e3:.2f} ms"
+_percent = Unit("%", digits=2, scale=100, flags="+")
+_points = Unit(" pt", digits=2, scale=100, flags="+", end_digits=1)
+_share = Unit("%", digits=2, scale=100)
+_nats = Unit(" nats", digits=4)
+_times = Unit("x", digits=2)
+_plain = Unit("", digits=3)
+_bytes = Unit(" bytes", digits=0, flags=",")
+_milliseconds = Unit(" ms", digits=2, scale=1e3)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is called, told and held.
+    """How a metric is named, written and judged.
+
+    A change is shown as candidate minus baseline. A metric that is stored as a *drop*, baseline
+    minus candidate, is therefore written with the opposite sign; the methods below take stored
+    numbers and know.
 
     Attributes:
         title: column of the table.
         promise: what a passing case says, with the limit in braces.
         at_most: a cost; otherwise a gain.
-        show: formats the judged number, and
-        show_side: the baseline's and the candidate's own.
+        unit: of the judged number.
+        show_side: writes the baseline's and the candidate's own number.
         noisy: depends on the machine, so that only a proven regression fails.
+        drop: stored as baseline minus candidate.
+        name: what sentences call it; the title unless given.
+        counted: what more are needed of to narrow the interval: ``items``, ``documents`` (where an
+            item is a token) or ``timed pairs``; empty where it depends on more than one count.
     """
 
     title: str
     promise: str
     at_most: bool
-    show: Callable[[float], str]
-    show_side: Callable[[float], str]
+    unit: Unit
+    show_side: Unit
     noisy: bool = False
+    drop: bool = False
+    name: str = ""
+    counted: str = "items"
+
+    def show(self, value: float, beside: float = math.nan, bare: bool = False) -> str:
+        """A value, with as many digits as tell it from ``beside``, such as the limit."""
+        return self.unit.beside(self.change(value), self.change(beside), bare)
+
+    def show_limit(self, limit: float) -> str:
+        """A limit in the sense of the values: ``≤ +5.00%``, ``≥ -2.00 pt``."""
+        sign = "≤" if self.at_most != self.drop else "≥"
+        return f"{sign} {self.unit.exactly(self.change(limit))}"
+
+    def show_interval(
+        self, low: float, high: float, limit: float, bare: bool = False, to: str = " to "
+    ) -> str:
+        """An interval in the sense of the values, from low to high."""
+        ends = sorted((self.change(low), self.change(high)))
+        return self.unit.interval(*ends, self.change(limit), bare, to)
+
+    def change(self, value: float) -> float:
+        """A stored number as candidate minus baseline, where it is a change."""
+        return -value if self.drop else value
 
 
 METRICS: Mapping[str, Metric] = {
     "perplexity_drift": Metric(
-        "perplexity", "perplexity rises by at most {limit}", True, _percent, _plain
+        "perplexity",
+        "perplexity rises by at most {limit}",
+        True,
+        _percent,
+        _plain,
+        counted="documents",
     ),
     "js_divergence": Metric(
-        "JS", "predictions diverge by at most {limit} (Jensen-Shannon)", True, _nats, _nats
+        "JS",
+        "predictions diverge by at most {limit} (Jensen-Shannon)",
+        True,
+        _nats,
+        _nats,
+        name="JS divergence",
+        counted="documents",
     ),
-    "exact_match_drop": Metric("EM", "exact match falls by at most {limit}", True, _points, _share),
-    "f1_drop": Metric("F1", "F1 falls by at most {limit}", True, _points, _share),
-    "rouge1_drop": Metric("ROUGE-1", "ROUGE-1 falls by at most {limit}", True, _points, _share),
-    "accuracy_drop": Metric("accuracy", "accuracy falls by at most {limit}", True, _points, _share),
+    "exact_match_drop": Metric(
+        "EM",
+        "exact match falls by at most {limit}",
+        True,
+        _points,
+        _share,
+        drop=True,
+        name="exact match",
+    ),
+    "f1_drop": Metric("F1", "F1 falls by at most {limit}", True, _points, _share, drop=True),
+    "rouge1_drop": Metric(
+        "ROUGE-1", "ROUGE-1 falls by at most {limit}", True, _points, _share, drop=True
+    ),
+    "accuracy_drop": Metric(
+        "accuracy", "accuracy falls by at most {limit}", True, _points, _share, drop=True
+    ),
     "flips": Metric("flips", "at most {limit} of the predictions flip", True, _share, _share),
     "compression_ratio": Metric(
-        "size", "weights on disk shrink at least {limit}", False, _times, _bytes
+        "size",
+        "the compression ratio on disk is at least {limit}",
+        False,
+        _times,
+        _bytes,
+        name="compression ratio",
     ),
     "speedup": Metric(
         "speed",
@@ -96,6 +133,7 @@ METRICS: Mapping[str, Metric] = {
         _times,
         _milliseconds,
         noisy=True,
+        counted="timed pairs",
     ),
     "weighted_score": Metric(
         "score",
@@ -104,6 +142,8 @@ METRICS: Mapping[str, Metric] = {
         _plain,
         _plain,
         noisy=True,
+        name="weighted score",
+        counted="",
     ),
 }
 
@@ -123,7 +163,7 @@ class Gate:
     @property
     def promise(self) -> str:
         metric = METRICS[self.metric]
-        return metric.promise.format(limit=metric.show(self.limit).lstrip("+"))
+        return metric.promise.format(limit=metric.unit.exactly(self.limit, signed=False))
 
 
 @dataclass(frozen=True)
@@ -214,38 +254,3 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         met=met,
         outcome=outcome,
     )
-
-
-def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: str) -> str:
-    """What a case prints that does not pass."""
-    metric = METRICS[verdict.metric]
-    show, side = metric.show, metric.show_side
-    if verdict.outcome == NOT_JUDGED:
-        return (
-            f"{verdict.candidate}: {metric.title} not judged: {verdict.reason}\n"
-            f"  promised   {gate.promise}\n"
-            f"  rerun      {rerun}"
-        )
-    how = "not proven" if verdict.outcome == INCONCLUSIVE and policy == STRICT else "failed"
-    lines = [
-        f"{verdict.candidate}: {metric.title} gate {how}",
-        f"  promised   {gate.promise}{_PROMISED[policy]}",
-        f"  measured   {show(verdict.value)}, {verdict.confidence:.0%} interval "
-        f"{show(verdict.low)} to {show(verdict.high)} ({_sample(verdict)})",
-        f"  baseline   {side(verdict.baseline)}, candidate {side(verdict.measured)}",
-    ]
-    if "worse" in reading.facts:
-        lines.append("  changed    {worse:.0f} worse, {better:.0f} better "
-                     "(McNemar's mid-p {mcnemar_p:.2g})".format_map(reading.facts))  # fmt: skip
-    if verdict.outcome == INCONCLUSIVE:
-        why = verdict.unreliable or "the interval contains the limit"
-        lines.append(f"  note       inconclusive: {why}")
-    lines += [f"  worst {i}    {item}" for i, item in enumerate(reading.worst, 1)]
-    lines.append(f"  rerun      {rerun}")
-    return "\n".join(lines)
-
-
-def _sample(verdict: Verdict) -> str:
-    if verdict.clusters in (1, verdict.n):
-        return f"n = {verdict.n}"
-    return f"n = {verdict.n} in {verdict.clusters} documents"

@@ -37,8 +37,8 @@ class Change:
     worse: bool = False
 
     def __str__(self) -> str:
-        show = METRICS[self.metric].show
-        return f"{self.candidate} {self.metric} {show(self.before)} -> {show(self.after)}"
+        show, before, after = METRICS[self.metric].show, self.before, self.after
+        return f"{self.candidate} {self.metric} {show(before, after)} -> {show(after, before)}"
 
 
 def read_earlier(directory: Path) -> dict[Key, Mapping]:

@@ -1,6 +1,5 @@
 """What a metric reads off a pair of scored models, and the pairing itself."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,11 +8,7 @@ from evals.data import DataSet
 from evals.errors import EvalError
 from evals.estimate import Estimate
 from evals.measurement import Measurement
-
-SHOWN = 3
-"""Worst items that a failing case prints."""
-WIDTH = 160
-"""Characters of a text that are printed."""
+from evals.regressions import Regressions
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Reading:
         estimate: what the gate's limit is held against.
         baseline: the metric's own number for the baseline, and
         candidate: for the candidate.
-        worst: the items that lost most, described.
+        worst: the items that got worse, those that lost most first.
         facts: further numbers worth keeping.
         protocol: how the metric was measured, where its name alone does not say.
         not_judged: why there is nothing to judge, such as a speed without kernels; usually empty.
@@ -44,7 +39,7 @@ class Reading:
     estimate: Estimate
     baseline: float
     candidate: float
-    worst: tuple[str, ...] = ()
+    worst: Regressions = field(default_factory=Regressions)
     facts: dict[str, float] = field(default_factory=dict)
     protocol: str = ""
     not_judged: str = ""
@@ -76,16 +71,3 @@ def check_same_tokens(baseline: Scored, candidate: Scored) -> None:
         )
     if not np.array_equal(baseline["tokens"], candidate["tokens"]):
         raise EvalError("the two tokenizers cut the text differently; token by token means nothing")
-
-
-def worst_items(losses: Sequence[float] | np.ndarray, describe) -> tuple[str, ...]:
-    """Descriptions of the items with the largest positive loss, NaN and largest first."""
-    losses = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=np.inf)
-    order = np.argsort(-losses, kind="stable")[:SHOWN]
-    return tuple(describe(int(index)) for index in order if losses[index] > 0)
-
-
-def snippet(text: str, width: int = WIDTH) -> str:
-    """``text`` on one line, shortened, with control characters escaped."""
-    line = repr(text)
-    return line if len(line) <= width else line[: width - 4] + "...'"

@@ -12,15 +12,13 @@ from tabulate import tabulate
 from evals.checkpoint import PLAIN
 from evals.errors import EvalError
 from evals.gate import INCONCLUSIVE, METRICS, NOT_JUDGED, Verdict
+from evals.layout import fitted
+from evals.regressions import IN_MARKDOWN, Regression, fenced, printable
 
 BASELINE = "baseline"
 FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "(✗)"
 COUNTED = ("accuracy_drop", "exact_match_drop")
 """Metrics of right and wrong answers, whose changes the table counts."""
-LEGEND = (
-    f"{FAILED_MARK} failed   {KNOWN_MARK} known to fail, with a reason in the profile   "
-    f"{UNSURE_MARK} inconclusive: the interval straddles the limit"
-)
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,8 @@ class Entry:
         form: how the candidate's weights are stored; empty if it could not be measured.
         text: what the case printed if it failed.
         facts: further numbers of the metric.
+        regressions: the items that got worse, if the case did not pass, and
+        regressions_omitted: how many more there are.
     """
 
     group: str
@@ -45,6 +45,8 @@ class Entry:
     form: str = ""
     text: str = ""
     facts: dict[str, float] = field(default_factory=dict)
+    regressions: tuple[Regression, ...] = ()
+    regressions_omitted: int = 0
 
     @property
     def mark(self) -> str:
@@ -54,9 +56,11 @@ class Entry:
         return (KNOWN_MARK if self.reason else FAILED_MARK) + unsure
 
 
-def tables(entries: Sequence[Entry], style: str, intervals: bool = False) -> str:
+def tables(
+    entries: Sequence[Entry], style: str, intervals: bool = False, width: int | None = None
+) -> str:
     """A table per baseline: its own numbers, then a row per candidate; a column per metric with
-    its limit."""
+    its limit. With a ``width``, no line of it is longer."""
     parts = []
     for group in dict.fromkeys(entry.group for entry in entries):
         own = [entry for entry in entries if entry.group == group]
@@ -71,14 +75,37 @@ def tables(entries: Sequence[Entry], style: str, intervals: bool = False) -> str
             cells = [_cell(found.get(m), limits[m], intervals) for m in metrics]
             rows.append([row, *cells, *([zeros.get(row, "")] if zeros else [])])
         separator = "<br>" if style == "github" else "\n"
-        heads = [f"{METRICS[m].title}{separator}{_limit(m, limits[m])}" for m in metrics]
+        heads = [
+            f"{METRICS[m].title}{separator}{METRICS[m].show_limit(limits[m])}" for m in metrics
+        ]
         heads += ["zeros"] if zeros else []
+        if width is not None:
+            parts.append(fitted([group, *heads], rows, width))
+            continue
         if style == "github":
             rows = [[_escaped(cell) for cell in row] for row in rows]
             group = _escaped(group)
         align = ["left"] + ["right"] * len(heads)
         parts.append(tabulate(rows, [group, *heads], style, colalign=align, disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
+    """A line for each mark that the tables of ``entries`` use."""
+    marks = "".join(entry.mark.replace(KNOWN_MARK, "k") for entry in entries)
+    unsure = [entry.verdict for entry in entries if UNSURE_MARK in entry.mark]
+    straddles = "the limit is inside the interval"
+    reasons = [straddles] if any(not verdict.unreliable for verdict in unsure) else []
+    reasons += ["the interval cannot be relied on"] if any(v.unreliable for v in unsure) else []
+    lines = {
+        FAILED_MARK: "failed" if FAILED_MARK in marks else "",
+        KNOWN_MARK: "known failure; the reason is in the profile" if "k" in marks else "",
+        UNSURE_MARK: f"inconclusive: {', or '.join(reasons)}" if unsure else "",
+        "(-5 +3)": "5 right answers became wrong, 3 wrong ones right" if any(map(_counted, entries))
+        else "",
+        "[low high]": "the interval" if intervals and any(map(_has_interval, entries)) else "",
+    }  # fmt: skip
+    return [f"{mark:<12}{text}" for mark, text in lines.items() if text]
 
 
 def _level(entries: Iterable[Entry], metric: str) -> str:
@@ -97,11 +124,6 @@ def _common_limit(entries: Iterable[Entry], metric: str) -> float:
     return max(limits, key=limits.count)
 
 
-def _limit(metric: str, limit: float) -> str:
-    sign = "≤" if METRICS[metric].at_most else "≥"
-    return f"{sign} {METRICS[metric].show(limit).lstrip('+')}"
-
-
 def _zeros(entry: Entry) -> str:
     """Share of zeros among the weights, and the N:M pattern that all layers hold."""
     facts = entry.facts
@@ -115,27 +137,30 @@ def _zeros(entry: Entry) -> str:
 def _cell(entry: Entry | None, common: float, intervals: bool) -> str:
     if entry is None:
         return ""
-    verdict = entry.verdict
+    verdict, metric = entry.verdict, METRICS[entry.verdict.metric]
     if verdict.outcome == NOT_JUDGED:
         return f"{entry.mark} not judged".strip()
     if math.isnan(verdict.value):
         return f"{entry.mark} {'not a number' if verdict.n else 'error'}"
-    show = METRICS[verdict.metric].show
-    text = _short(show(verdict.value))
-    if not verdict.met and show(verdict.value) == show(verdict.limit):
-        text = f"{verdict.value:.8g}"  # rounded, it would look as if it kept the limit
-    if verdict.metric in COUNTED and "worse" in entry.facts:
+    text = metric.show(verdict.value, verdict.limit, bare=True)
+    if _counted(entry):
         text += f" (-{entry.facts['worse']:.0f} +{entry.facts['better']:.0f})"
-    if intervals and verdict.low < verdict.high:
-        text += f" [{_short(show(verdict.low))} {_short(show(verdict.high))}]"
+    if intervals and _has_interval(entry):
+        ends = metric.show_interval(verdict.low, verdict.high, verdict.limit, bare=True, to=" ")
+        text += f" [{ends}]"
     if verdict.limit != common:
-        text += f" ({_limit(verdict.metric, verdict.limit)})"
+        text += f" ({metric.show_limit(verdict.limit)})"
     return f"{entry.mark} {text}".strip()
 
 
-def _short(text: str) -> str:
-    """Without the unit, which stands in the head."""
-    return text.replace(" nats", "").replace(" pt", "")
+def _counted(entry: Entry) -> bool:
+    """Whether its cell says how many answers changed."""
+    judged = entry.verdict.outcome != NOT_JUDGED and not math.isnan(entry.verdict.value)
+    return judged and entry.verdict.metric in COUNTED and "worse" in entry.facts
+
+
+def _has_interval(entry: Entry) -> bool:
+    return entry.verdict.low < entry.verdict.high
 
 
 def forms(entries: Iterable[Entry]) -> str:
@@ -153,29 +178,67 @@ def forms(entries: Iterable[Entry]) -> str:
     return "; ".join([*special, *plain])
 
 
+def not_judged(entries: Iterable[Entry]) -> list[str]:
+    """What was not judged and why, each reason once."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        if entry.verdict.outcome == NOT_JUDGED:
+            rows = found.setdefault(entry.verdict.reason, {})
+            rows.setdefault(METRICS[entry.verdict.metric].title, []).append(entry.row)
+    return [
+        "; ".join(f"{title} of {', '.join(dict.fromkeys(rows))}" for title, rows in metrics.items())
+        + f": {reason}"
+        for reason, metrics in found.items()
+    ]
+
+
 def markdown(
     entries: Sequence[Entry], lines: Sequence[str], more: str = "", intervals: bool = False
 ) -> str:
-    """The whole report as Markdown: tables, ``more`` of them, notes, and what each failing case
-    printed."""
+    """The whole report as Markdown: tables, ``more`` of them, notes, and the evidence of each
+    failing case."""
+    notes = [*legend(entries, intervals), *lines]
     parts = [
         "# Gates",
         *filter(None, (tables(entries, "github", intervals), more)),
-        LEGEND,
-        "\n".join(f"- {_escaped(line)}" for line in lines),
+        "\n".join(f"- {_escaped(line)}" for line in notes),
     ]
     for title, known in (("Failed", False), ("Known failures", True)):
         chosen = [e for e in entries if not e.passed and bool(e.reason) == known]
         if chosen:
             parts.append(f"## {title}")
-            for entry in chosen:
-                reason = f"{_escaped(entry.reason)}\n\n" if known else ""
-                parts.append(f"{reason}```text\n{entry.text.replace('```', '` ` `')}\n```")
+            parts += map(_evidence, chosen)
     return "\n\n".join(parts) + "\n"
 
 
+def _evidence(entry: Entry) -> str:
+    """What a failing case printed, and its worst items whole, folded."""
+    verdict = entry.verdict
+    parts = [f"### {_escaped(verdict.candidate)}: {METRICS[verdict.metric].title}"]
+    if entry.reason:
+        parts.append(f"Known failure: {_escaped(entry.reason)}")
+    if entry.text:
+        parts.append(fenced(entry.text))
+    count = len(entry.regressions) + entry.regressions_omitted
+    if count:
+        shown = entry.regressions[:IN_MARKDOWN]
+        which = "All" if len(shown) == count else f"The worst {len(shown)} of"
+        parts += [
+            f"<details><summary>{which} {count:,} items that got worse</summary>",
+            *(item.markdown() for item in shown),
+            "</details>",
+        ]
+    return "\n\n".join(parts)
+
+
+_MARKDOWN = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", "\n": " ", **{char: f"\\{char}" for char in "\\`*[]|~"}}
+)
+
+
 def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """``text`` so that Markdown shows it as it is."""
+    return printable(text).translate(_MARKDOWN)
 
 
 def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()) -> str:
@@ -188,6 +251,8 @@ def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ())
 def _plain(value):
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evals.data import Prompt, Question
-from evals.reading import Reading, Scored, check_paired, snippet, worst_items
+from evals.reading import Reading, Scored, check_paired
+from evals.regressions import Regression, regression, worst_items
 from evals.statistics import clustered_share, mcnemar
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -67,12 +67,13 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
     check_paired(baseline, candidate)
     before, after = score_each(score, baseline), score_each(score, candidate)
 
-    def describe(index: int) -> str:
-        item = candidate.data.items[index]
-        return (
-            f"{snippet(_asked(item))}: expected {snippet(item.expected)}, baseline "
-            f"{snippet(str(baseline['continuations'][index]))}, "
-            f"candidate {snippet(str(candidate['continuations'][index]))}"
+    def describe(index: int) -> Regression:
+        return regression(
+            candidate.data,
+            index,
+            expected=candidate.data.items[index].expected,
+            baseline=str(baseline["continuations"][index]),
+            candidate=str(candidate["continuations"][index]),
         )
 
     return Reading(
@@ -82,14 +83,6 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
         worst=worst_items(before - after, describe),
         facts=changes(before, after) | {"guessing": 0.0},
     )
-
-
-def _asked(item: Prompt | Question) -> str:
-    """What was asked, in a line."""
-    if isinstance(item, Question):
-        return item.question
-    lines = item.prompt.rstrip().splitlines()
-    return lines[-2] if len(lines) > 1 else lines[-1]
 
 
 def changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:

@@ -1,11 +1,14 @@
 """Accuracy of classifiers, and the predictions that compression flips."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from evals.errors import EvalError
 from evals.metrics.answers import changes
 from evals.metrics.divergence import check_same_classes
-from evals.reading import Reading, Scored, check_paired, snippet, worst_items
+from evals.reading import Reading, Scored, check_paired
+from evals.regressions import Regression, regression, worst_items
 from evals.statistics import clustered_proportion, clustered_share
 
 
@@ -48,7 +51,7 @@ def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
         estimate=clustered_share(before - after, baseline.data.documents),
         baseline=float(before.mean()),
         candidate=float(after.mean()),
-        worst=worst_items(before - after, lambda i: _describe(baseline, candidate, i)),
+        worst=worst_items(before - after, _described(baseline, candidate)),
         facts=changes(before, after) | guessing,
     )
 
@@ -73,17 +76,23 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
         estimate=clustered_proportion(flipped, baseline.data.documents),
         baseline=0.0,
         candidate=float(flipped.mean()),
-        worst=worst_items(flipped, lambda i: _describe(baseline, candidate, i)),
+        worst=worst_items(flipped, _described(baseline, candidate)),
     )
 
 
-def _describe(baseline: Scored, candidate: Scored, index: int) -> str:
-    item = candidate.data.items[index]
+def _described(baseline: Scored, candidate: Scored) -> Callable[[int], Regression]:
+    """Describes the item at an index, with the predictions of both sides."""
+    items = candidate.data.items
     if "right" in baseline.measurement.arrays:
-        before, after = ("right" if side["right"][index] else "wrong" for side in
-                         (baseline, candidate))  # fmt: skip
-        return f"{snippet(item.text)}: baseline {before}, candidate {after}"
-    label = getattr(item, "label", None)
-    expected = "" if label is None else f"expected {label}, "
-    before, after = predictions(baseline)[index], predictions(candidate)[index]
-    return f"{snippet(item.text)}: {expected}baseline {before}, candidate {after}"
+        sides = [side["right"] == 1 for side in (baseline, candidate)]
+        return lambda i: regression(
+            candidate.data, i, baseline=bool(sides[0][i]), candidate=bool(sides[1][i])
+        )
+    before, after = predictions(baseline), predictions(candidate)
+    return lambda i: regression(
+        candidate.data,
+        i,
+        expected=getattr(items[i], "label", None),
+        baseline=int(before[i]),
+        candidate=int(after[i]),
+    )

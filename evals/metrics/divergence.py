@@ -10,14 +10,15 @@ positions, as one public implementation does, measures something else.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.data import input_text
 from evals.errors import EvalError
 from evals.estimate import Estimate
-from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
+from evals.reading import Reading, Scored, check_paired, check_same_tokens
+from evals.regressions import Regression, regression, worst_items
 from evals.statistics import studentized_mean
 
 LARGEST = math.log(2)
@@ -57,6 +58,24 @@ def group_means(values: ArrayLike, groups: ArrayLike) -> np.ndarray:
     return np.bincount(groups, values) / np.bincount(groups)
 
 
+def windows_of(scored: Scored) -> Callable[[int], Regression]:
+    """Describes the window at an index: the item that it is of, and its text where the item has
+    several windows."""
+    texts = scored["window_text"]
+    items = scored.measurement.arrays.get("window_item", np.arange(len(texts)))
+    first = np.searchsorted(items, items)  # windows are in the order of their items
+    windows = np.bincount(items)
+
+    def describe(index: int) -> Regression:
+        item = int(items[index])
+        part = {}
+        if windows[item] > 1:
+            part = {"prompt": str(texts[index]), "window": int(index - first[index]) + 1}
+        return regression(scored.data, item, unit="nats per token", **part)
+
+    return describe
+
+
 def js_divergence(baseline: Scored, candidate: Scored) -> Reading:
     """Mean Jensen-Shannon divergence of the candidate's predictions from the baseline's.
 
@@ -91,10 +110,7 @@ def _next_tokens(candidate: Scored) -> Reading:
         estimate=_mean(js, candidate["cluster"]),
         baseline=0.0,
         candidate=float(js.mean()),
-        worst=worst_items(
-            losses,
-            lambda i: f"{losses[i]:.4f} nats/token in {snippet(str(candidate['window_text'][i]))}",
-        ),
+        worst=worst_items(losses, windows_of(candidate)),
         facts={
             "kl_from_baseline": float(candidate["kl_forward"].mean()),
             "kl_to_baseline": float(candidate["kl_backward"].mean()),
@@ -119,9 +135,7 @@ def _classes(baseline: Scored, candidate: Scored) -> Reading:
         estimate=_mean(js, documents),
         baseline=0.0,
         candidate=float(js.mean()),
-        worst=worst_items(
-            js, lambda i: f"{js[i]:.4f} nats on {snippet(input_text(items[which[i]]))}"
-        ),
+        worst=worst_items(js, lambda i: regression(candidate.data, int(which[i]), unit="nats")),
         facts={
             "kl_from_baseline": float(forward.mean()),
             "kl_to_baseline": float(backward.mean()),

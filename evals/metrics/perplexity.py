@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 from evals.data import DROP, DataSet, Text
 from evals.errors import EvalError
 from evals.estimate import Estimate
-from evals.metrics.divergence import group_means
-from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
+from evals.metrics.divergence import group_means, windows_of
+from evals.reading import Reading, Scored, check_paired, check_same_tokens
+from evals.regressions import worst_items
 from evals.statistics import studentized_mean
 
 
@@ -48,10 +49,7 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
         estimate=drift_of(rise, baseline["cluster"]),
         baseline=perplexity(baseline["nll"]),
         candidate=perplexity(candidate["nll"]),
-        worst=worst_items(
-            losses,
-            lambda i: f"{losses[i]:+.3f} nats/token in {snippet(str(candidate['window_text'][i]))}",
-        ),
+        worst=worst_items(losses, windows_of(candidate)),
         facts=_facts(candidate),
         protocol=_protocol(candidate.data, context, stride),
     )
@@ -76,7 +74,7 @@ def _protocol(data: DataSet, context: int, stride: int) -> str:
         return str(data.how["told"])
     if isinstance(data.items[0], Text):
         count = len(data.items)
-        what = "one document" if count == 1 else f"{count} documents each by itself"
+        what = "one document" if count == 1 else f"{count} documents, each scored by itself"
     else:
         what = f"the responses to {len(data.items)} prompts"
     tail = ", the last one left out where it is shorter" if data.how.get("tail") == DROP else ""

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import Checkpoint
 from evals.data import DataSet, input_text
-from evals.reading import snippet
+from evals.regressions import snippet
 from evals.scoring.loading import load_tokenizer
 
 SPECIAL = ("bos", "eos", "unk", "cls", "sep", "mask")

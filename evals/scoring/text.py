@@ -124,8 +124,8 @@ def score_text(
 
     Returns:
         ``tokens``, ``nll``, ``window`` and ``cluster`` ``(tokens,)`` in the order of the text;
-        ``window_text`` ``(windows,)``; ``units`` (words, bytes); ``windowing`` (context, stride);
-        ``vocabulary``, entries that a prediction is over;
+        ``window_item`` and ``window_text`` ``(windows,)``; ``units`` (words, bytes);
+        ``windowing`` (context, stride); ``vocabulary``, entries that a prediction is over;
         with a reference also ``js``, ``kl_forward`` (from the baseline), ``kl_backward`` and
         ``agree`` (top-1) ``(tokens,)``.
 
@@ -148,6 +148,7 @@ def score_text(
         "tokens": np.concatenate([part.ids[1 + part.skip :] for part in parts]),
         "window": np.repeat(np.arange(len(parts)), np.diff(offsets)),
         "cluster": _clusters(data, parts, offsets),
+        "window_item": np.array([part.item for part in parts]),
         "window_text": np.array([tokenizer.decode(p.ids[:SHOWN_TOKENS]) for p in parts]),
         "units": np.array([_count(data, str.split), _count(data, str.encode)]),
         "windowing": np.array([context, stride]),

@@ -18,11 +18,10 @@ from evals.gate import (
     SMOKE,
     STRICT,
     Gate,
-    explain,
     judge,
 )
 from evals.reading import Reading
-from evals.statistics import clustered_mean, clustered_share, median_interval, studentized_mean
+from evals.statistics import clustered_mean, median_interval, studentized_mean
 
 COSTS = [name for name, metric in METRICS.items() if metric.at_most]
 GAINS = [name for name, metric in METRICS.items() if not metric.at_most]
@@ -30,7 +29,7 @@ GAINS = [name for name, metric in METRICS.items() if not metric.at_most]
 
 def reading(value, low=None, high=None, n=100):
     estimate = Estimate(value, value if low is None else low, value if high is None else high, n, n)
-    return Reading(estimate, baseline=1.0, candidate=2.0, worst=("'q': expected 'a'",))
+    return Reading(estimate, baseline=1.0, candidate=2.0)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +125,6 @@ def test_what_is_not_judged_fails_under_strict_alone():
     verdict = judge("c", Gate("speedup", 0.8), NOTHING_MEASURED)
     assert verdict.outcome == NOT_JUDGED
     assert [verdict.holds(policy) for policy in (DEFAULT, SMOKE, STRICT)] == [True, True, False]
-    text = explain(verdict, Gate("speedup", 0.8), NOTHING_MEASURED, "pytest x", STRICT)
-    assert "speed not judged: no kernels for it here" in text
 
 
 def test_a_noisy_measurement_fails_only_where_the_regression_is_proven():
@@ -135,12 +132,6 @@ def test_a_noisy_measurement_fails_only_where_the_regression_is_proven():
     proven = replace(reading(0.7), estimate=median_interval(np.linspace(0.6, 0.7, 15)))
     verdicts = [judge("c", Gate("speedup", 0.8), one) for one in (slow, proven)]
     assert [v.holds(DEFAULT) for v in verdicts] == [True, False]
-
-
-def test_inconclusive_under_strict_is_told_as_not_proven():
-    gate, found = Gate("exact_match_drop", 0.02), reading(0.0, -0.03, 0.03)
-    text = explain(judge("c", gate, found), gate, found, "pytest x", STRICT)
-    assert text.startswith("c: EM gate not proven")
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -155,31 +146,44 @@ def test_the_p_value_is_that_of_the_promise_being_kept(sign):
     assert verdict.p == pytest.approx(expected, rel=2e-3)
 
 
-def test_the_policy_and_what_changed_are_told():
-    gate = Gate("exact_match_drop", 0.02)
-    facts = {"worse": 7.0, "better": 2.0, "mcnemar_p": 0.109}
-    found = Reading(clustered_share([1.0] * 2 + [0.0] * 8, range(10)), 1.0, 0.8, facts=facts)
-    text = explain(judge("c", gate, found), gate, found, "pytest x", SMOKE)
-    assert "by at most 2.00 pt, unless disproven (--smoke)" in text
-    assert "changed    7 worse, 2 better (McNemar's mid-p 0.11)" in text
-    few = studentized_mean([1.0] * 3 + [0.0] * 7, range(10))
-    found = Reading(few, 0.0, 0.3)
-    text = explain(judge("c", Gate("f1_drop", 0.02), found), gate, found, "pytest x", SMOKE)
-    assert "inconclusive: intervals are unreliable below 30 documents (got 10)" in text
-
-
 def test_no_item_is_an_error():
     with pytest.raises(EvalError, match="rests on no item"):
         judge("c", Gate("f1_drop", 0.05), reading(0.0, n=0))
 
 
-def test_a_failure_says_what_was_promised_and_measured_and_how_to_rerun():
-    gate = Gate("exact_match_drop", 0.02)
-    found = reading(0.05, 0.01, 0.09)
-    text = explain(judge("model-wanda-50", gate, found), gate, found, "pytest x", DEFAULT)
-    for part in (
-        "model-wanda-50: EM gate failed", "exact match falls by at most 2.00 pt",
-        "+5.00 pt, 95% interval +1.00 pt to +9.00 pt (n = 100)", "baseline   100.00%",
-        "inconclusive", "'q': expected 'a'", "rerun      pytest x",
-    ):  # fmt: skip
-        assert part in text
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_change_is_shown_as_candidate_minus_baseline(metric):
+    shown = METRICS[metric]
+    assert shown.drop == metric.endswith("_drop")
+    if shown.drop:
+        assert shown.show(0.1333, 0.02) == "-13.33 pt"
+        assert shown.show(-0.001, 0.02) == "+0.10 pt"
+        assert shown.show_limit(0.02) == "≥ -2.00 pt"
+        assert shown.show_interval(0.104, 0.167, 0.02) == "-16.7 to -10.4 pt"
+    else:
+        assert shown.show_limit(0.5)[0] == ("≤" if shown.at_most else "≥")
+
+
+def test_a_rise_of_perplexity_has_a_sign_and_what_has_no_sense_has_none():
+    perplexity, js, flips = (METRICS[m] for m in ("perplexity_drift", "js_divergence", "flips"))
+    assert perplexity.show(0.0217, 0.05) == "+2.17%"
+    assert perplexity.show_limit(0.05) == "≤ +5.00%"
+    assert (js.show(0.0046, 0.001), js.show_limit(0.001)) == ("0.0046 nats", "≤ 0.0010 nats")
+    assert (flips.show(0.073, 0.03), flips.show_limit(0.03)) == ("7.30%", "≤ 3.00%")
+
+
+@given(
+    st.sampled_from(list(METRICS)),
+    st.floats(-1, 1, allow_nan=False),
+    st.floats(0.001, 0.002) | st.floats(-1, 1, allow_nan=False),
+    st.floats(0, 0.3),
+)
+def test_the_limit_and_the_interval_have_the_sense_of_the_value(metric, value, half, limit):
+    """What is shown keeps the shown limit exactly where the verdict says so."""
+    verdict = judge("c", Gate(metric, limit), reading(value, value - abs(half), value + abs(half)))
+    shown, sign = METRICS[metric], METRICS[metric].show_limit(limit)[0]
+    change = shown.change(value)
+    bound = shown.change(limit)
+    assert verdict.met == (change <= bound if sign == "≤" else change >= bound)
+    low, high = shown.show_interval(verdict.low, verdict.high, limit, bare=True).split(" to ")
+    assert float(low.rstrip("%x")) <= float(high.rstrip("%x"))

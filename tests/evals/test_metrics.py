@@ -88,7 +88,7 @@ class TestDivergence:
         )
         expected = jensenshannon(np.exp(one), np.exp(two), axis=1) ** 2
         assert reading.estimate.value == pytest.approx(expected.mean())
-        assert "'b'" in "".join(reading.worst)
+        assert {item.prompt for item in reading.worst.items} == {"a", "b", "c"}
 
 
 class TestPerplexity:
@@ -105,7 +105,7 @@ class TestPerplexity:
         worse = base + generator.normal(0.1, 0.2, size=50)
         common = dict(
             tokens=np.arange(50), window=window, units=[40, 200], windowing=[64, 32],
-            vocabulary=576, window_text=[f"w{i}" for i in range(10)],
+            vocabulary=576, window_text=[f"w{i}" for i in range(10)], window_item=[0] * 10,
         )  # fmt: skip
         items = [Text("t", 0)]
         reading = perplexity_drift(
@@ -118,7 +118,13 @@ class TestPerplexity:
         assert reading.facts["byte_perplexity"] == pytest.approx(math.exp(worse.sum() / 200))
         assert "windows of 64 tokens, 32 apart" in reading.protocol
         means = (worse - base).reshape(10, 5).mean(1)
-        assert f"'w{means.argmax()}'" in reading.worst[0]
+        worst = reading.worst.items[0]
+        assert (worst.row, worst.window, worst.prompt) == (
+            1, means.argmax() + 1, f"w{means.argmax()}",
+        )  # fmt: skip
+        assert worst.loss == pytest.approx(means.max())
+        assert worst.line().endswith(f"{means.max():.4f} nats per token, 'w{means.argmax()}'")
+        assert len(reading.worst) == (means > 0).sum()
 
     def test_texts_that_are_cut_differently_are_not_compared(self):
         def side(tokens, windowing=(8, 8)):
@@ -178,9 +184,11 @@ class TestAnswers:
         reading = exact_match_drop(base, worse)
         assert reading.estimate.value == 0.0
         assert (reading.baseline, reading.candidate) == (0.5, 0.5)
-        assert reading.worst == (
-            "'Question: 1?': expected 'red hat', baseline 'red hat', candidate 'blue hat'",
+        (item,) = reading.worst.items
+        assert item.line() == (
+            "row 2: 'Question: 1?', expected 'red hat', baseline 'red hat', candidate 'blue hat'"
         )
+        assert (item.prompt, item.loss) == ("p\nQuestion: 1?\nAnswer:", 1.0)
         assert f1_drop(base, worse).estimate.value == pytest.approx((0.5 - 1) / 4)
 
     def test_an_answer_without_numbers_behind_it_is_nan(self):
@@ -209,6 +217,12 @@ class TestClassification:
         assert (drop.baseline, drop.candidate, drop.estimate.value) == (0.75, 0.75, 0.0)
         assert drop.facts == {"worse": 1.0, "better": 1.0, "mcnemar_p": 1.0, "guessing": 0.5}
         assert flips(base, other).estimate.value == 0.5
+        lines = [item.line() for item in flips(base, other).worst.items]
+        assert lines == [
+            "row 2: 't1', expected 1, baseline 1, candidate 0",
+            "row 4: 't3', expected 0, baseline 1, candidate 0",
+        ]
+        assert [item.row for item in drop.worst.items] == [2]
 
     @pytest.mark.parametrize("broken", ["baseline", "candidate", "both"])
     def test_a_row_of_nan_on_either_side_is_nan_and_never_a_class(self, broken):
@@ -220,7 +234,7 @@ class TestClassification:
         )
         for metric in (accuracy_drop, flips):
             assert math.isnan(metric(base, other).estimate.value)
-            assert "'t0'" in metric(base, other).worst[0]
+            assert metric(base, other).worst.items[0].prompt == "t0"
 
     def test_other_numbers_of_classes_are_not_compared(self):
         base = scored(self.ITEMS, log_probabilities=self.RIGHT)

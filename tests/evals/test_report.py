@@ -2,13 +2,16 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from evals import report
+from evals.data import DataSet, Prompt
 from evals.errors import EvalError
-from evals.estimate import Estimate
+from evals.estimate import NOTHING, Estimate
 from evals.gate import METRICS, Gate, judge
 from evals.reading import Reading
+from evals.regressions import KEPT, regression, worst_items
 
 
 def entry(row, metric, value, limit, half=0.0, passed=None, reason="", text=""):
@@ -36,7 +39,7 @@ ENTRIES = [
 def test_a_row_per_candidate_and_a_column_per_metric():
     lines = report.tables(ENTRIES, "simple").splitlines()
     assert lines[0].split() == ["m", "perplexity", "size", "zeros"]
-    assert lines[1].split() == ["≤", "5.00%", "≥", "0.99x"]
+    assert lines[1].split() == ["≤", "+5.00%", "≥", "0.99x"]
     rows = {line.split()[0]: line for line in lines[3:]}
     assert rows["baseline"].split()[1:] == ["1.000", "0.00", "MiB"]
     assert rows["rtn-int8"].split()[1:] == ["+0.10%", "3.50x", "(≥", "3.00x)"]
@@ -75,9 +78,129 @@ def test_json_lines_hold_every_number_and_no_infinity():
     assert rows[-1]["verdict"]["high"] is None
 
 
-def test_a_failure_never_reads_as_if_it_kept_its_limit():
-    row = entry("x", "compression_ratio", 0.98996, 0.99)
-    assert "0.98996" in report.tables([row], "simple")
+def cell(one, **options):
+    return report.tables([one], "simple", **options).splitlines()[-1].removeprefix(one.row).strip()
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "limit", "text"),
+    [
+        ("compression_ratio", 0.98996, 0.99, "✗ 0.98996x"),
+        ("compression_ratio", 0.987, 0.99, "✗ 0.987x"),
+        ("speedup", 0.79920174, 0.8, "✗ 0.799x"),
+        ("f1_drop", 0.02001, 0.02, "✗ -2.001"),
+        ("f1_drop", 0.02, 0.02, "-2.00"),
+        ("f1_drop", 0.1333, 0.02, "✗ -13.33"),
+        ("f1_drop", -0.01, 0.02, "+1.00"),
+    ],
+)
+def test_a_number_has_the_digits_that_tell_it_from_its_limit(metric, value, limit, text):
+    assert cell(entry("x", metric, value, limit)) == text
+
+
+def answers(value, worse, better, half=0.0, **fields):
+    found = entry("x", "exact_match_drop", value, 0.02, half, **fields)
+    return replace(found, facts={"worse": float(worse), "better": float(better)})
+
+
+def test_counts_and_changes_have_the_same_sense():
+    assert cell(answers(0.1333, 32, 0)) == "✗ -13.33 (-32 +0)"
+    assert cell(answers(-0.01, 2, 5)) == "+1.00 (-2 +5)"
+    head = report.tables([answers(0.1333, 32, 0)], "simple").splitlines()[1].strip()
+    assert head == "≥ -2.00 pt"
+
+
+def test_every_inconclusive_cell_is_marked_also_a_failing_one():
+    assert cell(answers(0.01, 1, 0, half=0.02)) == "≈ -1.00 (-1 +0)"
+    assert cell(answers(0.03, 1, 0, half=0.02)) == "✗≈ -3.00 (-1 +0)"
+    assert cell(answers(0.03, 1, 0, half=0.02, reason="known")) == "(✗)≈ -3.00 (-1 +0)"
+    assert cell(answers(0.01, 1, 0, half=0.02), intervals=True) == "≈ -1.00 (-1 +0) [-3.0 +1.0]"
+
+
+def test_the_legend_explains_the_marks_that_are_used_and_no_others():
+    plain, unsure = entry("x", "flips", 0.0, 0.1), entry("x", "flips", 0.09, 0.1, half=0.05)
+    failed = entry("x", "flips", 0.2, 0.1)
+    known = replace(failed, reason="known")
+    loose = replace(unsure, verdict=replace(unsure.verdict, unreliable="too few documents"))
+    marks = {"✗", "(✗)", "≈", "(-5 +3)", "[low high]"}
+
+    def used(*entries, intervals=False):
+        return [mark for line in report.legend(entries, intervals) for mark in marks
+                if line.startswith(f"{mark} ")]  # fmt: skip
+
+    assert used(plain) == []
+    assert used(plain, failed) == ["✗"]
+    assert used(known) == ["(✗)"]
+    assert used(failed, known, unsure) == ["✗", "(✗)", "≈"]
+    assert used(answers(0.0, 0, 0)) == ["(-5 +3)"]
+    assert used(unsure, intervals=True) == ["≈", "[low high]"]
+    assert used(plain, intervals=True) == []
+    assert report.legend([unsure]) == ["≈           inconclusive: the limit is inside the interval"]
+    assert report.legend([loose]) == ["≈           inconclusive: the interval cannot be relied on"]
+
+
+def unjudged(row, metric, reason):
+    verdict = judge(f"m-{row}", Gate(metric, 0.8), Reading(NOTHING, 0.0, 0.0, not_judged=reason))
+    return report.Entry("m", row, verdict, passed=True)
+
+
+def test_what_was_not_judged_says_so_and_each_reason_stands_once():
+    entries = [
+        unjudged("rtn", "speedup", "no kernels"),
+        unjudged("gptq", "speedup", "no kernels"),
+        unjudged("gptq", "weighted_score", "no kernels"),
+        unjudged("x", "f1_drop", "no data"),
+    ]
+    assert cell(entries[0]) == "not judged"
+    assert cell(replace(entries[0], passed=False)) == "✗ not judged"
+    assert report.not_judged([*ENTRIES, *entries]) == [
+        "speed of rtn, gptq; score of gptq: no kernels",
+        "F1 of x: no data",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_tables_fit_the_terminal(width):
+    entries = [
+        replace(entry(f"wanda-{share}", metric, 0.5, 0.02, half=0.1), group="llama-tiny")
+        for share in (20, 50)
+        for metric in METRICS
+    ]
+    text = report.tables(entries, "simple", intervals=True, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("wanda-50") == text.count("llama-tiny") == text.count("\n\n") + 1
+    assert "…" not in text
+    whole = report.tables(entries, "github", intervals=True)
+    assert whole.count("wanda-50") == 1
+
+
+def worse(count, prompt="Who?\n```\n</details>\n<b>"):
+    data = DataSet("d", tuple(Prompt(prompt, "a", i) for i in range(count)))
+    worst = worst_items(np.ones(count), lambda i: regression(data, i, expected="a", candidate="b"))
+    failed = replace(ENTRIES[2], text="it failed")
+    return replace(failed, regressions=worst.items, regressions_omitted=worst.omitted)
+
+
+def test_a_failing_case_shows_its_worst_items_whole_and_folded():
+    text = report.markdown([worse(12)], [])
+    assert "<details><summary>The worst 10 of 12 items that got worse</summary>" in text
+    assert text.count("expected:  a\ncandidate: b") == 10
+    assert text.count("\n</details>\n") == 10 + 1  # of which ten are inside a fence
+    assert text.count("\n````text\nrow ") == 10
+    assert "<summary>All 2 items that got worse</summary>" in report.markdown([worse(2)], [])
+    assert "<details>" not in report.markdown(ENTRIES, [])
+
+
+def test_json_has_all_items_that_got_worse_up_to_a_bound():
+    (row,) = map(json.loads, report.json_lines([worse(KEPT + 5)]).splitlines())
+    assert len(row["regressions"]) == KEPT
+    assert row["regressions_omitted"] == 5
+    first = row["regressions"][0]
+    assert (first["row"], first["document"], first["expected"], first["candidate"]) == (
+        1, 1, "a", "b",
+    )  # fmt: skip
+    nan = replace(worse(1), regressions=(replace(worse(1).regressions[0], loss=math.nan),))
+    assert json.loads(report.json_lines([nan]))["regressions"][0]["loss"] is None
 
 
 def test_a_number_that_is_none_and_a_case_that_has_none_are_said():
@@ -88,11 +211,10 @@ def test_a_number_that_is_none_and_a_case_that_has_none_are_said():
 
 
 def test_names_cannot_write_markdown():
-    bad = replace(ENTRIES[0], row="<script>|", group="<b>")
-    text = report.markdown([bad], ["<i>"])
-    assert "<script>" not in text
-    assert "<b>" not in text
-    assert "<i>" not in text
+    bad = replace(ENTRIES[2], row="<script>|", group="<b>", reason="[x](http://y)\n# head")
+    text = report.markdown([bad], ["<i>", "`code` \x1b[31m"])
+    for part in ("<script>", "<b>", "<i>", "[x](", "\n# head", " `code`", "\x1b"):
+        assert part not in text
 
 
 def test_written_whole_or_refused(tmp_path):
@@ -108,7 +230,5 @@ def test_written_whole_or_refused(tmp_path):
 
 def test_intervals_stand_behind_their_numbers():
     text = report.tables(ENTRIES, "simple", intervals=True)
-    verdict = next(e.verdict for e in ENTRIES if e.verdict.low < e.verdict.high)
-    shown = METRICS[verdict.metric].show(verdict.low).replace(" nats", "").replace(" pt", "")
-    assert f"[{shown} " in text
+    assert "+4.00% [+2.00 +6.00%]" in text
     assert "[" not in report.tables(ENTRIES, "simple")

@@ -1,0 +1,90 @@
+"""Tables of text that fit a terminal. Pure."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+
+from tabulate import tabulate
+
+NARROWEST_NAME, NARROWEST_CELL = 12, 24
+"""Characters that are left of a name, and to a cell, however narrow the terminal is."""
+
+Row = Sequence[str]
+
+
+def fitted(heads: Row, rows: Sequence[Row], width: int, keys: int = 1, align: str = "right") -> str:
+    """A table whose lines have at most ``width`` characters.
+
+    Columns that do not fit go into further blocks, below each other, each of which begins with the
+    ``keys`` first columns. Cells of a column that is too wide by itself are wrapped between words;
+    only where that does not help either are the names in the first column shortened.
+
+    Args:
+        heads: names of the columns.
+        rows: cells, as many per row as there are heads.
+        width: characters of a line.
+        keys: columns that every block repeats.
+        align: ``left`` or ``right``, of the other columns.
+    """
+    table = [list(heads), *map(list, rows)]
+    room = max(width - _width(_rendered(table, range(keys), keys, align)) - 4, NARROWEST_CELL)
+    table = [[*row[:keys], *(_wrapped(cell, room) for cell in row[keys:])] for row in table]
+    columns = range(keys, len(heads))
+
+    def width_of(chosen: Sequence[int]) -> int:
+        return _width(_rendered(table, [*range(keys), *chosen], keys, align))
+
+    excess = max((width_of([column]) for column in columns), default=0) - width
+    if excess > 0:
+        longest = max(len(row[0]) for row in table)
+        names = shortened([row[0] for row in table], max(longest - excess, NARROWEST_NAME))
+        table = [[name, *row[1:]] for name, row in zip(names, table, strict=True)]
+    blocks = _blocks(columns, lambda chosen: width_of(chosen) <= width)
+    return "\n\n".join(
+        _rendered(table, [*range(keys), *block], keys, align) for block in blocks or [[]]
+    )
+
+
+def shortened(names: Sequence[str], length: int) -> list[str]:
+    """Names of at most ``length`` characters: long ones lose their middle, in a place where what
+    is left still tells them apart, if there is one."""
+    for tail in sorted(range(1, length - 1), key=lambda tail: abs(tail - length // 2)):
+        found = [_without_middle(name, length, tail) for name in names]
+        if len(set(found)) == len(set(names)):
+            break
+    else:
+        found = [_without_middle(name, length, length // 2) for name in names]
+    return found
+
+
+def _without_middle(name: str, length: int, tail: int) -> str:
+    if len(name) <= length:
+        return name
+    return f"{name[: length - tail - 1]}…{name[len(name) - tail :]}"
+
+
+def _blocks(columns: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> list[list[int]]:
+    blocks: list[list[int]] = []
+    for column in columns:
+        if blocks and fits([*blocks[-1], column]):
+            blocks[-1].append(column)
+        else:
+            blocks.append([column])
+    return blocks
+
+
+def _rendered(table: Sequence[Row], columns: Sequence[int], keys: int, align: str) -> str:
+    heads, *rows = ([row[column] for column in columns] for row in table)
+    aligned = ["left" if column < keys else align for column in columns]
+    return tabulate(rows, heads, "simple", colalign=aligned, disable_numparse=True)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()), default=0)
+
+
+def _wrapped(cell: str, room: int) -> str:
+    return "\n".join(
+        part
+        for line in cell.splitlines() or [""]
+        for part in textwrap.wrap(line, room, break_long_words=False) or [""]
+    )

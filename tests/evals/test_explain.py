@@ -1,0 +1,140 @@
+"""What a case that does not pass says."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evals.data import DataSet, Prompt
+from evals.estimate import NOTHING, Estimate
+from evals.explain import explain, needed
+from evals.gate import DEFAULT, SMOKE, STRICT, Gate, judge
+from evals.reading import Reading
+from evals.regressions import regression, worst_items
+from evals.statistics import clustered_mean, clustered_share, studentized_mean
+
+DATA = DataSet("q", tuple(Prompt(f"Context.\nWho is {i}?\nAnswer:", "a", i) for i in range(9)))
+
+
+def reading(value, low, high, n=480, clusters=240, **fields):
+    fields = {"baseline": 1.0, "candidate": 1.0 - value, **fields}
+    return Reading(Estimate(value, low, high, n, clusters), **fields)
+
+
+def told(metric, limit, found, policy=DEFAULT):
+    gate = Gate(metric, limit)
+    return explain(judge("m-wanda", gate, found), gate, found, "pytest x", policy)
+
+
+def test_a_failure_says_what_was_promised_and_measured_in_one_sense():
+    worst = worst_items([0, 1, 0, 1, 0, 0, 1, 1, 1], lambda i: regression(
+        DATA, i, expected="a", baseline="a", candidate=f"b{i}"))  # fmt: skip
+    found = reading(0.1333, 0.104, 0.167, worst=worst)
+    assert told("exact_match_drop", 0.02, found).splitlines() == [
+        "exact match -13.33 pt (limit -2.00 pt)",
+        "  promised   exact match falls by at most 2.00 pt",
+        "  measured   -13.33 pt, 95% interval -16.7 to -10.4 pt (n = 480 in 240 documents)",
+        "  baseline   100.00%, candidate 86.67%",
+        "  worst 1    row 2: 'Who is 1?', expected 'a', baseline 'a', candidate 'b1'",
+        "  worst 2    row 4: 'Who is 3?', expected 'a', baseline 'a', candidate 'b3'",
+        "  worst 3    row 7: 'Who is 6?', expected 'a', baseline 'a', candidate 'b6'",
+        "             2 more items got worse",
+        "  rerun      pytest x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "found", "line"),
+    [
+        ("js_divergence", 0.005, reading(0.0329, 0.03, 0.036),
+         "JS divergence 0.0329 nats (limit 0.0050 nats)"),
+        ("perplexity_drift", 0.05, reading(0.0805, 0.07, 0.09),
+         "perplexity +8.05% (limit +5.00%)"),
+        ("speedup", 0.8, reading(0.6, 0.5, 0.7), "speed 0.60x (limit 0.80x)"),
+        ("speedup", 0.8, reading(0.79920174, 0.799, 0.7999), "speed 0.799x (limit 0.80x)"),
+        ("f1_drop", 0.02, reading(0.024, 0.005, 0.043),
+         "F1 -2.40 pt (limit -2.00 pt), inconclusive"),
+        ("f1_drop", 0.02, reading(math.nan, math.nan, math.nan), "F1 is not a number"),
+    ],
+)  # fmt: skip
+def test_the_first_line_says_it_in_a_few_words(metric, limit, found, line):
+    text = told(metric, limit, found)
+    assert text.splitlines()[0] == line
+    assert "m-wanda" not in text.splitlines()[0]
+
+
+def test_not_proven_is_not_failed_and_says_what_would_settle_it():
+    found = reading(0.0, -0.019, 0.0225)
+    text = told("exact_match_drop", 0.02, found, STRICT)
+    assert text.splitlines()[0] == (
+        "exact match not proven: +0.00 pt, 95% interval -2.2 to +1.9 pt against -2.00 pt; "
+        "about 608 items would settle it (480 were judged)"
+    )
+    assert "failed" not in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "found", "what"),
+    [
+        ("perplexity_drift", 0.5, reading(0.48, 0.45, 0.51, 90_000, 40),
+         "about 90 documents would settle it (40 were judged)"),
+        ("speedup", 0.5, reading(0.52, 0.49, 0.55, 15, 15),
+         "about 34 timed pairs would settle it (15 were judged)"),
+        ("weighted_score", 0.5, reading(0.52, 0.49, 0.55), "more data are needed to tell"),
+    ],
+)  # fmt: skip
+def test_what_more_are_needed_of_depends_on_the_metric(metric, limit, found, what):
+    assert told(metric, limit, found, STRICT).splitlines()[0].endswith(what)
+
+
+@pytest.mark.parametrize("value", [0.02, 0.024])
+def test_no_number_of_items_settles_in_its_favour_what_lies_at_or_beyond_the_limit(value):
+    first = told("f1_drop", 0.02, reading(value, 0.005, 0.043), STRICT).splitlines()[0]
+    assert "not proven" in first
+    assert first.endswith("so more data would not prove it")
+    assert "would settle it" not in first
+
+
+def test_about_as_many_items_as_are_suggested_do_settle_it():
+    values = np.random.default_rng(0).normal(0.0, 0.2, 100_000)
+    few = clustered_mean(values[:400] - values[:400].mean(), np.arange(400))
+    verdict = judge("c", Gate("f1_drop", 0.015), Reading(few, 0.0, 0.0))
+    count = needed(verdict)
+    assert count > 400
+    for n, proven in ((round(1.1 * count), True), (round(0.9 * count), False)):
+        many = clustered_mean(values[:n] - values[:n].mean(), np.arange(n))
+        assert (many.high <= 0.015) == proven
+
+
+def test_an_unreliable_interval_gives_its_reason_and_no_number_of_items():
+    few = studentized_mean(np.linspace(0.001, 0.002, 10), range(10))
+    text = told("js_divergence", 0.1, Reading(few, 0.0, 0.0015), STRICT)
+    reason = "intervals are unreliable below 30 documents (got 10)"
+    assert text.splitlines()[0].endswith(f"against 0.1000 nats; {reason}")
+    beyond = Reading(studentized_mean(np.linspace(0.085, 0.15, 10), range(10)), 0.0, 0.12)
+    assert f"note       inconclusive: {reason}" in told("js_divergence", 0.1, beyond)
+
+
+def test_the_policy_and_what_changed_are_said():
+    facts = {"worse": 7.0, "better": 2.0, "mcnemar_p": 0.109}
+    found = Reading(clustered_share([1.0] * 2 + [0.0] * 8, range(10)), 1.0, 0.8, facts=facts)
+    text = told("exact_match_drop", 0.02, found, SMOKE)
+    assert "by at most 2.00 pt; --smoke fails only if the whole interval is beyond" in text
+    assert "changed    7 worse, 2 better (McNemar's mid-p 0.11)" in text
+    text = told("exact_match_drop", 0.02, found, STRICT)
+    assert "by at most 2.00 pt; --strict requires it of the whole interval" in text
+
+
+def test_what_was_not_judged_says_why():
+    found = Reading(NOTHING, 0.0, 0.0, not_judged="no kernels for it here")
+    text = told("speedup", 0.8, found, STRICT)
+    assert text.startswith("speed not judged: no kernels for it here\n")
+    assert "measured" not in text
+
+
+def test_a_number_that_was_counted_has_no_interval_and_one_document_has_none():
+    assert "measured   0.98x\n" in told("compression_ratio", 1.0, replace(
+        reading(0.98, 0.98, 0.98), estimate=Estimate(0.98, 0.98, 0.98, 1, 1)))  # fmt: skip
+    one = reading(0.5, -math.inf, math.inf, 7, 1)
+    assert "measured   0.5000 nats, no interval (n = 7)" in told("js_divergence", 0.1, one)
