@@ -1,13 +1,13 @@
 """Tables of text that fit a terminal. Pure."""
 
+import itertools
 import textwrap
 from collections.abc import Callable, Sequence
-
-from tabulate import tabulate
 
 NARROWEST_NAME, NARROWEST_CELL = 12, 24
 """Characters that are left of a name, and to a cell, however narrow the terminal is."""
 
+GAP = "  "
 Row = Sequence[str]
 
 
@@ -26,7 +26,9 @@ def fitted(heads: Row, rows: Sequence[Row], width: int, keys: int = 1, align: st
         align: ``left`` or ``right``, of the other columns.
     """
     table = [list(heads), *map(list, rows)]
-    room = max(width - _width(_rendered(table, range(keys), keys, align)) - 4, NARROWEST_CELL)
+    room = max(
+        width - _width(_rendered(table, range(keys), keys, align)) - len(GAP), NARROWEST_CELL
+    )
     table = [[*row[:keys], *(_wrapped(cell, room) for cell in row[keys:])] for row in table]
     columns = range(keys, len(heads))
 
@@ -36,8 +38,8 @@ def fitted(heads: Row, rows: Sequence[Row], width: int, keys: int = 1, align: st
     excess = max((width_of([column]) for column in columns), default=0) - width
     if excess > 0:
         longest = max(len(row[0]) for row in table)
-        names = shortened([row[0] for row in table], max(longest - excess, NARROWEST_NAME))
-        table = [[name, *row[1:]] for name, row in zip(names, table, strict=True)]
+        short = shortened([row[0] for row in table], max(longest - excess, NARROWEST_NAME))
+        table = [[name, *row[1:]] for name, row in zip(short, table, strict=True)]
     blocks = _blocks(columns, lambda chosen: width_of(chosen) <= width)
     return "\n\n".join(
         _rendered(table, [*range(keys), *block], keys, align) for block in blocks or [[]]
@@ -73,9 +75,20 @@ def _blocks(columns: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> li
 
 
 def _rendered(table: Sequence[Row], columns: Sequence[int], keys: int, align: str) -> str:
-    heads, *rows = ([row[column] for column in columns] for row in table)
-    aligned = ["left" if column < keys else align for column in columns]
-    return tabulate(rows, heads, "simple", colalign=aligned, disable_numparse=True)
+    cells = [[row[column].split("\n") for column in columns] for row in table]
+    widths = [max(len(line) for row in cells for line in row[i]) for i in range(len(columns))]
+    pads = [str.ljust if column < keys or align == "left" else str.rjust for column in columns]
+
+    def lines(row: Sequence[Sequence[str]]) -> list[str]:
+        by_line = itertools.zip_longest(*row, fillvalue="")
+        return [
+            GAP.join(pad(part, width) for pad, part, width in zip(pads, parts, widths, strict=True))
+            for parts in by_line
+        ]
+
+    head, *body = map(lines, cells)
+    rule = GAP.join("-" * width for width in widths)
+    return "\n".join(line.rstrip() for line in [*head, rule, *itertools.chain(*body)])
 
 
 def _width(text: str) -> int:

@@ -59,8 +59,11 @@ class Unit:
     def interval(
         self, low: float, high: float, limit: float = math.nan, bare: bool = False, to: str = " to "
     ) -> str:
-        """Both ends with the same number of decimal places, which tells them from each other and
-        from ``limit``, and the suffix once."""
+        """Both ends with the same number of decimal places, and the suffix once.
+
+        As few as ``end_digits`` where that tells the ends from each other, and as many as tell them
+        from ``limit``.
+        """
         first = self.digits if self.end_digits is None else self.end_digits
         for digits in self._choices(first):
             ends = [self._number(end, digits) for end in (low, high)]
@@ -69,7 +72,7 @@ class Unit:
                 text != bound or end == limit
                 for text, end in zip(ends, (low, high), strict=True)
             )  # fmt: skip
-            if apart and (ends[0] != ends[1] or low == high):
+            if apart and (ends[0] != ends[1] or low == high or digits >= self.digits):
                 break
         else:
             ends = [self._number(end, self.digits) for end in (low, high)]

@@ -77,7 +77,7 @@ class Regression:
         return [(name, answer) for name, answer in found if answer is not None]
 
     def _lost(self) -> list[str]:
-        return [f"{self.loss:.4f} {self.unit}"] if self.unit else []
+        return [f"{self.loss:.3g} {self.unit}"] if self.unit else []
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def test_a_candidate_that_lost_its_answers_fails(judged):
     row = rows["tiny_answer-whole", "exact_match_drop"]
     assert not row["passed"]
     assert row["facts"]["worse"] > row["facts"]["better"]
-    assert "EM gate failed" in done.stdout
+    assert "exact match -" in done.stdout
     assert "lm-eval log" in done.stdout
     assert rows["tiny_choice", "js_divergence"]["verdict"]["value"] > 0
     assert ("tiny_choice", "flips") in rows

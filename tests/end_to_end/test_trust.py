@@ -12,7 +12,7 @@ from tests.end_to_end.conftest import PROFILE
 def test_a_plan_shows_what_gates_can_tell_and_makes_no_candidate(gates, profile, tmp_path):
     done = gates("--profile", profile, "--plan")
     assert done.returncode == 0, done.stdout
-    for part in ("resolves", "bert-tiny     accuracy", "10.00 pt", "assumed"):
+    for part in ("resolves", "bert-tiny     accuracy", "-10.00 pt", "assumed"):
         assert part in done.stdout
     assert not list((tmp_path / "store" / "candidates").iterdir())
 
@@ -22,7 +22,7 @@ def test_a_gate_with_too_few_items_is_called_out_before_anything_is_run(gates, p
     done = gates("--profile", profile, "-k", "accuracy_drop and bert-tiny and rtn-int8")
     assert done.returncode == 0, done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("too few items"))
-    assert "bert-tiny: accuracy is held to 2.00 pt, but 200 items tell no less than" in line
+    assert "bert-tiny accuracy: the limit is -2.00 pt, but 200 items can only resolve -" in line
     assert done.stdout.index("too few items") < done.stdout.index("test_accuracy_drop.py")
 
 
@@ -34,8 +34,13 @@ def test_smoke_fails_only_what_is_proven(gates, profile):
     smoke = gates("--profile", profile, *chosen, "--smoke")
     strict = gates("--profile", profile, *chosen, "--strict")
     assert (default.returncode, smoke.returncode, strict.returncode) == (1, 0, 1), default.stdout
-    assert "policy      smoke: only what its whole interval disproves fails" in smoke.stdout
-    assert "at most 0.30% of the predictions flip, proven (--strict)" in strict.stdout
+    assert (
+        "policy      smoke: a case fails only if its whole interval is beyond the limit"
+        in smoke.stdout
+    )
+    assert (
+        "at most 0.30% of the predictions flip; --strict requires it of the whole" in strict.stdout
+    )
 
 
 def test_policies_that_contradict_each_other_are_a_wrong_use(gates, profile):

@@ -83,6 +83,7 @@ def test_a_limit_may_stand_without_its_sign():
         (POINTS, (-0.0199, 0.019), -0.02, "-1.99 to +1.90 pt"),
         (POINTS, (-0.02, 0.019), -0.02, "-2.0 to +1.9 pt"),
         (POINTS, (0.0001, 0.0002), -0.02, "+0.01 to +0.02 pt"),
+        (NATS, (0.000002, 0.000003), 0.001, "0.0000 to 0.0000 nats"),
         (POINTS, (-math.inf, math.inf), -0.02, "-inf to +inf pt"),
         (TIMES, (0.77, 0.83), 0.8, "0.77 to 0.83x"),
         (TIMES, (0.797, 0.83), 0.8, "0.797 to 0.830x"),

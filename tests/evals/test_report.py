@@ -122,7 +122,7 @@ def test_the_legend_explains_the_marks_that_are_used_and_no_others():
     failed = entry("x", "flips", 0.2, 0.1)
     known = replace(failed, reason="known")
     loose = replace(unsure, verdict=replace(unsure.verdict, unreliable="too few documents"))
-    marks = {"✗", "(✗)", "≈", "(-5 +3)", "[low high]"}
+    marks = {"✗", "✗≈", "(✗)", "≈", "(-5 +3)", "[low high]"}
 
     def used(*entries, intervals=False):
         return [mark for line in report.legend(entries, intervals) for mark in marks
@@ -132,6 +132,8 @@ def test_the_legend_explains_the_marks_that_are_used_and_no_others():
     assert used(plain, failed) == ["✗"]
     assert used(known) == ["(✗)"]
     assert used(failed, known, unsure) == ["✗", "(✗)", "≈"]
+    assert used(replace(unsure, passed=False)) == ["✗≈", "≈"]  # under --strict
+    assert used(replace(unsure, passed=False), failed) == ["✗", "✗≈", "≈"]
     assert used(answers(0.0, 0, 0)) == ["(-5 +3)"]
     assert used(unsure, intervals=True) == ["≈", "[low high]"]
     assert used(plain, intervals=True) == []
