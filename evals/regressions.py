@@ -93,17 +93,14 @@ class Regressions:
 
 
 def regression(data: DataSet, index: int, **fields) -> Regression:
-    """The item at ``index`` of a data set, with further fields of :class:`Regression`."""
+    """The item at ``index`` of a data set, with further fields of :class:`Regression`; long texts
+    lose their middle."""
     item = data.items[index]
-    answers = {
-        name: _cut(value, LONGEST_ANSWER) if isinstance(value, str) else value
-        for name, value in fields.items()
-        if name in ("expected", "baseline", "candidate")
-    }
-    prompt = _cut(fields.pop("prompt", None) or input_text(item), LONGEST_PROMPT)
-    question = _cut(_question(item), LONGEST_ANSWER)
-    place = {"row": index + 1, "document": int(item.document) + 1}
-    return Regression(**place, prompt=prompt, question=question, **{**fields, **answers})
+    found = {"prompt": input_text(item), "question": _question(item), **fields}
+    for name, value in found.items():
+        if isinstance(value, str) and name != "unit":
+            found[name] = _cut(value, LONGEST_PROMPT if name == "prompt" else LONGEST_ANSWER)
+    return Regression(row=index + 1, document=int(item.document) + 1, **found)
 
 
 def worst_items(

@@ -23,7 +23,7 @@ _FIXED = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "fi
           "doc_hash", "prompt_hash", "target_hash"}  # fmt: skip
 ROUNDING = 1e-3
 """By which a log-likelihood may lie above 0."""
-_EXCERPT = 400
+_EXCERPT = 2000
 """Characters of a prompt that are kept to show where a candidate got worse."""
 
 

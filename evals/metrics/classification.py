@@ -8,7 +8,7 @@ from evals.errors import EvalError
 from evals.metrics.answers import changes
 from evals.metrics.divergence import check_same_classes
 from evals.reading import Reading, Scored, check_paired
-from evals.regressions import Regression, regression, worst_items
+from evals.regressions import PROMPT_WIDTH, Regression, regression, worst_items
 from evals.statistics import clustered_proportion, clustered_share
 
 
@@ -86,7 +86,11 @@ def _described(baseline: Scored, candidate: Scored) -> Callable[[int], Regressio
     if "right" in baseline.measurement.arrays:
         sides = [side["right"] == 1 for side in (baseline, candidate)]
         return lambda i: regression(
-            candidate.data, i, baseline=bool(sides[0][i]), candidate=bool(sides[1][i])
+            candidate.data,
+            i,
+            question=items[i].text[20 - PROMPT_WIDTH :],  # the end of a logged prompt is what asks
+            baseline=bool(sides[0][i]),
+            candidate=bool(sides[1][i]),
         )
     before, after = predictions(baseline), predictions(candidate)
     return lambda i: regression(
