@@ -16,6 +16,7 @@ from compression.settings import (
     pair,
     part,
     positive,
+    pruned,
     share,
     weights,
     whole,
@@ -106,12 +107,12 @@ DATA = {
     "seed": Setting(whole(0), 0, "of everything random"),
 }
 TRAINED = {
-    "steps": Setting(whole(1), 500, "training steps"),
+    "steps": Setting(whole(1, 10**6), 500, "training steps"),
     "batch": Setting(whole(1), 32, "texts a step"),
-    "learning_rate": Setting(positive, 5e-4, "highest learning rate of AdamW"),
+    "learning_rate": Setting(positive(0.1), 5e-4, "highest learning rate of AdamW"),
 }
 
-_SPARSITY = Setting(share, None, "share of the weights that go")
+_SPARSITY = Setting(pruned, None, "share of the weights that go")
 _SPARSE = {
     "sparsity": _SPARSITY,
     "pattern": Setting(n_of_m, None, "N:M, keep N of every M consecutive weights"),
@@ -120,11 +121,13 @@ _OWL = {
     "allocation": Setting(
         one_of("uniform", "owl"), "uniform", "sparsity of each block: alike, or by outliers (OWL)"
     ),
-    "outlier": Setting(positive, 5.0, "OWL: an outlier is this many times the mean score (M)"),
+    "outlier": Setting(
+        positive(1000), 5.0, "OWL: an outlier is this many times the mean score (M)"
+    ),
     "spread": Setting(share, 0.08, "OWL: sparsities differ by at most this from the mean (lambda)"),
 }
 _SCOPE = Setting(one_of("layer", "row", "global"), "layer", "where weights compete")
-_DAMPING = Setting(positive, 0.01, "added to the Hessian's diagonal, a share of its mean")
+_DAMPING = Setting(positive(1), 0.01, "added to the Hessian's diagonal, a share of its mean")
 _GROUP = Setting(whole(2), None, "weights of a row that share a scale; a whole row by default")
 _ACTIVATIONS = Setting(
     flag, False, "also round each token's inputs to eight bits as they come (W8A8 and the like)"
@@ -140,7 +143,7 @@ _UNIFORM = {
 _UNIT_SCORE = Setting(
     one_of("magnitude", "activation", "taylor"), "magnitude", "what a unit is worth"
 )
-_UNITS = {"sparsity": Setting(share, None, "share of the units that go"), "score": _UNIT_SCORE}
+_UNITS = {"sparsity": Setting(pruned, None, "share of the units that go"), "score": _UNIT_SCORE}
 _RANK = {
     "ratio": Setting(part, None, "parameters that stay, as a share of the layer's"),
     "energy": Setting(part, None, "share of the squared singular values that stay"),
@@ -169,7 +172,9 @@ METHODS: dict[str, Method] = {
             "learned step size, Esser et al. 2020",
             {
                 "bits": _BITS, "group": _GROUP, "activations": _ACTIVATIONS,
-                "iterations": Setting(whole(1), 200, "gradient steps for each layer's scales"),
+                "iterations": Setting(
+                    whole(1, 10**6), 200, "gradient steps for each layer's scales"
+                ),
             },
             ("bits",),
         ),
@@ -193,7 +198,7 @@ METHODS: dict[str, Method] = {
             "AWQ, Lin et al. 2024",
             {
                 "bits": _BITS, "group": _GROUP, "symmetric": _UNIFORM["symmetric"],
-                "grid": Setting(whole(1), 20, "exponents that are tried"),
+                "grid": Setting(whole(1, 1000), 20, "exponents that are tried"),
             },
             ("bits",),
         ),
@@ -223,7 +228,7 @@ METHODS: dict[str, Method] = {
             {
                 "sparsity": _SPARSITY,
                 "soft": Setting(flag, False, "a threshold on the scores instead of the top ones"),
-                "score_rate": Setting(positive, 1e-2, "learning rate of the scores"),
+                "score_rate": Setting(positive(1), 1e-2, "learning rate of the scores"),
             },
             ("sparsity",),
         ),
@@ -252,7 +257,7 @@ METHODS: dict[str, Method] = {
             {
                 "layers": Setting(whole(1), None, "layers of the student; by default as the model"),
                 "loss": Setting(weights(*LOSSES), (("response", 1.0),), "losses and their weights"),
-                "temperature": Setting(positive, 2.0, "of the response loss"),
+                "temperature": Setting(positive(100), 2.0, "of the response loss"),
                 "generate": Setting(
                     word, None, "a causal model that samples one more text for each"
                 ),
