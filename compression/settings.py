@@ -37,6 +37,10 @@ def share(value: object) -> float:
 
 def pruned(value: object) -> float:
     """A share of the weights that go: nothing, or at least one in a hundred."""
+    if type(value) is int and value == 1:
+        raise ValueError(
+            f"0 or a share from {SMALLEST_PART:g} to 1; 1 % is 0.01, and all weights are 1.0"
+        )
     if share(value) and value < SMALLEST_PART:
         raise ValueError(
             f"0 or a share from {SMALLEST_PART:g} to 1; {value * 100:g} % of the weights is next "

@@ -116,6 +116,7 @@ def test_the_defaults_of_every_setting_are_what_it_would_read(name):
         ("distill,temperature=1000", "not a number above 0 and up to 100"),
         ({"method": "wanda", "sparsity": 50}, "not a share between 0 and 1; 50 % is 0.5"),
         ({"method": "wanda", "sparsity": 0.005}, "not 0 or a share from 0.01 to 1; 0.5 % of the"),
+        ({"method": "wanda", "sparsity": 1}, "1 % is 0.01, and all weights are 1.0"),
         ({"method": "svd", "ratio": 50}, "not a share from 0.01 to 1; 50 % is 0.5"),
         ({"method": "svd", "ratio": 0}, "not a share from 0.01 to 1"),
         ("wanda-4:4", "not N:M"),
