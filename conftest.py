@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import pkgutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import compression
 # Since Python 3.14 the standard library may have imported its own ``compression`` already.
 compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__name__)
 
+from evals import report  # noqa: E402
 from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS  # noqa: E402
 from evals.regressions import Regressions  # noqa: E402
@@ -21,6 +23,7 @@ from fixtures import cases, options, plan, propose  # noqa: E402
 from fixtures.lab import TIMED  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
+from fixtures.preflight import notes  # noqa: E402
 from fixtures.summary import Summary  # noqa: E402
 
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
@@ -46,7 +49,15 @@ def pytest_configure(config: pytest.Config) -> None:
         try:
             config.stash[RUN] = options.run_of(config)
         except cases.USER_ERRORS as error:
+            _not_started(config, str(error))
             raise pytest.UsageError(str(error)) from error
+
+
+def _not_started(config: pytest.Config, reason: str) -> None:
+    """Says in the report's folder that there is no report, in place of an earlier one."""
+    if config.option.report and not hasattr(config, "workerinput"):
+        with suppress(OSError):
+            report.write_not_started(Path(config.option.report), reason)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -156,8 +167,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     capture = config.pluginmanager.getplugin("capturemanager")
     terminal = config.pluginmanager.getplugin("terminalreporter")
     with capture.global_and_fixture_disabled():
+        for line in notes(chosen):
+            terminal.write_line(line)
         judged = list(filter(None, map(_case, session.items)))
         found, problems = plan.planned(lab, judged)
+        problems = [*lab.refusals(chosen), *problems]
         if config.option.plan:
             width = config.get_terminal_writer().fullwidth
             outline = plan.outline(lab.profile, judged) or plan.table(found, width)
@@ -214,6 +228,8 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
             terminalreporter.write_line(line)
     summary = Summary(run, terminalreporter.stats)
     if not summary.entries and not summary.controls and not summary.defects:
+        if not config.option.plan and not config.option.collectonly:
+            _not_started(config, "no case was run")
         return
     terminalreporter.section("gates")
     terminalreporter.write_line(summary.text(config.get_terminal_writer().fullwidth))

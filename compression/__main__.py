@@ -8,7 +8,6 @@ gptq-int4,group=32, wanda-50+gptq-int4.
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ from compression.errors import CompressionError
 from compression.recipe import Recipe, needs_data
 from compression.references import check_helpers, check_reference
 from compression.settings import text_of
+from compression.text_files import read_texts
 
 NOTES = 5
 """Notes that are shown; of more, their number."""
@@ -58,48 +58,6 @@ def _form(method: Method) -> str:
     return " or ".join(f"{method.name}{amount}" for amount in shown) or method.name
 
 
-def read_texts(path: Path, option: str = "--data") -> tuple[list[str], list[int] | None]:
-    """Texts of a file, and their labels if each has one.
-
-    A file that ends in ``.jsonl`` holds an object a line with ``text`` and maybe ``label``; any
-    other a text a line.
-
-    Raises:
-        CompressionError: names the file and the line.
-    """
-    try:
-        # Not at every character that Unicode calls a line's end: JSON may hold them.
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise CompressionError(f"{option} {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CompressionError(f"{option} {path}: not UTF-8 at byte {error.start}") from error
-    if path.suffix != ".jsonl":
-        texts = [line.rstrip("\r") for line in lines if line.strip()]
-        if not texts:
-            raise CompressionError(f"{option} {path}: no text in it")
-        return texts, None
-    texts, labels = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-            text, label = item["text"], item.get("label")
-            text.encode()  # no lone half of a surrogate pair
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            text, label = "", None
-        if not text.strip() or not (label is None or type(label) is int):
-            raise CompressionError(
-                f'{option} {path}: line {number} is not {{"text": "...", "label": number}}'
-            )
-        texts.append(text)
-        labels.append(label)
-    if not texts:
-        raise CompressionError(f"{option} {path}: no text in it")
-    return texts, None if None in labels else labels
-
-
 def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m compression", description=__doc__,
@@ -110,7 +68,12 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     add("--list", action="store_true", help="name methods, settings and papers, and stop")
     add("--model", metavar="ID_OR_DIR", help="the uncompressed model")
     add("--output", metavar="DIR", type=Path, help="where the checkpoint goes; must not exist")
-    add("--data", metavar="FILE", type=Path, help="a text a line, or .jsonl with text and label")
+    add(
+        "--data",
+        metavar="FILE",
+        type=Path,
+        help="texts: one per line, or .jsonl, .json, .csv, .tsv, .parquet with text and label",
+    )
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     options = parser.parse_args(words)
     if not options.list:

@@ -54,6 +54,8 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
             "the model is compressed already, as its quantization_config says; "
             "start from the uncompressed one"
         )
+    for step in recipe.steps:
+        step.entry.implementation  # noqa: B018 - one that is missing is told before any work
     check_finite(model)
     check_order(model, recipe)
     # Layers of a step behind one that renames are not there before that was taken.

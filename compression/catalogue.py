@@ -1,11 +1,13 @@
-"""Every method by name: its settings, its paper, and what it needs to see.
+"""Every method by name: its function, its settings, its paper, and what it needs to see.
 
 Importable without torch, so that a recipe is checked before anything heavy is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
+from compression.errors import CompressionError
 from compression.settings import (
     Setting,
     flag,
@@ -14,6 +16,7 @@ from compression.settings import (
     pair,
     part,
     positive,
+    pruned,
     share,
     weights,
     whole,
@@ -38,17 +41,48 @@ class Method:
         family: what kind of compression it is.
         needs: what it needs to see: nothing, inputs of its layers (calibration), gradients of the
             loss, or data to train on.
+        function: what carries it out: ``MODULE:NAME``, imported when it is first needed, or a
+            callable. Its arguments are those of its family: see ``step.py`` in the family's
+            package (:mod:`compression.storage` for storage).
         source: the paper, or what it does where there is none.
         settings: its own settings by name.
         amounts: the settings that say how much; exactly one of them must be given.
+
+    Raises:
+        CompressionError: no function.
     """
 
     name: str
     family: str
     needs: str
+    function: str | Callable
     source: str
     settings: Mapping[str, Setting]
     amounts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.function:
+            raise CompressionError(f"method {self.name}: no function carries it out; bind one")
+
+    @property
+    def implementation(self) -> Callable:
+        """The function that carries it out.
+
+        Raises:
+            CompressionError: ``function`` names nothing that can be imported and called.
+        """
+        if callable(self.function):
+            return self.function
+        module, _, name = self.function.partition(":")
+        try:
+            found = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise CompressionError(
+                f"method {self.name}: its function {self.function!r} cannot be imported: {error}"
+            ) from error
+        if not callable(found):
+            raise CompressionError(f"method {self.name}: {self.function!r} cannot be called")
+        return found
 
     @property
     def all_settings(self) -> dict[str, Setting]:
@@ -73,12 +107,12 @@ DATA = {
     "seed": Setting(whole(0), 0, "of everything random"),
 }
 TRAINED = {
-    "steps": Setting(whole(1), 500, "training steps"),
+    "steps": Setting(whole(1, 10**6), 500, "training steps"),
     "batch": Setting(whole(1), 32, "texts a step"),
-    "learning_rate": Setting(positive, 5e-4, "highest learning rate of AdamW"),
+    "learning_rate": Setting(positive(0.1), 5e-4, "highest learning rate of AdamW"),
 }
 
-_SPARSITY = Setting(share, None, "share of the weights that go")
+_SPARSITY = Setting(pruned, None, "share of the weights that go")
 _SPARSE = {
     "sparsity": _SPARSITY,
     "pattern": Setting(n_of_m, None, "N:M, keep N of every M consecutive weights"),
@@ -87,11 +121,13 @@ _OWL = {
     "allocation": Setting(
         one_of("uniform", "owl"), "uniform", "sparsity of each block: alike, or by outliers (OWL)"
     ),
-    "outlier": Setting(positive, 5.0, "OWL: an outlier is this many times the mean score (M)"),
+    "outlier": Setting(
+        positive(1000), 5.0, "OWL: an outlier is this many times the mean score (M)"
+    ),
     "spread": Setting(share, 0.08, "OWL: sparsities differ by at most this from the mean (lambda)"),
 }
 _SCOPE = Setting(one_of("layer", "row", "global"), "layer", "where weights compete")
-_DAMPING = Setting(positive, 0.01, "added to the Hessian's diagonal, a share of its mean")
+_DAMPING = Setting(positive(1), 0.01, "added to the Hessian's diagonal, a share of its mean")
 _GROUP = Setting(whole(2), None, "weights of a row that share a scale; a whole row by default")
 _ACTIVATIONS = Setting(
     flag, False, "also round each token's inputs to eight bits as they come (W8A8 and the like)"
@@ -107,7 +143,7 @@ _UNIFORM = {
 _UNIT_SCORE = Setting(
     one_of("magnitude", "activation", "taylor"), "magnitude", "what a unit is worth"
 )
-_UNITS = {"sparsity": Setting(share, None, "share of the units that go"), "score": _UNIT_SCORE}
+_UNITS = {"sparsity": Setting(pruned, None, "share of the units that go"), "score": _UNIT_SCORE}
 _RANK = {
     "ratio": Setting(part, None, "parameters that stay, as a share of the layer's"),
     "energy": Setting(part, None, "share of the squared singular values that stay"),
@@ -117,11 +153,13 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(
-            "rtn", QUANTIZATION, NOTHING, "round to nearest on a uniform grid",
+            "rtn", QUANTIZATION, NOTHING, "compression.quantization.nearest:rtn",
+            "round to nearest on a uniform grid",
             {**_UNIFORM, "scale": _SCALE}, ("bits",),
         ),
         Method(
-            "gptq", QUANTIZATION, CALIBRATION, "GPTQ, Frantar et al. 2023",
+            "gptq", QUANTIZATION, CALIBRATION, "compression.quantization.gptq:quantize",
+            "GPTQ, Frantar et al. 2023",
             {
                 **_UNIFORM,
                 "act_order": Setting(flag, False, "strongest input features first"),
@@ -130,78 +168,96 @@ METHODS: dict[str, Method] = {
             ("bits",),
         ),
         Method(
-            "lsq", QUANTIZATION, CALIBRATION, "learned step size, Esser et al. 2020",
+            "lsq", QUANTIZATION, CALIBRATION, "compression.quantization.lsq:quantize",
+            "learned step size, Esser et al. 2020",
             {
                 "bits": _BITS, "group": _GROUP, "activations": _ACTIVATIONS,
-                "iterations": Setting(whole(1), 200, "gradient steps for each layer's scales"),
+                "iterations": Setting(
+                    whole(1, 10**6), 200, "gradient steps for each layer's scales"
+                ),
             },
             ("bits",),
         ),
         Method(
-            "fp8", QUANTIZATION, NOTHING, "float8 E4M3, Micikevicius et al. 2022",
+            "fp8", QUANTIZATION, NOTHING, "compression.quantization.nearest:fp8",
+            "float8 E4M3, Micikevicius et al. 2022",
             {"scale": _SCALE, "activations": _ACTIVATIONS},
         ),
         Method(
-            "log", QUANTIZATION, NOTHING, "powers of two, Miyashita et al. 2016",
+            "log", QUANTIZATION, NOTHING, "compression.quantization.nearest:log",
+            "powers of two, Miyashita et al. 2016",
             {"bits": _BITS, "group": _GROUP}, ("bits",),
         ),
         Method(
-            "smoothquant", SCALING, CALIBRATION, "SmoothQuant, Xiao et al. 2023",
+            "smoothquant", SCALING, CALIBRATION, "compression.scaling.smoothquant:find_scales",
+            "SmoothQuant, Xiao et al. 2023",
             {"alpha": Setting(share, 0.5, "how much of the inputs' range the weights take over")},
         ),
         Method(
-            "awq", SCALING, CALIBRATION, "AWQ, Lin et al. 2024",
+            "awq", SCALING, CALIBRATION, "compression.scaling.awq:find_scales",
+            "AWQ, Lin et al. 2024",
             {
                 "bits": _BITS, "group": _GROUP, "symmetric": _UNIFORM["symmetric"],
-                "grid": Setting(whole(1), 20, "exponents that are tried"),
+                "grid": Setting(whole(1, 1000), 20, "exponents that are tried"),
             },
             ("bits",),
         ),
         Method(
-            "magnitude", PRUNING, NOTHING, "Han et al. 2015",
+            "magnitude", PRUNING, NOTHING, "compression.pruning.magnitude:prune",
+            "Han et al. 2015",
             {**_SPARSE, "scope": _SCOPE}, ("sparsity", "pattern"),
         ),
-        Method("wanda", PRUNING, CALIBRATION, "Sun et al. 2024", {**_SPARSE, **_OWL},
-               ("sparsity", "pattern")),
         Method(
-            "sparsegpt", PRUNING, CALIBRATION, "Frantar & Alistarh 2023",
+            "wanda", PRUNING, CALIBRATION, "compression.pruning.wanda:prune",
+            "Sun et al. 2024", {**_SPARSE, **_OWL}, ("sparsity", "pattern"),
+        ),
+        Method(
+            "sparsegpt", PRUNING, CALIBRATION, "compression.pruning.sparsegpt:prune",
+            "Frantar & Alistarh 2023",
             {**_SPARSE, **_OWL, "damping": _DAMPING},
             ("sparsity", "pattern"),
         ),
         Method(
-            "taylor", PRUNING, GRADIENTS, "first-order Taylor, Molchanov et al. 2017",
+            "taylor", PRUNING, GRADIENTS, "compression.pruning.taylor:prune",
+            "first-order Taylor, Molchanov et al. 2017",
             {**_SPARSE, "scope": _SCOPE}, ("sparsity", "pattern"),
         ),
         Method(
-            "movement", PRUNING, TRAINING, "movement pruning, Sanh et al. 2020",
+            "movement", PRUNING, TRAINING, "compression.pruning.movement:prune",
+            "movement pruning, Sanh et al. 2020",
             {
                 "sparsity": _SPARSITY,
                 "soft": Setting(flag, False, "a threshold on the scores instead of the top ones"),
-                "score_rate": Setting(positive, 1e-2, "learning rate of the scores"),
+                "score_rate": Setting(positive(1), 1e-2, "learning rate of the scores"),
             },
             ("sparsity",),
         ),
         Method(
-            "heads", STRUCTURED, GRADIENTS, "attention heads, Michel et al. 2019", _UNITS,
+            "heads", STRUCTURED, GRADIENTS, "compression.structured.coupling:heads",
+            "attention heads, Michel et al. 2019", _UNITS,
             ("sparsity",),
         ),
         Method(
-            "ffn", STRUCTURED, GRADIENTS, "FFN channels, Molchanov et al. 2017", _UNITS,
+            "ffn", STRUCTURED, GRADIENTS, "compression.structured.coupling:ffn",
+            "FFN channels, Molchanov et al. 2017", _UNITS,
             ("sparsity",),
         ),
-        Method("svd", LOW_RANK, NOTHING, "truncated SVD, Eckart & Young 1936", _RANK,
-               ("ratio", "energy")),
         Method(
-            "svdllm", LOW_RANK, CALIBRATION, "whitened by the inputs, SVD-LLM, Wang et al. 2025",
+            "svd", LOW_RANK, NOTHING, "compression.low_rank.svd:svd",
+            "truncated SVD, Eckart & Young 1936", _RANK, ("ratio", "energy"),
+        ),
+        Method(
+            "svdllm", LOW_RANK, CALIBRATION, "compression.low_rank.svd:svdllm",
+            "whitened by the inputs, SVD-LLM, Wang et al. 2025",
             _RANK, ("ratio", "energy"),
         ),
         Method(
-            "distill", DISTILLATION, TRAINING,
+            "distill", DISTILLATION, TRAINING, "compression.distillation.step:distill",
             "Hinton et al. 2015; FitNets; TinyBERT; attention transfer; MiniLM",
             {
                 "layers": Setting(whole(1), None, "layers of the student; by default as the model"),
                 "loss": Setting(weights(*LOSSES), (("response", 1.0),), "losses and their weights"),
-                "temperature": Setting(positive, 2.0, "of the response loss"),
+                "temperature": Setting(positive(100), 2.0, "of the response loss"),
                 "generate": Setting(
                     word, None, "a causal model that samples one more text for each"
                 ),
@@ -211,7 +267,8 @@ METHODS: dict[str, Method] = {
             },
         ),
         Method(
-            "bitmask", STORAGE, NOTHING, "pruned layers as a bitmask and the values that stay", {},
+            "bitmask", STORAGE, NOTHING, "compression.storage:bitmask",
+            "pruned layers as a bitmask and the values that stay", {},
         ),
     )
 }  # fmt: skip

@@ -31,7 +31,11 @@ def check_order(model: PreTrainedModel, recipe: Recipe) -> None:
 
 def _conflict(earlier: Step, later: Step) -> str | None:
     first, second = earlier.entry.family, later.entry.family
-    if earlier.method == "awq" and second == catalogue.QUANTIZATION:
+    if (
+        first == catalogue.SCALING
+        and second == catalogue.QUANTIZATION
+        and "bits" in earlier.settings
+    ):
         for name in ("bits", "group", "symmetric"):
             if later.settings.get(name, earlier[name]) != earlier[name]:
                 return f"rounds at another {name} than its scales are for; give both the same"

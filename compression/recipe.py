@@ -20,7 +20,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from compression.catalogue import CALIBRATION, GRADIENTS, METHODS, NOTHING, TRAINING, Method
+from compression.catalogue import (
+    CALIBRATION,
+    GRADIENTS,
+    METHODS,
+    NOTHING,
+    STRUCTURED,
+    TRAINING,
+    Method,
+)
 from compression.errors import RecipeError
 from compression.settings import text_of
 
@@ -185,7 +193,7 @@ def _amount(method: Method, amount: str, text: str) -> dict[str, object]:
         match = _AMOUNTS[setting].fullmatch(amount)
         if match:
             if setting in _PERCENT:
-                return {setting: float(Decimal(match[1]) / 100)}
+                return {setting: _share(method, setting, match[1], text)}
             return {setting: match[1] if setting == "pattern" else int(match[1])}
     examples = {"bits": "int4", "pattern": "2:4", "layers": "2layers"}
     forms = " or ".join(f"{method.name}-{examples.get(name, '50')}" for name in usable)
@@ -193,6 +201,26 @@ def _amount(method: Method, amount: str, text: str) -> dict[str, object]:
         f"recipe {text!r}: {method.name} is written {forms or method.name} "
         "with ,SETTING=VALUE behind it"
     )
+
+
+def _share(method: Method, setting: str, percent: str, text: str) -> float:
+    """The share that an amount in percent stands for.
+
+    Raises:
+        RecipeError: more than everything, or so little that a share was written for a percentage.
+    """
+    number = Decimal(percent)
+    if number > 100:
+        raise RecipeError(f"recipe {text!r}: {percent} % of the weights are more than all")
+    if 0 < number < 1:
+        does = "keeps" if setting == "ratio" else "prunes"
+        what = "units" if method.family == STRUCTURED else "weights"
+        meant = f"{(number * 100).normalize():f}" if number * 100 >= 1 else "50"
+        raise RecipeError(
+            f"recipe {text!r}: {method.name}-{percent} {does} {percent} % of the {what}; for "
+            f"{meant} % write {method.name}-{meant}"
+        )
+    return float(number / 100)
 
 
 def _amount_text(setting: str, value: object) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 LARGEST, MOST = 1e6, 2**31 - 1
 """No number beyond means anything, and some would overflow."""
+SMALLEST_PART = 0.01
+"""Less of the weights is not worth a recipe: half of them was meant, as a percentage or a share."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,40 @@ class Setting:
 def share(value: object) -> float:
     """A number from 0 to 1."""
     if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError("a share between 0 and 1")
+        raise ValueError(f"a share between 0 and 1{_percent(value)}")
+    return float(value)
+
+
+def pruned(value: object) -> float:
+    """A share of the weights that go: nothing, or at least one in a hundred."""
+    if type(value) is int and value == 1:
+        raise ValueError(
+            f"0 or a share from {SMALLEST_PART:g} to 1; 1 % is 0.01, and all weights are 1.0"
+        )
+    if share(value) and value < SMALLEST_PART:
+        raise ValueError(
+            f"0 or a share from {SMALLEST_PART:g} to 1; {value * 100:g} % of the weights is next "
+            "to nothing"
+        )
     return float(value)
 
 
 def part(value: object) -> float:
-    """A share above 0."""
-    if not _is_number(value) or not 0 < value <= 1:
-        raise ValueError("a share above 0 and up to 1")
+    """A share of what stays: at least one in a hundred."""
+    if not _is_number(value) or not SMALLEST_PART <= value <= 1:
+        raise ValueError(f"a share from {SMALLEST_PART:g} to 1{_percent(value)}")
     return float(value)
 
 
-def positive(value: object) -> float:
+def positive(most: float) -> Callable[[object], float]:
     """A number above 0, within reason."""
-    if not _is_number(value) or not 0 < value <= LARGEST:
-        raise ValueError(f"a number above 0 and up to {LARGEST:g}")
-    return float(value)
+
+    def read(value: object) -> float:
+        if not _is_number(value) or not 0 < value <= most:
+            raise ValueError(f"a number above 0 and up to {most:g}")
+        return float(value)
+
+    return read
 
 
 def whole(least: int, most: int = MOST) -> Callable[[object], int]:
@@ -129,7 +149,10 @@ def n_of_m(value: object) -> tuple[int, int]:
         match = re.fullmatch(r"(\d+):(\d+)", value)
         value = match and (int(match[1]), int(match[2]))
     if not isinstance(value, tuple) or not 0 < value[0] < value[1]:
-        raise ValueError("N:M with 0 < N < M, such as 2:4")
+        turned = ""
+        if isinstance(value, tuple) and 0 < value[1] < value[0]:
+            turned = f"; to keep {value[1]} of every {value[0]} give {value[1]}:{value[0]}"
+        raise ValueError(f"N:M with 0 < N < M, such as 2:4{turned}")
     return value
 
 
@@ -146,6 +169,11 @@ def text_of(value: object) -> str:
     if isinstance(value, tuple):
         return "|".join(value)
     return str(value)
+
+
+def _percent(value: object) -> str:
+    """What was meant by a percentage in place of a share; nothing where it is none."""
+    return f"; {value:g} % is {value / 100:g}" if _is_number(value) and 1 < value <= 100 else ""
 
 
 def _is_number(value: object) -> bool:

@@ -1,6 +1,8 @@
 """Stores pruned layers as a bitmask and the values that are not zero.
 
 A dense file saves nothing for its zeros; this one takes a bit a weight and the values.
+
+A method's function is ``mark(compressed, step)``: it says how layers are stored.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,11 @@ def check(model: PreTrainedModel, step: Step) -> None:
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
+    """Carries out the step."""
+    step.entry.implementation(compressed, step)
+
+
+def bitmask(compressed: Compressed, step: Step) -> None:
     """Marks the pruned layers that are chosen; quantized ones are packed already."""
     chosen = selected_layers(compressed.model, step)
     compressed.bitmask = [

@@ -283,6 +283,19 @@ def check_writable(directory: Path) -> None:
         raise EvalError(f"--report {directory}: {error.strerror}") from error
 
 
+def write_not_started(directory: Path, reason: str) -> None:
+    """Replaces a report that may be there by one that says why a run did not start.
+
+    Raises:
+        OSError: the directory cannot be written to.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    told = f"The run did not start: {reason}\n"
+    (directory / "report.md").write_text(told, encoding="utf-8")
+    row = json.dumps({"error": f"the run did not start: {reason}"})
+    (directory / "report.jsonl").write_text(f"{row}\n", encoding="utf-8")
+
+
 def write(
     directory: Path,
     entries: Sequence[Entry],

@@ -12,7 +12,7 @@ from evals.errors import EvalError, first_line
 _LONGEST = 1 << 30
 """Characters of a cell."""
 Row = Mapping[str, object]
-TABLES = (".jsonl", ".json", ".csv", ".parquet")
+TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 FILES = (*TABLES, ".txt")
 """Endings of the files that hold rows."""
 
@@ -22,8 +22,8 @@ class Place:
     """Where rows come from: ``path`` or ``hub``.
 
     Attributes:
-        path: a file (JSON lines, JSON list, CSV with a header, Parquet, or text, a row a line), or
-            a folder that ``datasets`` wrote with ``save_to_disk``.
+        path: a file (JSON lines, JSON list, CSV or TSV with a header, Parquet, or text, a row a
+            line), or a folder that ``datasets`` wrote with ``save_to_disk``.
         hub: a data set on the hub, with ``@REVISION`` where one is meant.
         config: of the hub's data set.
         files: of the hub's repository, in place of a configuration.
@@ -70,7 +70,8 @@ def _local(place: Place) -> Iterator[Row]:
         return _saved(path, place.split)
     if not path.exists():
         raise EvalError(f"{place.path}: no such file or folder")
-    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _csv,
+               ".parquet": _parquet}  # fmt: skip
     if path.suffix.lower() not in FILES:
         raise EvalError(f"{path}: rows come from {', '.join(FILES)} or a saved folder")
     return readers.get(path.suffix.lower(), _lines)(path)
@@ -122,7 +123,8 @@ def json_row(path: Path, where: str, line: str) -> Row:
 
 def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
         csv.field_size_limit(_LONGEST)
         try:
             heads = reader.fieldnames or []

@@ -3,6 +3,9 @@
 The student is a shorter model made from its teacher's layers, or, where ``layers`` is not given,
 the model as the steps before have left it: pruned, factored, with fewer heads and channels. The
 teacher is the model before any step. Zeros of pruned layers stay zero.
+
+A method's function is ``distill(compressed, step, batches)``: it trains a student beside
+``compressed.teacher`` and puts it into ``compressed.model``.
 """
 
 import math
@@ -45,6 +48,11 @@ def check(model: PreTrainedModel, step: Step) -> None:
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
+    """Carries out the step."""
+    step.entry.implementation(compressed, step, batches)
+
+
+def distill(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     """Trains the student and puts it in the model's place."""
     teacher = compressed.teacher
     student = compressed.model

@@ -1,4 +1,8 @@
-"""Carries out a low-rank step."""
+"""Carries out a low-rank step.
+
+A method's function is ``factors(weight, step, seen) -> (first, second)``, with the statistics of
+the layer's inputs and their products where the method calibrates, otherwise None.
+"""
 
 from collections.abc import Sequence
 
@@ -6,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.calibration import visit_blocks
+from compression.calibration import InputStatistics, visit_blocks
 from compression.compressed import Compressed
 from compression.errors import RecipeError
 from compression.layers import Layer, check_untied, selected_layers
-from compression.low_rank.svd import factorise, is_smaller
+from compression.low_rank.svd import is_smaller
 from compression.recipe import Step, calibrates
 from compression.surgery import factored_like, set_module
 from compression.watching import Batch
@@ -34,7 +38,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     if calibrates(step):
         for block in visit_blocks(model, layers, batches, with_products=True, desc=step.name):
             for name, seen in block.items():
-                found[name] = _factors(layers[name], step, seen.products)
+                found[name] = _factors(layers[name], step, seen)
     else:
         for name, layer in layers.items():
             found[name] = _factors(layer, step, None)
@@ -42,11 +46,11 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
         _replace(compressed, layers[name], first, second)
 
 
-def _factors(layer: Layer, step: Step, products: Tensor | None) -> tuple[Tensor, Tensor]:
+def _factors(layer: Layer, step: Step, seen: InputStatistics | None) -> tuple[Tensor, Tensor]:
     """The factors of a layer, which computes with their product from now on, so that later blocks
     are calibrated on what it will give."""
     weight = layer.weight
-    first, second = factorise(weight, step["ratio"], step["energy"], products)
+    first, second = step.entry.implementation(weight, step, seen)
     if is_smaller(len(first), *weight.shape):
         weight.copy_(second @ first)
     return first, second

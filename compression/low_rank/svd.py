@@ -14,13 +14,25 @@ the calibration inputs, truncating ``W L`` makes the loss of *outputs* what was 
 import torch
 from torch import Tensor
 
+from compression.calibration import InputStatistics
 from compression.errors import CompressionError
 from compression.hessian import rising_damping
+from compression.recipe import Step
 
 DAMPING = 1e-6
 """Added to the diagonal of ``X X^T`` as a share of its mean: a feature may never fire."""
 DAMPING_TRIES = 5
 """Each further try multiplies the damping by ten: sums of float32 products are not exact."""
+
+
+def svd(weight: Tensor, step: Step, seen: None = None) -> tuple[Tensor, Tensor]:
+    """The factors that a step asks for, without looking at any input."""
+    return factorise(weight, step["ratio"], step["energy"])
+
+
+def svdllm(weight: Tensor, step: Step, seen: InputStatistics) -> tuple[Tensor, Tensor]:
+    """The factors that a step asks for, whitened by the layer's inputs."""
+    return factorise(weight, step["ratio"], step["energy"], seen.products)
 
 
 def rank_of(

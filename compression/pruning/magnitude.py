@@ -5,9 +5,33 @@ The weights with the smallest absolute value go, compared over a layer, a row or
     S_ij = |W_ij|
 """
 
+from collections.abc import Mapping, Sequence
+
 from torch import Tensor
+
+from compression.compressed import Compressed
+from compression.layers import Layer
+from compression.pruning.masks import Scores, apply_masks, masks_of
+from compression.pruning.patterns import Pattern
+from compression.recipe import Step
+from compression.watching import Batch
 
 
 def magnitude_scores(weight: Tensor) -> Tensor:
     """Scores like ``weight``, in float32."""
     return weight.float().abs()
+
+
+def prune(
+    compressed: Compressed,
+    layers: Mapping[str, Layer],
+    patterns: Mapping[str, Pattern],
+    step: Step,
+    batches: Sequence[Batch],
+) -> None:
+    """Prunes ``layers`` in place."""
+
+    def scores(name: str) -> Scores:
+        return magnitude_scores(layers[name].weight.detach()), None
+
+    apply_masks(layers, masks_of(scores, layers, patterns, step["scope"]))

@@ -18,10 +18,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
+from compression.compressed import Compressed
 from compression.gradients import inputs_of, task_loss
 from compression.layers import Layer
 from compression.pruning.magnitude import magnitude_scores
-from compression.pruning.patterns import Unstructured, global_masks, lowest, prune_mask
+from compression.pruning.masks import apply_masks
+from compression.pruning.patterns import (
+    Pattern,
+    Unstructured,
+    global_masks,
+    lowest,
+    prune_mask,
+)
 from compression.recipe import Step
 from compression.training import Part, fit
 from compression.watching import Batch
@@ -139,3 +147,15 @@ def _final_masks(
             for name, score in scores.items()
         }
     return {name: m.T if layers[name].transposed else m for name, m in masks.items()}
+
+
+def prune(
+    compressed: Compressed,
+    layers: Mapping[str, Layer],
+    patterns: Mapping[str, Pattern],
+    step: Step,
+    batches: Sequence[Batch],
+) -> None:
+    """Fine-tunes the model and prunes ``layers`` in place; zeros of earlier steps stay."""
+    keep = compressed.zeros_keeper(compressed.model)
+    apply_masks(layers, movement(compressed.model, layers, batches, step, keep).items())

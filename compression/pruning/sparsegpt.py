@@ -13,11 +13,21 @@ Masks are chosen a block of columns at a time (or an N:M group at a time), from 
 already carry the corrections of all columns before.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
+from compression.calibration import visit_blocks
+from compression.compressed import Compressed
+from compression.errors import naming
 from compression.hessian import DAMPING, inverse_factor
+from compression.layers import Layer
+from compression.pruning.masks import put
 from compression.pruning.patterns import NofM, Pattern, lowest
+from compression.pruning.wanda import wanda
+from compression.recipe import Step
+from compression.watching import Batch
 
 BLOCK = 128
 """Columns whose mask is chosen together (B_s in the paper)."""
@@ -66,3 +76,26 @@ def sparsegpt(
         result[:, start:stop] = part
         result[:, stop:] -= errors @ upper[start:stop, stop:]
     return result.to(weight.dtype)
+
+
+def prune(
+    compressed: Compressed,
+    layers: Mapping[str, Layer],
+    patterns: Mapping[str, Pattern],
+    step: Step,
+    batches: Sequence[Batch],
+) -> None:
+    """Prunes ``layers`` in place, block by block on the inputs that the pruned blocks before give.
+
+    An expert that no token reached has no Hessian, and its smallest magnitudes go.
+    """
+    for block in visit_blocks(compressed.model, layers, batches, True, desc=step.name):
+        for name, seen in block.items():
+            weight, pattern = layers[name].weight.detach(), patterns[name]
+            with naming(name):
+                after = (
+                    sparsegpt(weight, seen.hessian, pattern, damping=step["damping"])
+                    if seen.tokens
+                    else wanda(weight, seen.norm, pattern)
+                )
+            put(name, layers[name], after, pattern, per_row=False, corrected=True)

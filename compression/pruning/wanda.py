@@ -8,9 +8,18 @@ norm of its input feature over the calibration tokens, compared within each outp
 Weights are not updated.
 """
 
+from collections.abc import Mapping, Sequence
+
 from torch import Tensor
 
+from compression.calibration import visit_blocks
+from compression.compressed import Compressed
+from compression.errors import naming
+from compression.layers import Layer
+from compression.pruning.masks import put
 from compression.pruning.patterns import Pattern, prune_mask
+from compression.recipe import Step
+from compression.watching import Batch
 
 
 def wanda_scores(weight: Tensor, input_norm: Tensor) -> Tensor:
@@ -26,3 +35,21 @@ def wanda(weight: Tensor, input_norm: Tensor, pattern: Pattern) -> Tensor:
     scores = wanda_scores(weight, input_norm)
     mask = prune_mask(scores, pattern, per_row=True, tie_break=weight.float().abs())
     return weight.masked_fill(mask, 0.0)
+
+
+def prune(
+    compressed: Compressed,
+    layers: Mapping[str, Layer],
+    patterns: Mapping[str, Pattern],
+    step: Step,
+    batches: Sequence[Batch],
+) -> None:
+    """Prunes ``layers`` in place, block by block on the inputs that the pruned blocks before give.
+
+    Without any input all scores tie, and the smallest magnitudes go.
+    """
+    for block in visit_blocks(compressed.model, layers, batches, False, desc=step.name):
+        for name, seen in block.items():
+            with naming(name):
+                after = wanda(layers[name].weight.detach(), seen.norm, patterns[name])
+            put(name, layers[name], after, patterns[name], per_row=True)

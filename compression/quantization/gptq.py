@@ -15,11 +15,25 @@ its mask, and the corrections that it was given are passed on.
 import torch
 from torch import Tensor
 
+from compression.calibration import InputStatistics
 from compression.hessian import DAMPING, inverse_factor
-from compression.quantization.grids import Grid, Quantized, groups_of
+from compression.quantization.grids import Grid, Quantized, Uniform, groups_of
+from compression.quantization.nearest import rtn
+from compression.recipe import Step
 
 BLOCK = 128
 """Columns after which corrections reach the rest of the matrix (B in the paper)."""
+
+
+def quantize(weight: Tensor, step: Step, seen: InputStatistics, keep_zeros: bool) -> Quantized:
+    """``weight`` ``(rows, columns)`` as a step asks for it; rounded to nearest where no token
+    reached it."""
+    if not seen.tokens:
+        return rtn(weight, step)
+    grid = Uniform(step["bits"], step["symmetric"])
+    return gptq(
+        weight, seen.hessian, grid, step["group"], step["act_order"], keep_zeros, step["damping"]
+    )
 
 
 def gptq(

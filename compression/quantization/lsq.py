@@ -20,11 +20,22 @@ seen for each row, so the learned grid is never worse than the uniform one.
 import torch
 from torch import Tensor
 
+from compression.calibration import InputStatistics
 from compression.hessian import output_error
 from compression.quantization.grids import Quantized, Uniform, groups_of
+from compression.quantization.nearest import rtn
+from compression.recipe import Step
 
 LEARNING_RATE = 1e-2
 """Of Adam, on the factor by which a step differs from where it began."""
+
+
+def quantize(weight: Tensor, step: Step, seen: InputStatistics, keep_zeros: bool) -> Quantized:
+    """``weight`` ``(rows, columns)`` as a step asks for it; rounded to nearest where no token
+    reached it. Zeros are on the grid, and stay."""
+    if not seen.tokens:
+        return rtn(weight, step)
+    return learned_steps(weight, seen.hessian, step["bits"], step["group"], step["iterations"])
 
 
 class _Rounding(torch.autograd.Function):

@@ -1,4 +1,13 @@
-"""Carries out a quantization step."""
+"""Carries out a quantization step.
+
+A method's function is ``quantize(weight, step, seen, keep_zeros) -> Quantized``:
+
+- ``weight`` ``(rows, columns)``;
+- ``step``, with its settings;
+- ``seen``, the statistics of the layer's inputs with their products, where the method calibrates,
+  otherwise None; of an expert that no calibration token reached they are of no token;
+- ``keep_zeros``, whether weights that are zero must stay zero.
+"""
 
 from collections.abc import Sequence
 
@@ -10,16 +19,7 @@ from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError, naming
 from compression.layers import Layer, all_layers, check_untied, selected_layers
 from compression.quantization.activations import kind_of, round_inputs_of
-from compression.quantization.gptq import gptq
-from compression.quantization.grids import (
-    Float8,
-    Log,
-    Quantized,
-    Uniform,
-    groups_of,
-    round_to_nearest,
-)
-from compression.quantization.lsq import learned_steps
+from compression.quantization.grids import groups_of
 from compression.recipe import Step, calibrates
 from compression.watching import Batch
 
@@ -63,7 +63,7 @@ def _store(
 ) -> None:
     zeros = layer.weight == 0 if name in compressed.pruned else None
     with naming(name):
-        quantized = quantize(layer.weight, step, seen, keep_zeros=zeros is not None)
+        quantized = step.entry.implementation(layer.weight, step, seen, zeros is not None)
     after = quantized.dequantized()
     if not after.isfinite().all():
         raise CompressionError(f"layer {name}: quantization left weights that are not finite")
@@ -78,28 +78,3 @@ def _store(
     if activations:
         # From now on, so that later blocks are calibrated on what they will be given.
         round_inputs_of(layer.module, kind_of(grid))
-
-
-def quantize(
-    weight: torch.Tensor, step: Step, seen: InputStatistics | None, keep_zeros: bool = False
-) -> Quantized:
-    """``weight`` ``(rows, columns)`` as a step quantizes it.
-
-    An expert that no calibration token reached is rounded to nearest.
-    """
-    settings = step.settings
-    if step.method == "fp8":
-        return round_to_nearest(weight, Float8(), per_tensor=settings["scale"] == "tensor")
-    group = settings["group"]
-    if step.method == "log":
-        return round_to_nearest(weight, Log(settings["bits"]), group)
-    grid = Uniform(settings["bits"], settings.get("symmetric", True))
-    if step.method == "rtn":
-        return round_to_nearest(weight, grid, group, per_tensor=settings["scale"] == "tensor")
-    if not seen.tokens:
-        return round_to_nearest(weight, grid, group)
-    if step.method == "lsq":
-        return learned_steps(weight, seen.hessian, grid.bits, group, settings["iterations"])
-    return gptq(
-        weight, seen.hessian, grid, group, settings["act_order"], keep_zeros, settings["damping"]
-    )

@@ -14,13 +14,18 @@ calibration inputs it is, up to a factor, with ``H = 2 X X^T / tokens``::
 ``alpha = 0`` is no scaling, so on the calibration inputs the result is never worse than that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from compression.hessian import output_error
-from compression.quantization.grids import Grid, round_to_nearest
+from compression.quantization.grids import Grid, Uniform, round_to_nearest
+from compression.recipe import Step
+from compression.scaling.pairs import Pair
+from compression.scaling.step import visit_pairs
+from compression.watching import Batch
 
 
 def activation_aware_scales(magnitudes: Tensor, alpha: float) -> Tensor:
@@ -69,3 +74,24 @@ def search(magnitudes: Tensor, error: Callable[[Tensor], Tensor], points: int) -
         if found < least:
             best, least = scales, found
     return best
+
+
+def find_scales(
+    model: PreTrainedModel, pairs: Sequence[Pair], step: Step, batches: Sequence[Batch]
+) -> dict[Pair, Tensor]:
+    """The ``(channels,)`` scales of every pair that leave the least error in its consumers."""
+    grid, group = Uniform(step["bits"], step["symmetric"]), step["group"]
+    found = {}
+    for pair, seen in visit_pairs(model, pairs, batches, with_products=True, desc=step.name):
+        weights = {name: layer.weight for name, layer in pair.consumers.items()}
+        hessians = {name: statistics.hessian for name, statistics in seen.items()}
+        magnitudes = {name: statistics.mean_magnitude for name, statistics in seen.items()}
+
+        def error(scales: Tensor, pair=pair, weights=weights, hessians=hessians) -> Tensor:
+            return sum(
+                rounding_error(weight, pair.columns(name, scales), hessians[name], grid, group)
+                for name, weight in weights.items()
+            )
+
+        found[pair] = search(pair.gathered(magnitudes, "mean"), error, step["grid"])
+    return found

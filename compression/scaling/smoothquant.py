@@ -8,8 +8,16 @@ divides the inputs and multiplies the weights of channel ``j``: at ``alpha = 1``
 over the inputs' whole range, at 0 the inputs take over the weights', at 0.5 they share it.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression.recipe import Step
+from compression.scaling.pairs import Pair
+from compression.scaling.step import visit_pairs
+from compression.watching import Batch
 
 
 def smoothing_scales(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:
@@ -26,3 +34,19 @@ def smoothing_scales(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:
     scales = inputs.pow(alpha) / weights.pow(1 - alpha)
     usable = (inputs > 0) & (weights > 0) & scales.isfinite() & (scales > 0)
     return torch.where(usable, scales, torch.ones_like(scales))
+
+
+def find_scales(
+    model: PreTrainedModel, pairs: Sequence[Pair], step: Step, batches: Sequence[Batch]
+) -> dict[Pair, Tensor]:
+    """The ``(channels,)`` scales of every pair, from the ranges of inputs and weights."""
+    scales = {}
+    for pair, seen in visit_pairs(model, pairs, batches, with_products=False, desc=step.name):
+        inputs = {name: statistics.largest for name, statistics in seen.items()}
+        ranges = {
+            name: layer.weight.abs().amax(dim=0).float() for name, layer in pair.consumers.items()
+        }
+        scales[pair] = smoothing_scales(
+            pair.gathered(inputs, "amax"), pair.gathered(ranges, "amax"), step["alpha"]
+        )
+    return scales

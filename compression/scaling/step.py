@@ -1,9 +1,13 @@
-"""Carries out a scaling step: the model computes what it did, and quantizes better."""
+"""Carries out a scaling step: the model computes what it did, and quantizes better.
 
-from collections.abc import Mapping, Sequence
+A method's function is ``find_scales(model, pairs, step, batches) -> {pair: scales}``, with the
+``(channels,)`` that each pair's producer is divided by; it sees the inputs of the pairs' consumers
+through :func:`visit_pairs`.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.calibration import InputStatistics, visit_blocks
@@ -11,21 +15,18 @@ from compression.catalogue import QUANTIZATION
 from compression.compressed import Compressed
 from compression.errors import RecipeError, naming
 from compression.layers import selected_layers
-from compression.quantization.grids import Uniform, groups_of
+from compression.quantization.grids import groups_of
 from compression.recipe import Step
-from compression.scaling.awq import rounding_error, search
 from compression.scaling.pairs import Pair, find_pairs, write
-from compression.scaling.smoothquant import smoothing_scales
 from compression.watching import Batch
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
     """Raises a RecipeError where a group does not fit a layer, or nothing can be scaled."""
     layers = selected_layers(model, step)
-    if step.method == "awq":
-        for name, layer in layers.items():
-            with naming(name):
-                groups_of(layer.in_features, step["group"])
+    for name, layer in layers.items():
+        with naming(name):
+            groups_of(layer.in_features, step.settings.get("group"))
     left: dict[str, list[Pair]] = {}
     for pair, reason in find_pairs(model, layers):
         if reason is None:
@@ -53,18 +54,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
             pairs.append(pair)
         else:
             left.setdefault(reason, []).append(pair)
-    layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
-    products = step.method == "awq"
-    seen: dict[str, InputStatistics] = {}
-    scales: dict[Pair, Tensor] = {}
-    for block in visit_blocks(model, layers, batches, products, desc=step.name):
-        seen |= block
-        # Consumers of one producer may be in several blocks, as in a decoder's cross-attention.
-        for pair in pairs:
-            if pair.consumers.keys() <= seen.keys():
-                scales[pair] = _scales(
-                    pair, step, {name: seen.pop(name) for name in pair.consumers}
-                )
+    scales = step.entry.implementation(model, pairs, step, batches)
     for pair, found in scales.items():
         if not write(pair.moved(found)):
             left.setdefault("its dtype cannot hold the scaled weights", []).append(pair)
@@ -75,26 +65,22 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
         compressed.notes.append(f"{step.name}: {_told(reason, some)}")
 
 
-def _scales(pair: Pair, step: Step, seen: Mapping[str, InputStatistics]) -> Tensor:
-    """``(channels,)`` what the producer's output is divided by."""
-    weights = {name: layer.weight for name, layer in pair.consumers.items()}
-    if step.method == "smoothquant":
-        inputs = {name: statistics.largest for name, statistics in seen.items()}
-        ranges = {name: weight.abs().amax(dim=0).float() for name, weight in weights.items()}
-        return smoothing_scales(
-            pair.gathered(inputs, "amax"), pair.gathered(ranges, "amax"), step["alpha"]
-        )
-    magnitudes = {name: statistics.mean_magnitude for name, statistics in seen.items()}
-    hessians = {name: statistics.hessian for name, statistics in seen.items()}
-    grid = Uniform(step["bits"], step["symmetric"])
-
-    def error(scales: Tensor) -> Tensor:
-        return sum(
-            rounding_error(weight, pair.columns(name, scales), hessians[name], grid, step["group"])
-            for name, weight in weights.items()
-        )
-
-    return search(pair.gathered(magnitudes, "mean"), error, step["grid"])
+def visit_pairs(
+    model: PreTrainedModel,
+    pairs: Sequence[Pair],
+    batches: Sequence[Batch],
+    with_products: bool,
+    desc: str,
+) -> Iterator[tuple[Pair, dict[str, InputStatistics]]]:
+    """Yields each pair with the input statistics of its consumers by name, as soon as all of them
+    were seen: they may be in several blocks, as in a decoder's cross-attention."""
+    layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
+    left, seen = list(pairs), {}
+    for block in visit_blocks(model, layers, batches, with_products, desc):
+        seen |= block
+        for pair in [pair for pair in left if pair.consumers.keys() <= seen.keys()]:
+            left.remove(pair)
+            yield pair, {name: seen.pop(name) for name in pair.consumers}
 
 
 def _told(reason: str, pairs: Sequence[Pair]) -> str:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compression.calibration import blocks
+from compression.errors import RecipeError
 from compression.layers import Layer, all_layers
 from compression.structured.probing import random_outputs, run_probe
 
@@ -61,15 +62,39 @@ class Coupling:
         return self.units == len(self.columns)
 
 
-def find_couplings(model: PreTrainedModel, method: str) -> list[Coupling]:
+def heads(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[Coupling]:
+    """The units of attention: key-value groups with their query heads."""
+    return find_couplings(model, HEADS)
+
+
+def ffn(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[Coupling]:
+    """The units of FFNs: their channels.
+
+    Raises:
+        RecipeError: an expert of a mixture is among ``layers``.
+    """
+    for name, layer in layers.items():
+        if layer.expert is not None:
+            raise RecipeError(
+                f"layer {name}: experts of a mixture share a parameter and cannot be made smaller; "
+                "exclude them"
+            )
+    return find_couplings(model, FFN)
+
+
+def find_couplings(model: PreTrainedModel, kind: str) -> list[Coupling]:
     """The units of every block of ``model``: of its FFNs or of its attention.
+
+    Args:
+        model: any that runs on tokens.
+        kind: :data:`FFN` or :data:`HEADS`.
 
     Layers that are given other layers' outputs as they are make no FFN: they are factors.
     """
     layers = {name: layer for name, layer in all_layers(model).items() if layer.expert is None}
     members = [names for names in blocks(model, list(layers)).values() if len(names) > 1]
     probe = _probed(model, {name: layers[name] for names in members for name in names})
-    return [found for names in members for found in _in_block(probe, layers, names, method)]
+    return [found for names in members for found in _in_block(probe, layers, names, kind)]
 
 
 @dataclass
@@ -101,7 +126,7 @@ def _probed(model: PreTrainedModel, layers: Mapping[str, Layer]) -> _Probe:
 
 
 def _in_block(
-    probe: _Probe, layers: Mapping[str, Layer], names: Sequence[str], method: str
+    probe: _Probe, layers: Mapping[str, Layer], names: Sequence[str], kind: str
 ) -> Iterator[Coupling]:
     feeding = {name: _feeding(probe, name, names) for name in names}
     for name, producers in feeding.items():
@@ -115,7 +140,7 @@ def _in_block(
         if found is None:
             continue
         columns, rows, units = found
-        if (units == len(columns)) == (method == FFN):
+        if (units == len(columns)) == (kind == FFN):
             yield Coupling(layers[name], columns, tuple(layers[x] for x in producers), rows, units)
 
 

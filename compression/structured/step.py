@@ -1,4 +1,8 @@
-"""Carries out a structured pruning step: heads or FFN channels go, and the model gets smaller."""
+"""Carries out a structured pruning step: heads or FFN channels go, and the model gets smaller.
+
+A method's function is ``find(model, layers) -> couplings``: all units of ``model`` that it takes
+away, with a RecipeError where the chosen ``layers`` have some that cannot go.
+"""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -11,13 +15,11 @@ from compression.errors import RecipeError
 from compression.layers import selected_layers
 from compression.pruning.patterns import lowest
 from compression.recipe import Step
-from compression.structured.coupling import FFN, Coupling, find_couplings
+from compression.structured.coupling import Coupling
 from compression.structured.cutting import Cut
 from compression.structured.scores import unit_scores
 from compression.structured.shrink import shrink
 from compression.watching import Batch
-
-_MEANING = {"ffn": "an FFN", "heads": "attention with several groups of heads"}
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
@@ -67,24 +69,18 @@ def chosen(model: PreTrainedModel, step: Step) -> list[Coupling]:
     """The units that the step is about: those that a pattern names by any of their layers.
 
     Raises:
-        RecipeError: no units, or the experts of a mixture, whose sizes are one.
+        RecipeError: no units, or units that cannot go.
     """
     layers = selected_layers(model, step)
-    expert = next((name for name, layer in layers.items() if layer.expert is not None), None)
-    if step.method == FFN and expert is not None:
-        raise RecipeError(
-            f"layer {expert}: experts of a mixture share a parameter and cannot be made smaller; "
-            "exclude them"
-        )
     found = [
         coupling
-        for coupling in find_couplings(model, step.method)
+        for coupling in step.entry.implementation(model, layers)
         if any(name in layers for name in coupling.names)
         and not any(fnmatchcase(name, p) for name in coupling.names for p in step["exclude"])
     ]
     if not found:
         raise RecipeError(
             f"layer {next(iter(layers))}: neither it nor another chosen layer of "
-            f"{type(model).__name__} belongs to {_MEANING[step.method]} that can be made smaller"
+            f"{type(model).__name__} has more than one unit that {step.method} can take away"
         )
     return found

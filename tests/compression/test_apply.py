@@ -97,7 +97,7 @@ def test_rounding_that_leaves_its_grid_is_an_error(tiny_llama, monkeypatch):
         rounded = round_to_nearest(weight, Uniform(8))
         return replace(rounded, codes=rounded.codes * 2)
 
-    monkeypatch.setattr("compression.quantization.step.round_to_nearest", wrong)
+    monkeypatch.setattr("compression.quantization.nearest.round_to_nearest", wrong)
     with pytest.raises(CompressionError, match="a code is outside of 8 bits"):
         apply(tiny_llama, "rtn-int8")
 
@@ -142,7 +142,7 @@ def test_a_width_that_the_pattern_does_not_divide_names_its_layer(tiny_llama):
 
 
 def test_a_layer_that_misses_its_sparsity_is_an_error(tiny_llama, batches, monkeypatch):
-    monkeypatch.setattr("compression.pruning.step.wanda", lambda weight, norm, pattern: weight)
+    monkeypatch.setattr("compression.pruning.wanda.wanda", lambda weight, norm, pattern: weight)
     with pytest.raises(CompressionError, match="0 zeros where 512 were asked for"):
         apply(tiny_llama, "wanda-50", batches)
 
@@ -153,7 +153,7 @@ def test_a_group_that_misses_its_pattern_is_an_error(tiny_llama, batches, monkey
         weight[:, : weight.shape[1] // 2] = 0.0
         return weight
 
-    monkeypatch.setattr("compression.pruning.step.wanda", halves)
+    monkeypatch.setattr("compression.pruning.wanda.wanda", halves)
     with pytest.raises(CompressionError, match="a group keeps more than 2:4"):
         apply(tiny_llama, "wanda-2:4", batches)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from compression.__main__ import main, read_texts
+from compression.__main__ import main
 from fixtures import corpus
 from fixtures.shipped import MODELS
 
@@ -36,6 +36,10 @@ def reviews(tmp_path):
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{bad}"],
          "line 2 is not"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{empty}"], "no text in"),
+        (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{table}"],
+         "line 2 is not"),
+        (["wanda-0.5", "--model", "{bert}", "--output", "{out}", "--data", "{good}"],
+         "for 50 % write wanda-50"),
         (["taylor-50", "--model", "{bert}", "--output", "{out}", "--data", "{labels}"],
          "text 1 has label 7, but the model knows 2 classes"),
         (["wanda-3:5", "--model", "{bert}", "--output", "{out}", "--data", "{good}"],
@@ -56,9 +60,10 @@ def test_wrong_use_is_one_clear_line_and_leaves_nothing(
     }
     for name, text in files.items():
         (tmp_path / f"{name}.jsonl").write_text(text)
+    (tmp_path / "reviews.csv").write_text("review,stars\ngood,1\n")
     places = {name: tmp_path / f"{name}.jsonl" for name in files}
     places |= {"out": tmp_path / "out", "tmp": tmp_path, "bert": MODELS / "bert-tiny",
-               "good": reviews}  # fmt: skip
+               "good": reviews, "table": tmp_path / "reviews.csv"}  # fmt: skip
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     try:
         code = main([word.format(**places) for word in words])
@@ -177,9 +182,3 @@ def test_an_interruption_is_one_line(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == [
         "python -m compression: interrupted; nothing was written"
     ]
-
-
-def test_a_line_of_json_ends_where_json_says(tmp_path):
-    path = tmp_path / "data.jsonl"
-    path.write_text('{"text": "one\u2028two"}\r\n{"text": "three", "label": 1}\n')
-    assert read_texts(path) == (["one\u2028two", "three"], None)

@@ -8,7 +8,7 @@ import torch
 from compression.apply import compress
 from compression.errors import CompressionError, RecipeError
 from compression.layers import all_layers
-from compression.recipe import Recipe
+from compression.recipe import Recipe, Step
 from tests.compression import zoo
 
 
@@ -132,6 +132,7 @@ def test_nobody_elses_luck_is_changed(tiny_llama, batches, text):
 
 def test_training_that_ends_in_no_numbers_is_an_error(tiny_llama, batches):
     # In float16, whose largest number is 65504: one update, and no loss behind it to tell.
-    recipe = Recipe.parse("distill,steps=1,learning_rate=1e6,loss=labels")
+    given = {"learning_rate": 1e6, "loss": (("labels", 1.0),), "steps": 1}
+    recipe = Recipe((Step("distill", tuple(given.items())),))
     with pytest.raises(CompressionError, match=r"holds values that are not finite after distill"):
         compress(tiny_llama.half(), recipe, batches)

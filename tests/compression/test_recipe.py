@@ -38,9 +38,9 @@ def test_a_string_and_a_table_say_the_same(text, table):
 def _amounts(method):
     choices = {
         "bits": st.integers(2, 8),
-        "sparsity": st.integers(0, 1000).map(lambda n: n / 1000),
-        "ratio": st.integers(1, 1000).map(lambda n: n / 1000),
-        "energy": st.integers(1, 1000).map(lambda n: n / 1000),
+        "sparsity": st.just(0.0) | st.integers(10, 1000).map(lambda n: n / 1000),
+        "ratio": st.integers(10, 1000).map(lambda n: n / 1000),
+        "energy": st.integers(10, 1000).map(lambda n: n / 1000),
         "pattern": st.sampled_from(["1:4", "2:4", "4:8"]),
     }
     if not method.amounts:
@@ -102,7 +102,23 @@ def test_the_defaults_of_every_setting_are_what_it_would_read(name):
     [
         ("wanda", "exactly one of sparsity, pattern"),
         ("wander-50", "did you mean 'wanda'"),
-        ("wanda-101", "not a share between 0 and 1"),
+        ("wanda-101", "101 % of the weights are more than all"),
+        ("wanda-0.5", "wanda-0.5 prunes 0.5 % of the weights; for 50 % write wanda-50"),
+        ("wanda-0.005", "prunes 0.005 % of the weights; for 50 % write wanda-50"),
+        ("svd-0.25", "svd-0.25 keeps 0.25 % of the weights; for 25 % write svd-25"),
+        ("heads-0.3,score=taylor", "prunes 0.3 % of the units; for 30 % write heads-30"),
+        ("wanda-4:2", "not N:M with 0 < N < M, such as 2:4; to keep 2 of every 4 give 2:4"),
+        ("svd,energy=90", "not a share from 0.01 to 1; 90 % is 0.9"),
+        ("smoothquant,alpha=50", "not a share between 0 and 1; 50 % is 0.5"),
+        ("gptq-int4,damping=2", "not a number above 0 and up to 1"),
+        ("distill,learning_rate=5", "not a number above 0 and up to 0.1"),
+        ("movement-50,score_rate=3", "not a number above 0 and up to 1"),
+        ("distill,temperature=1000", "not a number above 0 and up to 100"),
+        ({"method": "wanda", "sparsity": 50}, "not a share between 0 and 1; 50 % is 0.5"),
+        ({"method": "wanda", "sparsity": 0.005}, "not 0 or a share from 0.01 to 1; 0.5 % of the"),
+        ({"method": "wanda", "sparsity": 1}, "1 % is 0.01, and all weights are 1.0"),
+        ({"method": "svd", "ratio": 50}, "not a share from 0.01 to 1; 50 % is 0.5"),
+        ({"method": "svd", "ratio": 0}, "not a share from 0.01 to 1"),
         ("wanda-4:4", "not N:M"),
         ("wanda-int8", "wanda is written wanda-2:4 or wanda-50"),
         ("rtn-int9", "not a whole number from 2 to 8"),

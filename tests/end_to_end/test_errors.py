@@ -85,7 +85,7 @@ CHECKPOINTS = {
     "a configuration that is none": (
         lambda p: (p / "model" / "config.json").write_text("{"), USAGE, "not a JSON object",
     ),
-    "truncated weights": (truncate, FAILED, "model.safetensors does not load: SafetensorError"),
+    "truncated weights": (truncate, USAGE, "model.safetensors does not load: SafetensorError"),
     "weights of another architecture": (
         lambda p: config(p, architectures=["BertForMaskedLM"]), USAGE, "is no model that generates",
     ),
@@ -170,18 +170,18 @@ def test_a_candidate_that_cannot_be_judged(name, judged):
 PROFILES = {
     "empty data": (
         lambda p: (p / "rows.jsonl").write_text(""), USAGE,
-        "data.reviews: .*rows.jsonl: holds no row",
+        "data.reviews: .*rows.jsonl leaves no item",
     ),
     "a column that is not there": (
         lambda p: (p / "rows.jsonl").write_text('{"text": "x", "label": 0}\n'), USAGE,
         "there is no column 'sentence'; there are text, label",
     ),
     "a label out of range": (
-        lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": 2}\n' * 3), FAILED,
-        "labels 2 to 2, but the model knows 2 classes",
+        lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": 2}\n' * 3), USAGE,
+        "rows.jsonl: item 1 .* has label 2, but model knows 2 classes",
     ),
     "a label that is none": (
-        lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": -1}\n' * 3), FAILED,
+        lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": -1}\n' * 3), USAGE,
         "row 1: label -1 is no class",
     ),
     "an unknown key": (
@@ -233,6 +233,40 @@ def test_a_profile_or_its_data_that_cannot_be_meant(name, place):
 def test_an_option_that_cannot_be_meant(options, line, place):
     done = run_gates("--profile", place / "profile.toml", *options, store=place / "store")
     told(done, USAGE, line)
+
+
+def test_a_run_that_does_not_start_says_so_in_its_report(place):
+    """Nothing of an earlier run is left there, and one bad candidate stops the others too."""
+    report = place / "report"
+    report.mkdir()
+    (report / "report.md").write_text("# Gates")
+    (report / "report.jsonl").write_text('{"verdict": {"candidate": "a", "metric": "flips"}}\n')
+    shutil.copytree(place / "model", place / "whole")
+    truncate(place)
+    options = ["--baseline", BASE, "--candidate", place / "whole", place / "model",
+               "--text", place / "text.txt", "--report", report]  # fmt: skip
+    lines = told(run_gates(*options, store=place / "store"), USAGE, "does not load")
+    assert len(lines) == 1
+    first = (report / "report.md").read_text().splitlines()[0]
+    assert first.startswith(f"The run did not start: {place / 'model'}")
+    (row,) = map(json.loads, (report / "report.jsonl").read_text().splitlines())
+    assert "does not load" in row["error"]
+    assert not list((place / "store").rglob("*.npz"))
+
+    (report / "report.md").write_text("# Gates")
+    options = ["--profile", place / "profile.toml", "--report", report, "-k", "nothing"]
+    place.joinpath("model").rename(place / "cut")
+    shutil.copytree(BASE, place / "model")
+    assert run_gates(*options, store=place / "store").returncode == 5
+    assert "no case was run" in (report / "report.md").read_text()
+
+
+def test_a_plan_names_what_cannot_be_judged(place):
+    swap_words(place)
+    done = run_gates("--baseline", BASE, "--candidate", place / "model", BASE,
+                     "--text", place / "text.txt", "--plan", store=place / "store")  # fmt: skip
+    told(done, FAILED, "ERROR: model: the tokenizers differ")
+    assert "candidate bert-tiny has the same weights as the baseline bert-tiny" in done.stdout
 
 
 def test_a_full_disk_leaves_nothing_half_written(place):

@@ -234,3 +234,14 @@ def test_intervals_stand_behind_their_numbers():
     text = report.tables(ENTRIES, "simple", intervals=True)
     assert "+4.00% [+2.00 +6.00%]" in text
     assert "[" not in report.tables(ENTRIES, "simple")
+
+
+def test_a_run_that_did_not_start_leaves_nothing_of_an_earlier_report(tmp_path):
+    report.write(tmp_path / "report", ENTRIES, ["kept in  x"])
+    report.write_not_started(tmp_path / "report", "a.safetensors does not load\nb neither")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert text == "The run did not start: a.safetensors does not load\nb neither\n"
+    (line,) = (tmp_path / "report" / "report.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "error": "the run did not start: a.safetensors does not load\nb neither"
+    }

@@ -64,7 +64,7 @@ def test_a_folder_that_datasets_saved(tmp_path):
     ("name", "content", "complaint"),
     [
         ("none.jsonl", None, "no such file or folder"),
-        ("rows.xml", b"<a/>", "rows come from .jsonl, .json, .csv, .parquet, .txt"),
+        ("rows.xml", b"<a/>", "rows come from .jsonl, .json, .csv, .tsv, .parquet, .txt"),
         ("empty.jsonl", b"\n", "holds no row"),
         ("bad.jsonl", b'{"a": 1}\n{"a"', "line 2 is not JSON"),
         ("list.jsonl", b"[1]\n", "line 1 is no JSON object"),

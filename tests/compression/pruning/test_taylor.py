@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from compression.errors import CompressionError
 from compression.gradients import inputs_of, is_causal, losses, mean_gradients, task_loss
 from compression.layers import all_layers
-from compression.pruning.step import part_of
+from compression.pruning.masks import part_of
 from compression.pruning.taylor import taylor_scores
 from compression.recipe import Recipe
 

@@ -286,5 +286,5 @@ def test_a_surgery_that_computes_something_else_is_undone(tiny, forward, monkeyp
 
 
 def test_one_group_of_heads_has_no_part_that_could_go(tiny):
-    with pytest.raises(RecipeError, match="attention with several groups of heads"):
+    with pytest.raises(RecipeError, match="has more than one unit that heads can take away"):
         apply(tiny("llama", num_key_value_heads=1), "heads-50")

@@ -1,0 +1,23 @@
+"""Rounding to nearest on a grid, without looking at any input."""
+
+from torch import Tensor
+
+from compression.quantization.grids import Float8, Log, Quantized, Uniform, round_to_nearest
+from compression.recipe import Step
+
+
+def rtn(weight: Tensor, step: Step, seen: object = None, keep_zeros: bool = False) -> Quantized:
+    """``weight`` ``(rows, columns)`` on the uniform grid, which holds zero."""
+    grid = Uniform(step["bits"], step.settings.get("symmetric", True))
+    per_tensor = step.settings.get("scale") == "tensor"
+    return round_to_nearest(weight, grid, step["group"], per_tensor)
+
+
+def log(weight: Tensor, step: Step, seen: object = None, keep_zeros: bool = False) -> Quantized:
+    """``weight`` ``(rows, columns)`` on powers of two and zero (Miyashita et al. 2016)."""
+    return round_to_nearest(weight, Log(step["bits"]), step["group"])
+
+
+def fp8(weight: Tensor, step: Step, seen: object = None, keep_zeros: bool = False) -> Quantized:
+    """``weight`` ``(rows, columns)`` in E4M3 (Micikevicius et al. 2022)."""
+    return round_to_nearest(weight, Float8(), per_tensor=step["scale"] == "tensor")

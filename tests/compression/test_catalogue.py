@@ -1,0 +1,125 @@
+"""What carries a method out is bound by its entry, and by nothing else."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from compression import catalogue
+from compression.apply import compress
+from compression.catalogue import METHODS
+from compression.compressed import Compressed
+from compression.errors import CompressionError
+from compression.recipe import Recipe
+
+ONE_OF_EACH_FAMILY = {
+    catalogue.QUANTIZATION: "rtn-int8",
+    catalogue.SCALING: "smoothquant",
+    catalogue.PRUNING: "magnitude-50",
+    catalogue.STRUCTURED: "ffn-25",
+    catalogue.LOW_RANK: "svd-50",
+    catalogue.DISTILLATION: "distill,steps=1",
+    catalogue.STORAGE: "bitmask",
+}
+
+
+class Called(Exception):  # noqa: N818 - a way out
+    """The function that an entry binds was called."""
+
+
+def called(*arguments):
+    raise Called(arguments)
+
+
+@pytest.fixture
+def add(monkeypatch):
+    """``add(method, **changes)``: a copy of a method's entry as ``mine``."""
+
+    def make(method, **changes):
+        entry = replace(METHODS[method], name="mine", **changes)
+        monkeypatch.setitem(METHODS, "mine", entry)
+        return entry
+
+    return make
+
+
+def renamed(recipe):
+    return recipe.replace(Recipe.parse(recipe).steps[0].method, "mine", 1)
+
+
+def test_every_family_is_here():
+    assert ONE_OF_EACH_FAMILY.keys() == {method.family for method in METHODS.values()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_entry_binds_a_function(name):
+    assert callable(METHODS[name].implementation)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_entry_without_a_function_raises_with_its_name(name):
+    with pytest.raises(CompressionError, match="method mine: no function"):
+        replace(METHODS[name], name="mine", function="")
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
+        ("compression.quantization.nowhere:f", "'compression.quantization.nowhere:f' cannot be im"),
+        ("compression.quantization.gptq:nowhere", "cannot be imported"),
+        ("compression.quantization.gptq", "cannot be imported"),
+        ("compression.quantization.gptq:BLOCK", "cannot be called"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ONE_OF_EACH_FAMILY.values())
+def test_a_function_that_is_not_there_raises_before_anything_is_changed(
+    tiny_llama, batches, add, recipe, function, complaint
+):
+    add(Recipe.parse(recipe).steps[0].method, function=function)
+    before = copy.deepcopy(tiny_llama.state_dict())
+    with pytest.raises(CompressionError, match=f"method mine: .*{complaint}"):
+        compress(tiny_llama, Recipe.parse(["magnitude-30", renamed(recipe)]), batches)
+    assert all(torch.equal(t, before[name]) for name, t in tiny_llama.state_dict().items())
+
+
+@pytest.mark.parametrize("recipe", ONE_OF_EACH_FAMILY.values())
+def test_the_function_of_an_entry_is_what_runs(tiny_llama, batches, add, recipe):
+    add(Recipe.parse(recipe).steps[0].method, function=called)
+    with pytest.raises(Called):
+        compress(tiny_llama, Recipe.parse(renamed(recipe)), batches)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "rtn-int4", "gptq-int4", "lsq-int4,iterations=3", "fp8", "log-int4", "smoothquant",
+        "awq-int4", "magnitude-50", "wanda-2:4", "sparsegpt-50", "taylor-50",
+        "movement-50,steps=2", "ffn-25", "heads-50", "svd-50", "svdllm-50",
+        "distill-1layers,steps=2", "bitmask",
+    ],
+)  # fmt: skip
+def test_a_method_does_the_same_under_another_name(tiny_llama, batches, add, recipe):
+    add(Recipe.parse(recipe).steps[0].method)
+    found = []
+    for source in (recipe, renamed(recipe)):
+        torch.manual_seed(0)
+        result = compress(copy.deepcopy(tiny_llama), Recipe.parse(source), batches)
+        found.append(result)
+    one, two = (result.model.state_dict() for result in found)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_quantizer_of_ones_own(tiny_llama, add):
+    """A function that is handed in takes the arguments that its family's step names."""
+    from compression.quantization.grids import Uniform, round_to_nearest
+
+    def towards_two_bits(weight, step, seen, keep_zeros):
+        assert seen is None
+        return round_to_nearest(weight, Uniform(2), step["group"])
+
+    add("rtn", function=towards_two_bits)
+    result = compress(tiny_llama, Recipe.parse("mine-int8"))
+    assert isinstance(result, Compressed)
+    assert {quantized.grid.bits for quantized in result.quantized.values()} == {2}
