@@ -147,7 +147,7 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         return _open_gguf(Path(reference).expanduser(), label)
     path = resolve(str(reference))
     if (path / ADAPTER).is_file():
-        if _weight_files(path, leave=ADAPTER_WEIGHTS):
+        if weight_files(path, leave=ADAPTER_WEIGHTS):
             raise EvalError(f"{path} holds a model and an adapter; which of them is meant?")
         return _open_adapter(path, label, base)
     config = path / "config.json"
@@ -163,7 +163,7 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
     architectures = list(map(str, architectures))
     if not _has_tokenizer(path):
         raise EvalError(f"{path}: no tokenizer; it needs one of {', '.join(_TOKENIZERS)}")
-    weights = _weight_files(path)
+    weights = weight_files(path)
     if not weights:
         pickled = next((f.name for pattern in _PICKLED for f in path.glob(pattern)), None)
         if pickled:
@@ -287,7 +287,7 @@ def check_readable(checkpoint: Checkpoint) -> None:
     """Raises an EvalError for a safetensors file that is cut off or is none, from its header."""
     from safetensors import SafetensorError, safe_open
 
-    for file in () if checkpoint.file else _weight_files(checkpoint.path):
+    for file in () if checkpoint.file else weight_files(checkpoint.path):
         try:
             with safe_open(file, "np"):
                 pass
@@ -307,7 +307,7 @@ def check_names(checkpoint: Checkpoint, data: DataSet) -> None:
         )
 
 
-def _weight_files(path: Path, leave: str = "") -> list[Path]:
+def weight_files(path: Path, leave: str = "") -> list[Path]:
     """The files that a loader reads; a directory may hold the same weights in another layout."""
     whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if whole.is_file():
