@@ -103,16 +103,28 @@ def _read(name: str) -> tuple[str, tuple[str, ...]]:
         raise ModuleNotFoundError(f"no source of module {name}", name=name)
     tree = ast.parse(Path(spec.origin).read_bytes())
     package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
-    imported = tuple(_imports(tree, package))
-    for node in ast.walk(tree):
-        for field in ("body", "orelse", "finalbody"):
-            statements = getattr(node, field, None)
-            if isinstance(statements, list):
-                setattr(node, field, [one for one in statements if not _is_text(one)])
-    return key_of({"tree": ast.dump(tree, annotate_fields=False)}), imported
+    imported: list[str] = []
+    blocks: list[ast.AST] = [tree]
+    while blocks:
+        for statement in _statements(blocks.pop()):
+            imported += _imports(statement, package)
+            blocks.append(statement)
+    return key_of({"tree": ast.dump(tree, annotate_fields=False)}), tuple(imported)
 
 
-def _is_text(statement: ast.stmt) -> bool:
+def _statements(block: ast.AST) -> Iterator[ast.AST]:
+    """What stands directly in a block, from which strings by themselves are removed."""
+    fields = ("body", "orelse", "finalbody", "handlers", "cases")
+    if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING":
+        fields = ("orelse",)
+    for field in fields:
+        inside = getattr(block, field, None)
+        if isinstance(inside, list):
+            inside[:] = [statement for statement in inside if not _is_text(statement)]
+            yield from inside
+
+
+def _is_text(statement: ast.AST) -> bool:
     """Whether a statement is a string by itself, such as a docstring, which does nothing."""
     return (
         isinstance(statement, ast.Expr)
@@ -121,14 +133,11 @@ def _is_text(statement: ast.stmt) -> bool:
     )
 
 
-def _imports(node: ast.AST, package: str) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        source = "." * node.level + (node.module or "")
-        source = resolve_name(source, package) if node.level else source
-        yield from (source, *(f"{source}.{alias.name}" for alias in node.names))
-    elif isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-        return
-    for child in ast.iter_child_nodes(node):
-        yield from _imports(child, package)
+def _imports(statement: ast.AST, package: str) -> Iterator[str]:
+    """Names of what a statement imports, from a module in ``package``."""
+    if isinstance(statement, ast.Import):
+        yield from (alias.name for alias in statement.names)
+    elif isinstance(statement, ast.ImportFrom):
+        source = "." * statement.level + (statement.module or "")
+        source = resolve_name(source, package) if statement.level else source
+        yield from (source, *(f"{source}.{alias.name}" for alias in statement.names))

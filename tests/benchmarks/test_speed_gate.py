@@ -32,7 +32,7 @@ MOST_FALSE, LEAST_FOUND = 1e-3, 0.99
 """Share of runs that may fail at 0.95, and that must fail at 0.60."""
 
 Noise = Callable[[np.random.Generator], Callable[[int], np.ndarray]]
-"""Begins a run, and returns what draws its next pairs ``(pairs, 2)``: two equal sides, with noise."""
+"""Begins a run; what it returns draws more pairs ``(pairs, 2)`` of two equal sides, with noise."""
 
 
 def quiet(rng: np.random.Generator) -> Callable[[int], np.ndarray]:

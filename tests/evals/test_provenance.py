@@ -73,6 +73,8 @@ from . import beside
 from {name}.some import function
 if TYPE_CHECKING:
     from {name}.types import Type
+else:
+    from {name}.untyped import Type
 def late():
     """It imports when it is called."""
     from {name}.lazy import thing
@@ -83,10 +85,11 @@ def late():
     "behind": "",
     "some": "def function(): return 1",
     "types": "Type = int",
+    "untyped": "Type = int",
     "lazy": "thing = 1",
     "stranger": "",
 }
-COUNTED = ("root", "whole", "beside", "behind", "some", "lazy")
+COUNTED = ("root", "whole", "beside", "behind", "some", "untyped", "lazy")
 
 
 @pytest.fixture
