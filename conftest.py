@@ -20,7 +20,7 @@ from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS  # noqa: E402
 from evals.regressions import Regressions  # noqa: E402
 from fixtures import cases, options, plan, propose  # noqa: E402
-from fixtures.lab import TIMED  # noqa: E402
+from fixtures.lab import is_timed  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
 from fixtures.preflight import notes  # noqa: E402
@@ -183,7 +183,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         for row in found:
             if not row.resolution.enough:
                 terminal.write_line(f"too few items   {row}")
-        lab.measure(chosen, timed={c.name for c in judged if c.gate.metric in TIMED})
+        lab.measure(chosen, timed={c.name for c in judged if is_timed(c.gate)})
     return None
 
 

@@ -6,7 +6,6 @@ asked about. Scoring holds the device together with other workers; timing holds 
 
 import math
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,13 +26,14 @@ from evals.checkpoint import (
     check_same_labels,
 )
 from evals.data import DataSet
-from evals.device import CPU, device_facts
+from evals.device import CPU, all_cores, cores, device_facts, timed_on
 from evals.errors import EvalError
 from evals.locks import locked
 from evals.measurement import Measurement
 from evals.models import Models
-from evals.provenance import PACKAGES, code_version, packages_of, version_of
+from evals.provenance import PACKAGES, code_version, packages_of, unpacked_by, version_of
 from evals.reading import Scored
+from evals.sequential import is_settled
 from evals.store import Store
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ CPU_BATCH, GPU_BATCH = 4096, 16384
 """Tokens of a batch at first; where they do not fit, batches are halved."""
 NOISE_BATCH = 1000
 """Tokens of a batch where a baseline is held against itself."""
+_SIMULATED = "simulated"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,13 @@ class Scores:
     @property
     def footprint(self) -> dict[str, float]:
         """Parameters, zeros and N:M truth of the weights."""
-        return {name: float(count) for name, count in self.weights.arrays.items()}
+        counts = {name: array for name, array in self.weights.arrays.items() if name != _SIMULATED}
+        return {name: float(count) for name, count in counts.items()}
+
+    @property
+    def simulated(self) -> str:
+        """Why a time of the model says nothing of its stored form; empty where it does."""
+        return str(self.weights[_SIMULATED])
 
 
 class Bench:
@@ -123,7 +130,7 @@ class Bench:
         self.store = store
         self.device = device
         self.batch_tokens = batch_tokens or (CPU_BATCH if device == CPU else GPU_BATCH)
-        self.threads = max(_cores() // workers, 1)
+        self.threads = max(cores() // workers, 1)
         self.trust_remote_code = trust_remote_code
         self.models = Models(device, dtype, self.threads, trust_remote_code, formats)
 
@@ -138,10 +145,7 @@ class Bench:
                 continue
             found[role] = Scored(data, self._role(role, checkpoint, data, baseline))
         weights = self._measure(
-            {
-                **_weights(checkpoint),
-                "protocol": {"task": "footprint"},
-            },
+            {**self._weights(checkpoint), "protocol": {"task": "footprint"}},
             lambda: _footprint(self.models.load(checkpoint, like=baseline)),
         )
         return Scores(checkpoint, weights, **found)
@@ -183,10 +187,7 @@ class Bench:
         for role, data in vars(tasks).items():
             if data is None:
                 continue
-            again = self._role(role, baseline, data, baseline, NOISE_BATCH)
-            # Their protocols tell them apart on purpose, and they are compared all the same.
-            origin = getattr(before, role).measurement.origin
-            found[role] = Scored(data, replace(again, origin=origin))
+            found[role] = Scored(data, self._role(role, baseline, data, baseline, NOISE_BATCH))
         return before, Scores(baseline, before.weights, **found)
 
     def _role(
@@ -201,8 +202,21 @@ class Bench:
             return self._text(checkpoint, data, baseline, batch_tokens)
         return self._other(checkpoint, data, baseline, batch_tokens)
 
-    def race(self, baseline: Checkpoint, candidate: Checkpoint, data: DataSet) -> Measurement:
-        """Times baseline against candidate, alone on the device."""
+    def race(
+        self,
+        baseline: Checkpoint,
+        candidate: Checkpoint,
+        data: DataSet,
+        limits: Sequence[float] = (),
+        keep_failed: bool = False,
+    ) -> Measurement:
+        """Times baseline against candidate, alone on the device and on all of its cores.
+
+        Timing goes on until the speedup is proven to lie on one side of each limit, or its budget
+        of time ends. The store keeps a timing that proves every limit kept. Any other is made
+        again when it is asked for next, except that ``keep_failed`` also keeps a proven failure,
+        for what is meant to fail.
+        """
         from evals.scoring.protocols import SpeedProtocol
 
         protocol = SpeedProtocol()
@@ -213,16 +227,21 @@ class Bench:
             if not self.models.fit_together(baseline, candidate):
                 raise EvalError("it does not fit into memory beside its baseline to be timed")
             sides = self.models.load(baseline), self.models.load(candidate, like=baseline)
-            return time_pairs(*sides, data, protocol)
+            with all_cores():
+                return time_pairs(*sides, data, protocol, limits)
+
+        def keep(arrays: Mapping[str, np.ndarray]) -> bool:
+            return is_settled(arrays["seconds"], limits, keep_failed)
 
         origin = {
-            **_weights(candidate),
+            **self._weights(candidate),
             "baseline": baseline.digest,
             "data": data.digest,
             "protocol": protocol.describe(),
-            "machine": platform.node(),
+            "limits": sorted(limits),
+            "machine": timed_on(self.device),
         }
-        return self._measure(origin, run, alone=True)
+        return self._measure(origin, run, alone=True, keep=keep)
 
     def busy(self, alone: bool = False) -> AbstractContextManager[None]:
         """Holds the device: with other scorers, or ``alone`` to time."""
@@ -240,16 +259,9 @@ class Bench:
 
         usual = replace(_set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
-        origin = {
-            **_weights(checkpoint),
-            "data": data.digest,
-            "protocol": protocol.describe(),
-            "reference": baseline and baseline.digest,
-        }
-        table = self._table_path({
-            **origin, "protocol": usual.describe(), "reference": None,
-            **_weights(baseline or checkpoint),
-        })  # fmt: skip
+        origin = {"data": data.digest, "protocol": protocol.describe()}
+        table = self._table_path({**origin, **self._weights(baseline or checkpoint)})
+        origin |= {**self._weights(checkpoint), "reference": baseline and baseline.digest}
         windows = None
         if baseline is not None:
             windows = self._text(baseline, data, None)["windowing"].tolist()
@@ -273,7 +285,7 @@ class Bench:
             loaded = self.models.load(checkpoint, like=baseline)
             return score_text(loaded, data, same, reference=reference)
 
-        return self._measure(origin, run)
+        return self._measure(origin | _in_batches_of(batch_tokens), run)
 
     def _with_table(
         self, checkpoint: Checkpoint, data: DataSet, protocol: object, table: Path, most: float
@@ -308,23 +320,29 @@ class Bench:
             return score(self.models.load(checkpoint, like=baseline), data, protocol)
 
         origin = {
-            **_weights(checkpoint),
-            "data": data.digest,
-            "protocol": protocol.describe(),
-        }
-        return self._measure(origin, run)
+            **self._weights(checkpoint), "data": data.digest, "protocol": protocol.describe()
+        }  # fmt: skip
+        return self._measure(origin | _in_batches_of(batch_tokens), run)
 
     def _measure(
         self,
         origin: Mapping[str, object],
         run: Callable[[], Mapping[str, np.ndarray]],
         alone: bool = False,
+        keep: Callable[[Mapping[str, np.ndarray]], bool] | None = None,
     ) -> Measurement:
         def make() -> Mapping[str, np.ndarray]:
             with self.busy(alone):
                 return run()
 
-        return self.store.measurement(self._complete(origin), make)
+        return self.store.measurement(self._complete(origin), make, keep)
+
+    def _weights(self, checkpoint: Checkpoint) -> dict[str, object]:
+        """A model in a measurement's key: its files, and what turns them into weights."""
+        return {
+            "model": checkpoint.digest,
+            "packages": packages_of(checkpoint) | unpacked_by(checkpoint, self.models.formats),
+        }
 
     def _complete(self, origin: Mapping[str, object]) -> dict[str, object]:
         return {**origin, "environment": self.environment(), "code": code_version()}
@@ -336,15 +354,15 @@ class Bench:
             found["remote code"] = True
         if self.models.dtype != "auto":
             found["dtype"] = self.models.dtype
-        return found | device_facts(self.device, self.threads)
+        return found | device_facts(self.device)
 
     def _table_path(self, origin: Mapping[str, object]) -> Path:
         return self.store.beside(self._complete(origin), "log-probabilities.npy")
 
 
-def _weights(checkpoint: Checkpoint) -> dict[str, object]:
-    """A model in a measurement's key: its files, and what turns them into weights."""
-    return {"model": checkpoint.digest, "packages": packages_of(checkpoint)}
+def _in_batches_of(batch_tokens: int | None) -> dict[str, object]:
+    """What tells a measurement in batches of another size apart, where that is its purpose."""
+    return {} if batch_tokens is None else {"batch_tokens": batch_tokens}
 
 
 def _protocol_of(kind: str, data: DataSet) -> tuple[object, tuple[str, str]]:
@@ -363,12 +381,6 @@ def _set_by(data: DataSet, protocol):
     """A protocol with what the data set says of it."""
     names = {field.name for field in fields(protocol)}
     return replace(protocol, **{key: data.how[key] for key in data.how if key in names})
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:

@@ -58,8 +58,12 @@ class Store:
         self,
         origin: Mapping[str, object],
         make: Callable[[], Mapping],
+        keep: Callable[[Mapping], bool] | None = None,
     ) -> Measurement:
-        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet."""
+        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet.
+
+        Arrays that ``keep`` returns False for are not stored, and are made again next time.
+        """
         key = key_of(origin)
         path = self.root / "measurements" / f"{key}.npz"
         if not path.exists():
@@ -67,6 +71,8 @@ class Store:
             with locked(self.lock_path(key)):
                 if not path.exists():
                     made = make()
+                    if keep is not None and not keep(made):
+                        return Measurement(made, origin)
                     try:
                         Measurement(made, origin).write(path)
                     except OSError as error:

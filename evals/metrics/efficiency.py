@@ -7,9 +7,9 @@ from types import MappingProxyType
 import numpy as np
 
 from evals.errors import EvalError
-from evals.estimate import Estimate, estimate, exact
+from evals.estimate import NOTHING, Estimate, estimate, exact
 from evals.reading import Reading
-from evals.statistics import median_interval
+from evals.sequential import ratio_of
 
 
 def compression_ratio(
@@ -29,24 +29,31 @@ def compression_ratio(
     )
 
 
-def speedup(seconds: np.ndarray, footprint: Mapping[str, float] = MappingProxyType({})) -> Reading:
+def speedup(seconds: np.ndarray, untimed: str = "") -> Reading:
     """Median over interleaved pairs of baseline time over candidate time.
+
+    The interval holds at whichever look timing stopped, see :mod:`evals.sequential`.
 
     Args:
         seconds: ``(pairs, 2)``, baseline and candidate of each pair.
-        footprint: what the candidate's weights are, to say whether it is its kernels that ran.
+        untimed: why nothing was timed; the speedup is then not judged.
     """
+    if untimed:
+        return _not_judged(untimed)
     seconds = np.asarray(seconds, dtype=np.float64)
     return Reading(
-        estimate=median_interval(seconds[:, 0] / seconds[:, 1]),
+        estimate=ratio_of(seconds),
         baseline=float(np.median(seconds[:, 0])),
         candidate=float(np.median(seconds[:, 1])),
-        facts={"unpacked": 1.0} if footprint.get("unpacked") else {},
     )
 
 
+def _not_judged(reason: str) -> Reading:
+    return Reading(NOTHING, math.nan, math.nan, not_judged=reason)
+
+
 def weighted_score(
-    weights: Mapping[str, float], task: Reading, size: Reading, speed: Reading
+    weights: Mapping[str, float], task: Reading, size: Reading, speed: Reading | None
 ) -> Reading:
     """Study 001's score ``w_A * A + w_CR * CR + w_IS * IS``.
 
@@ -55,14 +62,17 @@ def weighted_score(
             ratio) and ``speed`` (IS, the speedup).
         task: a drop of the task's score.
         size: a compression ratio.
-        speed: a speedup.
+        speed: a speedup, or None where it has no weight. Where it has one and was not judged, the
+            score is not judged either.
 
     The parts are independent, so half widths add in squares. The baseline's CR and IS are 1.
     """
+    if weights["speed"] and speed.not_judged:
+        return _not_judged(speed.not_judged)
     parts: dict[str, Estimate] = {
         "task": (-task.estimate).map(lambda rise: task.baseline + rise),
         "size": size.estimate,
-        "speed": speed.estimate,
+        "speed": speed.estimate if speed else NOTHING,
     }
     parts = {name: part for name, part in parts.items() if weights[name]}
     value = sum(weights[name] * part.value for name, part in parts.items())
@@ -80,3 +90,12 @@ def weighted_score(
         candidate=value,
         facts={name: part.value for name, part in parts.items()},
     )
+
+
+def speedup_needed(
+    weights: Mapping[str, float], limit: float, task: Reading, size: Reading
+) -> float:
+    """The speedup at which :func:`weighted_score` reaches a limit, if speed has a weight."""
+    kept = task.baseline - task.estimate.value
+    rest = weights["task"] * kept + weights["size"] * size.estimate.value
+    return (limit - rest) / weights["speed"]

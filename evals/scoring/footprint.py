@@ -1,16 +1,26 @@
-"""What the loaded weights are: how many, how many zeros, and which N:M patterns hold."""
+"""What the loaded weights are: how many, how many zeros, which N:M patterns hold, and whether they
+are computed with in the form that is stored."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from evals.formats import LORA, PLAIN
-from evals.scoring.loading import Loaded, is_plain, linear_weights
+from evals.checkpoint import weight_files
+from evals.formats import PLAIN
+from evals.scoring.loading import Loaded, is_plain
 
 PATTERNS = ((2, 4), (4, 8))
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn,
           torch.float8_e5m2)  # fmt: skip
+_STORED_CODES = ("I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")
 _AUXILIARY = ("_scale", "_shape", "_packed", "_zero_point", "_g_idx")
+_TRANSPOSED_EXPERTS = ("Llama4TextExperts",)
+"""Experts that are stored ``(experts, in, out)`` and do not say so."""
 
 
 def holds_pattern(weight: torch.Tensor, n: int, m: int) -> bool:
@@ -18,6 +28,36 @@ def holds_pattern(weight: torch.Tensor, n: int, m: int) -> bool:
     if weight.shape[1] % m:
         return False
     return bool(((weight != 0).unflatten(1, (-1, m)).sum(-1) <= n).all())
+
+
+def linear_weights(model: PreTrainedModel) -> Iterator[torch.Tensor]:
+    """Weights ``(out, in)`` of the linear layers inside the backbone, each shared tensor once.
+
+    A layer is an :class:`torch.nn.Linear`, a ``Conv1D`` of GPT-2, or one expert of a mixture, which
+    transformers keeps as a slice of a parameter ``(experts, out, in)``.
+    """
+    seen = set()
+    for module in model.base_model.modules():
+        for parameter, transposed in _linear_parameters(module):
+            if id(parameter) in seen or not is_plain(parameter) or parameter.is_meta:
+                continue
+            seen.add(id(parameter))
+            if parameter.is_floating_point() and parameter.element_size() > 1:
+                weights = parameter.mT if transposed else parameter
+                yield from weights if weights.ndim == 3 else (weights,)
+
+
+def _linear_parameters(module: nn.Module) -> Iterator[tuple[torch.Tensor, bool]]:
+    """Parameters that a module multiplies with, and whether their inputs run along the rows."""
+    if isinstance(module, nn.Linear | Conv1D):
+        weight = getattr(module, "weight", None)  # quantized layers may have none
+        if weight is not None:
+            yield weight, isinstance(module, Conv1D)
+        return
+    unnamed = type(module).__name__ in _TRANSPOSED_EXPERTS
+    for parameter in module.parameters(recurse=False):
+        if parameter.ndim == 3 and len(parameter) == getattr(module, "num_experts", None):
+            yield parameter, bool(getattr(module, "is_transposed", unnamed))
 
 
 def holds_codes(model: nn.Module) -> bool:
@@ -28,33 +68,60 @@ def holds_codes(model: nn.Module) -> bool:
     )
 
 
+def simulated(loaded: Loaded) -> str:
+    """Why a forward pass says nothing of the speed of the form that is stored.
+
+    Kernels for codes run where the loaded model holds codes (torchao, bitsandbytes, GPTQModel and
+    others). Where codes or bitmasks are unpacked on loading, dense kernels run in their place, and
+    where activations are rounded by hooks, Python does. Low-rank factors, layers with fewer heads
+    or neurons and merged adapters are plain weights, which dense kernels are right for.
+
+    Returns:
+        The reason, or nothing where the form that is stored is what runs.
+    """
+    source = loaded.checkpoint.base or loaded.checkpoint
+    if source.form == PLAIN:
+        return ""
+    modules = list(loaded.model.modules())
+    # compressed-tensors leaves its scheme, and a Python function around each forward pass, on the
+    # layers that it has unpacked.
+    wrapped = any(hasattr(m, "quantization_scheme") and not holds_codes(m) for m in modules)
+    if wrapped or (not holds_codes(loaded.model) and (source.file or _stores_codes(source.path))):
+        return f"its weights are unpacked on loading, so no kernel for {source.form} runs here"
+    if any(module._forward_pre_hooks for module in modules):
+        return f"its activations are rounded in Python, so no kernel for {source.form} runs here"
+    return ""
+
+
+def _stores_codes(path: Path) -> bool:
+    """Whether a checkpoint's files hold tensors of codes or bits."""
+    from safetensors import safe_open
+
+    for file in weight_files(path):
+        with safe_open(file, "pt") as stream:
+            dtypes = {stream.get_slice(name).get_dtype() for name in list(stream.keys())}
+        if not dtypes.isdisjoint(_STORED_CODES):
+            return True
+    return False
+
+
 def footprint(loaded: Loaded) -> dict[str, np.ndarray]:
     """Counts over the weights that the model computes with.
 
     Returns:
         ``parameters``; over the linear layers inside the backbone ``weights``, ``zeros`` and, for
-        each of :data:`PATTERNS`, ``layers_2_4`` and so on, the layers where the pattern holds;
-        ``layers``, their number; and ``unpacked``, 1 where weights were stored in fewer bits than
-        they are computed with, so that kernels for them are not used.
+        each of :data:`PATTERNS`, ``layers_2_4`` and so on, the layers where the pattern holds
+        along their inputs; ``layers``, their number; and ``simulated``, see :func:`simulated`.
     """
     model = loaded.model
-    inside = {id(module) for module in model.base_model.modules()}
-    modules = dict(model.named_modules())
-    weights = [
-        weight
-        for name, weight in linear_weights(model).items()
-        if id(modules[name]) in inside
-        and is_plain(weight)
-        and weight.is_floating_point()
-        and not weight.is_meta
-    ]
+    weights = list(linear_weights(model))
     own = [p for name, p in model.named_parameters() if not name.endswith(_AUXILIARY)]
     counts = {
         "parameters": sum(parameter.numel() for parameter in own),
         "weights": sum(weight.numel() for weight in weights),
         "zeros": sum(int((weight == 0).sum()) for weight in weights),
         "layers": len(weights),
-        "unpacked": loaded.checkpoint.form not in (PLAIN, LORA) and not holds_codes(model),
+        "simulated": simulated(loaded),
     }
     for n, m in PATTERNS:
         counts[f"layers_{n}_{m}"] = sum(holds_pattern(weight, n, m) for weight in weights)

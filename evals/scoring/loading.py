@@ -270,13 +270,3 @@ def _some(keys: Iterable, shown: int = 3) -> str:
     names = sorted(key if isinstance(key, str) else str(key[0]) for key in keys)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
-
-
-def linear_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Weights ``(out, in)`` of the linear layers by name, each shared tensor once."""
-    found: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, nn.Linear) and weight is not None:
-            found.setdefault(id(weight), (name, weight))
-    return dict(found.values())

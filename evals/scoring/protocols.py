@@ -2,12 +2,23 @@
 
 from dataclasses import asdict, dataclass
 
+from evals.sequential import LOOKS
+
 STOP = "\n"
 """A continuation ends here, unless its data set says otherwise."""
 
 
+class _Batched:
+    """A protocol whose ``batch_tokens`` are no part of its key: they change no score."""
+
+    def describe(self) -> dict[str, object]:
+        told = asdict(self)
+        del told["batch_tokens"]
+        return told
+
+
 @dataclass(frozen=True)
-class TextProtocol:
+class TextProtocol(_Batched):
     """How text becomes predictions. Part of a measurement's key.
 
     Attributes:
@@ -25,11 +36,11 @@ class TextProtocol:
     batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
-        return {"task": "text", **asdict(self)}
+        return {"task": "text", **super().describe()}
 
 
 @dataclass(frozen=True)
-class GenerationProtocol:
+class GenerationProtocol(_Batched):
     """How prompts become answers. Part of a measurement's key.
 
     Attributes:
@@ -47,21 +58,21 @@ class GenerationProtocol:
     batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
-        return {"task": "generation", "decoding": "greedy", **asdict(self)}
+        return {"task": "generation", "decoding": "greedy", **super().describe()}
 
 
 @dataclass(frozen=True)
-class ClassProtocol:
+class ClassProtocol(_Batched):
     """How texts are classified. Part of a measurement's key."""
 
     batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
-        return {"task": "classes", **asdict(self)}
+        return {"task": "classes", **super().describe()}
 
 
 @dataclass(frozen=True)
-class ExtractionProtocol:
+class ExtractionProtocol(_Batched):
     """How questions are answered by pieces of their context. Part of a measurement's key.
 
     Attributes:
@@ -77,14 +88,22 @@ class ExtractionProtocol:
     batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
-        return {"task": "extraction", **asdict(self)}
+        return {"task": "extraction", **super().describe()}
 
 
 @dataclass(frozen=True)
 class SpeedProtocol:
-    """What is timed. Part of a measurement's key."""
+    """What is timed. Part of a measurement's key.
 
-    pairs: int = 15
+    Attributes:
+        looks: numbers of pairs after which timing may stop.
+        budget: seconds after which it does stop.
+        warmup: pairs before the first that counts.
+        batch_tokens: tokens of the batch that is timed.
+    """
+
+    looks: tuple[int, ...] = LOOKS
+    budget: float = 60.0
     warmup: int = 1
     batch_tokens: int = 1024
 

@@ -1,43 +1,64 @@
 """Time of baseline and candidate, in interleaved runs of the same batch."""
 
 import time
+from collections.abc import Iterable
+from itertools import count
 
 import numpy as np
 import torch
-from tqdm import trange
+from tqdm import tqdm
 
 from evals.data import DataSet, input_text
 from evals.errors import EvalError
 from evals.scoring.loading import Loaded
 from evals.scoring.protocols import SpeedProtocol
+from evals.sequential import repeat_until_decided
 
 
 @torch.inference_mode()
 def time_pairs(
-    baseline: Loaded, candidate: Loaded, data: DataSet, protocol: SpeedProtocol
+    baseline: Loaded,
+    candidate: Loaded,
+    data: DataSet,
+    protocol: SpeedProtocol,
+    limits: Iterable[float] = (),
 ) -> dict[str, np.ndarray]:
-    """Seconds ``(pairs, 2)`` of one forward pass each, baseline and candidate.
+    """Seconds of one forward pass each, until the speedup is told from each limit or time is up.
 
-    The two alternate, and so does who goes first, so that a drift of the machine's speed meets
-    both alike. The caller keeps other work off the device.
+    The two sides alternate, and so does which of them goes first, so that a drift of the machine's
+    speed meets both alike. The caller keeps other work off the device.
+
+    Args:
+        baseline, candidate: the two sides.
+        data: texts to run.
+        protocol: how often, how long and on how many tokens.
+        limits: of the speedup, as for :func:`evals.sequential.repeat_until_decided`.
 
     Returns:
-        ``seconds``.
+        ``seconds``, ``(pairs, 2)``: baseline and candidate.
+
+    Raises:
+        EvalError: no text, or one that only one side has tokens for.
     """
     sides = (baseline, candidate)
     ids = _ids(baseline, data, protocol.batch_tokens)
     if int(ids.max()) >= candidate.model.get_input_embeddings().num_embeddings:
         raise EvalError("the vocabularies differ: one batch cannot time both models")
-    seconds = np.empty((protocol.pairs, 2))
     label = f"{candidate.checkpoint.label}: speed"
-    for pair in trange(
-        -protocol.warmup, protocol.pairs, desc=label, unit="pair", leave=False, disable=None
-    ):
-        for side in (0, 1) if pair % 2 else (1, 0):
-            elapsed = _timed(sides[side], ids)
-            if pair >= 0:
-                seconds[pair, side] = elapsed
-    return {"seconds": seconds}
+    numbers = count()
+    with tqdm(total=protocol.looks[-1], desc=label, unit="pair", leave=False, disable=None) as bar:
+
+        def measure(pairs: int) -> np.ndarray:
+            seconds = np.empty((pairs, 2))
+            for row in seconds:
+                for side in (0, 1) if next(numbers) % 2 else (1, 0):
+                    row[side] = _timed(sides[side], ids)
+                bar.update()
+            return seconds
+
+        measure(protocol.warmup)
+        bar.reset()
+        return {"seconds": repeat_until_decided(measure, limits, protocol.budget, protocol.looks)}
 
 
 def _ids(baseline: Loaded, data: DataSet, batch_tokens: int) -> torch.Tensor:

@@ -18,8 +18,8 @@ import torch
 from evals.checkpoint import SEQ2SEQ
 from evals.data import DROP, DataSet, Prompt
 from evals.errors import EvalError
-from evals.metrics.divergence import divergences
 from evals.scoring.batches import in_batches
+from evals.scoring.divergence import divergences
 from evals.scoring.loading import Loaded
 from evals.scoring.prompts import encode_prompts
 from evals.scoring.protocols import TextProtocol

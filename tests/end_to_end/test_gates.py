@@ -55,9 +55,13 @@ def test_two_workers_give_the_same_verdicts_and_measure_nothing_twice(gates, pro
     assert "controls    16 of 16 hold" in two.stdout
 
     def measured(store):
-        return sorted(path.suffix for path in (tmp_path / store / "measurements").iterdir())
+        return sorted((tmp_path / store / "measurements").iterdir())
 
-    assert measured("s1") == measured("s2")
+    assert [x.suffix for x in measured("s1")] == [x.suffix for x in measured("s2")]
+    before = measured("s1")
+    again = gates("--profile", profile, "-n", "2", store="s1")
+    assert again.returncode == 0
+    assert measured("s1") == before
 
 
 def test_killed_and_started_again(gates, profile, tmp_path):

@@ -16,7 +16,12 @@ from evals.measurement import Measurement
 from evals.metrics.answers import exact_match, exact_match_drop, f1, f1_drop, normalize
 from evals.metrics.classification import accuracy_drop, flips
 from evals.metrics.divergence import divergences, js_divergence
-from evals.metrics.efficiency import compression_ratio, speedup, weighted_score
+from evals.metrics.efficiency import (
+    compression_ratio,
+    speedup,
+    speedup_needed,
+    weighted_score,
+)
 from evals.metrics.perplexity import perplexity, perplexity_drift
 from evals.metrics.rouge import rouge1, rouge1_drop
 from evals.reading import Scored, check_paired
@@ -262,11 +267,32 @@ class TestEfficiency:
         assert reading.estimate.value == 3.0
         assert (reading.estimate.low, reading.estimate.high) == (2.0, 4.0)
 
+    def test_what_was_not_timed_is_not_judged_and_neither_is_a_score_that_counts_it(self):
+        base = scored(TestClassification.ITEMS, log_probabilities=TestClassification.RIGHT)
+        task, size = accuracy_drop(base, base), compression_ratio(2, 1)
+        untimed = speedup(np.empty((0, 2)), "no kernel for it here")
+        assert untimed.not_judged == "no kernel for it here"
+        assert math.isnan(untimed.estimate.value)
+        weights = {"task": 0.5, "size": 0.3, "speed": 0.2}
+        assert weighted_score(weights, task, size, untimed).not_judged == untimed.not_judged
+        judged = weighted_score({**weights, "speed": 0.0}, task, size, untimed)
+        assert not judged.not_judged
+        assert judged.estimate.value == pytest.approx(0.5 * 0.75 + 0.3 * 2)
+
+    def test_the_speedup_that_a_score_needs_brings_it_to_its_limit(self):
+        base = scored(TestClassification.ITEMS, log_probabilities=TestClassification.RIGHT)
+        other = scored(TestClassification.ITEMS, log_probabilities=TestClassification.OTHER)
+        task, size = accuracy_drop(base, other), compression_ratio(400, 100)
+        weights = {"task": 0.5, "size": 0.3, "speed": 0.2}
+        needed = speedup_needed(weights, 1.9, task, size)
+        speed = speedup(np.full((21, 2), [needed, 1.0]))
+        assert weighted_score(weights, task, size, speed).estimate.value == pytest.approx(1.9)
+
     def test_a_part_without_weight_counts_for_nothing_however_uncertain(self):
         base = scored(TestClassification.ITEMS, log_probabilities=TestClassification.RIGHT)
         reading = weighted_score(
             {"task": 1.0, "size": 0.0, "speed": 0.0},
-            accuracy_drop(base, base), compression_ratio(2, 1), speedup(np.ones((3, 2))),
+            accuracy_drop(base, base), compression_ratio(2, 1), None,
         )  # fmt: skip
         assert reading.estimate.value == 0.75
         assert math.isfinite(reading.estimate.low)

@@ -1,5 +1,6 @@
 """Scorers against plain transformers, one item at a time."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,6 @@ from evals.data import DataSet, Labelled, Prompt, Text
 from evals.errors import EvalError
 from evals.metrics.divergence import divergences
 from evals.scoring.classes import classify
-from evals.scoring.footprint import footprint, holds_pattern
 from evals.scoring.generation import generate
 from evals.scoring.loading import Loaded, load
 from evals.scoring.protocols import (
@@ -202,26 +202,24 @@ def test_a_single_output_is_no_classifier(classifier_checkpoint):
 
 
 def test_speed_times_both_sides_of_every_pair(loaded):
-    protocol = SpeedProtocol(pairs=5, warmup=1, batch_tokens=128)
+    protocol = SpeedProtocol(looks=(5, 10), warmup=1, batch_tokens=128)
     seconds = time_pairs(loaded, loaded, TEXTS, protocol)["seconds"]
     assert seconds.shape == (5, 2)
     assert (seconds > 0).all()
 
 
-class TestFootprint:
-    def test_counts(self, loaded):
-        linear = [w for n, w in loaded.model.named_parameters() if "proj" in n]
-        with torch.no_grad():
-            linear[0][:, ::2] = 0.0
-        found = footprint(loaded)
-        assert int(found["weights"]) == sum(w.numel() for w in linear)
-        assert int(found["zeros"]) == linear[0].numel() // 2
-        assert int(found["parameters"]) == sum(p.numel() for p in loaded.model.parameters())
-        assert (int(found["layers"]), int(found["layers_2_4"])) == (14, 1)
+def test_speed_is_timed_on_until_it_is_decided(loaded):
+    """Of five pairs no interval has an end, and no model is a million times as fast as itself."""
+    for limits, pairs in (((), 5), ((1e6,), 30), ((1e-6,), 15)):
+        protocol = SpeedProtocol(looks=(5, 15, 30), batch_tokens=128)
+        assert len(time_pairs(loaded, loaded, TEXTS, protocol, limits)["seconds"]) == pairs
 
-    def test_pattern_truth(self):
-        weight = torch.tensor([[1.0, 0, 0, 1, 0, 1, 1, 0]])
-        assert holds_pattern(weight, 2, 4)
-        assert holds_pattern(weight, 4, 8)
-        assert not holds_pattern(torch.roll(weight, 1), 2, 4)
-        assert not holds_pattern(weight[:, :6], 2, 4)
+
+def test_sides_take_turns_in_going_first(loaded, monkeypatch):
+    order = []
+    other = replace(loaded)
+    monkeypatch.setattr(
+        "evals.scoring.speed._timed", lambda side, ids: order.append(side is loaded) or 1.0
+    )
+    time_pairs(loaded, other, TEXTS, SpeedProtocol(looks=(4,), warmup=0))
+    assert order in ([True, False, False, True] * 2, [False, True, True, False] * 2)

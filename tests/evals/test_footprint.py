@@ -1,0 +1,209 @@
+"""Counts over weights against brute force, and which forms are computed with as they are stored."""
+
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from evals.checkpoint import open_checkpoint
+from evals.scoring.footprint import footprint, holds_pattern, linear_weights
+from evals.scoring.loading import Loaded, load
+
+SIZES = dict(
+    vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=2, max_position_embeddings=32, pad_token_id=0,
+)  # fmt: skip
+EXPERTS = dict(num_experts_per_tok=2, intermediate_size=24)
+MODELS = {
+    "GPT2LMHeadModel": dict(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=32),
+    "MixtralForCausalLM": SIZES | EXPERTS | dict(num_local_experts=4),
+    "Qwen3MoeForCausalLM": SIZES | EXPERTS | dict(
+        num_experts=4, moe_intermediate_size=12, head_dim=8
+    ),
+    "Qwen2MoeForCausalLM": SIZES | EXPERTS | dict(
+        num_experts=4, moe_intermediate_size=12, shared_expert_intermediate_size=20
+    ),
+    "GptOssForCausalLM": SIZES | EXPERTS | dict(num_local_experts=4, head_dim=8),
+}  # fmt: skip
+TRANSPOSED = {
+    "GPT2LMHeadModel": ("c_attn.weight", "c_proj.weight", "c_fc.weight"),
+    "GptOssForCausalLM": ("gate_up_proj", "down_proj"),
+}
+ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
+NO_LAYER = ("wte", "wpe", "embed", "norm", "ln_", "bias", "sinks", "lm_head")
+
+
+def model_of(name: str) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    kind = getattr(transformers, name)
+    return kind(kind.config_class(**MODELS[name])).eval()
+
+
+def layers_of(name: str, model) -> dict[str, torch.Tensor]:
+    """Every weight ``(out, in)`` by its own name, from the names of parameters alone."""
+    found = {}
+    for key, parameter in model.named_parameters():
+        router = key.endswith(
+            ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
+        )
+        if router or any(part in key for part in NO_LAYER):
+            continue
+        turned = key.endswith(TRANSPOSED.get(name, ()))
+        for number, weight in enumerate(parameter if parameter.ndim == 3 else [parameter]):
+            found[f"{key}.{number}"] = (weight.T if turned else weight).detach()
+    return found
+
+
+def counted(model, tmp_path) -> dict[str, int]:
+    loaded = Loaded(open_plain(tmp_path), model, tokenizer=None)
+    return {name: int(n) for name, n in footprint(loaded).items() if name != "simulated"}
+
+
+def open_plain(path):
+    from evals.checkpoint import CAUSAL, Checkpoint
+
+    return Checkpoint(path, CAUSAL, 0, "model")
+
+
+def pattern_by_hand(weight: torch.Tensor, n: int, m: int) -> bool:
+    rows, columns = weight.shape
+    if columns % m:
+        return False
+    return all(
+        sum(float(weight[row, start + place]) != 0 for place in range(m)) <= n
+        for row in range(rows)
+        for start in range(0, columns, m)
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_zeros_and_patterns_of_every_layer_are_counted(name, tmp_path):
+    model = model_of(name)
+    generator = torch.Generator().manual_seed(1)
+    layers = layers_of(name, model)
+    with torch.no_grad():
+        for number, weight in enumerate(layers.values()):
+            if number % 3 == 0:  # 2:4 along the inputs
+                weight[:, ::4], weight[:, 1::4] = 0.0, 0.0
+            elif number % 3 == 1:  # 2:4 along the outputs, which no kernel knows
+                weight[::4], weight[1::4] = 0.0, 0.0
+            else:
+                weight[torch.rand(weight.shape, generator=generator) < 0.3] = 0.0
+    found = counted(model, tmp_path)
+    assert found["layers"] == len(layers)
+    assert found["weights"] == sum(weight.numel() for weight in layers.values())
+    assert found["zeros"] == sum(int((w == 0).sum()) for w in layers.values()) > 0
+    for n, m in ((2, 4), (4, 8)):
+        assert found[f"layers_{n}_{m}"] == sum(pattern_by_hand(w, n, m) for w in layers.values())
+    assert 0 < found["layers_2_4"] < found["layers"]
+
+
+def test_experts_that_do_not_say_how_they_lie():
+    """LLaMA 4 keeps its experts the other way round without an attribute for it."""
+    config = transformers.Llama4TextConfig(
+        **SIZES, intermediate_size=24, intermediate_size_mlp=24, num_local_experts=4,
+        num_experts_per_tok=1, head_dim=8, interleave_moe_layer_step=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Llama4ForCausalLM(config).eval()
+    shapes = [tuple(weight.shape) for weight in linear_weights(model)]
+    assert shapes.count((48, 16)) == 2 * 4  # gate and up, of each expert of each layer
+    assert shapes.count((16, 24)) == 2 * 4 + 2  # down, and that of each shared expert
+
+
+def test_counts(causal_checkpoint):
+    loaded = load(causal_checkpoint())
+    linear = [w for n, w in loaded.model.named_parameters() if "proj" in n]
+    with torch.no_grad():
+        linear[0][:, ::2] = 0.0
+    found = footprint(loaded)
+    assert int(found["weights"]) == sum(w.numel() for w in linear)
+    assert int(found["zeros"]) == linear[0].numel() // 2
+    assert int(found["parameters"]) == sum(p.numel() for p in loaded.model.parameters())
+    assert (int(found["layers"]), int(found["layers_2_4"])) == (14, 1)
+
+
+def test_pattern_truth():
+    weight = torch.tensor([[1.0, 0, 0, 1, 0, 1, 1, 0]])
+    assert holds_pattern(weight, 2, 4)
+    assert holds_pattern(weight, 4, 8)
+    assert not holds_pattern(torch.roll(weight, 1), 2, 4)
+    assert not holds_pattern(weight[:, :6], 2, 4)
+
+
+RECIPES = {
+    "rtn-int8": "unpacked",
+    "rtn-int4,group=16": "unpacked",
+    "fp8": "unpacked",
+    "rtn-int8,activations=true": "unpacked",
+    "log-int4": "unpacked",
+    "magnitude-50 + bitmask": "unpacked",
+    "svd-50": "",
+    "magnitude-50": "",
+    "magnitude-2:4": "",
+}
+"""How each recipe's weights are computed with once they are loaded."""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_unpacked_on_loading_is_not_the_form_that_is_stored(
+    recipe, causal_checkpoint, tmp_path
+):
+    from compression.apply import compress
+    from compression.checkpoint import save
+    from compression.recipe import Recipe
+
+    base = load(causal_checkpoint())
+    directory = tmp_path / "made"
+    save(compress(base.model, Recipe.parse(recipe), lambda step: []), base.tokenizer, directory)
+    loaded = load(open_checkpoint(directory))
+    told = str(footprint(loaded)["simulated"])
+    assert RECIPES[recipe] in told
+    assert bool(told) == bool(RECIPES[recipe])
+    if told:
+        assert told.endswith(f"so no kernel for {loaded.checkpoint.form} runs here")
+
+
+def test_activations_that_are_rounded_in_python(causal_checkpoint, tmp_path):
+    """The project's own format may round inputs and keep the weights plain."""
+    import json
+
+    base = causal_checkpoint()
+    shutil.copytree(base.path, tmp_path / "rounded")
+    config = tmp_path / "rounded" / "config.json"
+    described = json.loads(config.read_text())
+    described["quantization_config"] = {
+        "quant_method": "compression-gates", "version": 1,
+        "activations": {"model.layers.0.mlp.up_proj": "int8"},
+    }  # fmt: skip
+    config.write_text(json.dumps(described))
+    told = str(footprint(load(open_checkpoint(tmp_path / "rounded")))["simulated"])
+    assert told.startswith("its activations are rounded in Python")
+
+
+def test_an_adapter_is_told_by_its_base(causal_checkpoint):
+    """Merged into plain weights it is dense; merged into unpacked ones it is not."""
+    from dataclasses import replace
+
+    loaded = load(causal_checkpoint())
+    plain = replace(loaded.checkpoint, form="lora", base=loaded.checkpoint)
+    assert not str(footprint(replace(loaded, checkpoint=plain))["simulated"])
+    file = loaded.checkpoint.path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["codes"] = torch.zeros(4, 4, dtype=torch.int8)
+    save_file(tensors, file, {"format": "pt"})
+    packed = replace(loaded.checkpoint, form="some-codes")
+    merged = replace(packed, form="lora on some-codes", base=packed)
+    assert "some-codes" in str(footprint(replace(loaded, checkpoint=merged))["simulated"])
+
+
+def test_weights_in_codes_run_as_they_are_stored(causal_checkpoint):
+    from dataclasses import replace
+
+    loaded = load(causal_checkpoint())
+    layer = loaded.model.model.layers[0].mlp.up_proj
+    layer.weight = torch.nn.Parameter(layer.weight.detach().to(torch.int8), requires_grad=False)
+    codes = replace(loaded, checkpoint=replace(loaded.checkpoint, form="torchao"))
+    assert not str(footprint(codes)["simulated"])
