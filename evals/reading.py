@@ -21,6 +21,11 @@ class Scored:
     def __getitem__(self, name: str) -> np.ndarray:
         return self.measurement[name]
 
+    @property
+    def is_one_document(self) -> bool:
+        """Whether all items are of one document, so that ``cluster`` holds its windows in order."""
+        return len(set(self.data.documents)) == 1
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -34,6 +39,7 @@ class Reading:
         facts: further numbers worth keeping.
         protocol: how the metric was measured, where its name alone does not say.
         not_judged: why there is nothing to judge, such as a speed without kernels; usually empty.
+        level: where the metric is a drop of a score, the score of the candidate itself.
     """
 
     estimate: Estimate
@@ -43,6 +49,7 @@ class Reading:
     facts: dict[str, float] = field(default_factory=dict)
     protocol: str = ""
     not_judged: str = ""
+    level: Estimate | None = field(default=None, compare=False, repr=False)
 
 
 def check_paired(baseline: Scored, candidate: Scored) -> None:

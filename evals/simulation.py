@@ -1,146 +1,97 @@
 """How often the intervals cover the truth, and how often a run raises a false alarm.
 
-    python -m evals.simulation [--repeats N]
+    python -m evals.simulation [--repeats N] [--only PATTERN] [--seed N]
 
-Documents are drawn from distributions whose mean is known, and every interval is asked whether it
-holds it. Then whole runs of gates on an unchanged model are drawn, and runs with a drift of twice
-the margin at the planned number of items.
+Documents are drawn from distributions whose mean is known, and every interval that a gate rests on
+is asked whether it holds it, or says that it cannot be relied on. Then whole runs of gates on an
+unchanged model are drawn, and runs with a drift of twice the margin at the planned number of items.
 """
 
 import argparse
 import math
-from collections.abc import Callable
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
-from evals.estimate import Estimate
 from evals.families import RATE, alarms
 from evals.power import spread
-from evals.statistics import (
-    accelerated_mean,
-    clustered_mean,
-    clustered_proportion,
-    clustered_share,
-    median_interval,
-    studentized_mean,
-)
+from evals.scenarios import SCENARIOS, Scenario, fates
+from evals.statistics import clustered_mcnemar, clustered_share, mcnemar
 
-REPEATS, RESAMPLES = 1000, 999
-Sample = tuple[np.ndarray, np.ndarray]
-"""Values and their documents."""
+REPEATS = 1000
+MOST_WRONG = 0.065
+"""Samples in which an interval may miss the truth without saying that it is unreliable."""
+ENOUGH_TOLD = 0.2
+"""Share of the samples that are told, from which on the told ones must cover by themselves."""
 
 
 @dataclass(frozen=True)
-class Scenario:
-    """What is drawn, its true value, and the intervals that are asked.
+class Coverage:
+    """What became of many samples.
 
     Attributes:
-        name: of the kind of data.
-        draw: a sample.
-        truth: what its estimate is of.
-        intervals: by name; the first is the one that gates use.
+        covered: share whose interval holds the truth.
+        flagged: share whose interval says that it is unreliable.
+        wrong: share whose interval does not hold the truth and does not say so.
     """
 
-    name: str
-    draw: Callable[[np.random.Generator], Sample]
-    truth: float
-    intervals: dict[str, Callable[..., Estimate]]
+    covered: float
+    flagged: float
+    wrong: float
+
+    @property
+    def covered_of_told(self) -> float:
+        """Of those that are not flagged, the share that covers; NaN where all are flagged."""
+        return 1 - self.wrong / (1 - self.flagged) if self.flagged < 1 else math.nan
+
+    @property
+    def holds(self) -> bool:
+        told = 1 - self.flagged
+        enough = told < ENOUGH_TOLD or self.covered_of_told >= 1 - MOST_WRONG
+        return self.wrong <= MOST_WRONG and enough
 
 
-MEANS = {
-    "studentized": lambda *sample: studentized_mean(*sample, resamples=RESAMPLES),
-    "t": clustered_mean,
-    "BCa": lambda *sample: accelerated_mean(*sample, resamples=RESAMPLES),
-}
-SHARES = {"Newcombe": clustered_share, "t": clustered_mean}
+def coverage(scenario: Scenario, repeats: int, seed: int = 0) -> dict[str, Coverage]:
+    """What became of samples, for each of the scenario's intervals.
 
-
-def token_losses(documents: int, shape: float) -> Scenario:
-    """Losses of tokens in documents of unlike length, whose means are skewed: gamma with
-    ``shape``, less its mean, beside noise from token to token."""
-
-    def draw(generator: np.random.Generator) -> Sample:
-        sizes = generator.integers(20, 120, documents)
-        means = generator.gamma(shape, 1 / math.sqrt(shape), documents) - math.sqrt(shape)
-        clusters = np.repeat(np.arange(documents), sizes)
-        return means[clusters] + generator.normal(size=len(clusters)), clusters
-
-    skew = 2 / math.sqrt(shape)
-    return Scenario(f"token losses, {documents} documents, skewness {skew:g}", draw, 0.0, MEANS)
-
-
-def ratios(documents: int) -> Scenario:
-    """Perplexity ratios: the exponential of a mean difference of token losses."""
-    inner = token_losses(documents, 4.0)
-    intervals = {
-        name: lambda *sample, method=method: method(*sample).map(math.exp)
-        for name, method in MEANS.items()
-    }
-    return Scenario(f"perplexity ratio, {documents} documents", inner.draw, 1.0, intervals)
-
-
-def answers(documents: int, per_document: int, loss: float, gain: float) -> Scenario:
-    """Right answers lost and gained, paired; several questions of a document share its luck."""
-
-    def draw(generator: np.random.Generator) -> Sample:
-        clusters = np.repeat(np.arange(documents), per_document)
-        # A question takes its document's luck or its own, so that shares stay as they are.
-        own = generator.random((documents, per_document))
-        shared = np.broadcast_to(generator.random((documents, 1)), own.shape)
-        drawn = np.where(generator.random(own.shape) < 0.3, shared, own).ravel()
-        return (drawn < loss).astype(float) - (drawn > 1 - gain), clusters
-
-    name = f"answers lost {loss:.1%} and gained {gain:.1%}, {documents} x {per_document}"
-    return Scenario(name, draw, loss - gain, SHARES)
-
-
-def rates(items: int, rate: float) -> Scenario:
-    """Bernoulli items."""
-
-    def draw(generator: np.random.Generator) -> Sample:
-        return (generator.random(items) < rate).astype(float), np.arange(items)
-
-    # The exact interval of rare events, otherwise Wilson's.
-    intervals = {"Wilson or exact": clustered_proportion, "t": clustered_mean}
-    return Scenario(f"rate of {rate:.1%}, {items} items", draw, rate, intervals)
-
-
-def times(pairs: int) -> Scenario:
-    """Ratios of timings: mostly quiet, sometimes disturbed."""
-
-    def draw(generator: np.random.Generator) -> Sample:
-        quiet = generator.lognormal(0.0, 0.03, pairs)
-        return quiet * np.exp(generator.standard_t(2, pairs) * 0.02), np.arange(pairs)
-
-    return Scenario(
-        f"median of {pairs} timings", draw, 1.0,
-        {"order statistics": lambda values, _: median_interval(values)},
-    )  # fmt: skip
-
-
-SCENARIOS = [
-    *(token_losses(g, shape) for g in (10, 30, 60, 160) for shape in (100.0, 4.0, 1.0)),
-    *(ratios(g) for g in (30, 160)),
-    *(rates(n, p) for n, p in ((50, 0.5), (50, 0.1), (200, 0.03), (200, 0.97), (1000, 0.01),
-                              (100, 0.01))),
-    *(answers(*case) for case in ((240, 2, 0.05, 0.05), (240, 2, 0.1, 0.02), (2000, 1, 0.02, 0.01),
-                                  (60, 1, 0.1, 0.05), (200, 1, 0.3, 0.0), (200, 1, 0.005, 0.0))),
-    *(times(n) for n in (15, 51)),
-]  # fmt: skip
-
-
-def coverage(scenario: Scenario, repeats: int, seed: int = 0) -> dict[str, float]:
-    """Share of samples whose interval holds the truth, for each of the scenario's intervals."""
-    generator = np.random.default_rng(seed)
-    hits = dict.fromkeys(scenario.intervals, 0)
+    Args:
+        scenario: what is drawn.
+        repeats: how many samples.
+        seed: of the draws, which do not depend on other scenarios.
+    """
+    generator = np.random.default_rng([seed, zlib.crc32(scenario.name.encode())])
+    seen = {name: np.zeros(3) for name in scenario.intervals}
     for _ in range(repeats):
         sample = scenario.draw(generator)
         for name, method in scenario.intervals.items():
             found = method(*sample)
-            hits[name] += found.low <= scenario.truth <= found.high
-    return {name: count / repeats for name, count in hits.items()}
+            covered, flagged = found.low <= scenario.truth <= found.high, bool(found.unreliable)
+            seen[name] += covered, flagged, not covered and not flagged
+    return {name: Coverage(*map(float, counts / repeats)) for name, counts in seen.items()}
+
+
+NULLS = ((400, 1, 0.0), (30, 20, 0.7), (30, 20, 1.0), (60, 10, 0.7), (240, 2, 0.3))
+"""Documents, items of each, and the probability that an item shares its document's fate."""
+CHANGED = 0.1
+"""Share of the items that are lost, and of those that are gained, under the null hypothesis."""
+
+
+def rejections(
+    documents: int, per_document: int, shared: float, repeats: int, seed: int = 0
+) -> tuple[float, float]:
+    """Share of samples in which as many answers are lost as gained, but for chance, whose p-value
+    is below 5 %: of the test by document, and of McNemar's, which takes items for independent."""
+    generator = np.random.default_rng(seed)
+    clusters = np.repeat(np.arange(documents), per_document)
+    by_document = by_item = 0
+    for _ in range(repeats):
+        drawn = fates(generator, documents, per_document, shared)
+        losses, gains = drawn < CHANGED, drawn > 1 - CHANGED
+        by_document += clustered_mcnemar(losses.astype(int) - gains, clusters) < 0.05
+        by_item += mcnemar(int(losses.sum()), int(gains.sum())) < 0.05
+    return by_document / repeats, by_item / repeats
 
 
 GATES, MARGIN = 100, 0.02
@@ -181,37 +132,72 @@ def planned_items() -> int:
         items = round(items * 1.05)
 
 
-def main(words: list[str] | None = None) -> None:
+def coverage_table(scenarios: list[Scenario], repeats: int, seed: int) -> str:
+    """A row for each scenario."""
     from tabulate import tabulate
 
+    rows = []
+    for scenario in tqdm(scenarios, unit="scenario", leave=False, disable=None):
+        found = coverage(scenario, repeats, seed)
+        name, used = next(iter(found.items()))
+        others = ", ".join(f"{n} {c.covered:.1%}" for n, c in found.items() if n != name)
+        rows.append(
+            [scenario.name, f"{name} {used.covered:.1%}", f"{used.flagged:.1%}",
+             f"{used.wrong:.1%}", "yes" if used.holds else "NO", others]
+        )  # fmt: skip
+    heads = ["values", "covered", "unreliable", "told and wrong", "holds", "others cover"]
+    return tabulate(rows, heads, "github", disable_numparse=True)
+
+
+def null_table(repeats: int, seed: int) -> str:
+    """A row for each kind of documents."""
+    from tabulate import tabulate
+
+    rows = [
+        [f"{documents} x {per_document}, shared fate {shared:g}",
+         *(f"{share:.1%}" for share in rejections(documents, per_document, shared, repeats, seed))]
+        for documents, per_document, shared in NULLS
+    ]  # fmt: skip
+    return tabulate(rows, ["true null", "p < 5 %", "McNemar by item"], "github")
+
+
+def run_table(repeats: int, seed: int) -> str:
+    """How whole runs of gates end."""
+    items = planned_items()
+    alarmed, _ = runs(repeats, 0.0, items, seed)
+    at_margin, _ = runs(repeats, MARGIN, items, seed)
+    _, failed = runs(max(repeats // 10, 1), 2 * MARGIN, items, seed)
+    return (
+        f"{GATES} gates at a margin of {MARGIN:.0%}, {items} items each, as planned:\n"
+        f"unchanged model     {alarmed:.1%} of {repeats} runs raise an alarm (Holm at {RATE:.0%})\n"
+        f"all at their margin {at_margin:.1%} of {repeats} runs raise an alarm\n"
+        f"twice the margin    {failed:.2%} of the gates fail"
+    )
+
+
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m evals.simulation", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=REPEATS, help="(%(default)s)")
-    repeats = parser.parse_args(words).repeats
-    rows = []
-    for scenario in tqdm(SCENARIOS, unit="scenario", leave=False, disable=None):
-        found = coverage(scenario, repeats)
-        used, *others = found.items()
-        rows.append(
-            [
-                scenario.name,
-                f"{used[0]} {used[1]:.1%}",
-                ", ".join(f"{n} {c:.1%}" for n, c in others),
-            ]
-        )
-    print(tabulate(rows, ["nominal 95 %", "gates use", "for comparison"], "github"))
-    items = planned_items()
-    alarmed, _ = runs(repeats, 0.0, items)
-    at_margin, _ = runs(repeats, MARGIN, items)
-    _, failed = runs(max(repeats // 10, 1), 2 * MARGIN, items)
+    parser.add_argument("--only", default="", metavar="PATTERN",
+                        help="only the coverage of values whose name contains it")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    given = parser.parse_args(words)
+    chosen = [scenario for scenario in SCENARIOS if given.only in scenario.name]
+    if not chosen:
+        parser.error(f"--only {given.only}: no values are called so")
     print(
-        f"\n{GATES} gates at a margin of {MARGIN:.0%}, {items} items each, as planned:\n"
-        f"unchanged model     {alarmed:.1%} of {repeats} runs raise an alarm (Holm at {RATE:.0%})\n"
-        f"all at their margin {at_margin:.1%} of {repeats} runs raise an alarm\n"
-        f"twice the margin    {failed:.2%} of the gates fail"
+        f"Nominal 95 %, {given.repeats} samples each. An interval holds if at most "
+        f"{MOST_WRONG:.1%} of the samples are told, that is not called unreliable, and wrong,\n"
+        f"and if those that are told cover {1 - MOST_WRONG:.1%}, where they are {ENOUGH_TOLD:.0%} "
+        "of the samples or more.\n"
     )
+    print(coverage_table(chosen, given.repeats, given.seed))
+    if not given.only:
+        print(f"\n{null_table(given.repeats, given.seed)}\n")
+        print(run_table(given.repeats, given.seed))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from evals.reading import Reading, Scored, check_paired
 from evals.regressions import Regression, regression, worst_items
-from evals.statistics import clustered_share, mcnemar
+from evals.statistics import clustered_mcnemar, clustered_proportion, clustered_share
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -66,6 +67,7 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
     """How much the mean of ``score`` falls from baseline to candidate, paired by prompt."""
     check_paired(baseline, candidate)
     before, after = score_each(score, baseline), score_each(score, candidate)
+    documents = baseline.data.documents
 
     def describe(index: int) -> Regression:
         return regression(
@@ -77,21 +79,23 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
         )
 
     return Reading(
-        estimate=clustered_share(before - after, baseline.data.documents),
+        estimate=clustered_share(before - after, documents),
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, describe),
-        facts=changes(before, after) | {"guessing": 0.0},
+        facts=changes(before, after, documents) | {"guessing": 0.0},
+        level=clustered_proportion(after, documents) if score is exact_match else None,
     )
 
 
-def changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """How many items got worse and how many better, and McNemar's p-value that it is chance."""
-    losses, gains = int((after < before).sum()), int((after > before).sum())
+def changes(before: np.ndarray, after: np.ndarray, documents: ArrayLike) -> dict[str, float]:
+    """How many items got worse and how many better, and the p-value that it is chance: McNemar's,
+    by document where several items share one."""
+    worse, better = after < before, after > before
     return {
-        "worse": float(losses),
-        "better": float(gains),
-        "mcnemar_p": mcnemar(losses, gains),
+        "worse": float(worse.sum()),
+        "better": float(better.sum()),
+        "mcnemar_p": clustered_mcnemar(worse.astype(int) - better, documents),
     }
 
 

@@ -47,12 +47,14 @@ def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
         before, after = _right(baseline, truth), _right(candidate, truth)
         # Whoever always says the same class is right as often as it is there.
         guessing = {"guessing": float(np.bincount(truth).max() / len(truth))}
+    documents = baseline.data.documents
     return Reading(
-        estimate=clustered_share(before - after, baseline.data.documents),
+        estimate=clustered_share(before - after, documents),
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, _described(baseline, candidate)),
-        facts=changes(before, after) | guessing,
+        facts=changes(before, after, documents) | guessing,
+        level=clustered_proportion(after, documents),
     )
 
 

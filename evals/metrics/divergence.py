@@ -16,7 +16,7 @@ from evals.estimate import Estimate
 from evals.reading import Reading, Scored, check_paired, check_same_tokens
 from evals.regressions import Regression, regression, worst_items
 from evals.scoring.divergence import divergences
-from evals.statistics import studentized_mean
+from evals.statistics import series_mean, studentized_mean
 
 LARGEST = math.log(2)
 """No Jensen-Shannon divergence is larger, in nats."""
@@ -65,9 +65,10 @@ def check_same_classes(baseline: Scored, candidate: Scored) -> None:
         raise EvalError(f"the label sets differ: {one} classes and {two}")
 
 
-def _mean(js: np.ndarray, documents: ArrayLike) -> Estimate:
-    """Its mean over documents, in an interval of what it can be."""
-    return studentized_mean(js, documents).map(
+def _mean(js: np.ndarray, documents: ArrayLike, one_document: bool = False) -> Estimate:
+    """Its mean over documents, or over the windows of one, in an interval of what it can be."""
+    mean = series_mean if one_document else studentized_mean
+    return mean(js, documents).map(
         lambda value: value if math.isnan(value) else min(max(value, 0.0), LARGEST)
     )
 
@@ -76,7 +77,7 @@ def _next_tokens(candidate: Scored) -> Reading:
     js = candidate["js"]
     losses = group_means(js, candidate["window"])
     return Reading(
-        estimate=_mean(js, candidate["cluster"]),
+        estimate=_mean(js, candidate["cluster"], candidate.is_one_document),
         baseline=0.0,
         candidate=float(js.mean()),
         worst=worst_items(losses, windows_of(candidate)),

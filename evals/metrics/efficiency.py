@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -60,21 +61,24 @@ def weighted_score(
     Args:
         weights: of ``task`` (A, the task's own score, 0 to 1), ``size`` (CR, the compression
             ratio) and ``speed`` (IS, the speedup).
-        task: a drop of the task's score.
+        task: a drop of the task's score, with the candidate's own score as its level.
         size: a compression ratio.
         speed: a speedup, or None where it has no weight. Where it has one and was not judged, the
             score is not judged either.
 
-    The parts are independent, so half widths add in squares. The baseline's CR and IS are 1.
+    The score is of the candidate alone, so its A has the interval of the candidate's own level,
+    not that of the paired drop. The parts are independent, so half widths add in squares. The
+    baseline's CR and IS are 1.
+
+    Raises:
+        ValueError: the task is weighed and has no level.
     """
     if weights["speed"] and speed.not_judged:
         return _not_judged(speed.not_judged)
-    parts: dict[str, Estimate] = {
-        "task": (-task.estimate).map(lambda rise: task.baseline + rise),
-        "size": size.estimate,
-        "speed": speed.estimate if speed else NOTHING,
-    }
-    parts = {name: part for name, part in parts.items() if weights[name]}
+    given = {"task": task.level, "size": size.estimate, "speed": speed and speed.estimate}
+    parts: dict[str, Estimate] = {name: part for name, part in given.items() if weights[name]}
+    if None in parts.values():
+        raise ValueError("a weighted score needs the candidate's own level of the task")
     value = sum(weights[name] * part.value for name, part in parts.items())
 
     def bounds(level: float) -> tuple[float, float]:
@@ -84,8 +88,10 @@ def weighted_score(
         above = math.hypot(*(weights[n] * (high - parts[n].value) for n, (_, high) in ends.items()))
         return value - below, value + above
 
+    found = estimate(value, bounds, task.estimate.n, task.estimate.clusters)
+    unreliable = next((part.unreliable for part in parts.values() if part.unreliable), "")
     return Reading(
-        estimate=estimate(value, bounds, task.estimate.n, task.estimate.clusters),
+        estimate=replace(found, unreliable=unreliable),
         baseline=weights["task"] * task.baseline + weights["size"] + weights["speed"],
         candidate=value,
         facts={name: part.value for name, part in parts.items()},

@@ -16,7 +16,7 @@ from evals.estimate import Estimate
 from evals.metrics.divergence import group_means, windows_of
 from evals.reading import Reading, Scored, check_paired, check_same_tokens
 from evals.regressions import worst_items
-from evals.statistics import studentized_mean
+from evals.statistics import series_mean, studentized_mean
 
 
 def perplexity(nll: ArrayLike, units: int | None = None) -> float:
@@ -46,7 +46,7 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     losses = group_means(rise, baseline["window"])
     context, stride = candidate["windowing"]
     return Reading(
-        estimate=drift_of(rise, baseline["cluster"]),
+        estimate=drift_of(rise, baseline["cluster"], baseline.is_one_document),
         baseline=perplexity(baseline["nll"]),
         candidate=perplexity(candidate["nll"]),
         worst=worst_items(losses, windows_of(candidate)),
@@ -81,9 +81,15 @@ def _protocol(data: DataSet, context: int, stride: int) -> str:
     return f"per token on {data.name}, {what}, in windows of {context} tokens, {stride} apart{tail}"
 
 
-def drift_of(rise: ArrayLike, documents: ArrayLike) -> Estimate:
-    """Relative rise of perplexity, of rises ``(tokens,)`` of the negative log-likelihood."""
-    return studentized_mean(rise, documents).map(_expm1)
+def drift_of(rise: ArrayLike, documents: ArrayLike, one_document: bool = False) -> Estimate:
+    """Relative rise of perplexity, of rises ``(tokens,)`` of the negative log-likelihood.
+
+    Args:
+        rise: ``(tokens,)``.
+        documents: ``(tokens,)``, the document of each; of ``one_document`` the window.
+        one_document: the windows are consecutive, and resemble their neighbours.
+    """
+    return (series_mean if one_document else studentized_mean)(rise, documents).map(_expm1)
 
 
 def _expm1(value: float) -> float:

@@ -1,12 +1,14 @@
 """Metrics against independent computations: numpy, scipy and hand-made cases."""
 
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from scipy.special import log_softmax, rel_entr
 
@@ -95,6 +97,19 @@ class TestDivergence:
         assert reading.estimate.value == pytest.approx(expected.mean())
         assert {item.prompt for item in reading.worst.items} == {"a", "b", "c"}
 
+    def test_a_few_inputs_that_diverge_do_not_make_anything_possible(self):
+        items = [Labelled(f"t{i}", 0, i) for i in range(160)]
+        sure = np.log(np.tile([[0.9, 0.1]], (160, 1)))
+        for changed in (0, 1, 2, 3):
+            other = sure.copy()
+            other[:changed] = np.log([[0.85, 0.15]])
+            found = js_divergence(
+                scored(items, log_probabilities=sure), scored(items, log_probabilities=other)
+            ).estimate
+            assert found.unreliable == ""
+            assert found.high <= 0.01 * math.log(2)
+            assert (found.high == 0.0) == (changed == 0)
+
 
 class TestPerplexity:
     def test_is_one_for_certainty_and_the_size_of_a_uniform_vocabulary(self):
@@ -130,6 +145,33 @@ class TestPerplexity:
         assert worst.loss == pytest.approx(means.max())
         assert worst.line().endswith(f"{means.max():.3g} nats per token, 'w{means.argmax()}'")
         assert len(reading.worst) == (means > 0).sum()
+
+    def test_windows_of_one_document_are_not_taken_for_independent(self):
+        generator = np.random.default_rng(1)
+        levels = np.zeros(60)
+        for t in range(1, 60):
+            levels[t] = 0.6 * levels[t - 1] + generator.normal(0, 0.05)
+        window = np.repeat(np.arange(60), 8)
+        common = dict(
+            tokens=np.arange(480), window=window, windowing=[8, 8], vocabulary=576,
+            window_text=[f"w{i}" for i in range(60)], agree=np.ones(480),
+        )  # fmt: skip
+        js = generator.exponential(0.001, 480)
+        common |= dict(js=js, kl_forward=js, kl_backward=js)
+
+        def width(items, cluster, metric=perplexity_drift):
+            base = scored(items, nll=np.ones(480), cluster=cluster, **common)
+            worse = scored(items, nll=1 + levels[window], cluster=cluster, **common)
+            found = metric(base, worse).estimate
+            assert (found.clusters, found.unreliable) == (60, "")
+            return found.high - found.low
+
+        one = width([Text("t", 0)], window)
+        many = width([Text(f"t{i}", i) for i in range(60)], window)
+        assert one > 1.5 * many
+        assert width([Text("t", 0)], window, js_divergence) >= width(
+            [Text(f"t{i}", i) for i in range(60)], window, js_divergence
+        )
 
     def test_texts_that_are_cut_differently_are_not_compared(self):
         def side(tokens, windowing=(8, 8)):
@@ -195,6 +237,26 @@ class TestAnswers:
         )
         assert (item.prompt, item.loss) == ("p\nQuestion: 1?\nAnswer:", 1.0)
         assert f1_drop(base, worse).estimate.value == pytest.approx((0.5 - 1) / 4)
+
+    def test_the_p_value_of_changes_goes_by_document(self):
+        # Three passages lose all five answers, one gains all: three against one, not 15 against 5.
+        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", "hat", i // 5) for i in range(20)]
+        base = scored(items, continuations=["hat"] * 15 + ["x"] * 5)
+        worse = scored(items, continuations=["x"] * 15 + ["hat"] * 5)
+        facts = exact_match_drop(base, worse).facts
+        assert (facts["worse"], facts["better"]) == (15.0, 5.0)
+        expected = stats.binomtest(1, 4).pvalue - stats.binom.pmf(1, 4, 0.5)
+        assert facts["mcnemar_p"] == pytest.approx(expected)
+
+    def test_the_candidate_s_own_score_comes_with_its_interval(self):
+        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", "hat", i) for i in range(40)]
+        base = scored(items, continuations=["hat"] * 40)
+        worse = scored(items, continuations=["hat"] * 39 + ["x"])
+        level = exact_match_drop(base, worse).level
+        expected = stats.binomtest(39, 40).proportion_ci(0.95, method="exact")
+        assert level.value == 39 / 40
+        assert (level.low, level.high) == pytest.approx(tuple(expected))
+        assert f1_drop(base, worse).level is None
 
     def test_an_answer_without_numbers_behind_it_is_nan(self):
         items = [Prompt("p", "red", i) for i in range(3)]
@@ -307,8 +369,23 @@ class TestEfficiency:
         )  # fmt: skip
         assert reading.estimate.value == pytest.approx(0.5 * 0.75 + 0.3 * 4 + 0.2 * 1.5)
         assert reading.baseline == pytest.approx(0.5 * 0.75 + 0.3 + 0.2)
-        half = (task.estimate.value - task.estimate.low) * 0.5
-        assert reading.estimate.high - reading.estimate.value == pytest.approx(half)
+        # Only the accuracy is sampled, that of the candidate: 3 of 4 right.
+        accuracy = stats.binomtest(3, 4).proportion_ci(0.95, method="exact")
+        assert reading.estimate.high - reading.estimate.value == pytest.approx(
+            0.5 * (accuracy.high - 0.75)
+        )
+
+    def test_a_weighted_score_knows_no_more_than_the_accuracy_that_it_weighs(self):
+        # Both sides have the same 3 of 4 right, so the drop alone would say little of the level.
+        base = scored(TestClassification.ITEMS, log_probabilities=TestClassification.RIGHT)
+        task = accuracy_drop(base, base)
+        parts = compression_ratio(2, 1), speedup(np.full((21, 2), [3.0, 2.0]))
+        weights = {"task": 1.0, "size": 0.0, "speed": 0.0}
+        reading = weighted_score(weights, task, *parts)
+        accuracy = stats.binomtest(3, 4).proportion_ci(0.95, method="exact")
+        assert (reading.estimate.low, reading.estimate.high) == pytest.approx(tuple(accuracy))
+        with pytest.raises(ValueError, match="own level"):
+            weighted_score(weights, replace(task, level=None), *parts)
 
 
 def test_sides_from_different_protocols_are_not_compared():

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+
+from evals.scenarios import SCENARIOS, divergences
+from evals.simulation import NULLS, Coverage, coverage, main, rejections, runs
+
+REPEATS = 200
+NAMES = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_intervals_that_gates_use_cover_the_truth_or_say_that_they_do_not(name):
+    scenario = NAMES[name]
+    used = dict([next(iter(scenario.intervals.items()))])
+    found = coverage(
+        type(scenario)(scenario.name, scenario.draw, scenario.truth, used), REPEATS, seed=1
+    )
+    wrong = next(iter(found.values())).wrong
+    # Three standard errors of so many repeats above what may be wrong.
+    assert wrong <= 0.065 + 3 * math.sqrt(0.065 * 0.935 / REPEATS)
+
+
+def test_every_kind_of_distribution_is_there():
+    for part in (
+        "lognormal (sigma 1), 30 documents", "lognormal (sigma 2), 500 documents",
+        "Pareto (index 1.5)", "divergence of an int8 classifier",
+        "30 documents of 1 to 2,000", "2 of 40 documents hold", "one document, 30 windows",
+        "30 x 20, shared fate", "60 x 20, shared fate", "60 x 10, shared fate 0.7",
+        "by some 0.02", "weighted score",
+    ):  # fmt: skip
+        assert any(part in name for name in NAMES), part
+
+
+def test_documents_of_one_item_that_hold_all_the_rest_are_mostly_flagged():
+    found = coverage(divergences(60), 100, seed=2)["mean"]
+    assert found.flagged > 0.8
+    assert coverage(divergences(160), 50, seed=2)["mean"].flagged == 0.0
+
+
+def test_coverage_counts_what_is_told_and_wrong():
+    assert Coverage(covered=0.9, flagged=0.5, wrong=0.04).covered_of_told == pytest.approx(0.92)
+    assert not Coverage(covered=0.9, flagged=0.5, wrong=0.04).holds
+    assert Coverage(covered=0.5, flagged=0.9, wrong=0.05).holds
+    assert not Coverage(covered=0.9, flagged=0.0, wrong=0.1).holds
+    assert math.isnan(Coverage(covered=0.9, flagged=1.0, wrong=0.0).covered_of_told)
+
+
+@pytest.mark.parametrize(("documents", "per_document", "shared"), NULLS)
+def test_a_true_null_is_rejected_in_about_one_run_of_twenty(documents, per_document, shared):
+    by_document, _ = rejections(documents, per_document, shared, 400, seed=1)
+    assert 0.02 <= by_document <= 0.085
+
+
+def test_mcnemar_s_test_by_item_is_not_right_for_documents():
+    assert rejections(30, 20, 0.7, 100, seed=1)[1] > 0.3
+
+
+def test_an_unchanged_model_raises_no_alarm_and_a_broken_one_fails():
+    alarmed, _ = runs(20, 0.0, 858)
+    _, failed = runs(5, 0.04, 858)
+    assert alarmed <= 1 / 20
+    assert failed >= 0.98
+
+
+def test_the_command_prints_what_was_asked_for(capsys):
+    main(["--repeats", "20", "--only", "weighted", "--seed", "3"])
+    first = capsys.readouterr().out
+    assert "| weighted score, 60 items" in first
+    assert "lognormal" not in first
+    assert "true null" not in first
+    main(["--repeats", "20", "--only", "weighted", "--seed", "3"])
+    assert capsys.readouterr().out == first
+    with pytest.raises(SystemExit):
+        main(["--only", "nothing of the kind"])
+    assert "no values are called so" in capsys.readouterr().err
