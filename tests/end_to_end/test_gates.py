@@ -162,7 +162,7 @@ def test_two_checkpoints_on_a_text_of_ones_own(gates, checkpoints):
     assert "healthy" in done.stdout
     done = gates(*common, "--candidate", checkpoints / "healthy", checkpoints / "ruined")
     assert done.returncode == 1
-    assert "/ruined: perplexity +" in done.stdout
+    assert "failed      ruined: perplexity +" in done.stdout
     assert "healthy: " not in done.stdout
 
 

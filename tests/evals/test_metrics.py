@@ -160,8 +160,9 @@ class TestPerplexity:
         common |= dict(js=js, kl_forward=js, kl_backward=js)
 
         def width(items, cluster, metric=perplexity_drift):
-            base = scored(items, nll=np.ones(480), cluster=cluster, **common)
-            worse = scored(items, nll=1 + levels[window], cluster=cluster, **common)
+            place = dict(cluster=cluster, window_item=np.arange(60) % len(items))
+            base = scored(items, nll=np.ones(480), **place, **common)
+            worse = scored(items, nll=1 + levels[window], **place, **common)
             found = metric(base, worse).estimate
             assert (found.clusters, found.unreliable) == (60, "")
             return found.high - found.low
