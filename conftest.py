@@ -15,6 +15,7 @@ compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__n
 from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS  # noqa: E402
 from fixtures import cases, options, plan, propose  # noqa: E402
+from fixtures.given import unjudged  # noqa: E402
 from fixtures.lab import TIMED  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
@@ -77,6 +78,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     config.hook.pytest_deselected(items=empty)
     items[:] = [item for item in items if item not in empty]
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What the data do not allow to judge is said before anything else."""
+    if RUN not in config.stash:
+        return []
+    return [f"not judged: {line}" for line in unjudged(config.stash[RUN])]
 
 
 @pytest.fixture

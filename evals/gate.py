@@ -86,6 +86,30 @@ METRICS: Mapping[str, Metric] = {
     "rouge1_drop": Metric("ROUGE-1", "ROUGE-1 falls by at most {limit}", True, _points, _share),
     "accuracy_drop": Metric("accuracy", "accuracy falls by at most {limit}", True, _points, _share),
     "flips": Metric("flips", "at most {limit} of the predictions flip", True, _share, _share),
+    "confident_flips": Metric(
+        "sure flips",
+        "at most {limit} of the continuations turn where the baseline is sure",
+        True,
+        _share,
+        _share,
+    ),
+    "continuation_changes": Metric(
+        "continued", "at most {limit} of the continuations change", True, _share, _share
+    ),
+    "continuation_parting": Metric(
+        "parting",
+        "at most {limit} of a continuation lies behind the first difference",
+        True,
+        _share,
+        _share,
+    ),
+    "continuation_rouge1": Metric(
+        "said ROUGE-1",
+        "ROUGE-1 of continuations falls short of the baseline's by at most {limit}",
+        True,
+        _points,
+        _share,
+    ),
     "compression_ratio": Metric(
         "size", "weights on disk shrink at least {limit}", False, _times, _bytes
     ),

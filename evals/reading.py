@@ -1,5 +1,6 @@
 """What a metric reads off a pair of scored models, and the pairing itself."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from evals.data import DataSet
 from evals.errors import EvalError
-from evals.estimate import Estimate
+from evals.estimate import NOTHING, Estimate
 from evals.measurement import Measurement
 
 SHOWN = 3
@@ -48,6 +49,11 @@ class Reading:
     facts: dict[str, float] = field(default_factory=dict)
     protocol: str = ""
     not_judged: str = ""
+
+
+def no_data(what: str) -> Reading:
+    """Of a metric whose data were not given."""
+    return Reading(NOTHING, math.nan, math.nan, not_judged=f"there are no {what}")
 
 
 def check_paired(baseline: Scored, candidate: Scored) -> None:

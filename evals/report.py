@@ -154,12 +154,16 @@ def forms(entries: Iterable[Entry]) -> str:
 
 
 def markdown(
-    entries: Sequence[Entry], lines: Sequence[str], more: str = "", intervals: bool = False
+    entries: Sequence[Entry],
+    lines: Sequence[str],
+    more: str = "",
+    intervals: bool = False,
+    unjudged: str = "",
 ) -> str:
-    """The whole report as Markdown: tables, ``more`` of them, notes, and what each failing case
-    printed."""
+    """The whole report as Markdown: what is ``unjudged``, tables, ``more`` of them, notes, and
+    what each failing case printed."""
     parts = [
-        "# Gates",
+        f"# Gates: {_escaped(unjudged)}" if unjudged else "# Gates",
         *filter(None, (tables(entries, "github", intervals), more)),
         LEGEND,
         "\n".join(f"- {_escaped(line)}" for line in lines),
@@ -214,15 +218,18 @@ def write(
     table: str = "",
     rows: Iterable[dict[str, object]] = (),
     intervals: bool = False,
+    unjudged: str = "",
 ) -> None:
-    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any.
+    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any; both
+    begin with what is ``unjudged``.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
+    head = json.dumps({"unjudged": unjudged}) + "\n" if unjudged else ""
     texts = {
-        directory / "report.md": markdown(entries, lines, table, intervals),
-        directory / "report.jsonl": json_lines(entries, rows),
+        directory / "report.md": markdown(entries, lines, table, intervals, unjudged),
+        directory / "report.jsonl": head + json_lines(entries, rows),
     }
     partial = {file: file.with_name(f"{file.name}.partial") for file in texts}
     try:

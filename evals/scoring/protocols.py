@@ -51,6 +51,24 @@ class GenerationProtocol:
 
 
 @dataclass(frozen=True)
+class ContinuationProtocol:
+    """How far prompts are continued. Part of a measurement's key.
+
+    Attributes:
+        max_new_tokens: of a continuation, which ends earlier where the model ends it.
+        chat: whether prompts are put as a user's turn through the model's chat template.
+        batch_tokens: tokens of a padded batch.
+    """
+
+    max_new_tokens: int = 64
+    chat: bool = False
+    batch_tokens: int = 4096
+
+    def describe(self) -> dict[str, object]:
+        return {"task": "continuation", "decoding": "greedy", **asdict(self)}
+
+
+@dataclass(frozen=True)
 class ClassProtocol:
     """How texts are classified. Part of a measurement's key."""
 
