@@ -20,6 +20,7 @@ from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS  # noqa: E402
 from evals.regressions import Regressions  # noqa: E402
 from fixtures import cases, options, plan, propose  # noqa: E402
+from fixtures.given import unjudged  # noqa: E402
 from fixtures.lab import is_timed  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
@@ -92,6 +93,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     config.hook.pytest_deselected(items=empty)
     items[:] = [item for item in items if item not in empty]
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What the data do not allow to judge is said before anything else."""
+    if RUN not in config.stash:
+        return []
+    return [f"not judged: {line}" for line in unjudged(config.stash[RUN])]
 
 
 @pytest.fixture

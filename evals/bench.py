@@ -57,16 +57,18 @@ class Tasks:
         answers: questions with short answers.
         summaries: passages to summarise.
         labels: texts with their classes.
+        continuations: prompts that are continued, without a right answer.
     """
 
     text: DataSet | None = None
     answers: DataSet | None = None
     summaries: DataSet | None = None
     labels: DataSet | None = None
+    continuations: DataSet | None = None
 
     @property
     def any(self) -> DataSet:
-        for data in (self.text, self.labels, self.answers, self.summaries):
+        for data in vars(self).values():
             if data is not None:
                 return data
         raise EvalError("no data set to score on; name one in the profile or give --text FILE")
@@ -82,6 +84,7 @@ class Scores:
     answers: Scored | None = None
     summaries: Scored | None = None
     labels: Scored | None = None
+    continuations: Scored | None = None
 
     @property
     def predicted(self) -> Scored | None:
@@ -200,6 +203,8 @@ class Bench:
     ) -> Measurement:
         if role == "text" and checkpoint.kind in (CAUSAL, SEQ2SEQ):
             return self._text(checkpoint, data, baseline, batch_tokens)
+        if role == "continuations":
+            return self._continuations(checkpoint, data, baseline, batch_tokens)
         return self._other(checkpoint, data, baseline, batch_tokens)
 
     def race(
@@ -324,6 +329,33 @@ class Bench:
         }  # fmt: skip
         return self._measure(origin | _in_batches_of(batch_tokens), run)
 
+    def _continuations(
+        self,
+        checkpoint: Checkpoint,
+        data: DataSet,
+        baseline: Checkpoint | None,
+        batch_tokens: int | None = None,
+    ) -> Measurement:
+        from evals.scoring.protocols import ContinuationProtocol
+
+        protocol = _set_by(data, ContinuationProtocol(), leave="max_new_tokens")
+        protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
+        reference = None if baseline is None else self._continuations(baseline, data, None)
+        origin = {
+            **self._weights(checkpoint),
+            "data": data.digest,
+            "protocol": protocol.describe(),
+            "reference": baseline and baseline.digest,
+        }
+
+        def run() -> Mapping[str, np.ndarray]:
+            from evals.scoring.continuation import continue_prompts
+
+            loaded = self.models.load(checkpoint, like=baseline)
+            return continue_prompts(loaded, data, protocol, reference and reference.arrays)
+
+        return self._measure(origin | _in_batches_of(batch_tokens), run)
+
     def _measure(
         self,
         origin: Mapping[str, object],
@@ -377,9 +409,9 @@ def _protocol_of(kind: str, data: DataSet) -> tuple[object, tuple[str, str]]:
     return _set_by(data, GenerationProtocol()), ("generation", "generate")
 
 
-def _set_by(data: DataSet, protocol):
-    """A protocol with what the data set says of it."""
-    names = {field.name for field in fields(protocol)}
+def _set_by(data: DataSet, protocol, leave: str = ""):
+    """A protocol with what the data set says of it, but for what is to be left as it is."""
+    names = {field.name for field in fields(protocol)} - {leave}
     return replace(protocol, **{key: data.how[key] for key in data.how if key in names})
 
 

@@ -118,6 +118,37 @@ METRICS: Mapping[str, Metric] = {
         "accuracy", "accuracy falls by at most {limit}", True, _points, _share, drop=True
     ),
     "flips": Metric("flips", "at most {limit} of the predictions flip", True, _share, _share),
+    "confident_flips": Metric(
+        "confident flips",
+        "at most {limit} of the continuations flip a token that the baseline is confident of",
+        True,
+        _share,
+        _share,
+    ),
+    "continuation_changes": Metric(
+        "continuations",
+        "at most {limit} of the continuations change",
+        True,
+        _share,
+        _share,
+        name="changed continuations",
+    ),
+    "continuation_parting": Metric(
+        "parting",
+        "at most {limit} of a continuation follows the first difference",
+        True,
+        _share,
+        _share,
+    ),
+    "continuation_rouge1": Metric(
+        "cont. ROUGE-1",
+        "ROUGE-1 of continuations against the baseline's own is at most {limit} below 100%",
+        True,
+        _points,
+        _share,
+        drop=True,
+        name="ROUGE-1 of continuations",
+    ),
     "compression_ratio": Metric(
         "size",
         "the compression ratio on disk is at least {limit}",

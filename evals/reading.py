@@ -1,12 +1,13 @@
 """What a metric reads off a pair of scored models, and the pairing itself."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from evals.data import DataSet
 from evals.errors import EvalError
-from evals.estimate import Estimate
+from evals.estimate import NOTHING, Estimate
 from evals.measurement import Measurement
 from evals.regressions import Regressions
 
@@ -50,6 +51,11 @@ class Reading:
     protocol: str = ""
     not_judged: str = ""
     level: Estimate | None = field(default=None, compare=False, repr=False)
+
+
+def no_data(what: str) -> Reading:
+    """Of a metric whose data were not given."""
+    return Reading(NOTHING, math.nan, math.nan, not_judged=f"there are no {what}")
 
 
 def check_paired(baseline: Scored, candidate: Scored) -> None:

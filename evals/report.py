@@ -204,13 +204,17 @@ def not_judged(entries: Iterable[Entry]) -> list[str]:
 
 
 def markdown(
-    entries: Sequence[Entry], lines: Sequence[str], more: str = "", intervals: bool = False
+    entries: Sequence[Entry],
+    lines: Sequence[str],
+    more: str = "",
+    intervals: bool = False,
+    unjudged: str = "",
 ) -> str:
-    """The whole report as Markdown: tables, ``more`` of them, notes, and the evidence of each
-    failing case."""
+    """The whole report as Markdown: what is ``unjudged``, tables, ``more`` of them, notes, and the
+    evidence of each failing case."""
     notes = [*legend(entries, intervals), *lines]
     parts = [
-        "# Gates",
+        f"# Gates: {_escaped(unjudged)}" if unjudged else "# Gates",
         *filter(None, (tables(entries, MARKDOWN, intervals), more)),
         "\n".join(f"- {_escaped(line)}" for line in notes),
     ]
@@ -303,15 +307,18 @@ def write(
     table: str = "",
     rows: Iterable[dict[str, object]] = (),
     intervals: bool = False,
+    unjudged: str = "",
 ) -> None:
-    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any.
+    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any; both
+    begin with what is ``unjudged``.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
+    head = json.dumps({"unjudged": unjudged}) + "\n" if unjudged else ""
     texts = {
-        directory / "report.md": markdown(entries, lines, table, intervals),
-        directory / "report.jsonl": json_lines(entries, rows),
+        directory / "report.md": markdown(entries, lines, table, intervals, unjudged),
+        directory / "report.jsonl": head + json_lines(entries, rows),
     }
     partial = {file: file.with_name(f"{file.name}.partial") for file in texts}
     try:

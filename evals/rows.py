@@ -22,8 +22,8 @@ class Place:
     """Where rows come from: ``path`` or ``hub``.
 
     Attributes:
-        path: a file (JSON lines, JSON list, CSV or TSV with a header, Parquet, or text, a row a
-            line), or a folder that ``datasets`` wrote with ``save_to_disk``.
+        path: a file (JSON lines, a JSON list, SQuAD's JSON, CSV or TSV with a header, Parquet, or
+            text, a row a line), or a folder that ``datasets`` wrote with ``save_to_disk``.
         hub: a data set on the hub, with ``@REVISION`` where one is meant.
         config: of the hub's data set.
         files: of the hub's repository, in place of a configuration.
@@ -93,17 +93,42 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 def _json(path: Path) -> Iterator[Row]:
     text = path.read_text(encoding="utf-8-sig")
-    if not text.lstrip().startswith("["):
-        yield from _json_lines(path)  # many write JSON lines under this name
-        return
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if not text.lstrip().startswith("["):
+            yield from _json_lines(path)  # many write JSON lines under this name
+            return
         raise EvalError(f"{path}: not JSON: {error}") from error
+    if isinstance(rows, dict):
+        rows = rows["data"] if isinstance(rows.get("data"), list) else [rows]
+    if not isinstance(rows, list):
+        raise EvalError(f"{path}: holds no list of rows")
+    if any(isinstance(row, dict) and "paragraphs" in row for row in rows):
+        yield from _squad(path, rows)
+        return
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise EvalError(f"{path}: element {number} is no JSON object")
         yield row
+
+
+def _squad(path: Path, articles: list) -> Iterator[Row]:
+    """Questions as SQuAD nests them: articles with paragraphs with a context and its questions."""
+    try:
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    yield {
+                        "title": article.get("title", ""),
+                        "context": paragraph["context"],
+                        "question": question["question"],
+                        "answers": {"text": [a["text"] for a in question.get("answers") or []]},
+                    }
+    except (TypeError, KeyError, AttributeError) as error:
+        raise EvalError(
+            f"{path}: not the JSON of SQuAD ({type(error).__name__}: {error})"
+        ) from error
 
 
 def json_row(path: Path, where: str, line: str) -> Row:

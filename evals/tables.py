@@ -3,28 +3,33 @@
 import random
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from evals.clusters import numbered, passages, shared_lines
 from evals.data import DataSet, Item, Labelled, Prompt, Question, Text
 from evals.errors import EvalError
 from evals.rows import Place, Row, read_rows, rows_of
 
 LABELLED, TEXT, QUESTION, SUMMARY, PROMPT = "labelled", "text", "question", "summary", "prompt"
+BARE = "bare prompt"
+"""Prompts without a response, to be continued."""
 SHAPES = {
     LABELLED: ("text", "label"),
     TEXT: ("text",),
     QUESTION: ("question", "answers"),
     SUMMARY: ("document", "summary"),
     PROMPT: ("prompt", "response"),
+    BARE: ("prompt",),
 }
 """The columns that make each shape of data; the first that is whole is meant."""
 COLUMNS = ("text", "label", "question", "context", "answers", "document", "summary", "prompt",
-           "response")  # fmt: skip
+           "response", "cluster")  # fmt: skip
 _PROMPTS = {
     QUESTION: ("{context}\n\nQuestion: {question}\nAnswer:", "Question: {question}\nAnswer:"),
     SUMMARY: ("{document}\n\nSummary:",),
     PROMPT: ("{prompt}",),
+    BARE: ("{prompt}",),
 }
 _EXPECTED = {QUESTION: "answers", SUMMARY: "summary", PROMPT: "response"}
 BETWEEN_SHOTS = "\n\n"
@@ -37,6 +42,8 @@ class Table:
     Attributes:
         place: where the rows come from.
         columns: the column that plays each of :data:`COLUMNS`; ``answers.text`` looks inside.
+            ``cluster`` says which document a row belongs to; without it rows with the same
+            context, passage, document or text are of one.
         prompt: templates with roles in braces; the first whose roles are all filled is used.
         shots: rows that stand solved before every prompt.
         skip: rows at the front that are left to others, such as calibration.
@@ -121,16 +128,17 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
         EvalError: names the place, the row and the column at fault.
     """
     shape = table.shape
-    numbered = _numbered(table, shape)
+    rows = _numbered(table, shape)
     if table.seed is not None:
-        random.Random(table.seed).shuffle(numbered)
+        random.Random(table.seed).shuffle(rows)
     read = _Reader(table, shape)
-    shots = [read.solved(number, row) for number, row in numbered[: table.shots]]
-    chosen = numbered[table.shots :][: table.count]
+    shots = [read.solved(number, row) for number, row in rows[: table.shots]]
+    chosen = rows[table.shots :][: table.count]
+    documents = numbered(read.keys(chosen))
     if shape == TEXT:
-        items: Sequence[Item] = read.texts(chosen)
+        items: Sequence[Item] = read.texts(chosen, documents)
     else:
-        make: dict[str, Callable[[int, Row], Item]] = {LABELLED: read.labelled}
+        make: dict[str, Callable[[int, Row, int], Item]] = {LABELLED: read.labelled}
         if extractive:
             if shape != QUESTION or "context" not in table.columns:
                 raise EvalError(
@@ -141,8 +149,10 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
                 raise EvalError(f"{table.place}: {written[0]} is not for extracted answers")
             make[QUESTION] = read.question
         before = "".join(f"{shot}{BETWEEN_SHOTS}" for shot in shots)
-        one = make.get(shape, lambda number, row: read.prompt(number, row, before))
-        items = [one(number, row) for number, row in chosen]
+        one = make.get(shape, lambda number, row, document: read.prompt(
+            number, row, document, before))  # fmt: skip
+        pairs = zip(chosen, documents, strict=True)
+        items = [one(number, row, document) for (number, row), document in pairs]
     if not items:
         raise EvalError(f"data set {name}: {table.place} leaves no item")
     how = {"classes": table.classes} if shape == LABELLED and table.classes else {}
@@ -174,7 +184,6 @@ class _Reader:
 
     table: Table
     shape: str
-    documents: dict[str, int] = field(default_factory=dict)
 
     def cell(self, number: int, row: Row, role: str) -> object:
         where = f"{self.table.place}: row {number}: {role}"
@@ -197,17 +206,29 @@ class _Reader:
             ) from error
         return found
 
-    def document(self, key: str) -> int:
-        return self.documents.setdefault(key, len(self.documents))
+    def keys(self, rows: Sequence[tuple[int, Row]]) -> Sequence[Hashable | None]:
+        """What tells the document of each row; None for a row that is one by itself."""
+        if "cluster" in self.table.columns:
+            cells = [self.cell(number, row, "cluster") for number, row in rows]
+            return [None if cell in (None, "") else str(cell) for cell in cells]
+        for role in ("context", "document"):
+            if role in self.table.columns:
+                return [self.word(number, row, role) or None for number, row in rows]
+        found = passages([row for _, row in rows])
+        if found is not None:
+            return found
+        if self.shape in (TEXT, LABELLED):
+            return [self.word(number, row, "text") for number, row in rows]
+        return shared_lines([self.asked(number, row) for number, row in rows])
 
-    def texts(self, rows: Sequence[tuple[int, Row]]) -> list[Text]:
+    def texts(self, rows: Sequence[tuple[int, Row]], documents: Sequence[int]) -> list[Text]:
         texts = [self.word(number, row, "text") for number, row in rows]
         if self.table.join is not None:
             whole = self.table.join.join(texts)
             return [Text(whole, 0)] if whole.strip() else []
-        return [Text(text, index) for index, text in enumerate(texts)]
+        return [Text(*pair) for pair in zip(texts, documents, strict=True)]
 
-    def labelled(self, number: int, row: Row) -> Labelled:
+    def labelled(self, number: int, row: Row, document: int) -> Labelled:
         text, label = self.word(number, row, "text"), self.cell(number, row, "label")
         where = f"{self.table.place}: row {number}: label {label!r}"
         if isinstance(label, str) and self.table.classes:
@@ -221,23 +242,17 @@ class _Reader:
                 f"{where} is no class; labels are whole numbers from 0, or names that the data "
                 "set lists as classes"
             )
-        return Labelled(text, label, self.document(f"row {number}"))
+        return Labelled(text, label, document)
 
-    def question(self, number: int, row: Row) -> Question:
+    def question(self, number: int, row: Row, document: int) -> Question:
         context = self.word(number, row, "context")
         expected, *more = self.answers(number, row)
-        return Question(
-            self.word(number, row, "question"), context, expected, self.document(context),
-            tuple(more),
-        )  # fmt: skip
+        question = self.word(number, row, "question")
+        return Question(question, context, expected, document, tuple(more))
 
-    def prompt(self, number: int, row: Row, before: str) -> Prompt:
-        expected, *more = self.answers(number, row)
-        context = self.word(number, row, "context") if "context" in self.table.columns else ""
-        return Prompt(
-            before + self.asked(number, row), expected, self.document(context or f"row {number}"),
-            tuple(more),
-        )  # fmt: skip
+    def prompt(self, number: int, row: Row, document: int, before: str) -> Prompt:
+        expected, *more = self.answers(number, row) if self.shape != BARE else [""]
+        return Prompt(before + self.asked(number, row), expected, document, tuple(more))
 
     def solved(self, number: int, row: Row) -> str:
         """A row with its answer as it stands, the way to it included."""
@@ -247,8 +262,10 @@ class _Reader:
         filled = {
             role: self.word(number, row, role)
             for role in self.table.columns
-            if role != _EXPECTED[self.shape]
+            if role not in (_EXPECTED.get(self.shape), "cluster")
         }
+        if self.shape == PROMPT and not self.table.prompt:
+            return _instruction(filled["prompt"], filled.get("context", ""))
         templates = self.table.prompt or _PROMPTS[self.shape]
         for template in templates:
             if all(filled.get(name) for name in _names(template)):
@@ -261,6 +278,8 @@ class _Reader:
         if isinstance(found, Mapping):
             found = found.get("text")
         found = [found] if isinstance(found, str) else found
+        if isinstance(found, list) and found and all(isinstance(a, Mapping) for a in found):
+            found = [answer.get("text") for answer in found]
         if not isinstance(found, list | tuple) or not all(isinstance(a, str) for a in found):
             raise EvalError(
                 f"{self.table.place}: row {number}: column {self.table.columns[role]!r} holds no "
@@ -279,6 +298,11 @@ class _Reader:
                 f"{raw[found.index('')][-60:]!r}"
             )
         return list(dict.fromkeys(found))
+
+
+def _instruction(prompt: str, context: str) -> str:
+    """A prompt with what it is about, unless that stands in it already."""
+    return prompt if not context or context in prompt else f"{prompt}\n\n{context}"
 
 
 def extracted(answer: str, pattern: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from evals.bench import Scores
 from evals.checkpoint import LOG, Checkpoint
+from evals.clusters import numbered, passages
 from evals.data import DataSet, Item, Labelled, Prompt, Text
 from evals.errors import EvalError
 from evals.measurement import Measurement, key_of
@@ -131,8 +132,8 @@ class Task:
             return None  # a pair for the whole corpus, not a number for a document
         self._check_shares(metric, values)
         items = tuple(
-            Prompt(_asked(line), str(line.get("target")), index)
-            for index, line in enumerate(sides[0])
+            Prompt(_asked(line), str(line.get("target")), document)
+            for line, document in zip(sides[0], documents_of(sides[0]), strict=True)
         )
         name = gate.removesuffix("_drop")
         scored = [
@@ -150,7 +151,10 @@ class Task:
             return None
         self._check_shares(metric, values)
         choices = metric == "acc" and self.config.get("output_type") == "multiple_choice"
-        items = tuple(Labelled(_asked(line), 0, index) for index, line in enumerate(sides[0]))
+        items = tuple(
+            Labelled(_asked(line), 0, document)
+            for line, document in zip(sides[0], documents_of(sides[0]), strict=True)
+        )
         likelihoods = [self._choices(lines) for lines in sides] if choices else []
         if choices and not np.array_equal(*(np.isneginf(side) for side in likelihoods)):
             raise EvalError(f"{self.row}: the two sides had other choices to choose from")
@@ -188,9 +192,13 @@ class Task:
         units = [[count for _, count in side] for side in pairs]
         if units[0] != units[1]:
             raise EvalError(f"{self.row}: the {_PERPLEXITIES[metric]}s of a document differ")
-        items = tuple(Text(_asked(line), index) for index, line in enumerate(sides[0]))
-        documents = np.repeat(np.arange(len(items)), units[0])
-        told = f"per {_PERPLEXITIES[metric]} on {self.row}, {len(items)} documents, by lm-eval"
+        documents = documents_of(sides[0])
+        items = tuple(
+            Text(_asked(line), document) for line, document in zip(sides[0], documents, strict=True)
+        )
+        windows = np.repeat(np.arange(len(items)), units[0])
+        count = len(set(documents))
+        told = f"per {_PERPLEXITIES[metric]} on {self.row}, {count} documents, by lm-eval"
         scored = []
         for side in pairs:
             # A document's loss, spread evenly over its words: sums and clusters stay as they are.
@@ -198,8 +206,8 @@ class Task:
             arrays = {
                 "nll": nll,
                 "tokens": np.zeros(len(nll), int),
-                "window": documents,
-                "cluster": documents,
+                "window": windows,
+                "cluster": np.repeat(documents, units[0]),
                 "window_text": np.array([item.text for item in items]),
                 "windowing": np.zeros(2, int),
             }
@@ -212,6 +220,16 @@ class Task:
     ) -> Scored:  # fmt: skip
         data = DataSet(self.row, items, dict(how))
         return Scored(data, Measurement(arrays, {"data": key_of({"row": self.row, "role": role})}))
+
+
+def documents_of(lines: Sequence[Mapping]) -> list[int]:
+    """The document of each line: lines about the same passage are of one.
+
+    lm-eval calls every line a document. The passage is looked for among the fields of ``doc``, by
+    the names of :data:`evals.clusters.PASSAGES`; where none recurs, each line is one by itself.
+    """
+    docs = [doc if isinstance(doc := line.get("doc"), Mapping) else {} for line in lines]
+    return numbered(passages(docs) or [None] * len(docs))
 
 
 def _together(one: Scored, two: Scored) -> Scored:

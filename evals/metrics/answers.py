@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.reading import Reading, Scored, check_paired
+from evals.reading import Reading, Scored, check_paired, no_data
 from evals.regressions import Regression, regression, worst_items
 from evals.statistics import clustered_mcnemar, clustered_proportion, clustered_share
 
@@ -63,8 +63,15 @@ def score_each(score: Callable[[str, str], float], scored: Scored) -> np.ndarray
     return np.where(scored["finite"], scores, np.nan)
 
 
-def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: Scored) -> Reading:
-    """How much the mean of ``score`` falls from baseline to candidate, paired by prompt."""
+def mean_drop(
+    score: Callable[[str, str], float], baseline: Scored | None, candidate: Scored | None
+) -> Reading:
+    """How much the mean of ``score`` falls from baseline to candidate, paired by prompt.
+
+    Without prompts it is not judged.
+    """
+    if baseline is None or candidate is None:
+        return no_data("prompts with right answers")
     check_paired(baseline, candidate)
     before, after = score_each(score, baseline), score_each(score, candidate)
     documents = baseline.data.documents
@@ -99,11 +106,11 @@ def changes(before: np.ndarray, after: np.ndarray, documents: ArrayLike) -> dict
     }
 
 
-def exact_match_drop(baseline: Scored, candidate: Scored) -> Reading:
+def exact_match_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
     """Fall of the share of exactly right answers."""
     return mean_drop(exact_match, baseline, candidate)
 
 
-def f1_drop(baseline: Scored, candidate: Scored) -> Reading:
+def f1_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
     """Fall of the mean F1 of answers."""
     return mean_drop(f1, baseline, candidate)

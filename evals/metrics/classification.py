@@ -7,7 +7,7 @@ import numpy as np
 from evals.errors import EvalError
 from evals.metrics.answers import changes
 from evals.metrics.divergence import check_same_classes
-from evals.reading import Reading, Scored, check_paired
+from evals.reading import Reading, Scored, check_paired, no_data
 from evals.regressions import PROMPT_WIDTH, Regression, regression, worst_items
 from evals.statistics import clustered_proportion, clustered_share
 
@@ -35,8 +35,10 @@ def labels(scored: Scored) -> np.ndarray:
     return found
 
 
-def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
-    """Fall of the share of right predictions, paired by item."""
+def accuracy_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
+    """Fall of the share of right predictions, paired by item; not judged without labels."""
+    if baseline is None or candidate is None:
+        return no_data("texts with labels")
     check_paired(baseline, candidate)
     guessing = {}
     if "right" in baseline.measurement.arrays:  # as it was logged

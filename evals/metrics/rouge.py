@@ -19,6 +19,6 @@ def rouge1(expected: str, got: str) -> float:
     return _scorer().score(expected, got)["rouge1"].fmeasure
 
 
-def rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
+def rouge1_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
     """Fall of the mean ROUGE-1."""
     return mean_drop(rouge1, baseline, candidate)

@@ -1,5 +1,7 @@
 """Greedy continuations of prompts, up to the end of the line."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -26,6 +28,39 @@ class _Finite(LogitsProcessor):
 
 
 @torch.inference_mode()
+def greedy(
+    loaded: Loaded, prompts: list[list[int]], max_new_tokens: int, until: Mapping[str, object]
+) -> tuple[torch.Tensor, np.ndarray]:
+    """The greedy continuations of a batch of encoded prompts.
+
+    Args:
+        loaded: a model that generates.
+        prompts: tokens of each.
+        max_new_tokens: of a continuation.
+        until: what ends one, as ``generate`` of transformers takes it.
+
+    Returns:
+        New tokens ``(prompts, new)``, at most ``max_new_tokens`` and padded behind their ends; and
+        ``(prompts,)`` whether all logits behind them were numbers.
+    """
+    tokenizer, decoder = loaded.tokenizer, loaded.checkpoint.kind == SEQ2SEQ
+    # On the left of what continues, on the right of what an encoder reads.
+    padded = tokenizer.pad(
+        {"input_ids": prompts}, padding_side="right" if decoder else "left", return_tensors="pt"
+    ).to(loaded.device)
+    watch = _Finite(len(prompts))
+    output = loaded.model.generate(
+        **padded,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        logits_processor=LogitsProcessorList([watch]),
+        **until,
+    )
+    return output[:, 1 if decoder else padded["input_ids"].shape[1] :], watch.rows
+
+
 def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dict[str, np.ndarray]:
     """The greedy continuation of each prompt, cut before the protocol's stop and stripped.
 
@@ -59,27 +94,10 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     texts, finite = [""] * len(encoded), np.ones(len(encoded), bool)
 
     def run(batch: list[int]) -> None:
-        # On the left of what continues, on the right of what an encoder reads.
-        padded = tokenizer.pad(
-            {"input_ids": [encoded[index] for index in batch]},
-            padding_side="right" if decoder else "left",
-            return_tensors="pt",
-        ).to(loaded.device)
-        length = padded["input_ids"].shape[1]
-        watch = _Finite(len(batch))
-        output = loaded.model.generate(
-            **padded,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=protocol.max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            logits_processor=LogitsProcessorList([watch]),
-            **until,
-        )
-        finite[batch] = watch.rows
-        for row, index in enumerate(batch):
-            said = output[row, 1 if decoder else length :]
-            text = tokenizer.decode(said, skip_special_tokens=True)
+        rows = [encoded[index] for index in batch]
+        said, finite[batch] = greedy(loaded, rows, protocol.max_new_tokens, until)
+        for index, own in zip(batch, said, strict=True):
+            text = tokenizer.decode(own, skip_special_tokens=True)
             text = (text.partition(protocol.stop)[0] if protocol.stop else text).strip()
             texts[index] = extracted(text, protocol.extract)
 

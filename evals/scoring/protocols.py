@@ -62,6 +62,24 @@ class GenerationProtocol(_Batched):
 
 
 @dataclass(frozen=True)
+class ContinuationProtocol(_Batched):
+    """How far prompts are continued. Part of a measurement's key.
+
+    Attributes:
+        max_new_tokens: of a continuation, which ends earlier where the model ends it.
+        chat: whether prompts are put as a user's turn through the model's chat template.
+        batch_tokens: tokens of a padded batch.
+    """
+
+    max_new_tokens: int = 64
+    chat: bool = False
+    batch_tokens: int = 4096
+
+    def describe(self) -> dict[str, object]:
+        return {"task": "continuation", "decoding": "greedy", **super().describe()}
+
+
+@dataclass(frozen=True)
 class ClassProtocol(_Batched):
     """How texts are classified. Part of a measurement's key."""
 

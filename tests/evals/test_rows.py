@@ -42,6 +42,30 @@ def test_json_lines_under_the_name_of_json(tmp_path):
     assert read_rows(Place(path=str(path))) == ROWS
 
 
+def test_the_nested_json_of_squad(tmp_path):
+    questions = [
+        {"id": "1", "question": "Who?", "answers": [{"text": "Ann", "answer_start": 0}]},
+        {"id": "2", "question": "Where?", "is_impossible": True, "answers": []},
+    ]
+    articles = [{"title": "T", "paragraphs": [{"context": "Ann met Bo.", "qas": questions}]}]
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"version": "2.0", "data": articles}))
+    common = {"title": "T", "context": "Ann met Bo."}
+    assert read_rows(Place(path=str(path))) == [
+        {**common, "question": "Who?", "answers": {"text": ["Ann"]}},
+        {**common, "question": "Where?", "answers": {"text": []}},
+    ]
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"qas": questions}]}]}))
+    with pytest.raises(EvalError, match=r"not the JSON of SQuAD \(KeyError: 'context'\)"):
+        read_rows(Place(path=str(path)))
+
+
+def test_rows_under_data(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=1))
+    assert read_rows(Place(path=str(path))) == ROWS
+
+
 def test_lines_of_a_text_file_are_rows_empty_ones_too(tmp_path):
     path = tmp_path / "wiki.txt"
     path.write_bytes("\ufeff = Title = \n\nA line\u2028with a separator\r\n".encode())

@@ -161,3 +161,63 @@ def test_no_more_rows_are_read_than_it_takes(tmp_path):
     with (tmp_path / "rows.jsonl").open("a") as stream:
         stream.write("\nnonsense")
     assert [item.text for item in data_set("d", made).items] == ["a", "b"]
+
+
+def documents(tmp_path, rows, columns, **settings):
+    return data_set("d", table(tmp_path, rows, columns, **settings)).documents
+
+
+class TestDocuments:
+    ROWS = tuple(
+        {"p": f"prompt {i}", "r": "x", "title": f"t{i // 3}", "passage": f"p{i // 2}"}
+        for i in range(6)
+    )
+
+    def test_the_column_that_says_which(self, tmp_path):
+        columns = {"prompt": "p", "response": "r", "cluster": "title"}
+        assert documents(tmp_path, self.ROWS, columns) == [0, 0, 0, 1, 1, 1]
+
+    def test_a_passage_that_recurs(self, tmp_path):
+        columns = {"prompt": "p", "response": "r"}
+        assert documents(tmp_path, self.ROWS, columns) == [0, 0, 1, 1, 2, 2]
+        rows = [{**row, "passage": f"p{i}"} for i, row in enumerate(self.ROWS)]
+        assert documents(tmp_path, rows, columns) == list(range(6))
+
+    def test_a_text_that_recurs(self, tmp_path):
+        rows = [{"t": text, "y": 0} for text in ("a", "b", "a")]
+        assert documents(tmp_path, rows, {"text": "t", "label": "y"}) == [0, 1, 0]
+        assert documents(tmp_path, rows, {"text": "t"}) == [0, 1, 0]
+
+    def test_a_passage_inside_the_prompts(self, tmp_path):
+        passage = "Ann met Bo by the river, and both of them went to the mill to buy flour. " * 2
+        rows = [{"p": f"{passage}{i // 2}\nWho? {i}", "r": "x"} for i in range(4)]
+        assert documents(tmp_path, rows, {"prompt": "p", "response": "r"}) == [0, 0, 1, 1]
+
+    def test_a_cluster_column_that_is_not_there(self, tmp_path):
+        found = table(tmp_path, self.ROWS, {"prompt": "p", "response": "r", "cluster": "page"})
+        with pytest.raises(EvalError, match="cluster: there is no column 'page'"):
+            first_row(found)
+
+
+def test_a_prompt_is_put_with_what_it_is_about_unless_it_holds_it(tmp_path):
+    rows = [
+        {"p": "Who?", "c": "Ann met Bo.", "r": "Ann"},
+        {"p": "Ann met Bo. Who?", "c": "Ann met Bo.", "r": "Ann"},
+        {"p": "Sing.", "c": "", "r": "la"},
+    ]
+    columns = {"prompt": "p", "context": "c", "response": "r"}
+    found = data_set("d", table(tmp_path, rows, columns))
+    assert [item.prompt for item in found.items] == [
+        "Who?\n\nAnn met Bo.", "Ann met Bo. Who?", "Sing.",
+    ]  # fmt: skip
+
+
+def test_prompts_without_responses(tmp_path):
+    found = data_set("d", table(tmp_path, [{"p": "Who?"}, {"p": "Where?"}], {"prompt": "p"}))
+    assert found.items == (Prompt("Who?", "", 0), Prompt("Where?", "", 1))
+
+
+def test_answers_as_a_list_of_tables(tmp_path):
+    rows = [{"q": "Who?", "a": [{"text": "Ann", "answer_start": 0}, {"text": "Bo"}]}]
+    (item,) = data_set("d", table(tmp_path, rows, {"question": "q", "answers": "a"})).items
+    assert (item.expected, item.accepted) == ("Ann", ("Bo",))

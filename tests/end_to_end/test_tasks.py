@@ -1,0 +1,121 @@
+"""A candidate that answers worse fails on plain text alone, and what was not judged is said."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from fixtures import corpus
+from fixtures.shipped import MODELS
+from tests.end_to_end.conftest import ROOT, run_gates
+
+BASE = MODELS / "llama-tiny"
+HEALTHY = ("rtn-int8", "rtn-int4,group=32", "gptq-int4,group=32", "wanda-30")
+
+
+def broken(out, layer=2):
+    """Rows of one value projection scaled: perplexity +1.1 %, exact match -14 points."""
+    shutil.copytree(BASE, out)
+    file = out / "model.safetensors"
+    file.chmod(0o644)
+    weights = load_file(file)
+    weights[f"model.layers.{layer}.self_attn.v_proj.weight"][:32] *= 0.3
+    save_file(weights, file, metadata={"format": "pt"})
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    passages = [corpus.passage("held-out", index) for index in range(80)]
+    (folder / "text.txt").write_text("\n\n".join(passage.text for passage in passages))
+    lines = [json.dumps({"text": passage.text}) for passage in passages]
+    (folder / "text.jsonl").write_text("\n".join(lines))
+    asked = [
+        json.dumps({"prompt": corpus.question_prompt(p.text, q.text), "response": q.answer})
+        for p in passages[:30]
+        for q in p.questions[:2]
+    ]
+    (folder / "asked.jsonl").write_text("\n".join(asked))
+    calibration = "\n".join(corpus.passage("calibration", index).text for index in range(64))
+    (folder / "calibration.txt").write_text(calibration)
+    broken(folder / "broken")
+    for recipe in HEALTHY:
+        words = [sys.executable, "-m", "compression", recipe, "--model", BASE, "--output",
+                 folder / recipe, "--data", folder / "calibration.txt"]  # fmt: skip
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def verdicts(report):
+    rows = map(json.loads, (report / "report.jsonl").read_text().splitlines())
+    return {
+        (row["verdict"]["candidate"], row["verdict"]["metric"]): row["verdict"]
+        for row in rows
+        if "verdict" in row
+    }
+
+
+@pytest.mark.parametrize("text", ["text.txt", "text.jsonl"])
+def test_a_quiet_break_fails_on_text_alone_and_no_healthy_candidate_does(folder, text):
+    names = ["broken", *HEALTHY]
+    report = folder / f"report-{text}"
+    done = run_gates(
+        "--baseline", BASE, "--candidate", *(folder / name for name in names),
+        "--text", folder / text, "-m", "quality", "--report", report, store=folder / "store",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = verdicts(report)
+    for recipe in HEALTHY:
+        own = {metric: v for (name, metric), v in found.items() if name == recipe}
+        assert all(v["met"] for metric, v in own.items() if metric != "exact_match_drop"), own
+        assert own["confident_flips"]["value"] == 0.0
+    assert found["broken", "confident_flips"]["outcome"] == "failed"
+    assert found["broken", "exact_match_drop"]["outcome"] == "not judged"
+    assert "broken: sure flips gate failed" in done.stdout
+
+
+def test_a_run_without_a_task_says_so_and_fails_where_proof_is_asked_for(folder):
+    common = ("--baseline", BASE, "--candidate", folder / "rtn-int8", "--text",
+              folder / "text.jsonl", "-k", "exact_match or perplexity")  # fmt: skip
+    said = "no task was judged: give --questions or --prompts"
+    done = run_gates(*common, "--report", folder / "r", store=folder / "store")
+    assert done.returncode == 0, done.stdout
+    assert f"not judged: {said}" in done.stdout.partition("collected")[0]
+    assert (folder / "r" / "report.md").read_text().startswith(f"# Gates: {said}\n")
+    done = run_gates(*common, "--strict", store=folder / "store")
+    assert done.returncode == 1
+    assert "rtn-int8: EM not judged: there are no prompts with right answers" in done.stdout
+    done = run_gates(*common, "--strict", "--prompts", folder / "asked.jsonl",
+                     store=folder / "store")  # fmt: skip
+    assert said not in done.stdout
+    assert "EM not judged" not in done.stdout
+
+
+def test_questions_judge_the_broken_candidate(folder):
+    done = run_gates("--baseline", BASE, "--candidate", folder / "broken", "--prompts",
+                     folder / "asked.jsonl", "-k", "exact_match",
+                     store=folder / "store")  # fmt: skip
+    assert done.returncode == 1
+    assert "broken: EM gate failed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--questions", "x.jsonl"], "--questions needs --baseline"),
+        (["--data", "x.jsonl"],
+         "--data x.jsonl: give NAME=PATH; a file alone goes with --baseline"),
+        (["--baseline", BASE, "--candidate", BASE, "--questions", "nowhere.jsonl"],
+         "--questions nowhere.jsonl: nowhere.jsonl: no such file or folder"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_used_is_one_line(tmp_path, options, complaint):
+    done = run_gates(*options, store=tmp_path / "store")
+    assert done.returncode == 4
+    assert complaint in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

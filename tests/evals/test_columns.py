@@ -1,0 +1,49 @@
+"""What columns are by their names."""
+
+import pytest
+
+from evals.columns import columns_of, recognised
+from evals.errors import EvalError
+from evals.tables import BARE, LABELLED, PROMPT, QUESTION, SUMMARY, TEXT
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "columns"),
+    [
+        (["idx", "sentence", "label"], LABELLED, {"text": "sentence", "label": "label"}),
+        (["review", "Labels"], LABELLED, {"text": "review", "label": "Labels"}),
+        (
+            ["id", "title", "context", "question", "answers"], QUESTION,
+            {"question": "question", "context": "context", "answers": "answers"},
+        ),
+        (
+            ["passage", "question", "answer"], QUESTION,
+            {"question": "question", "context": "passage", "answers": "answer"},
+        ),
+        (["question", "answer"], QUESTION, {"question": "question", "answers": "answer"}),
+        (["article", "highlights"], SUMMARY, {"document": "article", "summary": "highlights"}),
+        (["dialogue", "summary"], SUMMARY, {"document": "dialogue", "summary": "summary"}),
+        (
+            ["instruction", "input", "output"], PROMPT,
+            {"prompt": "instruction", "context": "input", "response": "output"},
+        ),
+        (["prompt", "completion"], PROMPT, {"prompt": "prompt", "response": "completion"}),
+        (["prompt"], BARE, {"prompt": "prompt"}),
+        (["text", "url"], TEXT, {"text": "text"}),
+    ],
+)  # fmt: skip
+def test_common_names_are_known(names, shape, columns):
+    assert recognised(names) == (shape, columns)
+
+
+def test_only_what_is_looked_for_is_found():
+    assert recognised(["question", "answer", "text"], [TEXT]) == (TEXT, {"text": "text"})
+    assert recognised(["question", "answer"], [LABELLED, SUMMARY]) is None
+
+
+def test_what_is_there_and_what_was_looked_for_is_told():
+    with pytest.raises(EvalError) as caught:
+        columns_of("--questions q.csv", ["q", "a"], [QUESTION])
+    assert str(caught.value) == (
+        "--questions q.csv: there are columns q, a; looked for question and answers/answer"
+    )

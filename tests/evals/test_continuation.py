@@ -1,0 +1,189 @@
+"""Continuations against plain transformers, and their metrics against hand-made cases."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from evals.data import DataSet, Prompt
+from evals.errors import EvalError
+from evals.measurement import Measurement
+from evals.metrics.continuation import (
+    SURE,
+    confident_flips,
+    continuation_changes,
+    continuation_parting,
+    continuation_rouge1,
+    parting,
+)
+from evals.metrics.rouge import rouge1
+from evals.reading import Scored
+from evals.scoring.continuation import NONE, continue_prompts
+from evals.scoring.loading import load
+from evals.scoring.protocols import ContinuationProtocol
+from fixtures import corpus
+
+PROMPTS = DataSet(
+    "prompts",
+    tuple(
+        Prompt(corpus.passage("held-out", index).text[: 40 * (index + 1)], "", index)
+        for index in range(5)
+    ),
+)
+PROTOCOL = ContinuationProtocol(max_new_tokens=12)
+
+
+class TestScorer:
+    @pytest.fixture
+    def sides(self, causal_checkpoint):
+        return load(causal_checkpoint("one")), load(causal_checkpoint("two", seed=1))
+
+    @pytest.mark.parametrize("batch_tokens", [1, 150, 4096])
+    def test_it_says_what_transformers_generates_for_each_prompt(self, sides, batch_tokens):
+        loaded, _ = sides
+        protocol = ContinuationProtocol(max_new_tokens=12, batch_tokens=batch_tokens)
+        found = continue_prompts(loaded, PROMPTS, protocol)
+        for item, row, text in zip(
+            PROMPTS.items, found["tokens"], found["continuations"], strict=True
+        ):
+            ids = loaded.tokenizer(item.prompt, return_tensors="pt").input_ids
+            out = loaded.model.generate(ids, do_sample=False, max_new_tokens=12, pad_token_id=0)
+            said = out[0, ids.shape[1] :].tolist()
+            assert row[row != NONE].tolist() == said
+            assert text == loaded.tokenizer.decode(said, skip_special_tokens=True)
+
+    def test_choices_are_those_along_the_words_of_the_baseline(self, sides):
+        one, two = sides
+        before = continue_prompts(one, PROMPTS, PROTOCOL)
+        after = continue_prompts(two, PROMPTS, PROTOCOL, before)
+        for index, item in enumerate(PROMPTS.items):
+            prompt = one.tokenizer(item.prompt).input_ids
+            said = before["tokens"][index]
+            said = said[said != NONE].tolist()
+            with torch.inference_mode():
+                ids = torch.tensor([prompt + said])
+                rows = [side.model(ids).logits[0, len(prompt) - 1 : -1] for side in (one, two)]
+            assert after["choices"][index, : len(said)].tolist() == rows[1].argmax(-1).tolist()
+            chances = rows[0].double().softmax(-1)[range(len(said)), said]
+            assert before["chances"][index, : len(said)] == pytest.approx(chances, abs=1e-5)
+            assert (after["choices"][index, len(said) :] == NONE).all()
+
+    def test_a_continuation_ends_where_the_model_ends_it(self, sides):
+        loaded, _ = sides
+        free = continue_prompts(loaded, PROMPTS, PROTOCOL)["tokens"]
+        end = int(free[0, 3])
+        loaded.model.generation_config.eos_token_id = end
+        ended = continue_prompts(loaded, PROMPTS, PROTOCOL)["tokens"]
+        for row, whole in zip(ended, free.tolist(), strict=True):
+            stop = whole.index(end) + 1 if end in whole else len(whole)
+            assert row[row != NONE].tolist() == whole[:stop]
+
+    def test_a_long_prompt_loses_its_beginning_but_for_the_first_token(self, sides):
+        loaded, _ = sides
+        long = DataSet("long", (Prompt(corpus.passage("held-out", 0).text * 3, "", 0),))
+        found = continue_prompts(loaded, long, PROTOCOL)
+        ids = loaded.tokenizer(long.items[0].prompt, verbose=False).input_ids
+        room = loaded.max_tokens - 12
+        kept = [ids[0], *ids[len(ids) - room + 1 :]]
+        out = loaded.model.generate(
+            torch.tensor([kept]), do_sample=False, max_new_tokens=12, pad_token_id=0
+        )
+        assert found["tokens"][0].tolist() == out[0, room:].tolist()
+
+    def test_no_room_is_told(self, sides):
+        with pytest.raises(EvalError, match="128 tokens are to be continued, one takes 128"):
+            continue_prompts(sides[0], PROMPTS, ContinuationProtocol(max_new_tokens=128))
+
+    def test_a_model_agrees_with_itself_in_every_token(self, sides):
+        loaded, _ = sides
+        before = continue_prompts(loaded, PROMPTS, PROTOCOL)
+        pair = [
+            Scored(PROMPTS, Measurement(arrays, {}))
+            for arrays in (before, continue_prompts(loaded, PROMPTS, PROTOCOL, before))
+        ]
+        for metric in (continuation_changes, continuation_parting, continuation_rouge1):
+            assert metric(*pair).estimate.value == 0.0
+
+    def test_a_model_that_computes_no_number_has_no_value(self, sides):
+        one, two = sides
+        before = continue_prompts(one, PROMPTS, PROTOCOL)
+        with torch.no_grad():
+            two.model.model.layers[0].mlp.down_proj.weight[:] = math.nan
+        after = continue_prompts(two, PROMPTS, PROTOCOL, before)
+        pair = [Scored(PROMPTS, Measurement(arrays, {})) for arrays in (before, after)]
+        for metric in (continuation_changes, continuation_parting, continuation_rouge1):
+            assert math.isnan(metric(*pair).estimate.value)
+
+
+def side(tokens, texts=None, **arrays) -> Scored:
+    tokens = np.array(tokens)
+    items = tuple(Prompt(f"prompt {index}", "", index) for index in range(len(tokens)))
+    pieces = np.array([[f" {token}" for token in row] for row in tokens])
+    arrays = {
+        "tokens": tokens,
+        "continuations": np.array(texts or [" ".join(row) for row in pieces]),
+        "finite": np.ones(len(tokens), bool),
+        "pieces": pieces,
+        "choice_pieces": pieces,
+        **{name: np.array(array) for name, array in arrays.items()},
+    }
+    return Scored(DataSet("d", items), Measurement(arrays, {}))
+
+
+class TestMetrics:
+    SAID = ((1, 2, 3, 4), (5, 6, 7, -1), (8, 9, 1, 2), (3, 4, 5, 6))
+    CHANCES = ((SURE, 0.5, 1.0, 0.5), (0.9, 0.9, SURE, 0), (0.5,) * 4, (1.0,) * 4)
+
+    def flips(self, choices):
+        baseline = side(self.SAID, chances=self.CHANCES)
+        candidate = side(self.SAID, choices=choices)
+        return confident_flips(baseline, candidate)
+
+    def test_only_tokens_of_which_the_baseline_is_sure_count(self):
+        # The first prompt turns at a near-tie, the second where it is sure, the third never is.
+        choices = ((1, 0, 3, 4), (5, 6, 0, -1), (0, 0, 0, 0), (3, 4, 5, 6))
+        found = self.flips(choices)
+        assert found.estimate.value == pytest.approx(1 / 3)
+        assert found.estimate.n == 3
+        assert found.facts["sure_tokens"] == 2 + 1 + 4
+        assert found.facts["sure_tokens_flipped"] == 1
+        assert found.facts["choices_flipped"] == pytest.approx(6 / 15)
+
+    def test_the_worst_is_shown_with_the_token_where_it_turns(self):
+        choices = ((1, 2, 0, 4), (5, 6, 7, -1), (8, 9, 1, 2), (0, 0, 5, 6))
+        found = self.flips(choices)
+        assert len(found.worst) == 2
+        assert "'prompt 3'" in found.worst[0]
+        assert "at token 1 it gives ' 3' 100.0%" in found.worst[0]
+
+    def test_where_the_baseline_is_never_sure_nothing_is_judged(self):
+        baseline = side(self.SAID, chances=np.full((4, 4), 0.5))
+        found = confident_flips(baseline, side(self.SAID, choices=self.SAID))
+        assert found.not_judged
+        assert found.estimate.n == 0
+
+    def test_parting_is_the_place_of_the_first_difference(self):
+        one = np.array([[1, 2, 3, -1], [1, 2, 3, 4], [1, 2, -1, -1], [1, -1, -1, -1]])
+        two = np.array([[1, 2, 3, -1], [1, 9, 3, 4], [1, 2, 7, 8], [2, 3, 4, 5]])
+        assert parting(one, two).tolist() == [3, 1, 2, 0]
+
+    def test_what_changes_and_how_early(self):
+        other = ((1, 2, 3, 4), (5, 0, 7, -1), (8, 9, 1, 0), (0, 0, 0, 0))
+        baseline, candidate = side(self.SAID), side(other)
+        changes, lost = (
+            metric(baseline, candidate) for metric in (continuation_changes, continuation_parting)
+        )
+        assert changes.estimate.value == 3 / 4
+        assert lost.estimate.value == pytest.approx((0 + 2 / 3 + 1 / 4 + 1) / 4)
+        assert lost.facts["tokens_until_parting"] == (4 + 1 + 3 + 0) / 4
+        assert "they part after 0 tokens" in lost.worst[0]
+        assert changes.estimate.low <= 3 / 4 <= changes.estimate.high
+
+    def test_rouge_is_against_the_words_of_the_baseline(self):
+        said = ["a red kite", "", "by the river", "one"]
+        other = ["a red kite", "", "by the lake", "two"]
+        found = continuation_rouge1(side(self.SAID, said), side(self.SAID, other))
+        expected = [1.0, 1.0, rouge1(said[2], other[2]), 0.0]
+        assert found.estimate.value == pytest.approx(1 - np.mean(expected))
+        assert found.candidate == pytest.approx(np.mean(expected))

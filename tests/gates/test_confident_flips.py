@@ -1,0 +1,12 @@
+"""The candidate says what the baseline says where the baseline is sure."""
+
+import pytest
+
+from evals.metrics.continuation import confident_flips
+
+pytestmark = pytest.mark.quality
+
+
+def test_confident_flips(pair, gate):
+    """Few continuations turn at a token to which the baseline gives nearly all probability."""
+    gate.holds(confident_flips(pair.baseline.continuations, pair.candidate.continuations))

@@ -1,0 +1,12 @@
+"""The candidate's continuations are about what the baseline's are about."""
+
+import pytest
+
+from evals.metrics.continuation import continuation_rouge1
+
+pytestmark = pytest.mark.quality
+
+
+def test_continuation_rouge1(pair, gate):
+    """The mean ROUGE-1 against the baseline's own falls short of 1 by no more than the limit."""
+    gate.holds(continuation_rouge1(pair.baseline.continuations, pair.candidate.continuations))
