@@ -166,7 +166,7 @@ def test_two_checkpoints_on_a_text_of_ones_own(gates, checkpoints):
     assert "healthy: " not in done.stdout
 
 
-def test_a_broken_candidate_fails_and_never_passes(gates, checkpoints):
+def test_a_broken_candidate_stops_the_run_and_never_passes(gates, checkpoints):
     weights = checkpoints / "healthy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-64])
     text = checkpoints / "t.txt"
@@ -175,9 +175,9 @@ def test_a_broken_candidate_fails_and_never_passes(gates, checkpoints):
         "--baseline", "fixtures/models/llama-tiny", "--candidate", checkpoints / "healthy",
         "--text", text,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "does not load" in done.stdout
-    assert " passed" not in done.stdout.splitlines()[-1]
+    assert done.returncode == 4
+    assert f"{weights} does not load" in done.stderr
+    assert " passed" not in done.stdout
 
 
 def test_models_of_other_vocabularies_fail_alone(gates, tmp_path):

@@ -89,15 +89,13 @@ def test_a_wrong_use_is_one_line(gates, profile, words, complaint):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_plan_of_a_baseline_that_does_not_load_fails(gates, profile, tmp_path):
+def test_a_plan_of_a_baseline_that_does_not_load_does_not_start(gates, profile, tmp_path):
     shutil.copytree(MODELS / "roberta-tiny", tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"short")
     profile.write_text(
         PROFILE.split("[[suite.known_failures]]")[0].replace("roberta-tiny", f"{tmp_path}/broken")
     )
     done = gates("--profile", profile, "--plan")
-    assert done.returncode == 1
-    assert "broken: " in done.stdout
-    assert "does not load" in done.stdout
-    assert "bert-tiny" in done.stdout
-    assert "Traceback" not in done.stdout
+    assert done.returncode == 4
+    assert "broken/model.safetensors does not load" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
