@@ -94,8 +94,8 @@ class ClusterSums:
 
 
 def carriers(totals: np.ndarray) -> float:
-    """Number of clusters of one total that non-negative totals ``(clusters,)`` are worth,
-    ``(sum s_g)^2 / sum s_g^2``; 0 where all are zero."""
+    """Number of equal totals that non-negative ``totals`` ``(n,)`` are worth,
+    ``(sum s)^2 / sum s^2``; 0 where all are zero."""
     squares = float(np.square(totals).sum())
     return float(totals.sum() ** 2 / squares) if squares > 0 else 0.0
 

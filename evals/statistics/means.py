@@ -84,7 +84,7 @@ def series_mean(values: ArrayLike, windows: ArrayLike, confidence: float = CONFI
 
     The interval is the wider, at each end, of that of :func:`studentized_mean`, which takes windows
     for independent, and of the t interval with an equal-weighted cosine estimate of the long-run
-    variance (Mueller 2004; Lazarus, Lewis, Stock & Watson 2018, eq. 3 and 4). With ``u_t`` the sum
+    variance (Mueller 2007; Lazarus, Lewis, Stock & Watson 2018). With ``u_t`` the sum
     of the deviations of window t from the mean, T windows, N items::
 
         L_j = sqrt(2 / T) sum_t cos(pi j (t - 1/2) / T) u_t,    j = 1 .. B
@@ -126,7 +126,7 @@ def _skewed_mean(sums: ClusterSums, confidence: float, unit: str) -> Estimate:
     if not sums.error > 0:  # all the same, or not finite
         ends = (sums.mean, sums.mean)
         found = estimate(sums.mean, lambda level: ends, sums.count, sums.groups, confidence)
-        why = unreliable(sums, None, unit) if sums.totals.any() else ""
+        why = unreliable(sums, unit=unit) if sums.totals.any() else ""
         return replace(found, unreliable=why)
     tail = Tail.of(sums)
     found = estimate(sums.mean, reach_of(sums, tail), sums.count, sums.groups, confidence)

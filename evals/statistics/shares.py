@@ -8,6 +8,7 @@ items of a document shared its fate.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,15 +16,17 @@ from numpy.typing import ArrayLike
 from evals.estimate import CONFIDENCE, Bounds, Estimate, estimate
 from evals.statistics.clusters import ClusterSums, carriers, student_t
 from evals.statistics.means import t_bounds
-from evals.statistics.tails import Tail, reach_of
+from evals.statistics.tails import Tail, reach_of, unreliable
 
 RARE = 8
 """Items on the rare side of a share; of fewer, Wilson's interval may cover less than it says."""
 CARRIERS = (8.0, 16.0)
 """Effective documents that carry events: up to the first, the documents are the sample size; from
 the second on, the sample variance decides."""
-GRADED = 20
-"""Effective documents that carry a change, from which on graded changes are a mean as any other."""
+GRADED, MOST = 20, 0.45
+"""Effective documents that carry a change, and effective share of the items that do, from which on
+graded changes are a mean as any other. The share is 0.64 where all items change by normally
+distributed amounts, and 0.5 where their sizes are exponentially distributed."""
 
 
 def clustered_share(
@@ -33,7 +36,7 @@ def clustered_share(
 
     Where few items change, their sample variance says little of how many might. So losses (values
     above zero) and gains (below) get an interval for a rare share each, and the two are combined by
-    the method of variance estimates recovery, MOVER (Zou & Donner 2008, eq. 5), with the
+    the method of variance estimates recovery, MOVER (Zou & Donner 2008), with the
     correlation of exclusive events::
 
         below^2 = dl^2 - 2 phi dl dg + dg^2,    phi = -sqrt(p q / ((1 - p) (1 - q)))
@@ -44,8 +47,9 @@ def clustered_share(
     about 3 / n, which is the "rule of three".
 
     Scores that are not only right or wrong may all change a little, and then no share is rare.
-    From :data:`GRADED` effective documents that carry the change on, they get the t interval with
-    Hall's correction for skewness.
+    Where most items carry the change, by :data:`GRADED` and :data:`MOST`, they get the t interval
+    with Hall's correction for skewness. It does not cover what rare large changes, none of which
+    the sample holds, would add to the mean.
 
     Args:
         values: ``(n,)``, in [-1, 1]; positive for a loss.
@@ -53,7 +57,9 @@ def clustered_share(
         confidence: of the two-sided interval.
 
     Returns:
-        The mean; unbounded where there is but one cluster, NaN where a value is NaN.
+        The mean; unbounded where there is but one cluster, NaN where a value is NaN. Called
+        unreliable where documents of several items, some of which change, are an effective number
+        of fewer than 30.
 
     Raises:
         ValueError: no value, or lengths that differ.
@@ -67,15 +73,16 @@ def clustered_share(
     else:
         parts = (values.clip(min=0), -values.clip(max=0))
         bounds = _wider(_mover(*(ClusterSums.of(part, clusters) for part in parts)), t_bounds(sums))
-    return estimate(sums.mean, bounds, sums.count, sums.groups, confidence)
+    return _told(estimate(sums.mean, bounds, sums.count, sums.groups, confidence), sums)
 
 
 def _many_change_a_little(values: np.ndarray, clusters: ArrayLike) -> bool:
-    """Whether changes are of scores that are not only right or wrong, and not of a few documents
-    alone."""
+    """Whether changes are of scores that are not only right or wrong, and of most items."""
     if np.isin(values, (-1.0, 0.0, 1.0)).all():
         return False
-    return carriers(ClusterSums.of(np.abs(values), clusters).totals) >= GRADED
+    sizes = np.abs(values)
+    by_document = carriers(ClusterSums.of(sizes, clusters).totals)
+    return by_document >= GRADED and carriers(sizes) >= MOST * values.size
 
 
 def _wider(one: Bounds, other: Bounds) -> Bounds:
@@ -118,7 +125,7 @@ def clustered_proportion(
     Wilson's interval (1927) with Student's t where at least :data:`RARE` items are on the rare
     side. With fewer it would fall to 90 %, so they get the exact one of Clopper and Pearson (1934),
     at the effective sample size with the correction of degrees of freedom of Korn and Graubard
-    (1998, section 2). It never covers less than it says, and up to always: of so few outcomes no
+    (1998). It never covers less than it says, and up to always: of so few outcomes no
     interval covers 95 %.
 
     Args:
@@ -143,7 +150,13 @@ def clustered_proportion(
             return _clopper_pearson(sums, size, level)
         return _wilson(p, size, student_t(level, sums.degrees))
 
-    return estimate(p, bounds, sums.count, sums.groups, confidence)
+    return _told(estimate(p, bounds, sums.count, sums.groups, confidence), sums)
+
+
+def _told(found: Estimate, sums: ClusterSums) -> Estimate:
+    """The estimate, called unreliable where too few documents tell how alike their items are."""
+    alone = sums.groups == sums.count
+    return found if alone or not sums.error > 0 else replace(found, unreliable=unreliable(sums))
 
 
 def _worth(sums: ClusterSums) -> float:

@@ -5,8 +5,8 @@ mean. The estimate is then too small and so is its standard error. Three remedie
 the one before:
 
 * Student's t, where the distribution is about symmetric.
-* Hall's transformation (Hall 1992, "On the removal of skewness by transformation", eq. 2.5), which
-  corrects t for the sample's skewness A = sum r^3 / (sum r^2)^1.5::
+* Hall's transformation (Hall 1992, "On the removal of skewness by transformation"), which corrects
+  t for the sample's skewness A = sum r^3 / (sum r^2)^1.5::
 
       g(T) = T + A T^2 / 3 + A^2 T^3 / 27 + A / 6,    T_z = (3 / A) (cbrt(1 + A (z - A / 6)) - 1)
 
@@ -102,7 +102,7 @@ def reach_of(sums: ClusterSums, tail: Tail) -> Callable[[float], tuple[float, fl
     return bounds
 
 
-def unreliable(sums: ClusterSums, tail: Tail | None, unit: str = "documents") -> str:
+def unreliable(sums: ClusterSums, tail: Tail | None = None, unit: str = "documents") -> str:
     """Why the interval of a mean may cover less than it says; empty where it does not.
 
     Args:

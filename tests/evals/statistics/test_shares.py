@@ -30,7 +30,7 @@ def test_without_gains_it_is_wilson_s_or_the_wider_t_interval():
 
 
 def test_many_losses_and_gains_are_zou_and_donner_s_or_the_t_interval():
-    """MOVER, eq. 5, with statsmodels' Wilson intervals of the two shares."""
+    """MOVER with statsmodels' Wilson intervals of the two shares."""
     from statsmodels.stats.proportion import proportion_confint
 
     losses, gains, n = 60, 30, 300
@@ -106,7 +106,7 @@ def test_scores_that_all_move_a_little_get_an_interval_like_student_s():
 def test_a_few_scores_that_move_far_are_rare_events():
     values = np.zeros(200)
     values[:4] = [0.9, 0.8, 1.0, 0.7]
-    values[4:60] = 0.001
+    values[4:180] = 0.001
     found, plain = (f(values, np.arange(200)) for f in (clustered_share, clustered_mean))
     assert found.high > plain.high
 
@@ -122,6 +122,16 @@ def test_documents_that_share_a_fate_are_the_sample_size_where_few_change():
     spread[:5, 0] = 1.0
     rare = clustered_share(spread.ravel(), np.repeat(np.arange(30), 20))
     assert rare.high > 0.05
+
+
+@pytest.mark.parametrize("method", [clustered_share, clustered_proportion])
+def test_few_documents_of_several_items_are_told_unless_nothing_changed(method):
+    hits = np.arange(60) % 7 == 0
+    documents = np.arange(60) // 3
+    reason = "intervals are unreliable below 30 documents (got 20)"
+    assert method(hits, documents).unreliable == reason
+    assert method(np.zeros(60), documents).unreliable == ""
+    assert method(hits, np.arange(60)).unreliable == ""
 
 
 def test_a_proportion_is_wilson_s():
