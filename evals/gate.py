@@ -140,7 +140,7 @@ METRICS: Mapping[str, Metric] = {
         _share,
         _share,
     ),
-    "continuation_rouge1": Metric(
+    "continuation_rouge1_drop": Metric(
         "cont. ROUGE-1",
         "ROUGE-1 of continuations against the baseline's own is at most {limit} below 100%",
         True,

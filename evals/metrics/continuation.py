@@ -2,7 +2,7 @@
 
 Both continue the same prompts greedily. Two continuations of high-entropy text part at the first
 near-tie, between healthy models too, and have nothing in common from there on. So how far they
-agree (:func:`continuation_parting`, :func:`continuation_changes`, :func:`continuation_rouge1`)
+agree (:func:`continuation_parting`, :func:`continuation_changes`, :func:`continuation_rouge1_drop`)
 tells an int8 from an int4, and little more. :func:`confident_flips` looks past near-ties: it holds
 the candidate's first choices along the baseline's own continuation, and counts only tokens of
 which the baseline was sure. A healthy candidate hardly ever changes one.
@@ -91,7 +91,7 @@ def continuation_parting(baseline: Scored, candidate: Scored) -> Reading:
     )
 
 
-def continuation_rouge1(baseline: Scored, candidate: Scored) -> Reading:
+def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
     """By how much the mean ROUGE-1 of the candidate's continuations against the baseline's falls
     short of 1, which is that of the baseline against itself."""
     check_paired(baseline, candidate)

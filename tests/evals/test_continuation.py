@@ -14,7 +14,7 @@ from evals.metrics.continuation import (
     confident_flips,
     continuation_changes,
     continuation_parting,
-    continuation_rouge1,
+    continuation_rouge1_drop,
     parting,
 )
 from evals.metrics.rouge import rouge1
@@ -102,7 +102,7 @@ class TestScorer:
             Scored(PROMPTS, Measurement(arrays, {}))
             for arrays in (before, continue_prompts(loaded, PROMPTS, PROTOCOL, before))
         ]
-        for metric in (continuation_changes, continuation_parting, continuation_rouge1):
+        for metric in (continuation_changes, continuation_parting, continuation_rouge1_drop):
             assert metric(*pair).estimate.value == 0.0
 
     def test_a_model_that_computes_no_number_has_no_value(self, sides):
@@ -112,7 +112,7 @@ class TestScorer:
             two.model.model.layers[0].mlp.down_proj.weight[:] = math.nan
         after = continue_prompts(two, PROMPTS, PROTOCOL, before)
         pair = [Scored(PROMPTS, Measurement(arrays, {})) for arrays in (before, after)]
-        for metric in (continuation_changes, continuation_parting, continuation_rouge1):
+        for metric in (continuation_changes, continuation_parting, continuation_rouge1_drop):
             assert math.isnan(metric(*pair).estimate.value)
 
 
@@ -137,7 +137,8 @@ class TestMetrics:
 
     def flips(self, choices):
         baseline = side(self.SAID, chances=self.CHANCES)
-        candidate = side(self.SAID, choices=choices)
+        pieces = [[f" {token}" for token in row] for row in choices]
+        candidate = side(self.SAID, choices=choices, choice_pieces=pieces)
         return confident_flips(baseline, candidate)
 
     def test_only_tokens_of_which_the_baseline_is_sure_count(self):
@@ -154,8 +155,8 @@ class TestMetrics:
         choices = ((1, 2, 0, 4), (5, 6, 7, -1), (8, 9, 1, 2), (0, 0, 5, 6))
         found = self.flips(choices)
         assert len(found.worst) == 2
-        assert "'prompt 3'" in found.worst[0]
-        assert "at token 1 it gives ' 3' 100.0%" in found.worst[0]
+        worst = found.worst.items[0]
+        assert (worst.row, worst.baseline, worst.candidate) == (4, " 3", " 0")
 
     def test_where_the_baseline_is_never_sure_nothing_is_judged(self):
         baseline = side(self.SAID, chances=np.full((4, 4), 0.5))
@@ -177,13 +178,15 @@ class TestMetrics:
         assert changes.estimate.value == 3 / 4
         assert lost.estimate.value == pytest.approx((0 + 2 / 3 + 1 / 4 + 1) / 4)
         assert lost.facts["tokens_until_parting"] == (4 + 1 + 3 + 0) / 4
-        assert "they part after 0 tokens" in lost.worst[0]
+        worst = lost.worst.items[0]
+        assert (worst.row, worst.loss) == (4, 1.0)
+        assert (worst.baseline, worst.candidate) == (" 3  4  5  6", " 0  0  0  0")
         assert changes.estimate.low <= 3 / 4 <= changes.estimate.high
 
     def test_rouge_is_against_the_words_of_the_baseline(self):
         said = ["a red kite", "", "by the river", "one"]
         other = ["a red kite", "", "by the lake", "two"]
-        found = continuation_rouge1(side(self.SAID, said), side(self.SAID, other))
+        found = continuation_rouge1_drop(side(self.SAID, said), side(self.SAID, other))
         expected = [1.0, 1.0, rouge1(said[2], other[2]), 0.0]
         assert found.estimate.value == pytest.approx(1 - np.mean(expected))
         assert found.candidate == pytest.approx(np.mean(expected))

@@ -2,11 +2,11 @@
 
 import pytest
 
-from evals.metrics.continuation import continuation_rouge1
+from evals.metrics.continuation import continuation_rouge1_drop
 
 pytestmark = pytest.mark.quality
 
 
-def test_continuation_rouge1(pair, gate):
+def test_continuation_rouge1_drop(pair, gate):
     """The mean ROUGE-1 against the baseline's own falls short of 1 by no more than the limit."""
-    gate.holds(continuation_rouge1(pair.baseline.continuations, pair.candidate.continuations))
+    gate.holds(continuation_rouge1_drop(pair.baseline.continuations, pair.candidate.continuations))
