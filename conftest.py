@@ -14,11 +14,12 @@ compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__n
 
 from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS  # noqa: E402
+from evals.items import ItemValues  # noqa: E402
 from fixtures import cases, options, plan, propose  # noqa: E402
 from fixtures.lab import TIMED  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
-from fixtures.summary import Summary  # noqa: E402
+from fixtures.summary import ITEM_VALUES, Summary  # noqa: E402
 
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
 # as anything else wants a core.
@@ -29,6 +30,7 @@ logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()
 SESSION = pytest.StashKey[pytest.Session]()
+ITEMS = pytest.StashKey[ItemValues]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -92,6 +94,7 @@ def pair(case: cases.Case, pytestconfig: pytest.Config, record_property):
     with cases.told_in_one_line(case.candidate.name):
         found = pytestconfig.stash[RUN].lab.pair(case.candidate)
     record_property("form", found.form)
+    cases.identify_origin(case, found, record_property)
     return found
 
 
@@ -106,7 +109,22 @@ def gate(case: cases.Case, request: pytest.FixtureRequest, record_property) -> c
     """Judges a reading: ``gate.holds(reading)``."""
     policy = request.config.stash[RUN].policy
     rerun = cases.rerun(request.node.nodeid, request.config.option, policy)
-    return cases.Judge(case, policy, rerun, record_property)
+
+    def keep(items: ItemValues) -> None:
+        if request.config.option.report or request.config.option.since:
+            request.node.stash[ITEMS] = items
+
+    return cases.Judge(case, policy, rerun, record_property, keep)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Hands the values of items over with the report, from whichever worker. Not as a property,
+    which would put them into JUnit's file."""
+    made = yield
+    if call.when == "call" and ITEMS in item.stash:
+        setattr(made, ITEM_VALUES, item.stash[ITEMS].to_text())
+    return made
 
 
 @pytest.hookimpl(wrapper=True)
@@ -193,6 +211,8 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     terminalreporter.section("gates")
     terminalreporter.write_line(summary.text())
     option = config.option
+    if summary.regressed and config.stash[SESSION].exitstatus == pytest.ExitCode.OK:
+        config.stash[SESSION].exitstatus = pytest.ExitCode.TESTS_FAILED
     try:
         if option.report:
             terminalreporter.write_line(summary.write(Path(option.report)))

@@ -2,6 +2,8 @@
 
 import platform
 import re
+from contextlib import suppress
+from pathlib import Path
 
 from evals.errors import EvalError
 
@@ -40,3 +42,16 @@ def device_facts(device: str, threads: int) -> dict[str, object]:
         return {"device": torch.cuda.get_device_name(device)}
     names = [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())]
     return {"device": [AUTO, *names, platform.machine()], "threads": threads}
+
+
+def machine(device: str) -> str:
+    """What timings depend on of a machine: the model of its CPU, and of its GPU where one is used.
+
+    Not its host name: runners of one kind have a new one every night.
+    """
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError, IndexError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        cpu = names[0]
+    return cpu if device == CPU else f"{cpu}, {device_facts(device, 0)['device']}"

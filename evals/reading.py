@@ -8,6 +8,7 @@ import numpy as np
 from evals.data import DataSet
 from evals.errors import EvalError
 from evals.estimate import Estimate
+from evals.items import ItemValues
 from evals.measurement import Measurement
 
 SHOWN = 3
@@ -39,6 +40,7 @@ class Reading:
         facts: further numbers worth keeping.
         protocol: how the metric was measured, where its name alone does not say.
         not_judged: why there is nothing to judge, such as a speed without kernels; usually empty.
+        items: the values that the estimate is of, item by item; None where there are none.
     """
 
     estimate: Estimate
@@ -48,6 +50,7 @@ class Reading:
     facts: dict[str, float] = field(default_factory=dict)
     protocol: str = ""
     not_judged: str = ""
+    items: ItemValues | None = field(default=None, compare=False, repr=False)
 
 
 def check_paired(baseline: Scored, candidate: Scored) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from tabulate import tabulate
 from evals.checkpoint import PLAIN
 from evals.errors import EvalError
 from evals.gate import INCONCLUSIVE, METRICS, NOT_JUDGED, Verdict
+from evals.items import FILE, ItemValues, Key, digest_of, pack
 
 BASELINE = "baseline"
 FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "(✗)"
@@ -35,6 +36,7 @@ class Entry:
         form: how the candidate's weights are stored; empty if it could not be measured.
         text: what the case printed if it failed.
         facts: further numbers of the metric.
+        origin: what it was measured on, as in :class:`evals.earlier.Record`.
     """
 
     group: str
@@ -45,6 +47,7 @@ class Entry:
     form: str = ""
     text: str = ""
     facts: dict[str, float] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
@@ -197,7 +200,7 @@ def check_writable(directory: Path) -> None:
     """Raises an EvalError now rather than after the run if a report cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("report.md", "report.jsonl"):
+        for name in ("report.md", "report.jsonl", FILE):
             if (directory / name).is_dir():
                 raise EvalError(f"--report {directory}: {name} is a directory there")
         probe = directory / ".probe"
@@ -214,21 +217,25 @@ def write(
     table: str = "",
     rows: Iterable[dict[str, object]] = (),
     intervals: bool = False,
+    items: Mapping[Key, ItemValues] | None = None,
 ) -> None:
-    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any.
+    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any, and the
+    values of ``items`` that a later run is compared with.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
-    texts = {
-        directory / "report.md": markdown(entries, lines, table, intervals),
-        directory / "report.jsonl": json_lines(entries, rows),
+    told = json_lines(entries, rows).encode()
+    contents = {
+        directory / "report.md": markdown(entries, lines, table, intervals).encode(),
+        directory / "report.jsonl": told,
+        directory / FILE: pack(items or {}, digest_of(told)),
     }
-    partial = {file: file.with_name(f"{file.name}.partial") for file in texts}
+    partial = {file: file.with_name(f"{file.name}.partial") for file in contents}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for file, text in texts.items():
-            partial[file].write_text(text, encoding="utf-8")
+        for file, content in contents.items():
+            partial[file].write_bytes(content)
         for file, written in partial.items():
             written.replace(file)
     except OSError as error:

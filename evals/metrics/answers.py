@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from evals.data import Prompt, Question
+from evals.items import SHARE, ItemValues
 from evals.reading import Reading, Scored, check_paired, snippet, worst_items
 from evals.statistics import clustered_share, mcnemar
 
@@ -81,6 +82,7 @@ def mean_drop(score: Callable[[str, str], float], baseline: Scored, candidate: S
         candidate=float(after.mean()),
         worst=worst_items(before - after, describe),
         facts=changes(before, after) | {"guessing": 0.0},
+        items=ItemValues.of(SHARE, before - after, baseline.data.documents, baseline),
     )
 
 

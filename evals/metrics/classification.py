@@ -3,6 +3,7 @@
 import numpy as np
 
 from evals.errors import EvalError
+from evals.items import PROPORTION, SHARE, ItemValues
 from evals.metrics.answers import changes
 from evals.metrics.divergence import check_same_classes
 from evals.reading import Reading, Scored, check_paired, snippet, worst_items
@@ -50,6 +51,7 @@ def accuracy_drop(baseline: Scored, candidate: Scored) -> Reading:
         candidate=float(after.mean()),
         worst=worst_items(before - after, lambda i: _describe(baseline, candidate, i)),
         facts=changes(before, after) | guessing,
+        items=ItemValues.of(SHARE, before - after, baseline.data.documents, baseline),
     )
 
 
@@ -74,6 +76,7 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
         baseline=0.0,
         candidate=float(flipped.mean()),
         worst=worst_items(flipped, lambda i: _describe(baseline, candidate, i)),
+        items=ItemValues.of(PROPORTION, flipped, baseline.data.documents, baseline),
     )
 
 

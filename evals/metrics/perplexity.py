@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from evals.data import DROP, DataSet, Text
 from evals.errors import EvalError
 from evals.estimate import Estimate
+from evals.items import MEAN, ItemValues
 from evals.metrics.divergence import group_means
 from evals.reading import Reading, Scored, check_paired, check_same_tokens, snippet, worst_items
 from evals.statistics import studentized_mean
@@ -54,6 +55,7 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
         ),
         facts=_facts(candidate),
         protocol=_protocol(candidate.data, context, stride),
+        items=ItemValues.of(MEAN, rise, baseline["cluster"], baseline),
     )
 
 
