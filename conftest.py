@@ -13,7 +13,7 @@ import compression
 compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__name__)
 
 from evals.errors import EvalError  # noqa: E402
-from evals.gate import METRICS  # noqa: E402
+from evals.gate import METRICS, STRICT  # noqa: E402
 from evals.items import ItemValues  # noqa: E402
 from fixtures import cases, options, plan, propose  # noqa: E402
 from fixtures.lab import TIMED  # noqa: E402
@@ -148,13 +148,14 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         chosen = list({c.name: c for c in filter(None, map(_candidate, session.items))}.values())
     if not chosen:
         return None
-    lab = config.stash[RUN].lab
+    run = config.stash[RUN]
+    lab = run.lab
     lab.inspect(chosen)
     capture = config.pluginmanager.getplugin("capturemanager")
     terminal = config.pluginmanager.getplugin("terminalreporter")
     with capture.global_and_fixture_disabled():
         judged = list(filter(None, map(_case, session.items)))
-        found, problems = plan.planned(lab, judged)
+        found, problems = plan.planned(lab, judged, run.candidates)
         if config.option.plan:
             outline = plan.outline(lab.profile, judged)
             terminal.write_line(f"\n{outline or plan.table(found)}")
@@ -163,7 +164,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
             session.testsfailed = len(problems)
             return True
         for row in found:
-            if not row.resolution.enough:
+            if row.resolution.known and not row.resolution.enough:
                 terminal.write_line(f"too few items   {row}")
         lab.measure(chosen, timed={c.name for c in judged if c.gate.metric in TIMED})
     return None
@@ -219,7 +220,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         if option.propose_limits:
             told = propose.write(
                 Path(option.propose_limits), run.lab, option.profile or "default",
-                summary.judged_cases(),
+                summary.judged_cases(), option.propose_rate, run.policy.name == STRICT,
             )  # fmt: skip
             terminalreporter.write_line(told)
     except (EvalError, OSError) as error:

@@ -22,7 +22,7 @@ def test_a_gate_with_too_few_items_is_called_out_before_anything_is_run(gates, p
     done = gates("--profile", profile, "-k", "accuracy_drop and bert-tiny and rtn-int8")
     assert done.returncode == 0, done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("too few items"))
-    assert "bert-tiny: accuracy is held to 2.00 pt, but 200 items tell no less than" in line
+    assert "bert-tiny: accuracy: the limit is 2.00 pt, but 200 items can only resolve" in line
     assert done.stdout.index("too few items") < done.stdout.index("test_accuracy_drop.py")
 
 
@@ -61,6 +61,7 @@ def test_proposed_limits_are_a_profile_that_passes(gates, profile, tmp_path):
     done = gates("--profile", profile, "--propose-limits", target, "-k", "bert-tiny")
     assert done.returncode == 0, done.stdout
     assert f"limits in {target}, 3 kept as they were; " in done.stdout
+    assert ": it is known to fail" in done.stdout
     suite = tomllib.loads(target.read_text())["suite"][0]
     assert suite["gates_for"]["rtn-int8"]["flips"] < suite["gates"]["flips"]
     again = gates("--profile", target, "-k", "bert-tiny")
@@ -74,6 +75,8 @@ def test_proposed_limits_are_a_profile_that_passes(gates, profile, tmp_path):
         (["--propose-limits", "x.toml", "-n", "2"], "--propose-limits is for one process"),
         (["--propose-limits", "x.toml", "--plan"], "needs candidates that are run"),
         (["--propose-limits", "x.toml", "--baseline", "bert-tiny"], "is for a profile's recipes"),
+        (["--propose-limits", "x.toml", "--propose-rate", "1"], "--propose-rate 1: give the share"),
+        (["--propose-rate", "0.1"], "--propose-rate needs --propose-limits FILE"),
         (["--plan", "-n", "2"], "--plan is for one process; leave out -n"),
         (["--family", "bonferroni"], "invalid choice: 'bonferroni'"),
     ],
