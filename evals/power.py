@@ -14,6 +14,7 @@ shows the power that planned items really have).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -133,6 +134,7 @@ def spread(estimate: Estimate, power: float = POWER) -> float:
     return upper + beyond
 
 
+@lru_cache(maxsize=1 << 12)  # the same for every baseline on the same data
 def flipped(
     items: int, flips: float, per_document: int = 1, shared: bool = False, distance: bool = False
 ) -> float:
