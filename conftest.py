@@ -17,15 +17,15 @@ compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__n
 
 from evals import report  # noqa: E402
 from evals.errors import EvalError  # noqa: E402
-from evals.gate import METRICS  # noqa: E402
-from evals.regressions import Regressions  # noqa: E402
+from evals.gate import METRICS, STRICT  # noqa: E402
+from evals.reading import Reading  # noqa: E402
 from fixtures import cases, options, plan, propose  # noqa: E402
 from fixtures.given import unjudged  # noqa: E402
 from fixtures.lab import is_timed  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
 from fixtures.preflight import notes  # noqa: E402
-from fixtures.summary import Summary  # noqa: E402
+from fixtures.summary import ITEM_VALUES, REGRESSIONS, Summary  # noqa: E402
 
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
 # as anything else wants a core.
@@ -36,7 +36,7 @@ logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()
 SESSION = pytest.StashKey[pytest.Session]()
-REGRESSIONS = pytest.StashKey[Regressions]()
+READING = pytest.StashKey[Reading]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -115,6 +115,7 @@ def pair(case: cases.Case, pytestconfig: pytest.Config, record_property):
     with cases.told_in_one_line(case.candidate.name):
         found = pytestconfig.stash[RUN].lab.pair(case.candidate)
     record_property("form", found.form)
+    cases.identify_origin(case, found, record_property)
     return found
 
 
@@ -130,23 +131,31 @@ def gate(case: cases.Case, request: pytest.FixtureRequest, record_property) -> c
     policy, node = request.config.stash[RUN].policy, request.node
     known = bool(case.candidate.known_failure(case.gate.metric))
     rerun = cases.rerun(node.nodeid, request.config.option, policy, known)
-    keep = functools.partial(node.stash.__setitem__, REGRESSIONS)
+    keep = functools.partial(node.stash.__setitem__, READING)
     return cases.Judge(case, policy, rerun, record_property, keep)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    """Gives a failing case's report the items that got worse, and the reason as its message."""
-    report = yield
-    if report.when == "call" and not report.passed:
-        if REGRESSIONS in item.stash:
-            # Not a property: those go into the JUnit file, where a thousand items have no place.
-            report.regressions = asdict(item.stash[REGRESSIONS])
-        if call.excinfo is not None and call.excinfo.errisinstance(cases.GateFailed):
-            crash = getattr(report.longrepr, "reprcrash", None)
-            if crash is not None:
-                crash.message = str(call.excinfo.value).partition("\n")[0]
-    return report
+    """Hands what was read over with the report, from whichever worker: the items that got worse in
+    a failing case, and the values that a later run is compared with. Not as properties, which would
+    put them into JUnit's file. A failing case gets the reason as its message."""
+    made = yield
+    if call.when != "call":
+        return made
+    option = item.config.option
+    if READING in item.stash:
+        reading = item.stash[READING]
+        del item.stash[READING]
+        if not made.passed:
+            setattr(made, REGRESSIONS, asdict(reading.worst))
+        if reading.items is not None and (option.report or option.since):
+            setattr(made, ITEM_VALUES, reading.items.to_text())
+    if call.excinfo is not None and call.excinfo.errisinstance(cases.GateFailed):
+        crash = getattr(made.longrepr, "reprcrash", None)
+        if crash is not None:
+            crash.message = str(call.excinfo.value).partition("\n")[0]
+    return made
 
 
 @pytest.hookimpl(wrapper=True)
@@ -170,7 +179,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         chosen = list({c.name: c for c in filter(None, map(_candidate, session.items))}.values())
     if not chosen:
         return None
-    lab = config.stash[RUN].lab
+    run = config.stash[RUN]
+    lab = run.lab
     lab.inspect(chosen)
     capture = config.pluginmanager.getplugin("capturemanager")
     terminal = config.pluginmanager.getplugin("terminalreporter")
@@ -178,7 +188,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         for line in notes(chosen):
             terminal.write_line(line)
         judged = list(filter(None, map(_case, session.items)))
-        found, problems = plan.planned(lab, judged)
+        found, problems = plan.planned(lab, judged, run.candidates)
         problems = [*lab.refusals(chosen), *problems]
         if config.option.plan:
             width = config.get_terminal_writer().fullwidth
@@ -189,7 +199,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
             session.testsfailed = len(problems)
             return True
         for row in found:
-            if not row.resolution.enough:
+            if row.resolution.known and not row.resolution.enough:
                 terminal.write_line(f"too few items   {row}")
         lab.measure(chosen, timed={c.name for c in judged if is_timed(c.gate)})
     return None
@@ -242,13 +252,15 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
     terminalreporter.section("gates")
     terminalreporter.write_line(summary.text(config.get_terminal_writer().fullwidth))
     option = config.option
+    if summary.regressed and config.stash[SESSION].exitstatus == pytest.ExitCode.OK:
+        config.stash[SESSION].exitstatus = pytest.ExitCode.TESTS_FAILED
     try:
         if option.report:
             terminalreporter.write_line(summary.write(Path(option.report)))
         if option.propose_limits:
             told = propose.write(
                 Path(option.propose_limits), run.lab, option.profile or "default",
-                summary.judged_cases(),
+                summary.judged_cases(), option.propose_rate, run.policy.name == STRICT,
             )  # fmt: skip
             terminalreporter.write_line(told)
     except (EvalError, OSError) as error:

@@ -1,25 +1,37 @@
 """What a number of items can tell, before a candidate is run.
 
-The smallest drift that a gate resolves is the one that its interval tells from none at its
-confidence, four times in five::
+A gate *resolves* a limit if a candidate like the one that is assumed proves that it keeps it, four
+times in five. The upper end of an interval lies, in that share of the runs, below::
 
-    resolved = (t_{1 - alpha / 2} + t_{power}) * error
+    centre + (upper end - value) + (end of the one-sided interval at the power - value)
 
-so a candidate that has not changed proves, at that power, that it is below a margin of that size.
+where the centre is 0 for a drift, which a candidate that has not changed does not have, and the
+assumed value itself for a distance, such as the share of predictions that flip. The intervals are
+those of the gates, on values that are laid out as assumed (`python -m evals.planning_simulation`
+shows the power that planned items really have).
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from evals.estimate import Estimate
+from evals.items import PROPORTION, SHARE, ItemValues
+from evals.statistics import FEW, clustered_proportion, clustered_share
 
 POWER = 0.8
 MOST = 1_000_000
 """Items that are asked for at most."""
+FLIPS = 0.04
+"""Share of the answers that are assumed to flip where no pair is stored."""
+_LAYOUTS = 5
+"""Random layouts that are averaged."""
+
+At = Callable[[int], float]
+"""The smallest limit that so many items resolve."""
 
 
 @dataclass(frozen=True)
@@ -27,82 +39,173 @@ class Resolution:
     """What a gate's items can tell.
 
     Attributes:
-        margin: what the gate allows.
-        resolved: the smallest drift that they tell from none; infinite where nothing is told.
+        limit: what the gate allows.
+        resolved: the smallest limit that a candidate as assumed proves to keep, :data:`POWER` of
+            the time; infinite where none is, NaN where nothing is known of its values.
         items: how many there are, and
-        needed: about how many it takes for ``margin``, documents growing with them; -1 where no
+        needed: about how many it takes for ``limit``, documents growing with them; -1 where no
             number of them does.
-        known: whether the spread is that of a stored pair, or assumed from the baseline alone.
+        shared: how many it takes if all items of a document share their fate; 0 where each
+            document has one item, or where documents are the unit in the first place.
+        assumes: what is assumed of a candidate, in words.
+        measured: whether that was measured on a stored pair.
     """
 
-    margin: float
+    limit: float
     resolved: float
     items: int
     needed: int
-    known: bool
+    shared: int = 0
+    assumes: str = ""
+    measured: bool = False
+
+    @property
+    def known(self) -> bool:
+        return not math.isnan(self.resolved)
 
     @property
     def enough(self) -> bool:
-        return self.resolved <= self.margin
+        return self.resolved <= self.limit
 
 
-def resolution(
-    estimate: Estimate, margin: float, known: bool, again: Callable[[int], Estimate] | None = None
-) -> Resolution:
-    """What the items behind an estimate resolve.
+def unknown(limit: float, items: int, assumes: str) -> Resolution:
+    """Of a gate of whose values nothing can be assumed."""
+    return Resolution(limit, math.nan, items, -1, assumes=assumes)
+
+
+def of_mean(estimate: Estimate, limit: float, centre: float = 0.0) -> Resolution:
+    """What the items behind an estimate resolve; half widths shrink with the square root of their
+    number.
 
     Args:
-        estimate: of a drift, paired, on these items.
-        margin: what the gate allows.
-        known: whether it is of a measured pair.
-        again: the estimate of so many items of the same kind; without it, intervals are taken to
-            shrink with the square root of their number, which is too slow where few items differ.
+        estimate: of the mean of a measured pair.
+        limit: what the gate allows.
+        centre: the value that a candidate is assumed to have.
     """
-    resolved, n = spread(estimate), estimate.n
-    if not math.isfinite(resolved):
-        return Resolution(margin, math.inf, n, -1, known)
-    if resolved <= margin:
-        return Resolution(margin, resolved, n, n, known)
-    if not margin > 0:
-        return Resolution(margin, resolved, n, -1, known)
-    needed = math.ceil(n * (resolved / margin) ** 2)
-    if again is not None:
-        low, high = n, min(needed, MOST)
-        while high - low > max(low // 100, 1):
-            middle = (low + high) // 2
-            low, high = (low, middle) if spread(again(middle)) <= margin else (middle, high)
-        needed = high
-    return Resolution(margin, resolved, n, needed, known)
+    width = spread(estimate)
+    resolved = centre + width if math.isfinite(width) else math.inf
+    needed = -1
+    if math.isfinite(resolved) and limit > centre:
+        needed = max(math.ceil(estimate.n * (width / (limit - centre)) ** 2), 1)
+    return Resolution(limit, resolved, estimate.n, needed)
+
+
+def of_share(
+    limit: float, items: int, at: At, at_shared: At | None = None, per_document: int = 1
+) -> Resolution:
+    """What items resolve whose values can be laid out for any number of them.
+
+    Args:
+        limit: what the gate allows.
+        items: how many there are.
+        at: the smallest limit that so many resolve, such as :func:`flipped` or :func:`tiled`.
+        at_shared: the same if the items of a document share their fate.
+        per_document: items of a document.
+    """
+    shared = needed_items(at_shared, limit, per_document) if at_shared is not None else 0
+    return Resolution(limit, at(items), items, needed_items(at, limit, per_document), shared)
+
+
+def needed_items(at: At, limit: float, per_document: int = 1) -> int:
+    """The number of items, to about a hundredth, that resolve a limit; -1 where
+    :data:`MOST` do not. Not fewer than :data:`evals.statistics.FEW` documents, of which an interval
+    says little whatever it is."""
+    if not limit > 0:
+        return -1
+    low, high = 1, FEW * per_document
+    while not at(high) <= limit:
+        if high >= MOST:
+            return -1
+        low, high = high, min(2 * high, MOST)
+    low = max(low, FEW * per_document - 1)
+    while high - low > max(low // 100, 1):
+        middle = (low + high) // 2
+        low, high = (low, middle) if at(middle) <= limit else (middle, high)
+    return high
 
 
 def spread(estimate: Estimate, power: float = POWER) -> float:
-    """The smallest drift that an interval as wide as this one's upper side tells from none."""
+    """How far above the true value the upper end of an interval lies at most in ``power`` of the
+    runs; infinite where the interval cannot be relied on."""
+    if estimate.unreliable or not math.isfinite(estimate.high):
+        return math.inf
     upper = estimate.high - estimate.value
     beyond = estimate.bounds(2 * power - 1)[1] - estimate.value
     return upper + beyond
 
 
-def assumed_changes(margin: float, items: int, wrong: int, seed: int = 0) -> np.ndarray:
-    """``(items,)`` changes of right and wrong answers as of a candidate at the margin: three lost
-    for every one gained, as far as there are answers to gain and to lose, in random places.
+@lru_cache(maxsize=1 << 12)  # the same for every baseline on the same data
+def flipped(
+    items: int, flips: float, per_document: int = 1, shared: bool = False, distance: bool = False
+) -> float:
+    """The smallest limit that items resolve of which a share flips, half of them each way.
 
     Args:
-        margin: the share that more answers are lost than gained.
-        items: how many answers.
-        wrong: how many of them the baseline has wrong.
-        seed: of the places.
+        items: how many.
+        flips: share of them that flips.
+        per_document: items of a document.
+        shared: whether all of a document flip together; otherwise each flips by itself.
+        distance: whether the gate is on the share of flips itself and not on the fall of right
+            answers.
     """
-    fall = round(margin * items)
-    gained = min(round(0.5 * fall), wrong, (items - fall) // 2)
-    values = np.zeros(items)
-    values[: fall + gained], values[fall + gained : fall + 2 * gained] = 1.0, -1.0
-    return np.random.default_rng(seed).permutation(values)
+    documents = max(items // per_document, 2)
+    units = documents if shared else documents * per_document
+    values = np.zeros(units)
+    if distance:
+        values[: math.ceil(flips * units)] = 1.0
+    else:
+        half = min(math.ceil(flips / 2 * units), units // 2)
+        values[:half], values[half : 2 * half] = 1.0, -1.0
+    clusters = np.repeat(np.arange(documents), per_document)
+    interval = clustered_proportion if distance else clustered_share
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(1 if shared or per_document == 1 else _LAYOUTS):
+        laid = generator.permutation(values)
+        laid = np.repeat(laid, per_document) if shared else laid
+        estimate = interval(laid, clusters)
+        found.append(spread(estimate) + (estimate.value if distance else 0.0))
+    return float(np.mean(found))
 
 
-def assumed_drift(difficulty: ArrayLike, margin: float) -> np.ndarray:
-    """``(items,)`` drifts with mean ``margin``, in proportion to how hard each item is to the
-    baseline: where it is sure, compression changes little. NaN where it finds nothing hard, which
-    says nothing."""
-    difficulty = np.asarray(difficulty, dtype=np.float64)
-    mean = difficulty.mean()
-    return difficulty * (margin / mean) if mean > 0 else np.full_like(difficulty, np.nan)
+def tiled(items: ItemValues) -> At:
+    """The smallest limit that so many items resolve whose documents are like those of a measured
+    pair.
+
+    For a drift, the documents of the pair that changed are made to rise and fall by turns, as
+    those of a candidate that has not changed; a proportion stays what it is.
+    """
+    if items.kind not in (SHARE, PROPORTION):
+        raise ValueError(f"values of kind {items.kind} cannot be laid out for a share")
+    values = items.values.astype(np.float64)
+    count = int(items.documents.max()) + 1
+    if items.kind == SHARE:
+        totals = np.bincount(items.documents, values, count)
+        order = np.argsort(-np.abs(totals), kind="stable")
+        turns = np.empty(count)
+        turns[order] = np.where(np.arange(count) % 2, -1.0, 1.0)
+        values = values * (turns * np.where(totals < 0, -1.0, 1.0))[items.documents]
+    # So that a part of the documents is like all of them.
+    places = np.random.default_rng(0).permutation(count)[items.documents]
+    order = np.argsort(places, kind="stable")
+    values, documents = values[order], places[order]
+
+    def at(number: int) -> float:
+        cycles = np.arange(number) // len(values)
+        laid = np.resize(values, number)
+        clusters = np.resize(documents, number) + cycles * count
+        own = replace(
+            items,
+            values=laid.astype(np.float32),
+            sizes=np.ones(number, np.int32),
+            documents=clusters,
+        )
+        estimate = own.estimate()
+        return spread(estimate) + (estimate.value if items.kind == PROPORTION else 0.0)
+
+    return at
+
+
+def share_of_flips(items: ItemValues) -> float:
+    """Share of items whose value changed."""
+    return float((items.values != 0).mean())

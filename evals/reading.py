@@ -8,6 +8,7 @@ import numpy as np
 from evals.data import DataSet
 from evals.errors import EvalError
 from evals.estimate import NOTHING, Estimate
+from evals.items import ItemValues
 from evals.measurement import Measurement
 from evals.regressions import Regressions
 
@@ -41,6 +42,7 @@ class Reading:
         protocol: how the metric was measured, where its name alone does not say.
         not_judged: why there is nothing to judge, such as a speed without kernels; usually empty.
         level: where the metric is a drop of a score, the score of the candidate itself.
+        items: the values that the estimate is of, item by item; None where there are none.
     """
 
     estimate: Estimate
@@ -51,6 +53,7 @@ class Reading:
     protocol: str = ""
     not_judged: str = ""
     level: Estimate | None = field(default=None, compare=False, repr=False)
+    items: ItemValues | None = field(default=None, compare=False, repr=False)
 
 
 def no_data(what: str) -> Reading:

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from tabulate import tabulate
 from evals.checkpoint import PLAIN
 from evals.errors import EvalError
 from evals.gate import INCONCLUSIVE, METRICS, NOT_JUDGED, Verdict
+from evals.items import FILE, ItemValues, Key, digest_of, pack
 from evals.layout import fitted
 from evals.regressions import IN_MARKDOWN, Regression, fenced, printable
 
@@ -38,6 +39,7 @@ class Entry:
         facts: further numbers of the metric.
         regressions: the items that got worse, if the case did not pass, and
         regressions_omitted: how many more there are.
+        origin: what it was measured on, as in :class:`evals.earlier.Record`.
     """
 
     group: str
@@ -50,6 +52,7 @@ class Entry:
     facts: dict[str, float] = field(default_factory=dict)
     regressions: tuple[Regression, ...] = ()
     regressions_omitted: int = 0
+    origin: dict[str, str] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
@@ -277,7 +280,7 @@ def check_writable(directory: Path) -> None:
     """Raises an EvalError now rather than after the run if a report cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("report.md", "report.jsonl"):
+        for name in ("report.md", "report.jsonl", FILE):
             if (directory / name).is_dir():
                 raise EvalError(f"--report {directory}: {name} is a directory there")
         probe = directory / ".probe"
@@ -308,23 +311,27 @@ def write(
     rows: Iterable[dict[str, object]] = (),
     intervals: bool = False,
     unjudged: str = "",
+    items: Mapping[Key, ItemValues] | None = None,
 ) -> None:
-    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any; both
-    begin with what is ``unjudged``.
+    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any, and the
+    values of ``items`` that a later run is compared with. Both texts begin with what is
+    ``unjudged``.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
     head = json.dumps({"unjudged": unjudged}) + "\n" if unjudged else ""
-    texts = {
-        directory / "report.md": markdown(entries, lines, table, intervals, unjudged),
-        directory / "report.jsonl": head + json_lines(entries, rows),
+    verdicts = (head + json_lines(entries, rows)).encode()
+    contents = {
+        directory / "report.md": markdown(entries, lines, table, intervals, unjudged).encode(),
+        directory / "report.jsonl": verdicts,
+        directory / FILE: pack(items or {}, digest_of(verdicts)),
     }
-    partial = {file: file.with_name(f"{file.name}.partial") for file in texts}
+    partial = {file: file.with_name(f"{file.name}.partial") for file in contents}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for file, text in texts.items():
-            partial[file].write_text(text, encoding="utf-8")
+        for file, content in contents.items():
+            partial[file].write_bytes(content)
         for file, written in partial.items():
             written.replace(file)
     except OSError as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from evals.items import SHARE, ItemValues
 from evals.reading import Reading, Scored, check_paired, no_data
 from evals.regressions import Regression, regression, worst_items
 from evals.statistics import clustered_mcnemar, clustered_proportion, clustered_share
@@ -92,6 +93,7 @@ def mean_drop(
         worst=worst_items(before - after, describe),
         facts=changes(before, after, documents) | {"guessing": 0.0},
         level=clustered_proportion(after, documents) if score is exact_match else None,
+        items=ItemValues.of(SHARE, before - after, documents, baseline),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from evals.errors import EvalError
+from evals.items import PROPORTION, SHARE, ItemValues
 from evals.metrics.answers import changes
 from evals.metrics.divergence import check_same_classes
 from evals.reading import Reading, Scored, check_paired, no_data
@@ -57,6 +58,7 @@ def accuracy_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
         worst=worst_items(before - after, _described(baseline, candidate)),
         facts=changes(before, after, documents) | guessing,
         level=clustered_proportion(after, documents),
+        items=ItemValues.of(SHARE, before - after, documents, baseline),
     )
 
 
@@ -81,6 +83,7 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
         baseline=0.0,
         candidate=float(flipped.mean()),
         worst=worst_items(flipped, _described(baseline, candidate)),
+        items=ItemValues.of(PROPORTION, flipped, baseline.data.documents, baseline),
     )
 
 

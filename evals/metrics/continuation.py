@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from evals.estimate import NOTHING
+from evals.items import PROPORTION, SHARE, ItemValues
 from evals.metrics.rouge import rouge1
 from evals.reading import Reading, Scored, check_paired
 from evals.regressions import Regression, regression, worst_items
@@ -39,8 +40,9 @@ def confident_flips(baseline: Scored, candidate: Scored) -> Reading:
         return Reading(NOTHING, math.nan, math.nan, not_judged=reason)
     hits = _numbers(baseline, candidate, flipped.any(axis=1).astype(float))
     losses = np.where(counted, hits + flipped.sum(axis=1) / sure.shape[1], 0.0)
+    documents = _documents(baseline)[counted]
     return Reading(
-        estimate=clustered_proportion(hits[counted], _documents(baseline)[counted]),
+        estimate=clustered_proportion(hits[counted], documents),
         baseline=0.0,
         candidate=float(hits[counted].mean()),
         worst=worst_items(losses, lambda i: _flip(baseline, candidate, i, flipped[i])),
@@ -49,6 +51,7 @@ def confident_flips(baseline: Scored, candidate: Scored) -> Reading:
             "sure_tokens_flipped": float(flipped.sum()),
             "choices_flipped": _choices_flipped(baseline, candidate),
         },
+        items=ItemValues.of(PROPORTION, hits[counted], documents, baseline),
     )
 
 
@@ -64,6 +67,7 @@ def continuation_changes(baseline: Scored, candidate: Scored) -> Reading:
         candidate=float(changed.mean()),
         worst=worst_items(_losses(changed, parted), lambda i: _both(baseline, candidate, i)),
         facts={"tokens_until_parting": float(parted.mean())},
+        items=ItemValues.of(PROPORTION, changed, _documents(baseline), baseline),
     )
 
 
@@ -88,6 +92,7 @@ def continuation_parting(baseline: Scored, candidate: Scored) -> Reading:
             "tokens_of_baseline": float((baseline["tokens"] >= 0).sum(axis=1).mean()),
             "identical": float((parted == lengths).mean()),
         },
+        items=ItemValues.of(SHARE, lost, _documents(baseline), baseline),
     )
 
 
@@ -103,6 +108,7 @@ def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
         baseline=1.0,
         candidate=float(1 - lost.mean()),
         worst=worst_items(lost, lambda i: _both(baseline, candidate, i)),
+        items=ItemValues.of(SHARE, lost, _documents(baseline), baseline),
     )
 
 

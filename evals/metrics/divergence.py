@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from evals.errors import EvalError
 from evals.estimate import Estimate
+from evals.items import MEAN, ItemValues
 from evals.reading import Reading, Scored, check_paired, check_same_tokens
 from evals.regressions import Regression, regression, worst_items
 from evals.scoring.divergence import divergences
@@ -54,7 +55,7 @@ def js_divergence(baseline: Scored, candidate: Scored) -> Reading:
     check_paired(baseline, candidate)
     if "js" in candidate.measurement.arrays:
         check_same_tokens(baseline, candidate)
-        return _next_tokens(candidate)
+        return _next_tokens(baseline, candidate)
     return _classes(baseline, candidate)
 
 
@@ -73,7 +74,7 @@ def _mean(js: np.ndarray, documents: ArrayLike, one_document: bool = False) -> E
     )
 
 
-def _next_tokens(candidate: Scored) -> Reading:
+def _next_tokens(baseline: Scored, candidate: Scored) -> Reading:
     js = candidate["js"]
     losses = group_means(js, candidate["window"])
     return Reading(
@@ -86,6 +87,7 @@ def _next_tokens(candidate: Scored) -> Reading:
             "kl_to_baseline": float(candidate["kl_backward"].mean()),
             "top1_agreement": float(candidate["agree"].mean()),
         },
+        items=ItemValues.of_tokens(js, baseline),
     )
 
 
@@ -110,4 +112,5 @@ def _classes(baseline: Scored, candidate: Scored) -> Reading:
             "kl_from_baseline": float(forward.mean()),
             "kl_to_baseline": float(backward.mean()),
         },
+        items=ItemValues.of(MEAN, js, documents, baseline),
     )

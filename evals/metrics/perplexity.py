@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from evals.data import DROP, DataSet, Text
 from evals.errors import EvalError
 from evals.estimate import Estimate
+from evals.items import ItemValues
 from evals.metrics.divergence import group_means, windows_of
 from evals.reading import Reading, Scored, check_paired, check_same_tokens
 from evals.regressions import worst_items
@@ -52,6 +53,7 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
         worst=worst_items(losses, windows_of(candidate)),
         facts=_facts(candidate),
         protocol=_protocol(candidate.data, context, stride),
+        items=ItemValues.of_tokens(rise, baseline),
     )
 
 

@@ -121,7 +121,9 @@ def test_what_got_worse_since_a_report(gates, tmp_path):
         assert done.returncode == 0, done.stderr
     gates(*common, "--candidate", healthy / "student", "--report", tmp_path / "night")
     again = gates(*common, "--candidate", healthy / "student", "--since", tmp_path / "night")
-    assert "since       nothing got worse beyond noise in 1 gates" in again.stdout
+    assert (
+        "nothing got worse beyond noise in 1 gates, 1 of them compared item by item" in again.stdout
+    )
     worse = gates(*common, "--candidate", broken / "student", "--since", tmp_path / "night")
     assert "since       WORSE (Holm" in worse.stdout
     assert "student flips" in worse.stdout

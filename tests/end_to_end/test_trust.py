@@ -56,7 +56,8 @@ def test_a_run_with_a_broken_candidate_raises_an_alarm(gates, profile):
     )
     profile.write_text(PROFILE.split("[[suite.known_failures]]")[0])
     done = gates("--profile", profile, "--family", "bh", "-k", "bert-tiny")
-    assert "family      ALARM (Benjamini-Hochberg: at most 1% of them false)" in done.stdout
+    assert "ALARM (Benjamini-Hochberg: at most 1% of them false)" in done.stdout
+    assert "no alarm" not in done.stdout
     assert "bert-tiny-magnitude-90" in done.stdout.split("ALARM")[1].splitlines()[0]
 
 
@@ -65,6 +66,7 @@ def test_proposed_limits_are_a_profile_that_passes(gates, profile, tmp_path):
     done = gates("--profile", profile, "--propose-limits", target, "-k", "bert-tiny")
     assert done.returncode == 0, done.stdout
     assert f"limits in {target}, 3 kept as they were; " in done.stdout
+    assert ": it is known to fail" in done.stdout
     suite = tomllib.loads(target.read_text())["suite"][0]
     assert suite["gates_for"]["rtn-int8"]["flips"] < suite["gates"]["flips"]
     again = gates("--profile", target, "-k", "bert-tiny")
@@ -78,6 +80,8 @@ def test_proposed_limits_are_a_profile_that_passes(gates, profile, tmp_path):
         (["--propose-limits", "x.toml", "-n", "2"], "--propose-limits is for one process"),
         (["--propose-limits", "x.toml", "--plan"], "needs candidates that are run"),
         (["--propose-limits", "x.toml", "--baseline", "bert-tiny"], "is for a profile's recipes"),
+        (["--propose-limits", "x.toml", "--propose-rate", "1"], "--propose-rate 1: give the share"),
+        (["--propose-rate", "0.1"], "--propose-rate needs --propose-limits FILE"),
         (["--plan", "-n", "2"], "--plan is for one process; leave out -n"),
         (["--family", "bonferroni"], "invalid choice: 'bonferroni'"),
     ],

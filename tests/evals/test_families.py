@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from statsmodels.stats.multitest import multipletests
 
-from evals.families import BENJAMINI_HOCHBERG, HOLM, alarms
+from evals.families import BENJAMINI_HOCHBERG, HOLM, alarms, told
+from evals.gate import Verdict
 
 P_VALUES = st.lists(st.floats(0, 1) | st.floats(0, 0.01), min_size=1, max_size=30)
 
@@ -44,3 +45,63 @@ def test_an_unchanged_family_seldom_raises_an_alarm(method):
     generator = np.random.default_rng(0)
     raised = [alarms(generator.random(100), method, 0.05).any() for _ in range(2000)]
     assert np.mean(raised) <= 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+def verdict(name, value=0.0, outcome="passed", p=1.0, n=100, met=True):
+    return Verdict(
+        candidate=name, metric="flips", limit=0.1, value=value, low=value, high=value,
+        confidence=0.95, n=n, clusters=n, baseline=0.0, measured=value, p=p, unreliable="",
+        reason="", met=met, outcome=outcome,
+    )  # fmt: skip
+
+
+GOOD = (verdict("good"), True)
+BAD = (verdict("bad", 0.5, "failed", 1e-9, met=False), False)
+DOUBTFUL = (verdict("doubtful", 0.2, "inconclusive", 0.2, met=False), False)
+UNPROVEN = (verdict("unproven", 0.0, "inconclusive"), False)
+ERROR = (verdict("error", np.nan, "failed", np.nan, n=0, met=False), False)
+UNJUDGED = (verdict("unjudged", np.nan, "not judged", 1.0, n=0, met=False), True)
+BY = "(Holm: a false one in at most 1% of runs)"
+
+
+@pytest.mark.parametrize(
+    ("cases", "line"),
+    [
+        ([GOOD, GOOD], f"no alarm over 2 gates {BY}"),
+        ([GOOD, UNJUDGED], f"no alarm over 1 gates {BY}"),
+        ([GOOD, BAD], f"1 failed: bad flips; ALARM {BY}: bad flips"),
+        (
+            [GOOD, DOUBTFUL],
+            f"1 failed: doubtful flips; none stands out among all 2 measured gates {BY}",
+        ),
+        (
+            [GOOD, UNPROVEN],
+            f"1 not proven: unproven flips; none stands out among all 2 measured gates {BY}",
+        ),
+        ([GOOD, ERROR], f"1 error: error flips; none stands out among all 1 measured gates {BY}"),
+        (
+            [GOOD, (UNJUDGED[0], False)],
+            f"1 not judged: unjudged flips; none stands out among all 1 measured gates {BY}",
+        ),
+        ([ERROR], f"1 error: error flips; none stands out among all 0 measured gates {BY}"),
+        (
+            [BAD] * 5,
+            f"5 failed: bad flips, bad flips, bad flips and 2 more; "
+            f"ALARM {BY}: bad flips, bad flips, bad flips and 2 more",
+        ),
+    ],
+)
+def test_what_failed_is_told_as_failed(cases, line):
+    assert told(cases) == line
+
+
+def test_a_measured_number_that_is_none_is_an_alarm():
+    broken = verdict("broken", np.nan, "failed", np.nan, met=False)
+    assert "ALARM" in told([(broken, False)])
+
+
+def test_gates_of_one_document_are_counted():
+    from dataclasses import replace
+
+    one = (replace(verdict("one"), low=-np.inf, high=np.inf, outcome="inconclusive"), True)
+    assert told([GOOD, one]).endswith("; 1 of them rest on one document or none")

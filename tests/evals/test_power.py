@@ -7,8 +7,26 @@ import pytest
 from statsmodels.stats.power import TTestPower
 
 from evals.estimate import exact
-from evals.power import assumed_changes, assumed_drift, resolution, spread
-from evals.statistics import clustered_mean, clustered_share
+from evals.items import MEAN, PROPORTION, SHARE, ItemValues
+from evals.planning_simulation import power_of
+from evals.power import (
+    POWER,
+    flipped,
+    needed_items,
+    of_mean,
+    of_share,
+    share_of_flips,
+    spread,
+    tiled,
+    unknown,
+)
+from evals.statistics import clustered_mean, clustered_proportion, clustered_share
+
+
+def items_of(values, documents=None, kind=SHARE):
+    values = np.asarray(values, np.float32)
+    documents = np.arange(len(values)) if documents is None else np.asarray(documents)
+    return ItemValues(kind, values, np.ones(len(values), np.int32), documents, {})
 
 
 @pytest.mark.parametrize("n", [20, 100, 1000])
@@ -19,76 +37,120 @@ def test_agrees_with_statsmodels_on_normal_items(n):
     assert spread(clustered_mean(values, range(n))) == pytest.approx(expected, rel=0.02)
 
 
-def test_an_unchanged_candidate_proves_its_margin_four_times_in_five():
+@pytest.mark.parametrize(("flips", "limit"), [(0.02, 0.02), (0.05, 0.02), (0.05, 0.05)])
+def test_planned_items_have_the_power_that_they_promise(flips, limit):
+    """`python -m evals.planning_simulation` draws more of them."""
+    items = needed_items(lambda n: flipped(n, flips), limit)
+    assert 0.75 <= power_of(items, flips, limit, repeats=600) <= 0.9
+
+
+def test_planned_items_of_shared_fate_have_the_power_that_they_promise():
+    alone = needed_items(lambda n: flipped(n, 0.04, 10), 0.05, 10)
+    shared = needed_items(lambda n: flipped(n, 0.04, 10, shared=True), 0.05, 10)
+    assert shared > 5 * alone
+    assert 0.75 <= power_of(shared, 0.04, 0.05, 10, shared=True, repeats=600) <= 0.9
+    # The number for items that flip each by itself is far too small then.
+    assert power_of(alone, 0.04, 0.05, 10, shared=True, repeats=200) < 0.4
+
+
+def test_one_that_flips_more_needs_more():
+    needed = [needed_items(lambda n, f=f: flipped(n, f), 0.02) for f in (0.01, 0.02, 0.05, 0.1)]
+    assert needed == sorted(needed)
+    # The usual formula: (t_{1 - alpha / 2} + t_{power})^2 * variance / limit^2.
+    assert needed[-1] == pytest.approx((1.96 + 0.8416) ** 2 * 0.1 / 0.02**2, rel=0.05)
+
+
+def test_a_limit_on_the_flips_themselves_lies_above_them():
+    assert flipped(1000, 0.04, distance=True) > 0.04
+    items = needed_items(lambda n: flipped(n, 0.04, distance=True), 0.06)
     generator = np.random.default_rng(0)
-    pilot = generator.choice([-1.0, 0.0, 1.0], 600, p=[0.03, 0.94, 0.03])
-    margin = spread(clustered_share(pilot, range(600)))
     proven = [
-        clustered_share(generator.choice([-1.0, 0.0, 1.0], 600, p=[0.03, 0.94, 0.03]),
-                        range(600)).high <= margin
+        clustered_proportion(generator.random(items) < 0.04, range(items)).high <= 0.06
         for _ in range(500)
-    ]  # fmt: skip
+    ]
     assert 0.72 <= np.mean(proven) <= 0.9
 
 
-def test_the_needed_items_resolve_the_margin():
+@pytest.mark.parametrize("documents", [1, 5])
+def test_a_measured_pair_is_laid_out_as_one_that_has_not_changed(documents):
+    generator = np.random.default_rng(3)
+    # Two documents in fifty change as a whole, all of them for the worse.
+    changed = np.repeat(generator.random(400 // documents) < 0.04, documents)
+    pair = items_of(changed, np.repeat(np.arange(400 // documents), documents))
+    flips = share_of_flips(pair)
+    assert flips == pytest.approx(changed.mean())
+    for number in (400, 1600):
+        expected = flipped(number, flips, documents, shared=True)
+        assert tiled(pair)(number) == pytest.approx(expected, rel=0.12)
+
+
+def test_a_proportion_stays_what_it_is():
+    hits = items_of(np.arange(300) % 25 == 0, kind=PROPORTION)
+    assert tiled(hits)(300) == pytest.approx(flipped(300, 0.04, distance=True), rel=1e-6)
+    with pytest.raises(ValueError, match="kind mean"):
+        tiled(items_of([1.0], kind=MEAN))
+
+
+def test_what_items_resolve_is_consistent_with_what_it_takes():
+    found = of_share(0.02, 500, lambda n: flipped(n, 0.04))
+    assert not found.enough
+    assert flipped(found.needed, 0.04) <= 0.02 < flipped(int(found.needed * 0.93), 0.04)
+    more = of_share(0.02, found.needed, lambda n: flipped(n, 0.04))
+    assert more.enough
+    assert more.needed == found.needed
+
+
+def test_the_needed_documents_of_a_mean_resolve_the_limit():
     values = np.random.default_rng(1).normal(size=200)
-    found = resolution(clustered_mean(values, range(200)), 0.05, known=True)
+    found = of_mean(clustered_mean(values, range(200)), 0.05)
     assert not found.enough
     more = np.resize(values, found.needed)
-    again = resolution(clustered_mean(more, range(len(more))), 0.05, known=True)
+    again = of_mean(clustered_mean(more, range(len(more))), 0.05)
     assert again.resolved == pytest.approx(0.05, rel=0.02)
 
 
-def test_what_never_varies_resolves_everything():
-    found = resolution(clustered_mean(np.zeros(10), range(10)), 0.01, known=True)
-    assert found.resolved == 0.0
-    assert found.enough
+def test_a_distance_starts_from_where_the_candidate_is():
+    estimate = clustered_mean(np.random.default_rng(1).normal(0.03, 0.01, 100), range(100))
+    near, far = (of_mean(estimate, 0.05, centre) for centre in (0.0, estimate.value))
+    assert far.resolved == pytest.approx(near.resolved + estimate.value)
+    assert far.needed > near.needed
+    assert of_mean(estimate, 0.02, estimate.value).needed == -1
 
 
-def test_one_document_resolves_nothing():
-    found = resolution(clustered_mean([1.0, 2.0], [0, 0]), 0.01, known=True)
-    assert found.resolved == math.inf
-    assert found.needed == -1
-    assert not found.enough
+def test_one_document_or_no_number_resolves_nothing():
+    for values, documents in (([1.0, 2.0], [0, 0]), ([1.0, math.nan], [0, 1])):
+        found = of_mean(clustered_mean(values, documents), 0.01)
+        assert (found.resolved, found.needed, found.enough) == (math.inf, -1, False)
 
 
-def test_of_rare_changes_fewer_are_needed_than_the_square_says():
-    def again(items):
-        return clustered_share(np.zeros(items), range(items))
+def test_an_interval_that_cannot_be_relied_on_resolves_nothing():
+    from dataclasses import replace
 
-    squared = resolution(again(100), 0.01, known=False)
-    found = resolution(again(100), 0.01, False, again)
-    assert found.needed < squared.needed / 3
-    assert spread(again(found.needed)) <= 0.01 < spread(again(int(found.needed * 0.97)))
+    assert spread(replace(clustered_mean([1.0, 2.0], [0, 1]), unreliable="few")) == math.inf
 
 
-def test_no_number_tells_nothing():
-    found = resolution(clustered_mean([1.0, math.nan], [0, 1]), 0.1, known=True)
-    assert (found.resolved, found.needed, found.enough) == (math.inf, -1, False)
-    saturated = assumed_drift([0.0, 0.0, 0.0], 0.1)
-    assert not resolution(clustered_mean(saturated, range(3)), 0.1, known=False).enough
+def test_what_is_unknown_is_neither_enough_nor_promised():
+    found = unknown(0.05, 100, "unknown")
+    assert (found.known, found.enough, found.needed) == (False, False, -1)
 
 
-def test_no_items_are_enough_for_no_margin():
-    assert resolution(clustered_mean([1.0, 2.0], [0, 1]), 0.0, known=False).needed == -1
+def test_fewer_than_thirty_documents_are_never_planned():
+    assert needed_items(lambda n: 0.0, 0.01) == 30
+    assert needed_items(lambda n: 0.0, 0.01, 10) == 300
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.01, 0.05, 0.3, 0.9])
-def test_assumed_changes_fall_by_the_margin(margin):
-    values = assumed_changes(margin, 1000, 400)
-    assert len(values) == 1000
-    assert set(values) <= {-1.0, 0.0, 1.0}
-    assert values.mean() == pytest.approx(margin, abs=1e-3)
+def test_no_items_are_enough_for_a_limit_of_nothing():
+    assert needed_items(lambda n: 1 / n, 0.0) == -1
+    assert of_mean(clustered_mean([1.0, 2.0], [0, 1]), 0.0).needed == -1
+    assert needed_items(lambda n: 1.0, 0.5) == -1
 
 
-def test_assumed_drift_has_the_margin_for_its_mean_and_follows_the_baseline():
-    found = assumed_drift([1.0, 2.0, 3.0], 0.1)
-    assert found.mean() == pytest.approx(0.1)
-    assert found[2] == pytest.approx(3 * found[0])
-    assert np.isnan(assumed_drift([0.0, 0.0], 0.1)).all()
+def test_rare_changes_need_what_the_rule_of_three_says():
+    items = needed_items(lambda n: spread(clustered_share(np.zeros(n), range(n))), 0.01)
+    assert 3.0 / 0.01 < items < 8.0 / 0.01
 
 
 def test_what_was_counted_has_no_spread():
     with pytest.raises(TypeError):
         spread(exact(1.0))
+    assert POWER == 0.8

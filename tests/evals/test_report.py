@@ -222,6 +222,7 @@ def test_names_cannot_write_markdown():
 def test_written_whole_or_refused(tmp_path):
     report.write(tmp_path / "new" / "r", ENTRIES, ["note"])
     assert sorted(p.name for p in (tmp_path / "new" / "r").iterdir()) == [
+        "items.npz",
         "report.jsonl",
         "report.md",
     ]

@@ -1,0 +1,37 @@
+"""The comparison with an earlier report through the real command line."""
+
+PROFILE = """
+[data.reviews]
+source = "reviews"
+count = 200
+
+[[suite]]
+kind = "classifier"
+baselines = ["bert-tiny"]
+recipes = [{{ method = "magnitude", sparsity = {sparsity}, name = "pruned" }}]
+labels = "reviews"
+gates = {{ js_divergence = 0.6, accuracy_drop = 0.9, flips = 0.9 }}
+"""
+
+
+def test_a_night_after_another(gates, tmp_path):
+    """One folder for all nights, two workers: first, quiet, broken although every gate passes."""
+    profile, night = tmp_path / "nightly.toml", tmp_path / "night"
+    words = ("--profile", profile, "--report", night, "--since", night, "-n", "2")
+    profile.write_text(PROFILE.format(sparsity=0.2))
+    first = gates(*words)
+    assert first.returncode == 0, first.stdout
+    assert f"since       no earlier report in {night}" in first.stdout
+    quiet = gates(*words)
+    assert quiet.returncode == 0, quiet.stdout
+    said = "nothing got worse beyond noise in 3 gates, 3 of them compared item by item"
+    assert said in quiet.stdout
+    profile.write_text(PROFILE.format(sparsity=0.9))
+    broken = gates(*words)
+    assert broken.returncode == 1, broken.stdout
+    assert "since       WORSE (Holm" in broken.stdout
+    assert "3 passed" in broken.stdout
+    (night / "report.jsonl").write_text("cut")
+    damaged = gates(*words)
+    assert damaged.returncode == 4
+    assert "report.jsonl: line 1 is not a verdict" in damaged.stderr

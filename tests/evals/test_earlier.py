@@ -1,0 +1,106 @@
+"""Reading an earlier report."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evals.earlier import read_earlier
+from evals.errors import EvalError
+from evals.gate import Gate, judge
+from evals.items import SHARE, ItemValues
+from evals.reading import Reading
+from evals.report import Entry, write
+
+ORIGIN = {"baseline": "b", "data": "d", "protocol": "p"}
+
+
+def night(folder, **changes):
+    """A report of one gate, with its items."""
+    values = np.array([0, 1, 0, 0], np.float32)
+    units = np.arange(4, dtype=np.int32)
+    items = ItemValues(SHARE, values, np.ones(4, np.int32), units, ORIGIN)
+    reading = Reading(items.estimate(), 1.0, 0.75)
+    verdict = judge("model", Gate("f1_drop", 0.02), reading)
+    entry = Entry("base", "model", verdict, False, origin={"baseline": "b"}, **changes)
+    write(folder, [entry], [], items={("model", "f1_drop"): items})
+    return verdict
+
+
+def test_what_was_written_is_read(tmp_path):
+    verdict = night(tmp_path)
+    found = read_earlier(tmp_path)
+    assert found.note == ""
+    record = found.records["model", "f1_drop"]
+    assert (record.value, record.low, record.high) == (verdict.value, verdict.low, verdict.high)
+    assert (record.n, record.outcome, record.limit) == (4, verdict.outcome, 0.02)
+    assert record.origin == {"baseline": "b"}
+    assert record.items.values.tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_the_first_night_is_no_error(tmp_path, exists):
+    folder = tmp_path if exists else tmp_path / "nowhere"
+    found = read_earlier(folder)
+    assert found.records == {}
+    assert found.note.startswith(f"no earlier report in {folder}")
+
+
+@pytest.mark.parametrize("text", ["", '{"defect": "x"}\n'])
+def test_a_report_without_a_verdict_is_no_error(tmp_path, text):
+    (tmp_path / "report.jsonl").write_text(text)
+    found = read_earlier(tmp_path)
+    assert found.records == {}
+    assert "holds no verdict" in found.note
+
+
+@pytest.mark.parametrize(
+    "text", ["nonsense\n", "[1]\n", '{"verdict": {"a": 1}}\n', '{"verdict": {"candidate": "m", ']
+)
+def test_a_damaged_report_is_one_error(tmp_path, text):
+    (tmp_path / "report.jsonl").write_text(text)
+    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is not a verdict; .*delete it"):
+        read_earlier(tmp_path)
+    (tmp_path / "report.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is not a verdict"):
+        read_earlier(tmp_path)
+
+
+def test_a_file_is_no_report(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EvalError, match=r"--since .*file: not a directory"):
+        read_earlier(tmp_path / "file")
+
+
+def test_damaged_items_are_one_error(tmp_path):
+    night(tmp_path)
+    (tmp_path / "items.npz").write_bytes(b"PK")
+    with pytest.raises(EvalError, match=r"items.npz is damaged"):
+        read_earlier(tmp_path)
+
+
+def test_without_its_items_a_report_is_still_read(tmp_path):
+    night(tmp_path)
+    (tmp_path / "items.npz").unlink()
+    found = read_earlier(tmp_path)
+    assert found.records["model", "f1_drop"].items is None
+    assert found.note == ""
+
+
+def test_items_of_another_report_are_left_out(tmp_path):
+    """As a run that was killed while it wrote its report leaves them."""
+    night(tmp_path)
+    row = json.loads((tmp_path / "report.jsonl").read_text())
+    row["verdict"]["value"] = 0.5
+    (tmp_path / "report.jsonl").write_text(json.dumps(row) + "\n")
+    found = read_earlier(tmp_path)
+    assert found.records["model", "f1_drop"].items is None
+    assert "items.npz is not of that report" in found.note
+
+
+def test_a_report_of_an_older_version_is_read(tmp_path):
+    verdict = {"candidate": "m", "metric": "flips", "limit": 0.1, "value": 0.05, "low": 0.02,
+               "high": 0.09, "confidence": 0.95, "n": 100, "few": False}  # fmt: skip
+    (tmp_path / "report.jsonl").write_text(json.dumps({"verdict": verdict}) + "\n")
+    record = read_earlier(tmp_path).records["m", "flips"]
+    assert (record.value, record.unreliable, record.origin, record.items) == (0.05, "", {}, None)

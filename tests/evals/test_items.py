@@ -1,0 +1,129 @@
+"""Values of items: kept, read again, and paired."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evals.data import DataSet, Prompt
+from evals.errors import EvalError
+from evals.items import MEAN, PROPORTION, SHARE, ItemValues, pack, unpack
+from evals.measurement import Measurement
+from evals.reading import Scored
+from evals.statistics import clustered_share, studentized_mean
+
+
+def scored(model="m", count=4, protocol="p", name="d"):
+    items = tuple(Prompt(f"{name} {i}", "yes", i) for i in range(count))
+    return Scored(DataSet(name, items), Measurement({}, {"model": model, "protocol": protocol}))
+
+
+def items_of(values, documents=None, kind=SHARE, **origin):
+    documents = range(len(values)) if documents is None else documents
+    return ItemValues.of(kind, values, documents, scored(**origin))
+
+
+def test_a_mean_is_kept_by_document_and_keeps_its_interval():
+    generator = np.random.default_rng(0)
+    documents = np.repeat(np.arange(40), generator.integers(1, 30, 40))
+    values = generator.exponential(size=len(documents))
+    found = items_of(values, documents, MEAN)
+    assert len(found.values) == 40
+    assert found.sizes.sum() == len(values)
+    own, expected = found.estimate(), studentized_mean(values, documents)
+    assert (own.value, own.low, own.high) == pytest.approx(
+        (expected.value, expected.low, expected.high), rel=1e-6
+    )
+    assert (own.n, own.clusters) == (expected.n, expected.clusters)
+
+
+def test_answers_are_kept_one_by_one():
+    values, documents = [1.0, 0.0, -1.0, 0.5], ["b", "b", "a", "a"]
+    found = items_of(values, documents)
+    assert found.values.tolist() == values
+    assert found.estimate() == clustered_share(values, documents)
+
+
+def test_a_rise_is_that_of_a_paired_test():
+    generator = np.random.default_rng(1)
+    then = generator.normal(size=200)
+    now = then + generator.normal(0.03, 0.2, 200)
+    rise = items_of(now, kind=MEAN).rise_since(items_of(then, kind=MEAN))
+    assert rise.value == pytest.approx(float((now - then).mean()), abs=1e-6)
+    expected = stats.ttest_rel(now, then, alternative="greater").pvalue
+    assert rise.p_above(0.0) == pytest.approx(expected, rel=0.2)
+
+
+def test_one_that_appeared_and_one_that_went_are_told_apart():
+    then = items_of([1, 0, 0, 0], kind=PROPORTION)
+    now = items_of([0, 1, 1, 0], kind=PROPORTION)
+    assert now.flips_since(then) == (2, 1)
+    assert now.rise_since(then).value == 0.25
+
+
+def test_items_that_share_a_document_are_no_independent_answers():
+    then, now = (items_of(values, [0, 0, 1, 1]) for values in ([0, 0, 0, 0], [1, 1, 0, 0]))
+    assert now.flips_since(then) is None
+    assert items_of([0.5, 0, 0, 0]).flips_since(items_of([0, 0, 0, 0])) is None
+
+
+@pytest.mark.parametrize(
+    "other", [{"model": "n"}, {"protocol": "q"}, {"name": "e"}, {"documents": [0, 0, 1, 1]}]
+)
+def test_other_items_are_not_paired(other):
+    one, two = items_of([0, 0, 0, 1]), items_of([0, 0, 0, 1], **other)
+    assert not one.same_items(two)
+    with pytest.raises(ValueError, match="different items"):
+        one.rise_since(two)
+
+
+def test_a_log_without_a_model_is_known_by_its_scores():
+    def logged(scores):
+        data = scored().data
+        measurement = Measurement({"exact_match": np.array(scores)}, {"data": "d"})
+        return ItemValues.of(SHARE, [0, 0, 0, 1], range(4), Scored(data, measurement))
+
+    assert logged([1, 1, 1, 1]).same_items(logged([1, 1, 1, 1]))
+    assert not logged([1, 1, 1, 1]).same_items(logged([1, 1, 1, 0]))
+
+
+def test_packed_and_unpacked():
+    found = {
+        ("m", "f1_drop"): items_of([0.0, 0.25, -1.0, 1.0], [0, 0, 1, 1]),
+        ("m", "js_divergence"): items_of([0.1, 0.2], kind=MEAN, count=2),
+        ("n", "f1_drop"): items_of([0.0, 0.0, np.nan, 1.0], [0, 0, 1, 1]),
+    }
+    again, run = unpack(pack(found, "some run"), "x")
+    assert run == "some run"
+    assert again.keys() == found.keys()
+    for key, items in found.items():
+        assert again[key].same_items(items)
+        np.testing.assert_array_equal(again[key].values, items.values)
+        assert again[key].kind == items.kind
+    text = found["m", "f1_drop"].to_text()
+    assert text.isascii()
+    assert ItemValues.from_text(text).same_items(found["m", "f1_drop"])
+
+
+def test_the_layout_of_items_is_kept_once():
+    values = np.random.default_rng(0).integers(-1, 2, (50, 5000))
+    many = {(f"m{i}", "f1_drop"): items_of(row, count=5000) for i, row in enumerate(values)}
+    one = {key: items for key, items in many.items() if key[0] == "m0"}
+    assert len(pack(many)) < 50 * len(pack(one)) / 2
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, -30])
+def test_damaged_values_are_one_error(cut):
+    content = pack({("m", "f1_drop"): items_of(np.arange(400) % 2, count=400)})
+    with pytest.raises(EvalError, match=r"items.npz is damaged; delete it"):
+        unpack(content[:cut], "items.npz")
+
+
+def test_a_flipped_byte_is_an_error_or_nothing():
+    content = pack({("m", "f1_drop"): items_of([0, 1, 0, 1])})
+    for place in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[place] ^= 0xFF
+        try:
+            unpack(bytes(changed), "items.npz")
+        except EvalError:
+            continue
