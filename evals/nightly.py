@@ -81,6 +81,7 @@ class Comparison:
         new, gone: gates that only this run has, and only the earlier one.
         family: how the changes were judged together.
         note: of the earlier run.
+        first: whether there is no earlier run.
     """
 
     changes: Sequence[Change]
@@ -90,6 +91,7 @@ class Comparison:
     gone: Sequence[Key]
     family: str = HOLM
     note: str = ""
+    first: bool = False
 
     @property
     def regressions(self) -> list[Change]:
@@ -101,13 +103,15 @@ class Comparison:
         found = []
         if self.changes:
             found.append(self._verdict())
+        elif not self.first:
+            found.append("no gate has a number that can be compared in both runs")
         if self.note:
             found.append(self.note)
         for reason, keys in _by_reason(self.unpaired):
             found.append(f"compared as independent runs, {reason}: {_named(keys)}")
         for reason, keys in _by_reason(self.refused):
             found.append(f"not comparable, {reason}: {_named(keys)}")
-        if self.new and (self.changes or self.refused):
+        if self.new and not self.first:
             found.append(f"not in the earlier report: {_named(self.new)}")
         if self.gone:
             found.append(f"in the earlier report, and not run now: {_named(self.gone)}")
@@ -181,6 +185,7 @@ def compared(now: Sequence[Record], earlier: Earlier, family: str = HOLM) -> Com
         gone=[key for key in earlier.records if key not in keys],
         family=family,
         note=earlier.note,
+        first=not earlier.records,
     )
 
 

@@ -106,7 +106,11 @@ def test_packed_and_unpacked():
 
 def test_the_layout_of_items_is_kept_once():
     values = np.random.default_rng(0).integers(-1, 2, (50, 5000))
-    many = {(f"m{i}", "f1_drop"): items_of(row, count=5000) for i, row in enumerate(values)}
+    layout = np.ones(5000, np.int32), np.arange(5000, dtype=np.int32)
+    many = {
+        (f"m{i}", "f1_drop"): ItemValues(SHARE, row.astype(np.float32), *layout, {})
+        for i, row in enumerate(values)
+    }
     one = {key: items for key, items in many.items() if key[0] == "m0"}
     assert len(pack(many)) < 50 * len(pack(one)) / 2
 
