@@ -10,7 +10,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,6 @@ import numpy as np
 
 from evals.checkpoint import (
     CAUSAL,
-    CLASSIFIER,
     EXTRACTIVE,
     SEQ2SEQ,
     Checkpoint,
@@ -34,6 +33,13 @@ from evals.measurement import Measurement
 from evals.models import Models
 from evals.provenance import PACKAGES, code_version, packages_of, version_of
 from evals.reading import Scored
+from evals.scoring.protocols import (
+    ContinuationProtocol,
+    SpeedProtocol,
+    TextProtocol,
+    protocol_of,
+    set_by,
+)
 from evals.store import Store
 
 if TYPE_CHECKING:
@@ -208,8 +214,6 @@ class Bench:
 
     def race(self, baseline: Checkpoint, candidate: Checkpoint, data: DataSet) -> Measurement:
         """Times baseline against candidate, alone on the device."""
-        from evals.scoring.protocols import SpeedProtocol
-
         protocol = SpeedProtocol()
 
         def run() -> Mapping[str, np.ndarray]:
@@ -241,9 +245,7 @@ class Bench:
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        from evals.scoring.protocols import TextProtocol
-
-        usual = replace(_set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
+        usual = replace(set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
         origin = {
             **_weights(checkpoint),
@@ -304,7 +306,7 @@ class Bench:
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        protocol, scorer = _protocol_of(checkpoint.kind, data)
+        protocol, scorer = protocol_of(checkpoint.kind, data)
         protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
 
         def run() -> Mapping[str, np.ndarray]:
@@ -326,9 +328,7 @@ class Bench:
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        from evals.scoring.protocols import ContinuationProtocol
-
-        protocol = _set_by(data, ContinuationProtocol(), leave="max_new_tokens")
+        protocol = set_by(data, ContinuationProtocol(), leave="max_new_tokens")
         protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
         reference = None if baseline is None else self._continuations(baseline, data, None)
         origin = {
@@ -377,24 +377,6 @@ class Bench:
 def _weights(checkpoint: Checkpoint) -> dict[str, object]:
     """A model in a measurement's key: its files, and what turns them into weights."""
     return {"model": checkpoint.digest, "packages": packages_of(checkpoint)}
-
-
-def _protocol_of(kind: str, data: DataSet) -> tuple[object, tuple[str, str]]:
-    """How a data set is scored by a kind of model where tokens are not predicted, and the module
-    and function that do it."""
-    from evals.scoring.protocols import ClassProtocol, ExtractionProtocol, GenerationProtocol
-
-    if kind == CLASSIFIER:
-        return _set_by(data, ClassProtocol()), ("classes", "classify")
-    if kind == EXTRACTIVE:
-        return _set_by(data, ExtractionProtocol()), ("answers", "extract")
-    return _set_by(data, GenerationProtocol()), ("generation", "generate")
-
-
-def _set_by(data: DataSet, protocol, leave: str = ""):
-    """A protocol with what the data set says of it, but for what is to be left as it is."""
-    names = {field.name for field in fields(protocol)} - {leave}
-    return replace(protocol, **{key: data.how[key] for key in data.how if key in names})
 
 
 def _cores() -> int:
