@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ import numpy as np
 
 from evals.checkpoint import (
     CAUSAL,
-    CLASSIFIER,
     EXTRACTIVE,
     SEQ2SEQ,
     Checkpoint,
@@ -33,6 +32,13 @@ from evals.measurement import Measurement
 from evals.models import Models
 from evals.provenance import PACKAGES, code_version, packages_of, unpacked_by, version_of
 from evals.reading import Scored
+from evals.scoring.protocols import (
+    ContinuationProtocol,
+    SpeedProtocol,
+    TextProtocol,
+    protocol_of,
+    set_by,
+)
 from evals.sequential import is_settled
 from evals.store import Store
 
@@ -222,8 +228,6 @@ class Bench:
         again when it is asked for next, except that ``keep_failed`` also keeps a proven failure,
         for what is meant to fail.
         """
-        from evals.scoring.protocols import SpeedProtocol
-
         protocol = SpeedProtocol()
 
         def run() -> Mapping[str, np.ndarray]:
@@ -260,9 +264,7 @@ class Bench:
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        from evals.scoring.protocols import TextProtocol
-
-        usual = replace(_set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
+        usual = replace(set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
         origin = {"data": data.digest, "protocol": protocol.describe()}
         table = self._table_path({**origin, **self._weights(baseline or checkpoint)})
@@ -316,7 +318,7 @@ class Bench:
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        protocol, scorer = _protocol_of(checkpoint.kind, data)
+        protocol, scorer = protocol_of(checkpoint.kind, data)
         protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
 
         def run() -> Mapping[str, np.ndarray]:
@@ -336,9 +338,7 @@ class Bench:
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        from evals.scoring.protocols import ContinuationProtocol
-
-        protocol = _set_by(data, ContinuationProtocol(), leave="max_new_tokens")
+        protocol = set_by(data, ContinuationProtocol(), leave="max_new_tokens")
         protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
         reference = None if baseline is None else self._continuations(baseline, data, None)
         origin = {
@@ -395,24 +395,6 @@ class Bench:
 def _in_batches_of(batch_tokens: int | None) -> dict[str, object]:
     """What tells a measurement in batches of another size apart, where that is its purpose."""
     return {} if batch_tokens is None else {"batch_tokens": batch_tokens}
-
-
-def _protocol_of(kind: str, data: DataSet) -> tuple[object, tuple[str, str]]:
-    """How a data set is scored by a kind of model where tokens are not predicted, and the module
-    and function that do it."""
-    from evals.scoring.protocols import ClassProtocol, ExtractionProtocol, GenerationProtocol
-
-    if kind == CLASSIFIER:
-        return _set_by(data, ClassProtocol()), ("classes", "classify")
-    if kind == EXTRACTIVE:
-        return _set_by(data, ExtractionProtocol()), ("answers", "extract")
-    return _set_by(data, GenerationProtocol()), ("generation", "generate")
-
-
-def _set_by(data: DataSet, protocol, leave: str = ""):
-    """A protocol with what the data set says of it, but for what is to be left as it is."""
-    names = {field.name for field in fields(protocol)} - {leave}
-    return replace(protocol, **{key: data.how[key] for key in data.how if key in names})
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:

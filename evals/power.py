@@ -27,8 +27,8 @@ MOST = 1_000_000
 """Items that are asked for at most."""
 FLIPS = 0.04
 """Share of the answers that are assumed to flip where no pair is stored."""
-_LAYOUTS = 5
-"""Random layouts that are averaged."""
+_DRAWS = 300
+"""Random draws of items that share documents, whose upper ends' quantile is taken."""
 
 At = Callable[[int], float]
 """The smallest limit that so many items resolve."""
@@ -149,23 +149,34 @@ def flipped(
             answers.
     """
     documents = max(items // per_document, 2)
-    units = documents if shared else documents * per_document
+    interval = clustered_proportion if distance else clustered_share
+    if per_document > 1 and not shared:
+        return _flipped_by_itself(documents, per_document, flips, distance)
+    units = documents
     values = np.zeros(units)
     if distance:
         values[: math.ceil(flips * units)] = 1.0
     else:
         half = min(math.ceil(flips / 2 * units), units // 2)
         values[:half], values[half : 2 * half] = 1.0, -1.0
-    clusters = np.repeat(np.arange(documents), per_document)
+    repeats = per_document if shared else 1
+    estimate = interval(np.repeat(values, repeats), np.repeat(np.arange(documents), repeats))
+    return spread(estimate) + (estimate.value if distance else 0.0)
+
+
+def _flipped_by_itself(documents: int, per_document: int, flips: float, distance: bool) -> float:
+    """As :func:`flipped`, of items that share documents and no fate. How wide their interval is
+    depends on where they happen to flip, so upper ends are drawn."""
     interval = clustered_proportion if distance else clustered_share
+    clusters = np.repeat(np.arange(documents), per_document)
     generator = np.random.default_rng(0)
-    found = []
-    for _ in range(1 if shared or per_document == 1 else _LAYOUTS):
-        laid = generator.permutation(values)
-        laid = np.repeat(laid, per_document) if shared else laid
-        estimate = interval(laid, clusters)
-        found.append(spread(estimate) + (estimate.value if distance else 0.0))
-    return float(np.mean(found))
+    ends = []
+    for _ in range(_DRAWS):
+        drawn = generator.random(len(clusters))
+        values = (drawn < flips / 2).astype(float) - (drawn > 1 - flips / 2)
+        estimate = interval(np.abs(values) if distance else values, clusters)
+        ends.append(math.inf if estimate.unreliable else estimate.high)
+    return float(np.quantile(ends, POWER, method="higher"))
 
 
 def tiled(items: ItemValues) -> At:

@@ -1,8 +1,13 @@
 """How each task is run. Part of a measurement's key, and importable without torch."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TypeVar
 
+from evals.checkpoint import CLASSIFIER, EXTRACTIVE
+from evals.data import DataSet
 from evals.sequential import LOOKS
+
+Protocol = TypeVar("Protocol")
 
 STOP = "\n"
 """A continuation ends here, unless its data set says otherwise."""
@@ -127,3 +132,19 @@ class SpeedProtocol:
 
     def describe(self) -> dict[str, object]:
         return {"task": "speed", "timed": "forward", **asdict(self)}
+
+
+def protocol_of(kind: str, data: DataSet) -> tuple[object, tuple[str, str]]:
+    """How a data set is scored by a kind of model where tokens are not predicted, and the module
+    and function that do it."""
+    if kind == CLASSIFIER:
+        return set_by(data, ClassProtocol()), ("classes", "classify")
+    if kind == EXTRACTIVE:
+        return set_by(data, ExtractionProtocol()), ("answers", "extract")
+    return set_by(data, GenerationProtocol()), ("generation", "generate")
+
+
+def set_by(data: DataSet, protocol: Protocol, leave: str = "") -> Protocol:
+    """A protocol with what the data set says of it, but for what is to be left as it is."""
+    names = {field.name for field in fields(protocol)} - {leave}
+    return replace(protocol, **{key: data.how[key] for key in data.how if key in names})

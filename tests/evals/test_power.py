@@ -47,10 +47,11 @@ def test_planned_items_have_the_power_that_they_promise(flips, limit):
 def test_planned_items_of_shared_fate_have_the_power_that_they_promise():
     alone = needed_items(lambda n: flipped(n, 0.04, 10), 0.05, 10)
     shared = needed_items(lambda n: flipped(n, 0.04, 10, shared=True), 0.05, 10)
-    assert shared > 5 * alone
+    # Few documents that carry any flip say little of how independent their items are.
+    assert shared > 2.5 * alone
     assert 0.75 <= power_of(shared, 0.04, 0.05, 10, shared=True, repeats=600) <= 0.9
     # The number for items that flip each by itself is far too small then.
-    assert power_of(alone, 0.04, 0.05, 10, shared=True, repeats=200) < 0.4
+    assert power_of(alone, 0.04, 0.05, 10, shared=True, repeats=200) < 0.5
 
 
 def test_one_that_flips_more_needs_more():
