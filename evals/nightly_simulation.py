@@ -15,7 +15,7 @@ import numpy as np
 from evals.earlier import Earlier, Record
 from evals.items import MEAN, SHARE, ItemValues
 from evals.nightly import NIGHTS, compared
-from evals.statistics import median_interval
+from evals.sequential import sequential_median
 
 SPEED_GATES, QUALITY_GATES = 28, 100
 ITEMS, DOCUMENTS, PAIRS = 1000, 160, 15
@@ -151,7 +151,7 @@ def _timings(
 
 
 def _timing(name: str, ratios: np.ndarray) -> Record:
-    found = median_interval(ratios)
+    found = sequential_median(ratios, looks=1)
     origin = {"baseline": "b", "data": "d", "machine": "m"}
     return Record(
         name, "speedup", SPEED_LIMIT, found.value, found.low, found.high, 0.95, PAIRS, origin=origin

@@ -9,12 +9,12 @@ import numpy as np
 from evals.estimate import Estimate, exact
 from evals.metrics.efficiency import weighted_score
 from evals.reading import Reading
+from evals.sequential import LOOKS, sequential_median
 from evals.statistics import (
     accelerated_mean,
     clustered_mean,
     clustered_proportion,
     clustered_share,
-    median_interval,
     series_mean,
     studentized_mean,
 )
@@ -233,17 +233,21 @@ def scores(items: int) -> Scenario:
     return Scenario(f"weighted score, {items} items", draw, truth, {"score": score})
 
 
-def times(pairs: int) -> Scenario:
-    """Ratios of timings: mostly quiet, sometimes disturbed."""
+def times(limit: float) -> Scenario:
+    """Ratios of timings, mostly quiet, sometimes disturbed, until they leave a limit."""
 
     def draw(generator: np.random.Generator) -> Sample:
-        quiet = generator.lognormal(0.0, 0.03, pairs)
-        return quiet * np.exp(generator.standard_t(2, pairs) * 0.02), np.arange(pairs)
+        quiet = generator.lognormal(0.0, 0.03, LOOKS[-1])
+        return quiet * np.exp(generator.standard_t(2, LOOKS[-1]) * 0.02), np.arange(LOOKS[-1])
 
-    return Scenario(
-        f"median of {pairs} timings", draw, 1.0,
-        {"order statistics": lambda values, _: median_interval(values)},
-    )  # fmt: skip
+    def interval(values: np.ndarray, _: np.ndarray) -> Estimate:
+        for look in LOOKS:
+            found = sequential_median(values[:look])
+            if not found.low <= limit <= found.high:
+                break
+        return found
+
+    return Scenario(f"timings of ratio 1, limit {limit:g}", draw, 1.0, {"sequential": interval})
 
 
 SCENARIOS = [
@@ -270,5 +274,5 @@ SCENARIOS = [
         (30, 20, 0.03), (60, 20, 0.03, 0.7), (60, 10, 0.1, 0.7),
     )),
     *(scores(n) for n in (60, 240)),
-    *(times(n) for n in (15, 51)),
+    *(times(limit) for limit in (0.8, 0.98, 1.0)),
 ]  # fmt: skip

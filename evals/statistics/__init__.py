@@ -6,7 +6,6 @@ Items of one document resemble each other, so a document, not an item, is the un
 
 from evals.statistics.changes import clustered_mcnemar, mcnemar
 from evals.statistics.means import clustered_mean, series_mean, studentized_mean
-from evals.statistics.medians import median_interval
 from evals.statistics.resampling import accelerated_mean
 from evals.statistics.shares import clustered_proportion, clustered_share
 from evals.statistics.tails import FEW
@@ -19,7 +18,6 @@ __all__ = [
     "clustered_proportion",
     "clustered_share",
     "mcnemar",
-    "median_interval",
     "series_mean",
     "studentized_mean",
 ]

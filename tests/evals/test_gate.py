@@ -21,7 +21,8 @@ from evals.gate import (
     judge,
 )
 from evals.reading import Reading
-from evals.statistics import clustered_mean, median_interval, studentized_mean
+from evals.sequential import sequential_median
+from evals.statistics import clustered_mean, studentized_mean
 
 COSTS = [name for name, metric in METRICS.items() if metric.at_most]
 GAINS = [name for name, metric in METRICS.items() if not metric.at_most]
@@ -128,8 +129,8 @@ def test_what_is_not_judged_fails_under_strict_alone():
 
 
 def test_a_noisy_measurement_fails_only_where_the_regression_is_proven():
-    slow = replace(reading(0.78), estimate=median_interval([0.7] * 5 + [0.78] * 5 + [0.9] * 5))
-    proven = replace(reading(0.7), estimate=median_interval(np.linspace(0.6, 0.7, 15)))
+    slow = replace(reading(0.78), estimate=sequential_median([0.7] * 5 + [0.78] * 5 + [0.9] * 5))
+    proven = replace(reading(0.7), estimate=sequential_median(np.linspace(0.6, 0.7, 15)))
     verdicts = [judge("c", Gate("speedup", 0.8), one) for one in (slow, proven)]
     assert [v.holds(DEFAULT) for v in verdicts] == [True, False]
 
