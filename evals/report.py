@@ -220,16 +220,15 @@ def write(
     intervals: bool = False,
     unjudged: str = "",
 ) -> None:
-    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any; both
-    begin with what is ``unjudged``.
+    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any; the
+    first begins with what is ``unjudged``.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
-    head = json.dumps({"unjudged": unjudged}) + "\n" if unjudged else ""
     texts = {
         directory / "report.md": markdown(entries, lines, table, intervals, unjudged),
-        directory / "report.jsonl": head + json_lines(entries, rows),
+        directory / "report.jsonl": json_lines(entries, rows),
     }
     partial = {file: file.with_name(f"{file.name}.partial") for file in texts}
     try:
