@@ -313,15 +313,14 @@ def write(
     unjudged: str = "",
     items: Mapping[Key, ItemValues] | None = None,
 ) -> None:
-    """Writes ``report.md`` and ``report.jsonl``, with a further table and its rows if any, and the
-    values of ``items`` that a later run is compared with. Both texts begin with what is
-    ``unjudged``.
+    """Writes ``report.md``, which begins with what is ``unjudged``, and ``report.jsonl``, with a
+    further table and its rows if any, and the values of ``items`` that a later run is compared
+    with.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
-    head = json.dumps({"unjudged": unjudged}) + "\n" if unjudged else ""
-    verdicts = (head + json_lines(entries, rows)).encode()
+    verdicts = json_lines(entries, rows).encode()
     contents = {
         directory / "report.md": markdown(entries, lines, table, intervals, unjudged).encode(),
         directory / "report.jsonl": verdicts,
