@@ -56,9 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _not_started(config: pytest.Config, reason: str) -> None:
     """Says in the report's folder that there is no report, in place of an earlier one."""
-    if config.option.report and not hasattr(config, "workerinput"):
+    option = config.option
+    if option.report and not hasattr(config, "workerinput"):
+        directory = Path(option.report)
+        compared = bool(option.since) and Path(option.since).resolve() == directory.resolve()
         with suppress(OSError):
-            report.write_not_started(Path(config.option.report), reason)
+            report.write_not_started(directory, reason, keep=compared)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -252,7 +255,10 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
     terminalreporter.section("gates")
     terminalreporter.write_line(summary.text(config.get_terminal_writer().fullwidth))
     option = config.option
-    if summary.regressed and config.stash[SESSION].exitstatus == pytest.ExitCode.OK:
+    unproven = run.policy.name == STRICT and bool(summary.unjudged)
+    if unproven:
+        terminalreporter.write_line("FAILED by --strict: not everything was judged", red=True)
+    if (summary.regressed or unproven) and config.stash[SESSION].exitstatus == pytest.ExitCode.OK:
         config.stash[SESSION].exitstatus = pytest.ExitCode.TESTS_FAILED
     try:
         if option.report:

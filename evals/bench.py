@@ -244,7 +244,7 @@ class Bench:
 
         origin = {
             **self._weights(candidate),
-            "baseline": baseline.digest,
+            "baseline": self._weights(baseline),
             "data": data.digest,
             "protocol": protocol.describe(),
             "limits": sorted(limits),
@@ -268,7 +268,7 @@ class Bench:
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
         origin = {"data": data.digest, "protocol": protocol.describe()}
         table = self._table_path({**origin, **self._weights(baseline or checkpoint)})
-        origin |= {**self._weights(checkpoint), "reference": baseline and baseline.digest}
+        origin |= {**self._weights(checkpoint), "reference": baseline and self._weights(baseline)}
         windows = None
         if baseline is not None:
             windows = self._text(baseline, data, None)["windowing"].tolist()
@@ -345,7 +345,7 @@ class Bench:
             **self._weights(checkpoint),
             "data": data.digest,
             "protocol": protocol.describe(),
-            "reference": baseline and baseline.digest,
+            "reference": baseline and self._weights(baseline),
         }
 
         def run() -> Mapping[str, np.ndarray]:

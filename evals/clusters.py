@@ -41,7 +41,7 @@ def _value(row: Mapping, name: str) -> str:
     """The text under a name, whatever its case; nothing where there is none."""
     for key, value in row.items():
         if isinstance(key, str) and key.lower() == name:
-            return value if isinstance(value, str) else ""
+            return str(value) if isinstance(value, str | int) else ""
     return ""
 
 

@@ -15,6 +15,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "summary": ("summary", "highlights"),
     "prompt": ("prompt", "instruction"),
     "response": ("response", "output", "completion"),
+    "cluster": ("cluster", "document_id", "doc_id"),
 }
 """The names under which each role is found, whatever their case; the first that is there counts."""
 ORDER = (LABELLED, QUESTION, SUMMARY, PROMPT, TEXT, BARE)
@@ -43,7 +44,8 @@ def recognised(
     for shape in (shape for shape in ORDER if shape in shapes):
         found = {role: under(NAMES[role]) for role in SHAPES[shape]}
         if all(found.values()):
-            more = {role: under(known) for role, known in _MAY.get(shape, {}).items()}
+            may = {**_MAY.get(shape, {}), "cluster": NAMES["cluster"]}
+            more = {role: under(known) for role, known in may.items()}
             return shape, {role: column for role, column in {**found, **more}.items() if column}
     return None
 

@@ -14,6 +14,8 @@ from evals.gate import (
     Metric,
     Verdict,
 )
+from evals.items import SERIES
+from evals.numbers import counted
 from evals.reading import Reading
 from evals.regressions import ON_SCREEN
 
@@ -38,7 +40,8 @@ def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: 
     shown = reading.worst.items[:ON_SCREEN]
     lines += [f"  worst {i}    {item.line()}" for i, item in enumerate(shown, 1)]
     if len(reading.worst) > len(shown):
-        lines.append(f"             {len(reading.worst) - len(shown):,} more items got worse")
+        more = counted(len(reading.worst) - len(shown), "more item")
+        lines.append(f"             {more} got worse")
     return "\n".join([*lines, f"  rerun      {rerun}"])
 
 
@@ -110,18 +113,21 @@ def _measured(verdict: Verdict, metric: Metric, reading: Reading) -> list[str]:
         parts += [] if nan else ["no interval"]
     elif verdict.low < verdict.high:
         parts.append(_interval(verdict, metric))
-    sample = f" ({_sample(verdict)})" if verdict.n > 1 else ""
+    sample = f" ({_sample(verdict, reading)})" if verdict.n > 1 else ""
     lines = [f"  measured   {', '.join(parts)}{sample}"]
     if verdict.baseline or verdict.measured != verdict.value:  # a divergence has no level
         levels = [metric.show_side(level) for level in (verdict.baseline, verdict.measured)]
         lines.append("  baseline   {}, candidate {}".format(*levels))
     if "worse" in reading.facts:
-        lines.append("  changed    {worse:.0f} worse, {better:.0f} better "
-                     "(McNemar's mid-p {mcnemar_p:.2g})".format_map(reading.facts))  # fmt: skip
+        changed = (
+            "{worse:.0f} worse, {better:.0f} better (McNemar's mid-p by document {mcnemar_p:.2g})"
+        )
+        lines.append(f"  changed    {changed.format_map(reading.facts)}")
     return lines
 
 
-def _sample(verdict: Verdict) -> str:
+def _sample(verdict: Verdict, reading: Reading) -> str:
     if verdict.clusters in (1, verdict.n):
         return f"n = {verdict.n:,}"
-    return f"n = {verdict.n:,} in {verdict.clusters:,} documents"
+    series = reading.items is not None and reading.items.kind == SERIES
+    return f"n = {verdict.n:,} in {counted(verdict.clusters, 'window' if series else 'document')}"

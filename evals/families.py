@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evals.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
+from evals.numbers import counted
 
 HOLM, BENJAMINI_HOCHBERG = "holm", "bh"
 RATE = 0.01
@@ -78,9 +79,9 @@ def told(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) -> str:
     if alarmed:
         parts.append(f"ALARM {by}: {_named(alarmed)}")
     elif parts:
-        parts.append(f"none stands out among all {len(judged)} measured gates {by}")
+        parts.append(f"none stands out among {counted(len(judged), 'measured gate')} {by}")
     else:
-        parts.append(f"no alarm over {len(judged)} gates {by}")
+        parts.append(f"no alarm over {counted(len(judged), 'gate')} {by}")
     unbounded = sum(not math.isfinite(verdict.high - verdict.low) for verdict in judged)
     if unbounded and not alarmed:
         parts.append(f"{unbounded} of them rest on one document or none")

@@ -45,7 +45,8 @@ class Metric:
         at_most: a cost; otherwise a gain.
         unit: of the judged number.
         show_side: writes the baseline's and the candidate's own number.
-        noisy: depends on the machine, so that only a proven regression fails.
+        noisy: depends on the machine.
+        sequential: measured until it is decided, so that only a proven regression fails.
         drop: stored as baseline minus candidate.
         name: what sentences call it; the title unless given.
         counted: what more are needed of to narrow the interval: ``items``, ``documents`` (where an
@@ -58,6 +59,7 @@ class Metric:
     unit: Unit
     show_side: Unit
     noisy: bool = False
+    sequential: bool = False
     drop: bool = False
     name: str = ""
     counted: str = "items"
@@ -164,6 +166,7 @@ METRICS: Mapping[str, Metric] = {
         _times,
         _milliseconds,
         noisy=True,
+        sequential=True,
         counted="timed pairs",
     ),
     "weighted_score": Metric(
@@ -237,7 +240,7 @@ class Verdict:
             return self.outcome == NOT_JUDGED
         bounded = math.isfinite(self.low) and math.isfinite(self.high)
         # Where there is no interval at all, the point estimate is all that is known.
-        lenient = bounded and (policy == SMOKE or METRICS[self.metric].noisy)
+        lenient = bounded and (policy == SMOKE or METRICS[self.metric].sequential)
         return self.met or lenient
 
 

@@ -20,6 +20,7 @@ from evals.earlier import Earlier, Record
 from evals.families import BENJAMINI_HOCHBERG, HOLM, RATE, alarms
 from evals.gate import FAR, METRICS, NOT_JUDGED
 from evals.items import Key
+from evals.numbers import counted
 
 NIGHTS = 30
 """Nights over which the family's rate is spent."""
@@ -122,7 +123,7 @@ class Comparison:
         paired = sum(change.paired > 0 for change in self.changes)
         by = f"({_bound(self.family)})"
         if not worse:
-            count = f"{len(self.changes)} gates, {paired} of them compared item by item"
+            count = f"{counted(len(self.changes), 'gate')}, {paired} compared item by item"
             return f"nothing got worse beyond noise in {count} {by}"
         more = f" and {len(worse) - SHOWN} more" if len(worse) > SHOWN else ""
         return f"WORSE {by}: {'; '.join(worse[:SHOWN])}{more}"
@@ -207,13 +208,12 @@ def _incomparable(now: Record, then: Record) -> str:
 
 def _change(now: Record, then: Record) -> tuple[Change, str]:
     """The change, and why its items were not paired although they were sampled."""
-    show = METRICS[now.metric].show
     paired, reason = _pairing(now, then)
     same = now.value == then.value
     if paired:
         same = np.array_equal(now.items.values, then.items.values)
-    if same or math.isnan(then.value) or show(now.value) == show(then.value):
-        p = 1.0  # nothing is told as worse whose numbers are told as equal
+    if same or math.isnan(then.value):
+        p = 1.0
     elif math.isnan(now.value):
         p = math.nan
     elif METRICS[now.metric].noisy:

@@ -7,6 +7,16 @@ EXTRA = 4
 """Digits beyond the usual ones that are added at most to tell two numbers apart."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 item``, ``2,000 items``.
+
+    Args:
+        number: how many.
+        noun: in the singular; the plural takes an s.
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 @dataclass(frozen=True)
 class Unit:
     """A unit, and how a number in it is written.

@@ -290,8 +290,14 @@ def check_writable(directory: Path) -> None:
         raise EvalError(f"--report {directory}: {error.strerror}") from error
 
 
-def write_not_started(directory: Path, reason: str) -> None:
+def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
     """Replaces a report that may be there by one that says why a run did not start.
+
+    Args:
+        directory: of the report.
+        reason: why.
+        keep: whether the verdicts of the earlier report stay, because the next run is compared with
+            them.
 
     Raises:
         OSError: the directory cannot be written to.
@@ -299,6 +305,9 @@ def write_not_started(directory: Path, reason: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     told = f"The run did not start: {reason}\n"
     (directory / "report.md").write_text(told, encoding="utf-8")
+    if keep:
+        return
+    (directory / FILE).unlink(missing_ok=True)
     row = json.dumps({"error": f"the run did not start: {reason}"})
     (directory / "report.jsonl").write_text(f"{row}\n", encoding="utf-8")
 

@@ -6,7 +6,7 @@ import string
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evals.clusters import numbered, passages, shared_lines
+from evals.clusters import LONG, numbered, passages, shared_lines
 from evals.data import DataSet, Item, Labelled, Prompt, Question, Text
 from evals.errors import EvalError
 from evals.rows import Place, Row, read_rows, rows_of
@@ -213,7 +213,10 @@ class _Reader:
             return [None if cell in (None, "") else str(cell) for cell in cells]
         for role in ("context", "document"):
             if role in self.table.columns:
-                return [self.word(number, row, role) or None for number, row in rows]
+                texts = [self.word(number, row, role) or None for number, row in rows]
+                # A short text that all rows share is an instruction, and makes no document.
+                shared = len(set(texts)) == 1 and len(texts[0] or "") < LONG
+                return [None] * len(texts) if shared else texts
         found = passages([row for _, row in rows])
         if found is not None:
             return found

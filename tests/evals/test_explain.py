@@ -121,7 +121,7 @@ def test_the_policy_and_what_changed_are_said():
     found = Reading(clustered_share([1.0] * 2 + [0.0] * 8, range(10)), 1.0, 0.8, facts=facts)
     text = told("exact_match_drop", 0.02, found, SMOKE)
     assert "by at most 2.00 pt; --smoke fails only if the whole interval is beyond" in text
-    assert "changed    7 worse, 2 better (McNemar's mid-p 0.11)" in text
+    assert "changed    7 worse, 2 better (McNemar's mid-p by document 0.11)" in text
     text = told("exact_match_drop", 0.02, found, STRICT)
     assert "by at most 2.00 pt; --strict requires it of the whole interval" in text
 

@@ -68,22 +68,22 @@ BY = "(Holm: a false one in at most 1% of runs)"
     ("cases", "line"),
     [
         ([GOOD, GOOD], f"no alarm over 2 gates {BY}"),
-        ([GOOD, UNJUDGED], f"no alarm over 1 gates {BY}"),
+        ([GOOD, UNJUDGED], f"no alarm over 1 gate {BY}"),
         ([GOOD, BAD], f"1 failed: bad flips; ALARM {BY}: bad flips"),
         (
             [GOOD, DOUBTFUL],
-            f"1 failed: doubtful flips; none stands out among all 2 measured gates {BY}",
+            f"1 failed: doubtful flips; none stands out among 2 measured gates {BY}",
         ),
         (
             [GOOD, UNPROVEN],
-            f"1 not proven: unproven flips; none stands out among all 2 measured gates {BY}",
+            f"1 not proven: unproven flips; none stands out among 2 measured gates {BY}",
         ),
-        ([GOOD, ERROR], f"1 error: error flips; none stands out among all 1 measured gates {BY}"),
+        ([GOOD, ERROR], f"1 error: error flips; none stands out among 1 measured gate {BY}"),
         (
             [GOOD, (UNJUDGED[0], False)],
-            f"1 not judged: unjudged flips; none stands out among all 1 measured gates {BY}",
+            f"1 not judged: unjudged flips; none stands out among 1 measured gate {BY}",
         ),
-        ([ERROR], f"1 error: error flips; none stands out among all 0 measured gates {BY}"),
+        ([ERROR], f"1 error: error flips; none stands out among 0 measured gates {BY}"),
         (
             [BAD] * 5,
             f"5 failed: bad flips, bad flips, bad flips and 2 more; "

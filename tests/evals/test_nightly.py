@@ -45,7 +45,7 @@ def test_nothing_changed():
     assert (change.before, change.after, change.p, change.worse) == (0.25, 0.25, 1.0, False)
     assert found.regressions == []
     assert found.lines() == [
-        "nothing got worse beyond noise in 1 gates, 1 of them compared item by item "
+        "nothing got worse beyond noise in 1 gate, 1 compared item by item "
         "(Holm: a false one in at most 1% of months of 30 nights)"
     ]
 
