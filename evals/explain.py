@@ -115,7 +115,7 @@ def _measured(verdict: Verdict, metric: Metric, reading: Reading) -> list[str]:
         parts.append(_interval(verdict, metric))
     sample = f" ({_sample(verdict, reading)})" if verdict.n > 1 else ""
     lines = [f"  measured   {', '.join(parts)}{sample}"]
-    if verdict.baseline or verdict.measured != verdict.value:  # a divergence has no level
+    if not metric.is_distance:
         levels = [metric.show_side(level) for level in (verdict.baseline, verdict.measured)]
         lines.append("  baseline   {}, candidate {}".format(*levels))
     if "worse" in reading.facts:

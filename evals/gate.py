@@ -64,6 +64,11 @@ class Metric:
     name: str = ""
     counted: str = "items"
 
+    @property
+    def is_distance(self) -> bool:
+        """Whether it is how far the candidate is from the baseline, which has none from itself."""
+        return self.at_most and self.unit is self.show_side
+
     def show(self, value: float, beside: float = math.nan, bare: bool = False) -> str:
         """A value, with as many digits as tell it from ``beside``, such as the limit."""
         return self.unit.beside(self.change(value), self.change(beside), bare)

@@ -56,9 +56,37 @@ class Reading:
     items: ItemValues | None = field(default=None, compare=False, repr=False)
 
 
+NO_DATA = "there are no "
+
+
 def no_data(what: str) -> Reading:
     """Of a metric whose data were not given."""
-    return Reading(NOTHING, math.nan, math.nan, not_judged=f"there are no {what}")
+    return Reading(NOTHING, math.nan, math.nan, not_judged=f"{NO_DATA}{what}")
+
+
+def at_chance(level: str, baseline: float) -> Reading:
+    """Of a metric of which the baseline is no better than chance, so that it has nothing to lose.
+
+    Args:
+        level: what the baseline has, as a reader should see it.
+        baseline: the same as a number.
+    """
+    reason = f"the baseline has {level}, which is no better than chance; do the data fit the model?"
+    return Reading(NOTHING, baseline, math.nan, not_judged=reason)
+
+
+def guessed_tokens(baseline: Scored, candidate: Scored) -> Reading | None:
+    """What is read of a text on which the baseline is no better than a model that gives all tokens
+    the same probability; None where it is better, where that was not logged, or where the candidate
+    computed what is not a number, which is a failure all the same."""
+    if not np.isfinite(candidate["nll"]).all():
+        return None
+    vocabulary = baseline.measurement.arrays.get("vocabulary")
+    mean = float(baseline["nll"].mean(dtype=np.float64))
+    if vocabulary is None or not mean >= math.log(int(vocabulary)):
+        return None
+    level = f"a perplexity of {math.exp(min(mean, 700)):,.0f} over {int(vocabulary):,} tokens"
+    return at_chance(level, math.nan)
 
 
 def check_paired(baseline: Scored, candidate: Scored) -> None:

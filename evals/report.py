@@ -125,8 +125,8 @@ def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
 def _level(entries: Iterable[Entry], metric: str) -> str:
     """The baseline's own number, where it has one: nothing diverges from itself."""
     found = [e.verdict.baseline for e in entries if e.verdict.metric == metric]
-    value = next((level for level in found if not math.isnan(level)), 0.0)
-    if not value:
+    value = next((level for level in found if not math.isnan(level)), math.nan)
+    if METRICS[metric].is_distance or math.isnan(value):
         return ""
     if metric == "compression_ratio":
         return f"{value / 2**20:.2f} MiB"

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evals.items import SHARE, ItemValues
-from evals.reading import Reading, Scored, check_paired, no_data
+from evals.reading import Reading, Scored, at_chance, check_paired, no_data
 from evals.regressions import Regression, regression, worst_items
 from evals.statistics import clustered_mcnemar, clustered_proportion, clustered_share
 
+NAMES = {"exact_match": "exact match", "f1": "F1", "rouge1": "ROUGE-1"}
+"""Of scores, in sentences."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -75,6 +77,8 @@ def mean_drop(
         return no_data("prompts with right answers")
     check_paired(baseline, candidate)
     before, after = score_each(score, baseline), score_each(score, candidate)
+    if before.mean() == 0 and np.isfinite(after).all():
+        return at_chance(f"{NAMES[score.__name__]} 0%", 0.0)
     documents = baseline.data.documents
 
     def describe(index: int) -> Regression:

@@ -8,7 +8,7 @@ from evals.errors import EvalError
 from evals.items import PROPORTION, SHARE, ItemValues
 from evals.metrics.answers import changes
 from evals.metrics.divergence import check_same_classes
-from evals.reading import Reading, Scored, check_paired, no_data
+from evals.reading import Reading, Scored, at_chance, check_paired, no_data
 from evals.regressions import PROMPT_WIDTH, Regression, regression, worst_items
 from evals.statistics import clustered_proportion, clustered_share
 
@@ -50,6 +50,8 @@ def accuracy_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
         before, after = _right(baseline, truth), _right(candidate, truth)
         # Whoever always says the same class is right as often as it is there.
         guessing = {"guessing": float(np.bincount(truth).max() / len(truth))}
+        if before.mean() <= guessing["guessing"] and np.isfinite(after).all():
+            return at_chance(f"an accuracy of {before.mean():.2%}", float(before.mean()))
     documents = baseline.data.documents
     return Reading(
         estimate=clustered_share(before - after, documents),

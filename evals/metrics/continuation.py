@@ -21,6 +21,9 @@ from evals.statistics import clustered_proportion, clustered_share
 
 SURE = 0.99
 """Probability of a token from which on a model is sure of it."""
+FEWEST = 10
+"""Continuations with a token that the baseline is sure of. With fewer, the baseline hardly knows
+the text, so that what it says of it changes for no reason."""
 SHOWN = 40
 """Characters of a continuation that are shown before the token at which it flips."""
 
@@ -29,15 +32,15 @@ def confident_flips(baseline: Scored, candidate: Scored) -> Reading:
     """Share of the baseline's continuations along which the candidate's first choice is another
     at a token to which the baseline gives a probability of at least :data:`SURE`.
 
-    Counted are continuations with such a token; without any there is nothing to judge.
+    Counted are continuations with such a token; with fewer than :data:`FEWEST` there is nothing to
+    judge.
     """
     check_paired(baseline, candidate)
     sure = baseline["chances"] >= SURE
     flipped = sure & (candidate["choices"] != baseline["tokens"])
-    counted = sure.any(axis=1)
-    if not counted.any():
-        reason = f"the baseline gives no token of its continuations a probability of {SURE:.0%}"
-        return Reading(NOTHING, math.nan, math.nan, not_judged=reason)
+    counted = sure.any(axis=1) | ~candidate["finite"]  # what is no number always counts
+    if _is_unsure(baseline, candidate):
+        return _unsure(baseline)
     hits = _numbers(baseline, candidate, flipped.any(axis=1).astype(float))
     losses = np.where(counted, hits + flipped.sum(axis=1) / sure.shape[1], 0.0)
     documents = _documents(baseline)[counted]
@@ -58,6 +61,8 @@ def confident_flips(baseline: Scored, candidate: Scored) -> Reading:
 def continuation_changes(baseline: Scored, candidate: Scored) -> Reading:
     """Share of prompts that the two continue differently, in any token."""
     check_paired(baseline, candidate)
+    if _is_unsure(baseline, candidate):
+        return _unsure(baseline)
     parted = parting(baseline["tokens"], candidate["tokens"])
     changed = (parted < _lengths(baseline["tokens"], candidate["tokens"])).astype(float)
     changed = _numbers(baseline, candidate, changed)
@@ -79,6 +84,8 @@ def continuation_parting(baseline: Scored, candidate: Scored) -> Reading:
     continuation is what is divided by.
     """
     check_paired(baseline, candidate)
+    if _is_unsure(baseline, candidate):
+        return _unsure(baseline)
     parted = parting(baseline["tokens"], candidate["tokens"])
     lengths = _lengths(baseline["tokens"], candidate["tokens"])
     lost = _numbers(baseline, candidate, 1 - parted / np.maximum(lengths, 1))
@@ -100,6 +107,8 @@ def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
     """By how much the mean ROUGE-1 of the candidate's continuations against the baseline's falls
     short of 1, which is that of the baseline against itself."""
     check_paired(baseline, candidate)
+    if _is_unsure(baseline, candidate):
+        return _unsure(baseline)
     pairs = zip(baseline["continuations"], candidate["continuations"], strict=True)
     scores = np.array([1.0 if one == two else rouge1(str(one), str(two)) for one, two in pairs])
     lost = _numbers(baseline, candidate, 1 - scores)
@@ -110,6 +119,23 @@ def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
         worst=worst_items(lost, lambda i: _both(baseline, candidate, i)),
         items=ItemValues.of(SHARE, lost, _documents(baseline), baseline),
     )
+
+
+def _is_unsure(baseline: Scored, candidate: Scored) -> bool:
+    """Whether the baseline is sure of too little; NaN of a candidate is a failure all the same."""
+    few = int((baseline["chances"] >= SURE).any(axis=1).sum()) < FEWEST
+    return few and bool(candidate["finite"].all())
+
+
+def _unsure(baseline: Scored) -> Reading:
+    """Of continuations that say too little of a model."""
+    counted = int((baseline["chances"] >= SURE).any(axis=1).sum())
+    reason = (
+        f"{counted} of {len(baseline.data.items)} continuations have a token to which the baseline "
+        f"gives a probability of {SURE:.0%}, and {FEWEST} are needed; give more text, of a kind "
+        "that the baseline knows"
+    )
+    return Reading(NOTHING, math.nan, math.nan, not_judged=reason)
 
 
 def parting(one: np.ndarray, two: np.ndarray) -> np.ndarray:

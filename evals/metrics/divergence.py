@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from evals.errors import EvalError
 from evals.estimate import Estimate
 from evals.items import MEAN, ItemValues
-from evals.reading import Reading, Scored, check_paired, check_same_tokens
+from evals.reading import Reading, Scored, check_paired, check_same_tokens, guessed_tokens
 from evals.regressions import Regression, regression, worst_items
 from evals.scoring.divergence import divergences
 from evals.statistics import series_mean, studentized_mean
@@ -55,6 +55,9 @@ def js_divergence(baseline: Scored, candidate: Scored) -> Reading:
     check_paired(baseline, candidate)
     if "js" in candidate.measurement.arrays:
         check_same_tokens(baseline, candidate)
+        guessed = guessed_tokens(baseline, candidate)
+        if guessed is not None:
+            return guessed
         return _next_tokens(baseline, candidate)
     return _classes(baseline, candidate)
 

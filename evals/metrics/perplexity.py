@@ -15,7 +15,7 @@ from evals.errors import EvalError
 from evals.estimate import Estimate
 from evals.items import ItemValues
 from evals.metrics.divergence import group_means, windows_of
-from evals.reading import Reading, Scored, check_paired, check_same_tokens
+from evals.reading import Reading, Scored, check_paired, check_same_tokens, guessed_tokens
 from evals.regressions import worst_items
 from evals.statistics import series_mean, studentized_mean
 
@@ -43,6 +43,9 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     check_same_tokens(baseline, candidate)
     if not np.isfinite(baseline["nll"]).all():
         raise EvalError("the baseline calls a token impossible, or its prediction is no number")
+    guessed = guessed_tokens(baseline, candidate)
+    if guessed is not None:
+        return guessed
     rise = candidate["nll"].astype(np.float64) - baseline["nll"]
     losses = group_means(rise, baseline["window"])
     context, stride = candidate["windowing"]

@@ -9,8 +9,6 @@ import torch
 from evals.bench import NOISE_BATCH, Bench, Tasks
 from evals.data import DataSet, Prompt, Text
 from evals.device import cores, cpu_model
-from evals.metrics.divergence import js_divergence
-from evals.metrics.perplexity import perplexity_drift
 from evals.sequential import repeat_until_decided
 from evals.store import Store
 from fixtures import corpus
@@ -42,8 +40,8 @@ def test_noise_is_measured_in_other_batches_and_is_comparable(causal_checkpoint,
     plain, noisy = bench.noise(one, TASKS)
     assert len(stored(tmp_path)) == len(before) + 2  # texts and prompts, once more
     assert noisy.text.measurement.origin["batch_tokens"] == NOISE_BATCH
-    assert abs(perplexity_drift(plain.text, noisy.text).estimate.value) < 1e-5
-    assert js_divergence(plain.predicted, noisy.predicted).estimate.value < 1e-5
+    np.testing.assert_allclose(plain.text["nll"], noisy.text["nll"], rtol=1e-4)
+    assert noisy.text["js"].max() < 1e-5
 
 
 class Timer:

@@ -9,6 +9,7 @@ import torch
 from evals.data import DataSet, Prompt
 from evals.errors import EvalError
 from evals.measurement import Measurement
+from evals.metrics import continuation
 from evals.metrics.continuation import (
     SURE,
     confident_flips,
@@ -95,7 +96,8 @@ class TestScorer:
         with pytest.raises(EvalError, match="128 tokens are to be continued, one takes 128"):
             continue_prompts(sides[0], PROMPTS, ContinuationProtocol(max_new_tokens=128))
 
-    def test_a_model_agrees_with_itself_in_every_token(self, sides):
+    def test_a_model_agrees_with_itself_in_every_token(self, sides, few_are_enough, monkeypatch):
+        monkeypatch.setattr(continuation, "SURE", 0.0)
         loaded, _ = sides
         before = continue_prompts(loaded, PROMPTS, PROTOCOL)
         pair = [
@@ -116,6 +118,12 @@ class TestScorer:
             assert math.isnan(metric(*pair).estimate.value)
 
 
+@pytest.fixture
+def few_are_enough(monkeypatch):
+    """A single continuation that the baseline is sure of is enough to judge by."""
+    monkeypatch.setattr(continuation, "FEWEST", 1)
+
+
 def side(tokens, texts=None, **arrays) -> Scored:
     tokens = np.array(tokens)
     items = tuple(Prompt(f"prompt {index}", "", index) for index in range(len(tokens)))
@@ -126,11 +134,13 @@ def side(tokens, texts=None, **arrays) -> Scored:
         "finite": np.ones(len(tokens), bool),
         "pieces": pieces,
         "choice_pieces": pieces,
+        "chances": np.ones(tokens.shape),
         **{name: np.array(array) for name, array in arrays.items()},
     }
     return Scored(DataSet("d", items), Measurement(arrays, {}))
 
 
+@pytest.mark.usefixtures("few_are_enough")
 class TestMetrics:
     SAID = ((1, 2, 3, 4), (5, 6, 7, -1), (8, 9, 1, 2), (3, 4, 5, 6))
     CHANCES = ((SURE, 0.5, 1.0, 0.5), (0.9, 0.9, SURE, 0), (0.5,) * 4, (1.0,) * 4)
@@ -190,3 +200,17 @@ class TestMetrics:
         expected = [1.0, 1.0, rouge1(said[2], other[2]), 0.0]
         assert found.estimate.value == pytest.approx(1 - np.mean(expected))
         assert found.candidate == pytest.approx(np.mean(expected))
+
+
+def test_fewer_than_ten_continuations_that_the_baseline_is_sure_of_are_not_judged():
+    said = tuple((index, index + 1) for index in range(1, 10))
+    baseline, candidate = side(said), side(said, choices=said)
+    for metric in (
+        confident_flips, continuation_changes, continuation_parting, continuation_rouge1_drop,
+    ):  # fmt: skip
+        found = metric(baseline, candidate)
+        assert found.not_judged.startswith("9 of 9 continuations have a token")
+        assert math.isnan(found.estimate.value)
+    broken = side(said, choices=said, finite=np.zeros(9, bool))
+    assert not confident_flips(baseline, broken).not_judged
+    assert math.isnan(confident_flips(baseline, broken).estimate.value)
