@@ -163,7 +163,7 @@ def main(words: list[str] | None = None) -> None:
         prog="python -m evals.nightly_simulation", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--months", type=int, default=1000, help="(%(default)s)")
+    parser.add_argument("--months", type=int, default=300, help="(%(default)s)")
     months = parser.parse_args(words).months
     gates = SPEED_GATES + QUALITY_GATES
     for noise in (0.01, 0.02, 0.03, 0.04):

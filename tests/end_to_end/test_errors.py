@@ -227,7 +227,6 @@ def test_a_profile_or_its_data_that_cannot_be_meant(name, place):
         (["--batch-tokens", "0"], "--batch-tokens 0: at least 1 is needed"),
         (["--data", "reviews"], "--data reviews: give NAME=PATH"),
         (["--data", "revews=x.jsonl"], "no data set 'revews'; did you mean 'reviews'?"),
-        (["--since", "nowhere"], "--since nowhere: no report.jsonl to be read there"),
     ],
 )
 def test_an_option_that_cannot_be_meant(options, line, place):

@@ -163,7 +163,8 @@ def test_two_checkpoints_on_a_text_of_ones_own(gates, checkpoints):
     done = gates(*common, "--candidate", checkpoints / "healthy", checkpoints / "ruined")
     assert done.returncode == 1
     assert "failed      ruined: perplexity +" in done.stdout
-    assert "healthy: " not in done.stdout
+    assert "failed      healthy" not in done.stdout
+    assert "speed of healthy: its weights are unpacked on loading" in done.stdout
 
 
 def test_a_broken_candidate_stops_the_run_and_never_passes(gates, checkpoints):

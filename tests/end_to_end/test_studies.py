@@ -101,7 +101,7 @@ def test_an_instruct_model_is_asked_through_its_template(gates, tmp_path):
     (tmp_path / "chat.toml").write_text(CHAT.format(path=file))
     done = gates("--profile", tmp_path / "chat.toml", "--report", tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "chat        questions: prompts are a user's turn" in done.stdout
+    assert "chat        questions: each prompt is sent as a user's turn" in done.stdout
     row = json.loads((tmp_path / "report.jsonl").read_text().splitlines()[0])
     assert row["verdict"]["baseline"] == 1.0
 
@@ -121,9 +121,7 @@ def test_what_got_worse_since_a_report(gates, tmp_path):
         assert done.returncode == 0, done.stderr
     gates(*common, "--candidate", healthy / "student", "--report", tmp_path / "night")
     again = gates(*common, "--candidate", healthy / "student", "--since", tmp_path / "night")
-    assert (
-        "nothing got worse beyond noise in 1 gates, 1 of them compared item by item" in again.stdout
-    )
+    assert "nothing got worse beyond noise in 1 gate, 1 compared item by item" in again.stdout
     worse = gates(*common, "--candidate", broken / "student", "--since", tmp_path / "night")
     assert "since       WORSE (Holm" in worse.stdout
     assert "student flips" in worse.stdout
