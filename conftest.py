@@ -47,6 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
     here = config.invocation_params.dir
     paths = [Path(here, arg.partition("::")[0]).resolve() for arg in config.args]
     if any(GATES.is_relative_to(path) or path.is_relative_to(GATES) for path in paths):
+        stray = next((path for path in paths if path.is_file() and path.suffix != ".py"), None)
+        if stray is not None:
+            raise pytest.UsageError(f"{stray} is no test file; --text takes one file")
         try:
             config.stash[RUN] = options.run_of(config)
         except cases.USER_ERRORS as error:
