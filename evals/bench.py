@@ -34,6 +34,7 @@ from evals.provenance import PACKAGES, code_version, packages_of, unpacked_by, v
 from evals.reading import Scored
 from evals.scoring.protocols import (
     ContinuationProtocol,
+    Protocol,
     SpeedProtocol,
     TextProtocol,
     protocol_of,
@@ -242,11 +243,8 @@ class Bench:
         def keep(arrays: Mapping[str, np.ndarray]) -> bool:
             return is_settled(arrays["seconds"], limits, keep_failed)
 
-        origin = {
-            **self._weights(candidate),
+        origin = self._origin(candidate, data, protocol) | {
             "baseline": self._weights(baseline),
-            "data": data.digest,
-            "protocol": protocol.describe(),
             "limits": sorted(limits),
             "machine": timed_on(self.device),
         }
@@ -266,9 +264,9 @@ class Bench:
     ) -> Measurement:
         usual = replace(set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
-        origin = {"data": data.digest, "protocol": protocol.describe()}
-        table = self._table_path({**origin, **self._weights(baseline or checkpoint)})
-        origin |= {**self._weights(checkpoint), "reference": baseline and self._weights(baseline)}
+        table = self._table_path(self._origin(baseline or checkpoint, data, protocol))
+        origin = self._origin(checkpoint, data, protocol, batch_tokens)
+        origin["reference"] = baseline and self._weights(baseline)
         windows = None
         if baseline is not None:
             windows = self._text(baseline, data, None)["windowing"].tolist()
@@ -292,7 +290,7 @@ class Bench:
             loaded = self.models.load(checkpoint, like=baseline)
             return score_text(loaded, data, same, reference=reference)
 
-        return self._measure(origin | _in_batches_of(batch_tokens), run)
+        return self._measure(origin, run)
 
     def _with_table(
         self, checkpoint: Checkpoint, data: DataSet, protocol: object, table: Path, most: float
@@ -326,10 +324,7 @@ class Bench:
             score = getattr(import_module(f"evals.scoring.{module}"), name)
             return score(self.models.load(checkpoint, like=baseline), data, protocol)
 
-        origin = {
-            **self._weights(checkpoint), "data": data.digest, "protocol": protocol.describe()
-        }  # fmt: skip
-        return self._measure(origin | _in_batches_of(batch_tokens), run)
+        return self._measure(self._origin(checkpoint, data, protocol, batch_tokens), run)
 
     def _continuations(
         self,
@@ -341,12 +336,8 @@ class Bench:
         protocol = set_by(data, ContinuationProtocol(), leave="max_new_tokens")
         protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
         reference = None if baseline is None else self._continuations(baseline, data, None)
-        origin = {
-            **self._weights(checkpoint),
-            "data": data.digest,
-            "protocol": protocol.describe(),
-            "reference": baseline and self._weights(baseline),
-        }
+        origin = self._origin(checkpoint, data, protocol, batch_tokens)
+        origin["reference"] = baseline and self._weights(baseline)
 
         def run() -> Mapping[str, np.ndarray]:
             from evals.scoring.continuation import continue_prompts
@@ -354,7 +345,7 @@ class Bench:
             loaded = self.models.load(checkpoint, like=baseline)
             return continue_prompts(loaded, data, protocol, reference and reference.arrays)
 
-        return self._measure(origin | _in_batches_of(batch_tokens), run)
+        return self._measure(origin, run)
 
     def _measure(
         self,
@@ -368,6 +359,19 @@ class Bench:
                 return run()
 
         return self.store.measurement(self._complete(origin), make, keep)
+
+    def _origin(
+        self,
+        checkpoint: Checkpoint,
+        data: DataSet,
+        protocol: Protocol,
+        batch_tokens: int | None = None,
+    ) -> dict[str, object]:
+        """What a score is of. ``batch_tokens`` tells a measurement in batches of another size
+        apart, where that is its purpose."""
+        batches = {} if batch_tokens is None else {"batch_tokens": batch_tokens}
+        described = {"data": data.digest, "protocol": protocol.describe()}
+        return {**self._weights(checkpoint), **described, **batches}
 
     def _weights(self, checkpoint: Checkpoint) -> dict[str, object]:
         """A model in a measurement's key: its files, and what turns them into weights."""
@@ -390,11 +394,6 @@ class Bench:
 
     def _table_path(self, origin: Mapping[str, object]) -> Path:
         return self.store.beside(self._complete(origin), "log-probabilities.npy")
-
-
-def _in_batches_of(batch_tokens: int | None) -> dict[str, object]:
-    """What tells a measurement in batches of another size apart, where that is its purpose."""
-    return {} if batch_tokens is None else {"batch_tokens": batch_tokens}
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:

@@ -59,9 +59,14 @@ class Reading:
 NO_DATA = "there are no "
 
 
+def not_judged(reason: str, baseline: float = math.nan) -> Reading:
+    """Of a metric that cannot be judged, and why; ``baseline`` is the baseline's own number."""
+    return Reading(NOTHING, baseline, math.nan, not_judged=reason)
+
+
 def no_data(what: str) -> Reading:
     """Of a metric whose data were not given."""
-    return Reading(NOTHING, math.nan, math.nan, not_judged=f"{NO_DATA}{what}")
+    return not_judged(f"{NO_DATA}{what}")
 
 
 def at_chance(level: str, baseline: float) -> Reading:
@@ -72,7 +77,7 @@ def at_chance(level: str, baseline: float) -> Reading:
         baseline: the same as a number.
     """
     reason = f"the baseline has {level}, which is no better than chance; do the data fit the model?"
-    return Reading(NOTHING, baseline, math.nan, not_judged=reason)
+    return not_judged(reason, baseline)
 
 
 def guessed_tokens(baseline: Scored, candidate: Scored) -> Reading | None:

@@ -8,14 +8,11 @@ the candidate's first choices along the baseline's own continuation, and counts 
 which the baseline was sure. A healthy candidate hardly ever changes one.
 """
 
-import math
-
 import numpy as np
 
-from evals.estimate import NOTHING
 from evals.items import PROPORTION, SHARE, ItemValues
 from evals.metrics.rouge import rouge1
-from evals.reading import Reading, Scored, check_paired
+from evals.reading import Reading, Scored, check_paired, not_judged
 from evals.regressions import Regression, regression, worst_items
 from evals.statistics import clustered_proportion, clustered_share
 
@@ -36,11 +33,12 @@ def confident_flips(baseline: Scored, candidate: Scored) -> Reading:
     judge.
     """
     check_paired(baseline, candidate)
-    sure = baseline["chances"] >= SURE
+    unsure = _unsure(baseline, candidate)
+    if unsure is not None:
+        return unsure
+    sure = _sure(baseline)
     flipped = sure & (candidate["choices"] != baseline["tokens"])
     counted = sure.any(axis=1) | ~candidate["finite"]  # what is no number always counts
-    if _is_unsure(baseline, candidate):
-        return _unsure(baseline)
     hits = _numbers(baseline, candidate, flipped.any(axis=1).astype(float))
     losses = np.where(counted, hits + flipped.sum(axis=1) / sure.shape[1], 0.0)
     documents = _documents(baseline)[counted]
@@ -61,8 +59,9 @@ def confident_flips(baseline: Scored, candidate: Scored) -> Reading:
 def continuation_changes(baseline: Scored, candidate: Scored) -> Reading:
     """Share of prompts that the two continue differently, in any token."""
     check_paired(baseline, candidate)
-    if _is_unsure(baseline, candidate):
-        return _unsure(baseline)
+    unsure = _unsure(baseline, candidate)
+    if unsure is not None:
+        return unsure
     parted = parting(baseline["tokens"], candidate["tokens"])
     changed = (parted < _lengths(baseline["tokens"], candidate["tokens"])).astype(float)
     changed = _numbers(baseline, candidate, changed)
@@ -84,8 +83,9 @@ def continuation_parting(baseline: Scored, candidate: Scored) -> Reading:
     continuation is what is divided by.
     """
     check_paired(baseline, candidate)
-    if _is_unsure(baseline, candidate):
-        return _unsure(baseline)
+    unsure = _unsure(baseline, candidate)
+    if unsure is not None:
+        return unsure
     parted = parting(baseline["tokens"], candidate["tokens"])
     lengths = _lengths(baseline["tokens"], candidate["tokens"])
     lost = _numbers(baseline, candidate, 1 - parted / np.maximum(lengths, 1))
@@ -107,8 +107,9 @@ def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
     """By how much the mean ROUGE-1 of the candidate's continuations against the baseline's falls
     short of 1, which is that of the baseline against itself."""
     check_paired(baseline, candidate)
-    if _is_unsure(baseline, candidate):
-        return _unsure(baseline)
+    unsure = _unsure(baseline, candidate)
+    if unsure is not None:
+        return unsure
     pairs = zip(baseline["continuations"], candidate["continuations"], strict=True)
     scores = np.array([1.0 if one == two else rouge1(str(one), str(two)) for one, two in pairs])
     lost = _numbers(baseline, candidate, 1 - scores)
@@ -121,21 +122,22 @@ def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
     )
 
 
-def _is_unsure(baseline: Scored, candidate: Scored) -> bool:
-    """Whether the baseline is sure of too little; NaN of a candidate is a failure all the same."""
-    few = int((baseline["chances"] >= SURE).any(axis=1).sum()) < FEWEST
-    return few and bool(candidate["finite"].all())
+def _sure(baseline: Scored) -> np.ndarray:
+    """``(prompts, new)`` tokens that the baseline is sure of."""
+    return baseline["chances"] >= SURE
 
 
-def _unsure(baseline: Scored) -> Reading:
-    """Of continuations that say too little of a model."""
-    counted = int((baseline["chances"] >= SURE).any(axis=1).sum())
-    reason = (
+def _unsure(baseline: Scored, candidate: Scored) -> Reading | None:
+    """What is read of continuations in which the baseline is sure of too little; None where it is
+    sure of enough, or where the candidate computed NaN, which is a failure all the same."""
+    counted = int(_sure(baseline).any(axis=1).sum())
+    if counted >= FEWEST or not candidate["finite"].all():
+        return None
+    return not_judged(
         f"{counted} of {len(baseline.data.items)} continuations have a token to which the baseline "
         f"gives a probability of {SURE:.0%}, and {FEWEST} are needed; give more text, of a kind "
         "that the baseline knows"
     )
-    return Reading(NOTHING, math.nan, math.nan, not_judged=reason)
 
 
 def parting(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from types import MappingProxyType
 import numpy as np
 
 from evals.errors import EvalError
-from evals.estimate import NOTHING, Estimate, estimate, exact
-from evals.reading import Reading
+from evals.estimate import Estimate, estimate, exact
+from evals.reading import Reading, not_judged
 from evals.sequential import ratio_of
 
 
@@ -40,17 +40,13 @@ def speedup(seconds: np.ndarray, untimed: str = "") -> Reading:
         untimed: why nothing was timed; the speedup is then not judged.
     """
     if untimed:
-        return _not_judged(untimed)
+        return not_judged(untimed)
     seconds = np.asarray(seconds, dtype=np.float64)
     return Reading(
         estimate=ratio_of(seconds),
         baseline=float(np.median(seconds[:, 0])),
         candidate=float(np.median(seconds[:, 1])),
     )
-
-
-def _not_judged(reason: str) -> Reading:
-    return Reading(NOTHING, math.nan, math.nan, not_judged=reason)
 
 
 def weighted_score(
@@ -74,7 +70,7 @@ def weighted_score(
         ValueError: the task is weighed and has no level.
     """
     if weights["speed"] and speed.not_judged:
-        return _not_judged(speed.not_judged)
+        return not_judged(speed.not_judged)
     given = {"task": task.level, "size": size.estimate, "speed": speed and speed.estimate}
     parts: dict[str, Estimate] = {name: part for name, part in given.items() if weights[name]}
     if None in parts.values():
