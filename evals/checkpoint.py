@@ -306,8 +306,8 @@ def _check_gguf(file: Path) -> None:
     try:
         GGUFReader(file)
     except Exception as error:  # whatever its parts are read as
-        reason = first_line(error) or "it is cut off"
-        raise EvalError(f"{file} does not load: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise EvalError(f"{file} does not load: {reason}") from error
 
 
 def check_names(checkpoint: Checkpoint, data: DataSet) -> None:

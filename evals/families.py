@@ -10,14 +10,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from evals.errors import listed
 from evals.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
 from evals.numbers import counted
 
 HOLM, BENJAMINI_HOCHBERG = "holm", "bh"
 RATE = 0.01
 """Runs of an unchanged model that may raise an alarm."""
-SHOWN = 3
-"""Gates that a line names; of more, their number."""
 _ERROR, _FAILED, _NOT_PROVEN, _NOT_JUDGED = "error", "failed", "not proven", "not judged"
 
 
@@ -104,6 +103,4 @@ def _bound(method: str) -> str:
 
 
 def _named(verdicts: Sequence[Verdict]) -> str:
-    names = [f"{verdict.candidate} {verdict.metric}" for verdict in verdicts]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return listed([f"{verdict.candidate} {verdict.metric}" for verdict in verdicts])

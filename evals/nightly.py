@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evals.earlier import Earlier, Record
+from evals.errors import listed
 from evals.families import BENJAMINI_HOCHBERG, HOLM, RATE, alarms
 from evals.gate import FAR, METRICS, NOT_JUDGED
 from evals.items import Key
@@ -38,8 +39,6 @@ _DIFFERS = {
     "data": "the data differ",
     "machine": "the machine differs",
 }
-SHOWN = 3
-"""Gates that a note names; of more, their number."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,7 @@ class Comparison:
         if not worse:
             count = f"{counted(len(self.changes), 'gate')}, {paired} compared item by item"
             return f"nothing got worse beyond noise in {count} {by}"
-        more = f" and {len(worse) - SHOWN} more" if len(worse) > SHOWN else ""
-        return f"WORSE {by}: {'; '.join(worse[:SHOWN])}{more}"
+        return f"WORSE {by}: {listed(worse, '; ')}"
 
 
 def _bound(family: str) -> str:
@@ -143,8 +141,7 @@ def _by_reason(reasons: Mapping[Key, str]) -> list[tuple[str, list[Key]]]:
 
 
 def _named(keys: Sequence[Key]) -> str:
-    names = ", ".join(" ".join(key) for key in keys[:SHOWN])
-    return f"{names} and {len(keys) - SHOWN} more" if len(keys) > SHOWN else names
+    return listed([" ".join(key) for key in keys])
 
 
 def compared(now: Sequence[Record], earlier: Earlier, family: str = HOLM) -> Comparison:

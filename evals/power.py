@@ -152,12 +152,11 @@ def flipped(
     interval = clustered_proportion if distance else clustered_share
     if per_document > 1 and not shared:
         return _flipped_by_itself(documents, per_document, flips, distance)
-    units = documents
-    values = np.zeros(units)
+    values = np.zeros(documents)
     if distance:
-        values[: math.ceil(flips * units)] = 1.0
+        values[: math.ceil(flips * documents)] = 1.0
     else:
-        half = min(math.ceil(flips / 2 * units), units // 2)
+        half = min(math.ceil(flips / 2 * documents), documents // 2)
         values[:half], values[half : 2 * half] = 1.0, -1.0
     repeats = per_document if shared else 1
     estimate = interval(np.repeat(values, repeats), np.repeat(np.arange(documents), repeats))

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from evals.checkpoint import ADAPTER_WEIGHTS, CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint
 from evals.device import AUTO, CPU
-from evals.errors import EvalError
+from evals.errors import EvalError, listed
 from evals.formats import GGUF, PLAIN, check_device, format_of
 
 _AUTO = {
@@ -266,7 +266,5 @@ def _explained(checkpoint: Checkpoint) -> Iterator[None]:
         logging.getLogger().setLevel(root)
 
 
-def _some(keys: Iterable, shown: int = 3) -> str:
-    names = sorted(key if isinstance(key, str) else str(key[0]) for key in keys)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+def _some(keys: Iterable) -> str:
+    return listed(sorted(key if isinstance(key, str) else str(key[0]) for key in keys))
