@@ -48,6 +48,8 @@ def _special(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str:
 
 def _tokens(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase, data: DataSet) -> str:
     """The first token of the data that the two do not share."""
+    if _are_one(one, two):
+        return ""
     texts = [input_text(item) for item in data.items]
     rows = [side(texts, verbose=False).input_ids for side in (one, two)]
     for text, *ids in zip(texts, *rows, strict=True):
@@ -66,6 +68,16 @@ def _tokens(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase, data: Da
                 f"is {shown[0]} for the baseline and {shown[1]} for the candidate"
             )
     return ""
+
+
+def _are_one(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers are the same, so that no text needs to be tokenized with both."""
+    return (
+        type(one) is type(two)
+        and one.is_fast
+        and one.split_special_tokens == two.split_special_tokens
+        and one.backend_tokenizer.to_str() == two.backend_tokenizer.to_str()
+    )
 
 
 def _template(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str:
