@@ -16,6 +16,7 @@ import compression
 compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__name__)
 
 from evals import report  # noqa: E402
+from evals.checkpoints.findings import CheckpointComparison  # noqa: E402
 from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS, STRICT  # noqa: E402
 from evals.reading import Reading  # noqa: E402
@@ -25,7 +26,7 @@ from fixtures.lab import is_timed  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
 from fixtures.preflight import notes  # noqa: E402
-from fixtures.summary import ITEM_VALUES, REGRESSIONS, Summary  # noqa: E402
+from fixtures.summary import COMPARISON, ITEM_VALUES, REGRESSIONS, Summary  # noqa: E402
 
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
 # as anything else wants a core.
@@ -37,6 +38,7 @@ GATES = Path(__file__).parent / "tests" / "gates"
 RUN = pytest.StashKey[cases.Run]()
 SESSION = pytest.StashKey[pytest.Session]()
 READING = pytest.StashKey[Reading]()
+COMPARED = pytest.StashKey[CheckpointComparison]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -116,10 +118,12 @@ def case(request: pytest.FixtureRequest, record_property) -> cases.Case:
 
 
 @pytest.fixture
-def pair(case: cases.Case, pytestconfig: pytest.Config, record_property):
+def pair(case: cases.Case, request: pytest.FixtureRequest, record_property):
     """The baseline's and the candidate's scores, measured now if the store has none."""
     with cases.told_in_one_line(case.candidate.name):
-        found = pytestconfig.stash[RUN].lab.pair(case.candidate)
+        found = request.config.stash[RUN].lab.pair(case.candidate)
+    if found.comparison is not None:
+        request.node.stash[COMPARED] = found.comparison
     record_property("form", found.form)
     cases.identify_origin(case, found, record_property)
     return found
@@ -150,6 +154,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     if call.when != "call":
         return made
     option = item.config.option
+    if COMPARED in item.stash:
+        setattr(made, COMPARISON, item.stash[COMPARED].to_json())
     if READING in item.stash:
         reading = item.stash[READING]
         del item.stash[READING]

@@ -24,6 +24,7 @@ from evals.checkpoint import (
     check_names,
     check_same_labels,
 )
+from evals.checkpoints.findings import CheckpointComparison, Severity
 from evals.data import DataSet
 from evals.device import CPU, all_cores, cores, device_facts, timed_on
 from evals.errors import EvalError
@@ -160,11 +161,13 @@ class Bench:
         )
         return Scores(checkpoint, weights, **found)
 
-    def check_comparable(self, baseline: Checkpoint, candidate: Checkpoint, tasks: Tasks) -> None:
+    def compare(
+        self, baseline: Checkpoint, candidate: Checkpoint, tasks: Tasks
+    ) -> CheckpointComparison:
         """Looks at both sides before either is scored.
 
         Raises:
-            EvalError: tokenizers, chat templates, context lengths or label maps differ.
+            EvalError: they cannot be compared; the reason is that of the first finding.
         """
         check_same_labels(baseline, candidate)
         if tasks.labels is not None:
@@ -178,13 +181,15 @@ class Bench:
         }
 
         def run() -> Mapping[str, np.ndarray]:
-            from evals.scoring.compatible import compare
+            from evals.checkpoints.compare import Sides, compare
 
-            return compare(baseline, candidate, used, self.trust_remote_code)
+            found = compare(Sides(baseline, candidate, used, self.trust_remote_code))
+            return {"comparison": np.array(found.to_json())}
 
-        problem = str(self._measure(origin, run)["problem"])
-        if problem:
-            raise EvalError(problem)
+        found = CheckpointComparison.from_json(str(self._measure(origin, run)["comparison"]))
+        if refused := found.of(Severity.REFUSED):
+            raise EvalError(refused[0])
+        return found
 
     def noise(self, baseline: Checkpoint, tasks: Tasks) -> tuple[Scores, Scores]:
         """A baseline beside itself, scored in batches of another size: what differs means nothing.

@@ -34,6 +34,7 @@ def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: 
     lines = [headline(verdict, policy), f"  promised   {gate.promise}{_POLICIES[policy]}"]
     if verdict.outcome != NOT_JUDGED:
         lines += _measured(verdict, metric, reading)
+    lines += [f"  because    {reason}" for reason in reading.reasons]
     if verdict.outcome == INCONCLUSIVE and policy != STRICT:
         reason = verdict.unreliable or f"the limit is inside the interval; {_remedy(verdict)}"
         lines.append(f"  note       inconclusive: {reason}")

@@ -17,6 +17,8 @@ PASSED, FAILED, INCONCLUSIVE, NOT_JUDGED = "passed", "failed", "inconclusive", "
 nothing that could be judged."""
 DEFAULT, STRICT, SMOKE = "default", "strict", "smoke"
 """Policies: the point estimate decides; only a proof passes; only a proven regression fails."""
+ARTIFACT = "artifact_differences"
+"""The metric that every candidate with a checkpoint is held to, whatever its profile says."""
 FAR = 1e-3
 """An interval that may cover less than it says still disproves what lies beyond it at this p."""
 
@@ -27,6 +29,7 @@ _share = Unit("%", digits=2, scale=100)
 _nats = Unit(" nats", digits=4)
 _times = Unit("x", digits=2)
 _plain = Unit("", digits=3)
+_count = Unit("", digits=0)
 _bytes = Unit(" bytes", digits=0, flags=",")
 _milliseconds = Unit(" ms", digits=2, scale=1e3)
 
@@ -91,6 +94,15 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
+    ARTIFACT: Metric(
+        "artifact",
+        "at most {limit} differences between the checkpoints break plain use",
+        True,
+        _count,
+        _count,
+        name="differences that break plain use",
+        counted="",
+    ),
     "perplexity_drift": Metric(
         "perplexity",
         "perplexity rises by at most {limit}",

@@ -41,6 +41,7 @@ class Reading:
         facts: further numbers worth keeping.
         protocol: how the metric was measured, where its name alone does not say.
         not_judged: why there is nothing to judge, such as a speed without kernels; usually empty.
+        reasons: why the number is what it is, a line each, where items do not say it.
         level: where the metric is a drop of a score, the score of the candidate itself.
         items: the values that the estimate is of, item by item; None where there are none.
     """
@@ -52,6 +53,7 @@ class Reading:
     facts: dict[str, float] = field(default_factory=dict)
     protocol: str = ""
     not_judged: str = ""
+    reasons: tuple[str, ...] = ()
     level: Estimate | None = field(default=None, compare=False, repr=False)
     items: ItemValues | None = field(default=None, compare=False, repr=False)
 

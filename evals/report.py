@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from evals.checkpoint import PLAIN
 from evals.errors import EvalError
-from evals.gate import INCONCLUSIVE, METRICS, NOT_JUDGED, Verdict
+from evals.gate import ARTIFACT, INCONCLUSIVE, METRICS, NOT_JUDGED, Verdict
 from evals.items import FILE, ItemValues, Key, digest_of, pack
 from evals.layout import fitted
 from evals.regressions import IN_MARKDOWN, Regression, fenced, printable
@@ -70,7 +70,7 @@ def tables(
     parts = []
     for group in dict.fromkeys(entry.group for entry in entries):
         own = [entry for entry in entries if entry.group == group]
-        metrics = [m for m in METRICS if any(entry.verdict.metric == m for entry in own)]
+        metrics = [m for m in METRICS if any(_is_shown(e) for e in own if e.verdict.metric == m)]
         limits = {metric: _common_limit(own, metric) for metric in metrics}
         rows, zeros = [], {e.row: _zeros(e) for e in own if e.facts.get("weights")}
         levels = [_level(own, metric) for metric in metrics]
@@ -93,6 +93,11 @@ def tables(
         align = ["left"] + ["right"] * (len(heads) - 1)
         parts.append(tabulate(rows, heads, style, colalign=align, disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def _is_shown(entry: Entry) -> bool:
+    """Whether a verdict alone gives its metric a column: that nothing differs is said in a note."""
+    return entry.verdict.metric != ARTIFACT or entry.verdict.value != 0
 
 
 def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:

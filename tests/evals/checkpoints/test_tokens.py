@@ -5,16 +5,15 @@ import json
 import pytest
 
 from evals.checkpoint import open_checkpoint
+from evals.checkpoints.compare import Sides, compare
 from evals.data import DataSet, Text
-from evals.scoring.compatible import compare
 
 DATA = DataSet("texts", (Text("Rufus lives in Merrin.", 0), Text("Lena owns a steel drum.", 1)))
 
 
 def problem(one, two):
-    found = str(
-        compare(open_checkpoint(one.path), open_checkpoint(two.path), [DATA], False)["problem"]
-    )
+    sides = Sides(open_checkpoint(one.path), open_checkpoint(two.path), [DATA])
+    found = "; ".join(found.text for found in compare(sides).findings)
     assert "\n" not in found
     return found
 

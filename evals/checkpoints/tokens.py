@@ -1,35 +1,32 @@
-"""What must be the same on both sides for numbers to be comparable, looked at before scoring."""
+"""Tokenizers, chat templates and context lengths of two checkpoints."""
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import Checkpoint
+from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.data import DataSet, input_text
 from evals.regressions import snippet
-from evals.scoring.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from evals.checkpoints.compare import Sides
 
 SPECIAL = ("bos", "eos", "unk", "cls", "sep", "mask")
 """Tokens that mean something; padding is masked, whichever token it is."""
 
 
-def compare(
-    baseline: Checkpoint, candidate: Checkpoint, data: Iterable[DataSet], trust_remote_code: bool
-) -> dict[str, np.ndarray]:
-    """Holds the tokenizers, chat templates and context lengths of two checkpoints side by side.
-
-    Returns:
-        ``problem``: what differs, in a line; empty where nothing does.
-    """
-    one, two = (load_tokenizer(side, trust_remote_code) for side in (baseline, candidate))
-    problem = (
-        _special(one, two)
-        or next(filter(None, (_tokens(one, two, part) for part in data)), "")
-        or _template(one, two)
-        or _context(baseline, candidate)
-    )
-    return {"problem": np.array(problem)}
+def compare(sides: "Sides") -> CheckpointComparison:
+    """Holds the tokenizers, chat templates and context lengths of two checkpoints side by side."""
+    one, two = sides.tokenizers
+    found = {
+        "special token": _special(one, two),
+        "tokens": next(filter(None, (_tokens(one, two, part) for part in sides.data)), ""),
+        "chat template": _template(one, two),
+        "context length": _context(sides.baseline, sides.candidate),
+    }
+    findings = tuple(Finding(kind, text) for kind, text in found.items() if text)
+    return CheckpointComparison(findings, ("special tokens", "tokens of the data", "chat template"))
 
 
 def _special(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str:

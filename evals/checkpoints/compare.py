@@ -1,0 +1,50 @@
+"""Holds a candidate's checkpoint beside its baseline's."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from evals.checkpoint import Checkpoint
+from evals.checkpoints.findings import CheckpointComparison
+from evals.data import DataSet
+from evals.scoring.loading import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A baseline and a candidate, and the data that they will be scored on.
+
+    Attributes:
+        data: all data sets of the run.
+        trust_remote_code: whether code that a checkpoint brings may run.
+    """
+
+    baseline: Checkpoint
+    candidate: Checkpoint
+    data: Sequence[DataSet]
+    trust_remote_code: bool = False
+
+    @cached_property
+    def tokenizers(self) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+        """Of the baseline and of the candidate."""
+        sides = self.baseline, self.candidate
+        one, two = (load_tokenizer(side, self.trust_remote_code) for side in sides)
+        return one, two
+
+
+def compare(sides: Sides) -> CheckpointComparison:
+    """Everything that is compared before scoring.
+
+    Raises:
+        EvalError: a side cannot be read.
+    """
+    return CheckpointComparison.joined(comparer(sides) for comparer in _comparers())
+
+
+def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
+    """In the order in which the report tells what they find."""
+    from evals.checkpoints import configuration, tokens
+
+    return [tokens.compare, configuration.compare]

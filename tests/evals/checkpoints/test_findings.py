@@ -1,0 +1,30 @@
+"""What was found survives the store, and one table decides what follows from it."""
+
+import pytest
+
+from evals.checkpoints.findings import KINDS, CheckpointComparison, Finding, Severity
+
+ONE = CheckpointComparison((Finding("tokens", "a"),), ("tokens",), {"template": "there is none"})
+TWO = CheckpointComparison((Finding("normalization", "b"),), ("tokens", "configuration"))
+
+
+def test_a_comparison_can_be_stored():
+    assert CheckpointComparison.from_json(ONE.to_json()) == ONE
+
+
+def test_comparisons_are_joined_in_order():
+    both = CheckpointComparison.joined([ONE, TWO])
+    assert both.of(Severity.REFUSED) == ["a"]
+    assert both.of(Severity.FAILED) == ["b"]
+    assert both.compared == ("tokens", "configuration")
+    assert both.not_compared == {"template": "there is none"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_its_reason(kind):
+    assert KINDS[kind].reason.endswith(".")
+
+
+def test_a_kind_that_is_not_in_the_table_has_no_severity():
+    with pytest.raises(KeyError):
+        Finding("new", "text").severity  # noqa: B018
