@@ -26,6 +26,11 @@ class Sides:
     data: Sequence[DataSet]
     trust_remote_code: bool = False
 
+    @property
+    def share_tokenizer(self) -> bool:
+        """Whether the candidate brings no tokenizer, and so is given the baseline's."""
+        return self.candidate.tokenizer == self.baseline.tokenizer
+
     @cached_property
     def tokenizers(self) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
         """Of the baseline and of the candidate."""
@@ -45,6 +50,20 @@ def compare(sides: Sides) -> CheckpointComparison:
 
 def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
     """In the order in which the report tells what they find."""
-    from evals.checkpoints import configuration, tokens
+    from evals.checkpoints import (
+        added_tokens,
+        chat,
+        configuration,
+        tokenizer_files,
+        tokens,
+        vocabulary,
+    )
 
-    return [tokens.compare, configuration.compare]
+    return [
+        tokens.compare,
+        chat.compare,
+        added_tokens.compare,
+        vocabulary.compare,
+        tokenizer_files.compare,
+        configuration.compare,
+    ]

@@ -1,35 +1,64 @@
-"""Tokenizers, chat templates and context lengths of two checkpoints."""
+"""Tokens of two checkpoints by behaviour: of the data, of a fixed stress text, and back to text."""
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import Checkpoint
+from evals.checkpoints.encoding import SHOWN, Ids, Pair, encode, parting, reason
 from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.data import DataSet, input_text
+from evals.checkpoints.stress import AROUND, TEXTS
+from evals.data import DataSet, Prompt, input_text
+from evals.errors import listed
 from evals.regressions import snippet
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
 
 SPECIAL = ("bos", "eos", "unk", "cls", "sep", "mask")
-"""Tokens that mean something; padding is masked, whichever token it is."""
+"""Tokens that mean something wherever they stand; padding is compared with the other settings."""
+MOST_ADDED = 20
+"""Added tokens of the baseline that are put into stress texts."""
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
-    """Holds the tokenizers, chat templates and context lengths of two checkpoints side by side."""
-    one, two = sides.tokenizers
-    found = {
-        "special token": _special(one, two),
-        "tokens": next(filter(None, (_tokens(one, two, part) for part in sides.data)), ""),
-        "chat template": _template(one, two),
-        "context length": _context(sides.baseline, sides.candidate),
+    """Holds special tokens, the tokens of texts and the context lengths of two checkpoints side by
+    side."""
+    context = _findings("context length", _context(sides.baseline, sides.candidate))
+    if sides.share_tokenizer:
+        why = "the candidate brings none and is judged with the baseline's"
+        return CheckpointComparison(context, not_compared={"tokenizer": why})
+    pair = sides.tokenizers
+    texts = stress_texts(pair[0])
+    findings = (
+        *(Finding("special token", text) for text in _special(*pair)),
+        *_findings("tokens", *(_data(pair, data) for data in sides.data)),
+        *_findings("stress text", _stress(pair, texts), _two_texts(pair)),
+        *_findings("decoded text", _decoded(pair, texts)),
+        *context,
+    )
+    return CheckpointComparison(
+        findings, ("special tokens", "tokens of the data", f"{len(texts)} stress texts")
+    )
+
+
+def stress_texts(baseline: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Texts to tokenize by name; among them the baseline's own special tokens inside of text."""
+    added = [token.content for token in baseline.added_tokens_decoder.values()][:MOST_ADDED]
+    special = dict.fromkeys([*map(str, baseline.all_special_tokens), *added])
+    inside = {
+        f"{token!r} in text": "|".join(form.replace("{}", token) for form in AROUND)
+        for token in special
     }
-    findings = tuple(Finding(kind, text) for kind, text in found.items() if text)
-    return CheckpointComparison(findings, ("special tokens", "tokens of the data", "chat template"))
+    return {**TEXTS, **inside}
 
 
-def _special(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str:
+def _findings(kind: str, *texts: str) -> tuple[Finding, ...]:
+    return tuple(Finding(kind, text) for text in texts if text)
+
+
+def _special(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> Iterator[str]:
     for name in SPECIAL:
         told = [
             (getattr(side, f"{name}_token", None), getattr(side, f"{name}_token_id", None))
@@ -37,37 +66,24 @@ def _special(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str:
         ]
         if told[0] != told[1]:
             shown = ["none" if token is None else f"{token!r} ({index})" for token, index in told]
-            return (
+            yield (
                 f"the {name} token is {shown[0]} for the baseline and {shown[1]} for the candidate"
             )
-    return ""
 
 
-def _tokens(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase, data: DataSet) -> str:
+def _data(pair: Pair, data: DataSet) -> str:
     """The first token of the data that the two do not share."""
-    if _are_one(one, two):
+    if are_one(*pair):
         return ""
     texts = [input_text(item) for item in data.items]
-    rows = [side(texts, verbose=False).input_ids for side in (one, two)]
-    for text, *ids in zip(texts, *rows, strict=True):
-        if ids[0] != ids[1]:
-            place = next(
-                (i for i, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1]),
-                min(map(len, ids)),
-            )
-            shown = [
-                f"{side.convert_ids_to_tokens(own[place])!r} ({own[place]})"
-                if place < len(own) else "nothing"
-                for side, own in zip((one, two), ids, strict=True)
-            ]  # fmt: skip
-            return (
-                f"the tokenizers differ: token {place + 1} of {snippet(text, 60)} in {data.name} "
-                f"is {shown[0]} for the baseline and {shown[1]} for the candidate"
-            )
+    texts += [item.expected for item in data.items if isinstance(item, Prompt)]
+    for text, *ids in zip(texts, *(encode(side, texts) for side in pair), strict=True):
+        if told := parting(pair, tuple(ids), f"{snippet(text, SHOWN)} in {data.name}"):
+            return f"the tokenizers differ: {told}"
     return ""
 
 
-def _are_one(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> bool:
+def are_one(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers are the same, so that no text needs to be tokenized with both."""
     return (
         type(one) is type(two)
@@ -77,21 +93,74 @@ def _are_one(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> bool
     )
 
 
-def _template(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str:
-    """Chat templates are what an instruct model was trained on, so one that changed is a defect."""
-    before, after = (getattr(side, "chat_template", None) or "" for side in (one, two))
-    if before == after:
+def _stress(pair: Pair, texts: dict[str, str]) -> str:
+    ids = zip(*(encode(side, list(texts.values())) for side in pair), strict=True)
+    found = {
+        name: parting(pair, both, snippet(texts[name], SHOWN))
+        for name, both in zip(texts, ids, strict=True)
+    }
+    return first_of(found, "the tokenizers differ on")
+
+
+def first_of(found: dict[str, str], start: str) -> str:
+    """The names of all differences and the first of them in full; empty where there is none."""
+    found = {name: text for name, text in found.items() if text}
+    return f"{start} {listed(list(found))}: {next(iter(found.values()))}" if found else ""
+
+
+def _two_texts(pair: Pair) -> str:
+    """Two texts as one input, whose types tell an encoder which is which."""
+    made: list[dict[str, Ids]] = []
+    for side in pair:
+        try:
+            made.append(dict(side("one text", "and another", verbose=False)))
+        except Exception as error:
+            made.append({"input_ids": reason(error)})
+    before, after = made
+    if isinstance(before["input_ids"], str):
         return ""
-    if not before or not after:
-        with_one = "candidate" if after else "baseline"
-        return f"only the {with_one} has a chat template"
-    pairs = zip(str(before), str(after), strict=False)
-    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
-    shown = [snippet(str(side)[max(place - 10, 0) : place + 30], 60) for side in (before, after)]
+    if told := parting(pair, (before["input_ids"], after["input_ids"]), "two texts as one input"):
+        return f"the tokenizers differ: {told}"
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if not names:
+        return ""
+    shown = [snippet(str(one.get(names[0], "nothing")), SHOWN) for one in made]
     return (
-        f"the chat templates differ from character {place + 1} on: {shown[0]} for the baseline, "
-        f"{shown[1]} for the candidate"
+        f"the tokenizers differ: {names[0]} of two texts as one input is {shown[0]} for the "
+        f"baseline and {shown[1]} for the candidate"
     )
+
+
+def _decoded(pair: Pair, texts: dict[str, str]) -> str:
+    found = {}
+    for name, ids in zip(texts, encode(pair[0], list(texts.values())), strict=True):
+        if isinstance(ids, list):
+            found[name] = decoding(pair, ids)
+    return first_of(found, "the same tokens are decoded to other text, as of")
+
+
+def decoding(pair: Pair, ids: list[int]) -> str:
+    """How the text of the same tokens differs; with special tokens, and without them."""
+    for skip in (False, True):
+        before, after = (_text(side, ids, skip) for side in pair)
+        if before != after:
+            place = next(
+                (i for i, two in enumerate(zip(before, after, strict=False)) if two[0] != two[1]),
+                min(len(before), len(after)),
+            )
+            here = slice(max(place - 10, 0), place + 30)
+            return (
+                f"{snippet(before[here], SHOWN)} for the baseline and "
+                f"{snippet(after[here], SHOWN)} for the candidate"
+            )
+    return ""
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], skip: bool) -> str:
+    try:
+        return tokenizer.decode(ids, skip_special_tokens=skip)
+    except Exception as error:
+        return reason(error)
 
 
 def _context(baseline: Checkpoint, candidate: Checkpoint) -> str:

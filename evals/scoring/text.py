@@ -129,8 +129,12 @@ def score_text(
         with a reference also ``js``, ``kl_forward`` (from the baseline), ``kl_backward`` and
         ``agree`` (top-1) ``(tokens,)``.
 
+    Divergences are over the entries that both vocabularies have, renormalized: rows that only one
+    side has stand for no token. Likelihoods and first choices are over all of a model's entries,
+    so that a model that predicts such a row is worse for it, as it is in plain use.
+
     Raises:
-        EvalError: no text, or a vocabulary or tokenization other than the reference's.
+        EvalError: no text, or another tokenization than the reference's.
     """
     tokenizer = loaded.tokenizer
     context = context_of(loaded, protocol)
@@ -157,7 +161,7 @@ def score_text(
     }
     expected = None
     if isinstance(reference, Path):
-        expected = _table(reference, (total, vocabulary), loaded)
+        expected = _table(reference, total, loaded)
     if reference is not None:
         for name in ("js", "kl_forward", "kl_backward"):
             result[name] = np.empty(total, np.float64)
@@ -173,7 +177,6 @@ def score_text(
         beside = None
         if isinstance(reference, Loaded):
             beside = reference.model(**inputs).logits
-            _check_vocabulary(loaded, logits.shape[-1], reference, beside.shape[-1])
         for row, index in enumerate(batch):
             part = parts[index]
             here = slice(part.skip, len(part.ids) - 1)
@@ -218,27 +221,24 @@ def _check_room(path: Path, needed: int) -> None:
         )
 
 
-def _table(path: Path, shape: tuple[int, int], loaded: Loaded) -> np.ndarray:
+def _table(path: Path, total: int, loaded: Loaded) -> np.ndarray:
     """The baseline's log-probabilities."""
     try:
         expected = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
         raise EvalError(f"{path} is damaged; delete it to have it made again") from error
-    if expected.shape != shape:
+    if expected.ndim != 2 or len(expected) != total:
         raise EvalError(
-            f"{loaded.checkpoint.label} predicts {shape[0]} tokens over {shape[1]} entries, its "
-            f"baseline {expected.shape[0]} over {expected.shape[1]}: "
-            "tokenizer, vocabulary or context differ, so there is nothing to compare"
+            f"{loaded.checkpoint.label} predicts {total} tokens, its baseline {len(expected)}: "
+            "tokenizer or context differ, so there is nothing to compare"
         )
     return expected
 
 
-def _check_vocabulary(loaded: Loaded, own: int, reference: Loaded, other: int) -> None:
-    if own != other:
-        raise EvalError(
-            f"{loaded.checkpoint.label} predicts over {own} entries, its baseline "
-            f"{reference.checkpoint.label} over {other}: there is nothing to compare"
-        )
+def _shared(log_p: torch.Tensor, entries: int) -> torch.Tensor:
+    """Log-probabilities ``(rows, vocabulary)`` over the first ``entries``, or themselves where they
+    are over no more."""
+    return log_p if log_p.shape[-1] <= entries else log_p[..., :entries].log_softmax(-1)
 
 
 def _inputs(batch: list[_Window], device: torch.device) -> dict[str, torch.Tensor | bool]:
@@ -268,7 +268,8 @@ def _compare(
     rows: slice,
     result: dict[str, np.ndarray],
 ) -> None:
-    """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in parts."""
+    """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in parts; over
+    the entries that both have."""
     step = max(CHUNK // log_p.shape[1], 1)
     for start in range(0, len(log_p), step):
         mine, theirs = log_p[start : start + step], expected[start : start + step]
@@ -276,7 +277,8 @@ def _compare(
             theirs = torch.from_numpy(np.array(theirs))
         theirs = theirs.to(mine.device)
         here = slice(rows.start + start, rows.start + start + len(mine))
-        js, forward, backward = divergences(theirs, mine)
+        shared = min(theirs.shape[-1], mine.shape[-1])
+        js, forward, backward = divergences(_shared(theirs, shared), _shared(mine, shared))
         result["js"][here] = js.cpu().numpy()
         result["kl_forward"][here] = forward.cpu().numpy()
         result["kl_backward"][here] = backward.cpu().numpy()

@@ -1,0 +1,237 @@
+"""Chat templates of two checkpoints, by the tokens of the conversations that they render."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
+
+from evals.checkpoint import CAUSAL, Checkpoint, json_object
+from evals.checkpoints.encoding import SHOWN, Pair, encode, parting, reason, token_text
+from evals.checkpoints.findings import CheckpointComparison, Finding
+from evals.checkpoints.stress import CONVERSATIONS, TOOLS
+from evals.checkpoints.tokens import are_one, first_of
+from evals.data import DataSet, Prompt
+from evals.errors import listed
+from evals.regressions import snippet
+
+if TYPE_CHECKING:
+    from evals.checkpoints.compare import Sides
+
+LONGEST = 1_000_000
+"""Characters of a rendered conversation; those that are compared are short."""
+DEFAULT = "default"
+FILES = ("tokenizer_config.json", "chat_template.json")
+"""Files in which readers other than transformers look for a template."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation and how it is asked to be rendered.
+
+    Attributes:
+        name: how messages call it.
+        variables: of the template.
+    """
+
+    name: str
+    messages: Sequence[Mapping[str, object]]
+    add_generation_prompt: bool = True
+    tools: Sequence[dict] | None = None
+    variables: Mapping[str, object] = field(default_factory=dict)
+
+
+def compare(sides: "Sides") -> CheckpointComparison:
+    """Holds what every chat template of the baseline renders beside the candidate's."""
+    if sides.share_tokenizer:
+        return CheckpointComparison()
+    pair = sides.tokenizers
+    before, after = map(_templates, pair)
+    if not before:
+        text = "only the candidate has a chat template"
+        new = (Finding("new chat template", text),) if after else ()
+        without = {"chat template": "the baseline has none"}
+        return CheckpointComparison(
+            new, not_compared=without if sides.baseline.kind == CAUSAL else {}
+        )
+    chats = list(_chats())
+    chats += [chat for data in sides.data if data.how.get("chat") for chat in _asked(data)]
+    taken = [chat for chat in chats if _rendered(pair[0], chat)[0]]
+    findings = _lost_tokens(pair, before)
+    if not after:
+        findings.append(Finding("chat template", "only the baseline has a chat template"))
+    elif before != after or not are_one(*pair) or _variables(pair[0]) != _variables(pair[1]):
+        findings += _rendering(pair, taken)
+        for name in before.keys() - {DEFAULT}:
+            findings += _named(pair, name, after, chats)
+    findings += _elsewhere(sides, taken)
+    if not taken:
+        why = f"the baseline's renders no conversation: {_rendered(pair[0], chats[0])[1]}"
+        return CheckpointComparison(tuple(findings), not_compared={"chat template": why})
+    return CheckpointComparison(tuple(findings), (f"{len(taken)} rendered chats",))
+
+
+def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, template: str | None = None) -> str:
+    """A conversation as a template writes it, in the sandbox of transformers.
+
+    A template is a program that comes with a checkpoint: it may raise anything and need not end.
+
+    Args:
+        template: the text or the name of one; by default the one that transformers takes.
+    """
+    return tokenizer.apply_chat_template(
+        [dict(message) for message in chat.messages],
+        chat_template=template,
+        tools=chat.tools and list(chat.tools),
+        add_generation_prompt=chat.add_generation_prompt,
+        tokenize=False,
+        **chat.variables,
+    )
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, chat: Chat, template: str | None = None
+) -> tuple[str, str]:
+    """The rendered text, or nothing and the reason."""
+    try:
+        text = render(tokenizer, chat, template)
+    except Exception as error:
+        return "", f"it fails: {reason(error)}"
+    if not text:
+        return "", "it renders nothing"
+    if len(text) > LONGEST:
+        return "", f"it renders {len(text):,} characters"
+    return text, ""
+
+
+def _templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """All templates by name."""
+    held = getattr(tokenizer, "chat_template", None)
+    if isinstance(held, dict):
+        return held
+    return {DEFAULT: held} if held else {}
+
+
+def _variables(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """What a template can read of a tokenizer."""
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+
+
+def _chats() -> Iterator[Chat]:
+    """The fixed conversations, with and without tools and the beginning of an answer."""
+    for (name, messages), prompt, tools in product(
+        CONVERSATIONS.items(), (True, False), (None, TOOLS)
+    ):
+        asked = " that asks for an answer" if prompt else ""
+        yield Chat(f"{name}{' with tools' if tools else ''}{asked}", messages, prompt, tools)
+    for name, messages in CONVERSATIONS.items():
+        yield Chat(f"{name} without thinking", messages, variables={"enable_thinking": False})
+
+
+def _asked(data: DataSet) -> Iterator[Chat]:
+    """The prompts of a data set that is scored as a chat."""
+    for item in data.items:
+        if isinstance(item, Prompt):
+            messages = [{"role": "user", "content": item.prompt}]
+            yield Chat(f"{snippet(item.prompt, SHOWN)} in {data.name}", messages)
+
+
+def _lost_tokens(pair: Pair, templates: Mapping[str, object]) -> list[Finding]:
+    """Added tokens of the baseline that a template can write, in whichever of its branches, and
+    that are none for the candidate."""
+    whole = "\n".join(map(str, templates.values()))
+    written = [
+        token.content
+        for token in pair[0].added_tokens_decoder.values()
+        if token.content in whole and not token.content.isspace()
+    ]
+    ids = [encode(side, written, add_special_tokens=False) for side in pair]
+    lost = [
+        f"{snippet(token, SHOWN)}, {_shown(pair[0], before)} for the baseline and "
+        f"{_shown(pair[1], after)} for the candidate"
+        for token, before, after in zip(written, *ids, strict=True)
+        if before != after
+    ]
+    if not lost:
+        return []
+    return [Finding("chat token", f"the chat template writes {listed(lost, '; ')}")]
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase, ids: list[int] | str) -> str:
+    if isinstance(ids, str):
+        return ids
+    return token_text(tokenizer, ids[0]) if len(ids) == 1 else f"{len(ids)} tokens"
+
+
+def _rendering(
+    pair: Pair, chats: Sequence[Chat], templates: tuple[str | None, str | None] = (None, None)
+) -> list[Finding]:
+    """Where two templates write other tokens of a conversation that the baseline's takes."""
+    written: dict[str, str] = {}
+    read: dict[str, str] = {}
+    for chat in chats:
+        before, after = (
+            _rendered(side, chat, template) for side, template in zip(pair, templates, strict=True)
+        )
+        if not before[0]:
+            continue
+        if not after[0]:
+            written[chat.name] = f"the candidate's is of no use, {after[1]}"
+            continue
+        ids = [
+            encode(side, [text], add_special_tokens=False)[0]
+            for side, (text, _) in zip(pair, (before, after), strict=True)
+        ]
+        told = parting(pair, tuple(ids), "the chat")
+        if told and before[0] != after[0]:
+            written[chat.name] = _texts(before[0], after[0])
+        elif told:
+            read[chat.name] = told
+    found = {
+        "chat template": first_of(written, "the chat templates differ on"),
+        "chat token": first_of(read, "the tokenizers differ on a rendered chat, on"),
+    }
+    return [Finding(kind, text) for kind, text in found.items() if text]
+
+
+def _texts(before: str, after: str) -> str:
+    pairs = zip(before, after, strict=False)
+    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
+    here = slice(max(place - 20, 0), place + 30)
+    shown = [snippet(text[here], SHOWN) for text in (before, after)]
+    return f"{shown[0]} for the baseline and {shown[1]} for the candidate"
+
+
+def _named(
+    pair: Pair, name: str, after: Mapping[str, object], chats: Sequence[Chat]
+) -> list[Finding]:
+    """What differs in a template that is asked for by its name."""
+    if name not in after:
+        text = f"the candidate has no chat template named {snippet(name, SHOWN)}"
+        return [Finding("chat template", text)]
+    return _rendering(pair, chats, (name, name))
+
+
+def _elsewhere(sides: "Sides", chats: Sequence[Chat]) -> list[Finding]:
+    """Templates of the candidate that transformers does not take, but another reader may."""
+    findings = []
+    for file in FILES:
+        there, usual = (_entry(side, file) for side in (sides.candidate, sides.baseline))
+        known = _templates(sides.tokenizers[1]).get(DEFAULT)
+        if not there or there in (known, usual):
+            continue
+        for found in _rendering(sides.tokenizers, chats, (None, there)):
+            text = f"{file} has a chat template of its own: {found.text}"
+            findings.append(Finding("other chat template", text))
+    return findings
+
+
+def _entry(checkpoint: Checkpoint, name: str) -> str:
+    """The default template in a file; empty where there is none."""
+    file = checkpoint.tokenizer / name
+    held = json_object(file).get("chat_template") if file.is_file() else None
+    if isinstance(held, list):
+        named = {e.get("name"): e.get("template") for e in held if isinstance(e, dict)}
+        held = named.get(DEFAULT)
+    return held if isinstance(held, str) else ""

@@ -1,0 +1,59 @@
+"""Texts as the tokens of two tokenizers, and where the two part."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from evals.errors import first_line
+from evals.regressions import snippet
+
+Pair = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
+Ids = list[int] | str
+"""Tokens of a text, or in one line why there are none."""
+SHOWN = 60
+"""Characters of a text or of a token that are shown."""
+LONGEST_REASON = 120
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options) -> list[Ids]:
+    """The tokens of each text, special ones included unless ``options`` say otherwise."""
+    return [_encoded(tokenizer, text, options) for text in texts]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, options: dict) -> Ids:
+    try:
+        return list(tokenizer(text, verbose=False, **options).input_ids)
+    except Exception as error:  # a tokenizer is the checkpoint's, and may raise anything
+        return reason(error)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong inside a tokenizer or a template, in one line of escaped characters."""
+    line = f"{type(error).__name__}: {first_line(error)}"
+    return line.encode("unicode_escape").decode()[:LONGEST_REASON]
+
+
+def parting(pair: Pair, ids: tuple[Ids, Ids], of: str) -> str:
+    """Where the candidate's tokens ``of`` something depart from the baseline's, in a line; empty
+    where they are equal, or where the baseline has none."""
+    before, after = ids
+    if isinstance(before, str) or before == after:
+        return ""
+    if isinstance(after, str):
+        return f"the candidate's tokenizer fails on {of}: {after}"
+    place = next(
+        (i for i, both in enumerate(zip(before, after, strict=False)) if both[0] != both[1]),
+        min(len(before), len(after)),
+    )
+    shown = [
+        token_text(side, own[place]) if place < len(own) else "nothing"
+        for side, own in zip(pair, ids, strict=True)
+    ]
+    return (
+        f"token {place + 1} of {of} is {shown[0]} for the baseline and {shown[1]} for the candidate"
+    )
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, index: int) -> str:
+    """A token and its id, as a message shows them."""
+    return f"{snippet(str(tokenizer.convert_ids_to_tokens(index)), SHOWN)} ({index})"

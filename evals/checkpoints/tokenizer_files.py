@@ -1,0 +1,183 @@
+"""Limits, sides, padding and truncation of two tokenizers, and ``tokenizer.json`` as servers that
+read that file alone see it.
+
+transformers resets the truncation and the padding of ``tokenizer.json`` in every call, and its
+classes rebuild some of the rest. The ``tokenizers`` library, and what is built on it, does neither.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from evals.checkpoint import CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint, json_object
+from evals.checkpoints.encoding import SHOWN, Ids, encode, parting, reason
+from evals.checkpoints.findings import CheckpointComparison, Finding
+from evals.checkpoints.tokens import first_of, stress_texts
+from evals.data import input_text
+from evals.errors import EvalError
+from evals.regressions import snippet
+
+if TYPE_CHECKING:
+    from evals.checkpoints.compare import Sides
+
+FILE = "tokenizer.json"
+ENDLESS = 1 << 30
+"""A ``model_max_length`` from which on it is no limit."""
+SAMPLE = 32
+"""Texts of a data set that are tokenized as other readers of the file do."""
+_RELATIVE = ("rope", "rotary", "alibi", "relative")
+"""Parts of the names of settings that only models with relative positions have."""
+
+
+def compare(sides: "Sides") -> CheckpointComparison:
+    """Holds the settings of two tokenizers side by side, also as their files have them."""
+    if sides.share_tokenizer:
+        return CheckpointComparison()
+    findings = [*_padding_token(sides), *_limit(sides), *_sides(sides)]
+    files = [side.tokenizer / FILE for side in (sides.baseline, sides.candidate)]
+    there = [file.is_file() for file in files]
+    compared = ("limits and sides of the tokenizer",)
+    if there == [True, False]:
+        findings.append(Finding("no tokenizer.json", f"only the baseline has a {FILE}"))
+    if not all(there):
+        why = f"there is no {FILE} on " + ("either side" if not any(there) else "one side")
+        return CheckpointComparison(tuple(findings), compared, {f"{FILE} for other readers": why})
+    one, two = map(_read, files)
+    findings += [*_truncation(sides, one, two), *_padding(one, two), *_ids(sides, one, two)]
+    return CheckpointComparison(tuple(findings), (*compared, f"{FILE} for other readers"))
+
+
+def _read(file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:
+        raise EvalError(f"{file} does not load: {reason(error)}") from error
+
+
+def _padding_token(sides: "Sides") -> list[Finding]:
+    before, after = (side.pad_token for side in sides.tokenizers)
+    if before == after or before is None:
+        return []
+    kind = "other padding" if after else "no padding token"
+    text = f"the padding token is {before!r} for the baseline and {after!r} for the candidate"
+    return [Finding(kind, text)]
+
+
+def _limit(sides: "Sides") -> list[Finding]:
+    """``model_max_length``: where plain use with ``truncation=True`` cuts."""
+    before, after = (_length(side.model_max_length) for side in sides.tokenizers)
+    context = sides.baseline.context or math.inf
+    if before == after:
+        return []
+    shown = [("no limit" if math.isinf(n) else f"{n} tokens") for n in (before, after)]
+    text = f"model_max_length is {shown[0]} for the baseline and {shown[1]} for the candidate"
+    if after < min(before, context):
+        return [Finding("truncation", f"{text}, which takes more")]
+    if sides.baseline.kind != CAUSAL and before <= context < after:
+        return [Finding("no truncation", f"{text}, which takes {context}")]
+    return [Finding("other limit", text)]
+
+
+def _length(limit: float | None) -> float:
+    return math.inf if limit is None or limit >= ENDLESS else limit
+
+
+def _sides(sides: "Sides") -> list[Finding]:
+    """On which side batches are padded and long texts are cut."""
+    one, two = sides.tokenizers
+    kind = sides.baseline.kind
+    findings = []
+    if one.padding_side != two.padding_side:
+        # A decoder goes on from the last position; absolute positions count the padding.
+        breaks = (
+            two.padding_side == "right"
+            if kind == CAUSAL
+            else two.padding_side == "left" and not _is_relative(sides.baseline)
+        )
+        text = (
+            f"the tokenizer pads on the {one.padding_side} for the baseline and on the "
+            f"{two.padding_side} for the candidate"
+        )
+        findings.append(Finding("padding side" if breaks else "other padding", text))
+    if one.truncation_side != two.truncation_side:
+        text = (
+            f"the tokenizer cuts on the {one.truncation_side} for the baseline and on the "
+            f"{two.truncation_side} for the candidate"
+        )
+        breaks = kind in (CLASSIFIER, EXTRACTIVE, SEQ2SEQ)
+        findings.append(Finding("truncation side" if breaks else "other truncation side", text))
+    return findings
+
+
+def _is_relative(checkpoint: Checkpoint) -> bool:
+    """Whether a configuration says that only distances between positions count."""
+    described = json_object((checkpoint.base or checkpoint).path / "config.json")
+    return any(part in name for name in described for part in _RELATIVE if described[name])
+
+
+def _truncation(sides: "Sides", one: Tokenizer, two: Tokenizer) -> list[Finding]:
+    """Truncation in the file itself."""
+    before, after = one.truncation, two.truncation
+    if after is None or before == after:
+        return []
+    usual = math.inf if before is None else before["max_length"]
+    context = sides.baseline.context or _length(sides.tokenizers[0].model_max_length)
+    text = (
+        f"{FILE} cuts {_shown(before, 'nothing')} for the baseline and "
+        f"{_shown(after, 'nothing')} for the candidate; transformers ignores it, other readers "
+        "of the file do not"
+    )
+    breaks = after["max_length"] < min(usual, context)
+    return [Finding("truncation" if breaks else "other limit", text)]
+
+
+def _shown(truncation: Mapping[str, object] | None, none: str) -> str:
+    if truncation is None:
+        return none
+    return f"inputs to {truncation['max_length']} tokens on the {truncation['direction']}"
+
+
+def _padding(one: Tokenizer, two: Tokenizer) -> list[Finding]:
+    """Padding in the file itself."""
+    before, after = one.padding, two.padding
+    if after is None or before == after:
+        return []
+    if after["length"] and (before is None or before["length"] != after["length"]):
+        text = (
+            f"{FILE} pads every input to {after['length']} tokens for the candidate; transformers "
+            "ignores it, other readers of the file do not"
+        )
+        return [Finding("fixed padding", text)]
+    names = [name for name in after if before is None or before[name] != after[name]]
+    shown = [{n: side[n] for n in names} if side else "none" for side in (before, after)]
+    text = f"padding in {FILE} is {shown[0]} for the baseline and {shown[1]} for the candidate"
+    return [Finding("other padding", text)]
+
+
+def _ids(sides: "Sides", one: Tokenizer, two: Tokenizer) -> list[Finding]:
+    """Tokens that the files alone give. The candidate's are right where they are those of the
+    baseline's file, or those of transformers, which writes into a file what its classes add."""
+    for tokenizer in (one, two):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    texts = stress_texts(sides.tokenizers[0])
+    for data in sides.data:
+        texts |= {f"{data.name} {n}": input_text(i) for n, i in enumerate(data.items[:SAMPLE], 1)}
+    found = {}
+    loaded = encode(sides.tokenizers[0], list(texts.values()))
+    for (name, text), usual in zip(texts.items(), loaded, strict=True):
+        before, after = _encoded(one, text), _encoded(two, text)
+        if after not in (before, usual):
+            found[name] = parting(sides.tokenizers, (before, after), snippet(text, SHOWN))
+    told = first_of(found, f"{FILE} gives other tokens to readers other than transformers, on")
+    return [Finding("tokenizer.json", told)] if told else []
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> Ids:
+    try:
+        return tokenizer.encode(text).ids
+    except Exception as error:
+        return reason(error)
