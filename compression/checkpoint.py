@@ -27,6 +27,7 @@ from compression.own_format import METHOD, VERSION, stored_as
 from compression.packing import describe_grid, pack, to_bitmask
 from compression.quantization.activations import kind_of
 from compression.quantization.grids import Float8, Quantized, Uniform
+from compression.tokenizer import save_tokenizer
 
 PLAIN, COMPRESSED_TENSORS = "plain", "compressed-tensors"
 
@@ -79,7 +80,7 @@ def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: 
     ) as scratch:
         partial = Path(scratch, "checkpoint")
         _write(compressed, partial)
-        tokenizer.save_pretrained(partial)
+        save_tokenizer(tokenizer, partial)
         partial.rename(directory)
 
 
