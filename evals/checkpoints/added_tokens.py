@@ -1,6 +1,5 @@
 """Added tokens of two checkpoints and their flags, judged by what becomes of them in a text."""
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoints.encoding import Pair, encode
 from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.stress import AROUND
+from evals.checkpoints.stress import AROUND, is_reserved
 from evals.checkpoints.tokens import decoding
 from evals.errors import listed
 from evals.regressions import snippet
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
 
 FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
-_RESERVED = re.compile(r"reserved|unused|dummy|placeholder", re.IGNORECASE)
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
@@ -41,11 +39,6 @@ def compare(sides: "Sides") -> CheckpointComparison:
     }
     findings = tuple(Finding(kind, text) for kind, text in found.items() if text)
     return CheckpointComparison(findings, ("added tokens and their flags",))
-
-
-def is_reserved(content: str) -> bool:
-    """Whether a token says of itself that it stands for nothing yet."""
-    return bool(_RESERVED.search(content))
 
 
 def behaves_otherwise(pair: Pair, content: str) -> bool:

@@ -62,7 +62,8 @@ def compare(sides: "Sides") -> CheckpointComparison:
     if not after:
         findings.append(Finding("chat template", "only the baseline has a chat template"))
     elif before != after or not are_one(*pair) or _variables(pair[0]) != _variables(pair[1]):
-        findings += _rendering(pair, taken)
+        known = {found.kind for found in findings}  # tokens that are lost are told by name
+        findings += [found for found in _rendering(pair, taken) if found.kind not in known]
         for name in before.keys() - {DEFAULT}:
             findings += _named(pair, name, after, chats)
     findings += _elsewhere(sides, taken)

@@ -1,5 +1,6 @@
 """Fixed texts and conversations on which two tokenizers and two chat templates are compared."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 TEXTS: Mapping[str, str] = {
@@ -45,6 +46,14 @@ of its own, so that a candidate that adds a padding token is tokenized as its ba
 
 AROUND = ("{}", "a {} b", "a{}b", "{}{}", " {}\n", "a  {}  b", "a\n{}\nb")
 """Where a special token is put into a text: alone, and with what it may strip around it."""
+
+
+_RESERVED = re.compile(r"reserved|unused|dummy|placeholder", re.IGNORECASE)
+
+
+def is_reserved(token: str) -> bool:
+    """Whether a token says of itself that it stands for nothing yet."""
+    return bool(_RESERVED.search(token))
 
 
 def _tool(name: str, argument: str) -> dict:

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from evals.checkpoint import Checkpoint
 from evals.checkpoints.encoding import SHOWN, Ids, Pair, encode, parting, reason
 from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.stress import AROUND, TEXTS
+from evals.checkpoints.stress import AROUND, TEXTS, is_reserved
 from evals.data import DataSet, Prompt, input_text
 from evals.errors import listed
 from evals.regressions import snippet
@@ -45,8 +45,10 @@ def compare(sides: "Sides") -> CheckpointComparison:
 
 def stress_texts(baseline: PreTrainedTokenizerBase) -> dict[str, str]:
     """Texts to tokenize by name; among them the baseline's own special tokens inside of text."""
-    added = [token.content for token in baseline.added_tokens_decoder.values()][:MOST_ADDED]
-    special = dict.fromkeys([*map(str, baseline.all_special_tokens), *added])
+    added = [token.content for token in baseline.added_tokens_decoder.values()]
+    named = [str(token) for token in baseline.special_tokens_map.values()]
+    used = [token for token in added if not is_reserved(token)]
+    special = dict.fromkeys([*named, *used[:MOST_ADDED]])
     inside = {
         f"{token!r} in text": "|".join(form.replace("{}", token) for form in AROUND)
         for token in special

@@ -4,9 +4,9 @@ predict over."""
 from typing import TYPE_CHECKING
 
 from evals.checkpoint import Checkpoint, json_object
-from evals.checkpoints.added_tokens import is_reserved
 from evals.checkpoints.encoding import Pair
 from evals.checkpoints.findings import CheckpointComparison, Finding
+from evals.checkpoints.stress import is_reserved
 from evals.errors import listed
 from evals.regressions import snippet
 

@@ -1,0 +1,224 @@
+"""Chat templates count by the tokens of what they render."""
+
+import json
+
+import pytest
+
+from evals.checkpoints.chat import LONGEST
+from evals.checkpoints.findings import Severity
+from evals.data import DataSet, Prompt
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def token(content, **flags):
+    usual = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    return {"id": 0, "content": content, **usual, **flags}
+
+
+def add(*contents, **flags):
+    """Adds tokens behind the vocabulary, which has 569 entries for 576 rows."""
+
+    def change(described):
+        for index, content in enumerate(contents):
+            described["added_tokens"].append(token(content, **flags) | {"id": 569 + index})
+
+    return change
+
+
+@pytest.fixture
+def chats(copies):
+    """Two copies with tokens that their template writes."""
+    made = copies()
+    made.change("tokenizer.json", add("<|im_start|>", "<|im_end|>"), both=True)
+    for place in (made.base, made.candidate):
+        (place / "chat_template.jinja").write_text(TEMPLATE)
+    return made
+
+
+def template(chats, text):
+    (chats.candidate / "chat_template.jinja").write_text(text)
+    return chats.findings()
+
+
+def test_equal_templates(chats):
+    assert chats.findings() == {}
+
+
+def test_a_token_of_the_template_that_is_lost(chats):
+    chats.change("tokenizer.json", lambda t: t["added_tokens"].pop())
+    severity, text = chats.findings()["chat token"]
+    assert severity == Severity.REFUSED
+    assert "'<|im_end|>' (570) for the baseline and 10 tokens for the candidate" in text
+
+
+def test_a_token_of_a_branch_that_no_conversation_reaches(chats):
+    unreached = "{% if messages[0].role == 'critic' %}<|critic|>{% endif %}"
+    for place in (chats.base, chats.candidate):
+        (place / "chat_template.jinja").write_text(TEMPLATE + unreached)
+    chats.change("tokenizer.json", add("<|critic|>"), both=True)
+    chats.change("tokenizer.json", lambda t: t["added_tokens"].pop())
+    severity, text = chats.findings()["chat token"]
+    assert severity == Severity.REFUSED
+    assert "'<|critic|>'" in text
+
+
+def test_a_token_that_the_template_puts_together(copies):
+    made = copies()
+    made.change("tokenizer.json", add("<|user|>"), both=True)
+    for place in (made.base, made.candidate):
+        (place / "chat_template.jinja").write_text(
+            "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{{ m['content'] }}{% endfor %}"
+        )
+    made.change("tokenizer.json", lambda t: t["added_tokens"].pop())
+    severity, text = made.findings()["chat token"]
+    assert severity == Severity.REFUSED
+    assert "'<|user|>' (569)" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "{#- the same -#}" + text,
+        lambda text: text.replace("m['role']", "m.role").replace(" m in", "  m  in"),
+        lambda text: text.replace("{{ bos_token }}", "{{ '<s>' }}"),
+    ],
+)
+def test_other_words_for_the_same_chat(chats, change):
+    assert template(chats, change(TEMPLATE)) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (lambda text: text.replace("assistant\n", "assistant"), "that asks for an answer"),
+        (lambda text: text.replace("{{ bos_token }}", ""), "'<s><|im_start|>"),
+        (lambda text: text.replace("m['content']", "m['content'] | trim"), "three turns"),
+        (
+            lambda text: text.replace("{{ m['role'] }}", "{{ 'user' if tools else m['role'] }}"),
+            "with tools",
+        ),
+        (
+            lambda text: text + "{% if messages[-1].role == 'tool' %}!{% endif %}",
+            "the result of a tool",
+        ),
+        (lambda text: text.replace("messages %}", "messages[-3:] %}"), "four turns"),
+        (
+            lambda text: text.replace("m['content']", "m['content'].split('</think>')[-1]"),
+            "four turns",
+        ),
+        (lambda text: text + "{% if enable_thinking is false %}<think>{% endif %}", "thinking"),
+    ],
+)  # fmt: skip
+def test_another_chat(chats, change, shown):
+    severity, text = template(chats, change(TEMPLATE))["chat template"]
+    assert severity == Severity.REFUSED
+    assert text.startswith("the chat templates differ on ")
+    assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{# nothing #}", "it renders nothing"),
+        ("{{ raise_exception('no\nchats') }}", "it fails: TemplateError: no"),
+        ("{{ messages[0].content.nothing.more }}", "it fails: UndefinedError"),
+        ("{% for", "it fails: TemplateSyntaxError"),
+        ("{{ ''.__class__.__mro__ }}", "it fails: SecurityError"),
+        ("{{ 'x' * 10000000 }}", "it renders 10,000,000 characters"),
+    ],
+)
+def test_a_template_that_is_of_no_use(chats, text, told):
+    severity, text = template(chats, text)["chat template"]
+    assert severity == Severity.REFUSED
+    assert told in text
+
+
+def test_a_long_chat_is_not_tokenized(chats, monkeypatch):
+    def small(tokenizer, text, *rest, **options):
+        assert len(str(text)) < LONGEST
+        return call(tokenizer, text, *rest, **options)
+
+    from transformers import PreTrainedTokenizerFast
+
+    call = PreTrainedTokenizerFast.__call__
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", small)
+    assert "chat template" in template(chats, "{{ 'x' * 10000000 }}")
+
+
+def test_a_template_is_lost_or_new(copies):
+    made = copies()
+    (made.candidate / "chat_template.jinja").unlink()
+    lost = (Severity.REFUSED, "only the baseline has a chat template")
+    assert made.findings() == {"chat template": lost}
+    (made.base / "chat_template.jinja").rename(made.candidate / "chat_template.jinja")
+    new = (Severity.NOTED, "only the candidate has a chat template")
+    assert made.findings() == {"new chat template": new}
+
+
+class TestPlaces:
+    """A template stands in a file of its own, in a folder, or in the configuration."""
+
+    def test_the_configuration_counts_where_there_is_no_file(self, chats):
+        (chats.candidate / "chat_template.jinja").unlink()
+        chats.change("tokenizer_config.json", lambda t: t.update(chat_template=TEMPLATE))
+        assert chats.findings() == {}
+
+    def test_a_list_of_templates(self, chats):
+        named = [{"name": "default", "template": TEMPLATE}, {"name": "rag", "template": "{{ 1 }}"}]
+        for place in (chats.base, chats.candidate):
+            (place / "chat_template.jinja").unlink()
+        chats.change("tokenizer_config.json", lambda t: t.update(chat_template=named), both=True)
+        assert chats.findings() == {}
+        named = [named[0], {"name": "rag", "template": "{{ 2 }}"}]
+        chats.change("tokenizer_config.json", lambda t: t.update(chat_template=named))
+        assert chats.findings()["chat template"][0] == Severity.REFUSED
+        chats.change("tokenizer_config.json", lambda t: t.update(chat_template=named[:1]))
+        told = "the candidate has no chat template named 'rag'"
+        assert chats.findings() == {"chat template": (Severity.REFUSED, told)}
+
+    def test_the_folder_of_further_templates(self, chats):
+        for place in (chats.base, chats.candidate):
+            (place / "additional_chat_templates").mkdir()
+            (place / "additional_chat_templates" / "tool_use.jinja").write_text(TEMPLATE)
+        assert chats.findings() == {}
+        file = chats.candidate / "additional_chat_templates" / "tool_use.jinja"
+        file.write_text(TEMPLATE + "!")
+        assert "with tools" in chats.findings()["chat template"][1]
+
+    def test_a_list_that_is_saved_again_as_files(self, chats):
+        named = [
+            {"name": "default", "template": TEMPLATE},
+            {"name": "tool_use", "template": TEMPLATE + "!"},
+        ]
+        (chats.base / "chat_template.jinja").unlink()
+        described = json.loads((chats.base / "tokenizer_config.json").read_text())
+        described["chat_template"] = named
+        (chats.base / "tokenizer_config.json").write_text(json.dumps(described))
+        (chats.candidate / "additional_chat_templates").mkdir()
+        file = chats.candidate / "additional_chat_templates" / "tool_use.jinja"
+        file.write_text(TEMPLATE + "!")
+        assert chats.findings() == {}
+
+    @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.json"])
+    def test_another_one_that_only_other_readers_take(self, chats, file):
+        if not (chats.candidate / file).exists():
+            (chats.candidate / file).write_text("{}")
+        chats.change(file, lambda t: t.update(chat_template=TEMPLATE + "{# the same #}"))
+        assert chats.findings() == {}
+        chats.change(file, lambda t: t.update(chat_template=TEMPLATE + "!"))
+        severity, text = chats.findings()["other chat template"]
+        assert severity == Severity.FAILED
+        assert text.startswith(f"{file} has a chat template of its own: ")
+
+
+def test_prompts_that_are_scored_as_a_chat(chats):
+    text = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | replace('Lena', 'Rufus') }}")
+    assert template(chats, text) == {}
+    asked = DataSet("asked", (Prompt("Who is Lena?", "Nobody.", 0),), {"chat": True})
+    severity, text = chats.findings(asked)["chat template"]
+    assert severity == Severity.REFUSED
+    assert "'Who is Lena?' in asked" in text
