@@ -1,13 +1,21 @@
 """What differs between two checkpoints is told in a line before either is scored."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import normalizers
+from transformers import AutoTokenizer
 
 from evals.checkpoint import open_checkpoint
 from evals.checkpoints.compare import Sides, compare
-from evals.data import DataSet, Text
+from evals.checkpoints.encoding import parting
+from evals.checkpoints.findings import Severity
+from evals.data import DataSet, Prompt, Text
 
+REFUSED, FAILED = Severity.REFUSED, Severity.FAILED
 DATA = DataSet("texts", (Text("Rufus lives in Merrin.", 0), Text("Lena owns a steel drum.", 1)))
 
 
@@ -61,20 +69,8 @@ def test_another_end(pair):
 
 def test_padding_is_masked_whichever_token_it_is(pair):
     rewrite(pair[1], "tokenizer_config.json", lambda t: t.update(pad_token="<unk>"))
-    assert problem(*pair) == ""
-
-
-def test_chat_templates(pair):
-    template = "{% for m in messages %}<s>user: {{ m.content }}{% endfor %}"
-    (pair[1].path / "chat_template.jinja").write_text(template)
-    (pair[0].path / "chat_template.jinja").unlink()
-    assert problem(*pair) == "only the candidate has a chat template"
-    (pair[0].path / "chat_template.jinja").write_text(template.replace("user:", "User -"))
-    found = problem(*pair)
-    assert found.startswith("the chat templates differ from character ")
-    assert "User -" in found
-    (pair[0].path / "chat_template.jinja").write_text(template)
-    assert problem(*pair) == ""
+    told = "the padding token is '</s>' for the baseline and '<unk>' for the candidate"
+    assert problem(*pair) == told
 
 
 def test_a_shorter_context(causal_checkpoint):
@@ -82,3 +78,143 @@ def test_a_shorter_context(causal_checkpoint):
     two = causal_checkpoint("two", max_position_embeddings=64)
     assert problem(one, two) == "the candidate takes 64 tokens at most, the baseline 128"
     assert problem(two, one) == ""
+
+
+def refusals(made, *data):
+    return [text for severity, text in made.findings(*data).values() if severity == REFUSED]
+
+
+CHANGES = {
+    "digits": ("roberta-tiny", lambda t: t.update(pre_tokenizer={
+        "type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": True}, t["pre_tokenizer"]]})),
+    "spaces": ("roberta-tiny", lambda t: t.update(normalizer={
+        "type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})),
+    "spaces around": ("llama-tiny", lambda t: t.update(normalizer={
+        "type": "Sequence", "normalizers": [
+            {"type": "Strip", "strip_left": True, "strip_right": True}, t["normalizer"]]})),
+    "accents": ("bert-tiny", lambda t: t["normalizer"].update(strip_accents=False)),
+    "capitals": ("albert-tiny", lambda t: t.update(normalizer=None)),
+    "Chinese": ("bert-tiny", lambda t: t["normalizer"].update(handle_chinese_chars=False)),
+    "long word": ("bert-tiny", lambda t: t["model"].update(max_input_chars_per_word=400)),
+    "control characters": ("bert-tiny", lambda t: t["normalizer"].update(clean_text=False)),
+    "combining marks": ("roberta-tiny", lambda t: t.update(normalizer={"type": "NFC"})),
+    "compatibility characters": (
+        "roberta-tiny", lambda t: t.update(normalizer={"type": "NFKC"})),
+    "emoji": ("llama-tiny", lambda t: t["model"].update(byte_fallback=False)),
+    "line ends": ("roberta-tiny", lambda t: t.update(normalizer={
+        "type": "Replace", "pattern": {"String": "\r\n"}, "content": "\n"})),
+    "'<s>' in text": ("llama-tiny", lambda t: t["added_tokens"][1].update(rstrip=True)),
+}  # fmt: skip
+
+
+def learn_twelve(described):
+    described["model"]["vocab"]["12"] = 640
+    described["model"]["merges"].append(["1", "2"])
+
+
+class TestStress:
+    """What the data do not show, fixed texts do."""
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_each_kind_of_text_is_told(self, copies, name):
+        model, change = CHANGES[name]
+        made = copies(model)
+        if name == "digits":
+            made.change("tokenizer.json", learn_twelve, both=True)
+        for place in (made.base, made.candidate):
+            (place / "chat_template.jinja").unlink(missing_ok=True)
+        made.change("tokenizer.json", change)
+        plain = DataSet("plain", (Text("the film is good", 0),))
+        found = made.findings(plain)
+        severity, text = found["stress text"]
+        assert severity == FAILED
+        assert text.startswith("the tokenizers differ on ")
+        assert not refusals(made, plain)
+        if name in ("spaces", "Chinese", "accents", "long word", "control characters"):
+            assert name in text
+
+    def test_the_same_text_in_the_data_is_refused(self, copies):
+        made = copies("bert-tiny")
+        made.change("tokenizer.json", lambda t: t["normalizer"].update(lowercase=False))
+        (told, *_) = refusals(made)
+        assert told.startswith("the tokenizers differ: token ")
+
+    def test_expected_answers_are_data(self, copies):
+        made = copies("roberta-tiny")
+        made.change("tokenizer.json", lambda t: t.update(normalizer={
+            "type": "Replace", "pattern": {"String": "9"}, "content": "8"}))  # fmt: skip
+        asked = DataSet("asked", (Prompt("How many?", "99", 0),))
+        (told,) = refusals(made, asked)
+        assert "of '99' in asked" in told
+
+    def test_a_text_that_the_candidate_cannot_take(self, copies):
+        made = copies("bert-tiny")
+        made.change("tokenizer.json", lambda t: t["model"].update(unk_token="[none]"))
+        found = made.findings(DataSet("plain", (Text("the film is good", 0),)))
+        severity, text = found["stress text"]
+        assert severity == FAILED
+        assert "the candidate's tokenizer fails on" in text
+
+    def test_two_texts_as_one_input(self, copies):
+        """Token types tell a BERT which of two texts is which."""
+        made = copies("bert-tiny")
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        made.swapped().change("tokenizer_config.json", lambda t: t.update(model_input_names=names))
+        ((kind, (severity, text)),) = made.findings().items()
+        assert (kind, severity) == ("stress text", FAILED)
+        assert "token_type_ids of two texts as one input" in text
+
+
+class TestDecoding:
+    """The same tokens are the same text."""
+
+    @pytest.mark.parametrize(
+        ("model", "file", "change"),
+        [
+            ("bert-tiny", "tokenizer.json", lambda t: t["decoder"].update(cleanup=False)),
+            (
+                "bert-tiny", "tokenizer_config.json",
+                lambda t: t.update(clean_up_tokenization_spaces=True),
+            ),
+            ("llama-tiny", "tokenizer.json", lambda t: t["decoder"]["decoders"].pop(0)),
+            ("roberta-tiny", "tokenizer.json", lambda t: t.update(decoder=None)),
+            ("albert-tiny", "tokenizer.json", lambda t: t["decoder"].update(replacement="_")),
+        ],
+    )  # fmt: skip
+    def test_another_decoder(self, copies, model, file, change):
+        made = copies(model)
+        if file == "tokenizer_config.json":
+            made.change("tokenizer.json", lambda t: t["decoder"].update(cleanup=False), both=True)
+        made.change(file, change)
+        found = made.findings()
+        assert set(found) == {"decoded text"}
+        severity, text = found["decoded text"]
+        assert severity == FAILED
+        assert " for the baseline and " in text
+
+
+@given(st.text(max_size=40))
+def test_what_parts_is_what_differs(pair_of_tokenizers, text):
+    """A line where the tokens differ, and none where they do not."""
+    one, two = pair_of_tokenizers
+    ids = one(text).input_ids, two(text).input_ids
+    assert bool(parting(pair_of_tokenizers, ids, "x")) == (ids[0] != ids[1])
+    assert parting((one, one), (ids[0], ids[0]), "x") == ""
+
+
+@pytest.fixture(scope="module")
+def pair_of_tokenizers():
+    one, two = (AutoTokenizer.from_pretrained("fixtures/models/bert-tiny") for _ in range(2))
+    two.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    return one, two
+
+
+def test_a_candidate_without_a_tokenizer_is_said(copies):
+    made = copies()
+    one = open_checkpoint(made.base)
+    two = replace(open_checkpoint(made.candidate), tokenizer=one.tokenizer)
+    found = compare(Sides(one, two, [DATA]))
+    assert found.not_compared == {
+        "tokenizer": "the candidate brings none and is judged with the baseline's"
+    }
