@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoints.encoding import Pair, encode
 from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.stress import AROUND, is_reserved
+from evals.checkpoints.stress import AROUND, is_control, is_reserved
 from evals.checkpoints.tokens import decoding
 from evals.errors import listed
 from evals.regressions import snippet
@@ -31,7 +31,14 @@ def compare(sides: "Sides") -> CheckpointComparison:
             broken = not is_reserved(content) and behaves_otherwise(pair, content)
             text = _difference(content, before[content], after.get(content))
             (behaving if broken else quiet).append(text)
-    new = [snippet(content) for content in after if content not in before]
+    new: list[str] = []
+    words = one.get_vocab()
+    for content in sorted(after.keys() - before.keys()):
+        if is_control(content) and content not in words:
+            new.append(snippet(content))
+        else:
+            broken = behaves_otherwise(pair, content)
+            (behaving if broken else quiet).append(f"{snippet(content)} is none for the baseline")
     found = {
         "added token": _one_line("added tokens differ", behaving),
         "flags of an added token": _one_line("added tokens differ, without effect", quiet),

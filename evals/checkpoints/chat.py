@@ -149,7 +149,7 @@ def _lost_tokens(pair: Pair, templates: Mapping[str, object]) -> list[Finding]:
     ]
     ids = [encode(side, written, add_special_tokens=False) for side in pair]
     lost = [
-        f"{snippet(token, SHOWN)}, {_shown(pair[0], before)} for the baseline and "
+        f"{snippet(token, SHOWN)}, which is {_shown(pair[0], before)} for the baseline and "
         f"{_shown(pair[1], after)} for the candidate"
         for token, before, after in zip(written, *ids, strict=True)
         if before != after
@@ -162,38 +162,46 @@ def _lost_tokens(pair: Pair, templates: Mapping[str, object]) -> list[Finding]:
 def _shown(tokenizer: PreTrainedTokenizerBase, ids: list[int] | str) -> str:
     if isinstance(ids, str):
         return ids
-    return token_text(tokenizer, ids[0]) if len(ids) == 1 else f"{len(ids)} tokens"
+    return f"token {token_text(tokenizer, ids[0])}" if len(ids) == 1 else f"{len(ids)} tokens"
 
 
 def _rendering(
     pair: Pair, chats: Sequence[Chat], templates: tuple[str | None, str | None] = (None, None)
 ) -> list[Finding]:
     """Where two templates write other tokens of a conversation that the baseline's takes."""
-    written: dict[str, str] = {}
-    read: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {"chat template": {}, "chat token": {}}
     for chat in chats:
-        before, after = (
-            _rendered(side, chat, template) for side, template in zip(pair, templates, strict=True)
-        )
-        if not before[0]:
-            continue
-        if not after[0]:
-            written[chat.name] = f"the candidate's is of no use, {after[1]}"
-            continue
-        ids = [
-            encode(side, [text], add_special_tokens=False)[0]
-            for side, (text, _) in zip(pair, (before, after), strict=True)
-        ]
-        told = parting(pair, tuple(ids), "the chat")
-        if told and before[0] != after[0]:
-            written[chat.name] = _texts(before[0], after[0])
-        elif told:
-            read[chat.name] = told
-    found = {
-        "chat template": first_of(written, "the chat templates differ on"),
-        "chat token": first_of(read, "the tokenizers differ on a rendered chat, on"),
+        # A template may write the time, so a difference counts where it is there again.
+        if all(difference := _difference(pair, chat, templates) for _ in range(2)):
+            kind, text = difference
+            found[kind][chat.name] = text
+    told = {
+        "chat template": first_of(found["chat template"], "the chat templates differ on"),
+        "chat token": first_of(found["chat token"], "the tokenizers differ on a chat, on"),
     }
-    return [Finding(kind, text) for kind, text in found.items() if text]
+    return [Finding(kind, text) for kind, text in told.items() if text]
+
+
+def _difference(
+    pair: Pair, chat: Chat, templates: tuple[str | None, str | None]
+) -> tuple[str, str] | None:
+    """Kind and text of what differs in a conversation; None where its tokens are equal, or where
+    the baseline takes no such conversation."""
+    before, after = (
+        _rendered(side, chat, template) for side, template in zip(pair, templates, strict=True)
+    )
+    if not before[0]:
+        return None
+    if not after[0]:
+        return "chat template", f"the candidate's is of no use, {after[1]}"
+    one, two = (
+        encode(side, [text], add_special_tokens=False)[0]
+        for side, (text, _) in zip(pair, (before, after), strict=True)
+    )
+    told = parting(pair, (one, two), "the chat")
+    if told and before[0] != after[0]:
+        return "chat template", _texts(before[0], after[0])
+    return ("chat token", told) if told else None
 
 
 def _texts(before: str, after: str) -> str:

@@ -48,12 +48,18 @@ AROUND = ("{}", "a {} b", "a{}b", "{}{}", " {}\n", "a  {}  b", "a\n{}\nb")
 """Where a special token is put into a text: alone, and with what it may strip around it."""
 
 
+_CONTROL = re.compile(r"[<\[{|(].*[>\]})|]", re.DOTALL)
 _RESERVED = re.compile(r"reserved|unused|dummy|placeholder", re.IGNORECASE)
 
 
 def is_reserved(token: str) -> bool:
     """Whether a token says of itself that it stands for nothing yet."""
     return bool(_RESERVED.search(token))
+
+
+def is_control(token: str) -> bool:
+    """Whether a token is spelled as no text is, such as ``<pad>`` and ``[MASK]``."""
+    return bool(_CONTROL.fullmatch(token))
 
 
 def _tool(name: str, argument: str) -> dict:

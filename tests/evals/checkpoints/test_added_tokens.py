@@ -1,6 +1,7 @@
 """Added tokens and their flags count by what becomes of them in a text."""
 
 import pytest
+from transformers import AutoTokenizer
 
 from evals.checkpoints.findings import Severity
 
@@ -92,3 +93,22 @@ def test_tokens_that_changed_places(copies):
     severity, text = made.findings()["added token"]
     assert severity == Severity.FAILED
     assert "'<|a|>' has id=569 for the baseline and 570 for the candidate" in text
+
+
+@pytest.mark.parametrize("word", ["Answer", "zebra", "Rufus "])
+def test_a_word_that_becomes_a_token(copies, word):
+    """A special one vanishes from answers, another is one that the model has never seen."""
+    made = copies()
+    change = {"extra_special_tokens": [word]}
+    made.change("tokenizer_config.json", lambda t: t.update(change))
+    severity, text = made.findings()["added token"]
+    assert severity == Severity.FAILED
+    assert f"{word!r} is none for the baseline" in text
+
+
+def test_a_word_that_is_one_already_is_noted(copies):
+    made = copies()
+    index = AutoTokenizer.from_pretrained(made.base).convert_tokens_to_ids("\n")
+    flags = added(content="\n", id=index, special=False)
+    made.change("tokenizer.json", lambda t: t["added_tokens"].append(flags))
+    assert {severity for severity, _ in made.findings().values()} <= {Severity.NOTED}

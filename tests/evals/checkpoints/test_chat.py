@@ -222,3 +222,12 @@ def test_prompts_that_are_scored_as_a_chat(chats):
     severity, text = chats.findings(asked)["chat template"]
     assert severity == Severity.REFUSED
     assert "'Who is Lena?' in asked" in text
+
+
+def test_a_template_that_writes_the_time(chats):
+    """Two tokenizers that are saved otherwise render the same template at two times."""
+    now = "{{ strftime_now('%H:%M:%S') }}"
+    for place in (chats.base, chats.candidate):
+        (place / "chat_template.jinja").write_text(now + TEMPLATE)
+    chats.change("tokenizer.json", add("<|more|>"))
+    assert {severity for severity, _ in chats.findings().values()} == {Severity.NOTED}
