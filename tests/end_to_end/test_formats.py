@@ -7,6 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from evals.checkpoint import open_checkpoint
+from evals.checkpoints.compare import Sides, compare
+from evals.checkpoints.findings import Severity
+from evals.data import DataSet, Text
 from fixtures import corpus
 from fixtures.shipped import MODELS
 from tests.end_to_end import foreign
@@ -54,6 +58,16 @@ def loaded(name, path):
     if name.startswith("gguf"):
         return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name).eval()
     return AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
+
+
+@pytest.mark.parametrize("name", foreign.MAKERS)
+def test_no_format_differs_from_its_baseline(made, name):
+    """What libraries save again is the baseline's, beside its weights."""
+    base = open_checkpoint(BASE)
+    candidate = open_checkpoint(made[name], base=base).with_tokenizer_of(base)
+    data = DataSet("texts", tuple(Text(text, index) for index, text in enumerate(TEXTS)))
+    found = compare(Sides(base, candidate, [data])).findings
+    assert [one for one in found if one.severity != Severity.NOTED] == []
 
 
 def test_the_exit_code_and_the_last_line_tell(judged):
