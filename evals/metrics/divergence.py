@@ -1,7 +1,8 @@
 """Divergence between two next-token (or class) distributions, over the whole vocabulary, in nats.
 
 See :func:`evals.scoring.divergence.divergences` for the formulas. The sum runs over the vocabulary,
-one value per predicted token. Taking the softmax over sequence positions, as one public
+one value per predicted token; of two vocabularies with other numbers of rows over those that both
+have, renormalized. Taking the softmax over sequence positions, as one public
 implementation does, measures something else.
 """
 
