@@ -233,7 +233,7 @@ def _value(text: str) -> object:
     """A number or true or false where it reads as one, else the text itself."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # of tomllib: not TOML, or brackets without end
         return text
     return value if isinstance(value, bool | int | float) else text
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from evals.errors import EvalError
 from evals.gate import Verdict
 from evals.items import FILE, ItemValues, Key, digest_of, unpack
+from evals.paths import is_stream
 
 REPORT = "report.jsonl"
 
@@ -126,6 +127,8 @@ def read_earlier(directory: Path) -> Earlier:
 
 
 def _read(file: Path) -> bytes:
+    if is_stream(file):
+        raise EvalError(f"--since {file}: not a regular file")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -140,7 +143,8 @@ def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> li
             if row.get("verdict") is not None:
                 record = Record.of(row["verdict"], row.get("origin"))
                 found.append(replace(record, items=values.get(record.key)))
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError,
+                ValueError) as error:  # fmt: skip
             raise EvalError(
                 f"--since {file}: line {number} is not a verdict; the report is damaged, delete it"
             ) from error
