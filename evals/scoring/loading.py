@@ -120,7 +120,8 @@ def load(
     check_device(checkpoint.path, checkpoint.form, device)
     source = checkpoint.base or checkpoint
     check_regular(source.path)
-    check_description(source)
+    with _explained(checkpoint):
+        check_description(source)
     method = source.form.partition(" ")[0]
     known = (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING)
     # bitsandbytes goes by its number of bits there.
