@@ -46,8 +46,8 @@ def guarded(
     Args:
         what: begins the line, such as ``"PATH does not load"``.
         seconds: time limit, or None.
-        memory: bytes of address space that the block may add, or None. For code that runs in one
-            thread: another thread of the process runs out of memory as well.
+        memory: bytes of address space that the block may add, on Linux, or None. For code that
+            runs in one thread: another thread of the process runs out of memory as well.
         passed: further exceptions that are raised as they are.
 
     Raises:
@@ -109,12 +109,12 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def _memory_limit(memory: int | None) -> Iterator[None]:
-    if memory is None:
+    pages = Path("/proc/self/statm")
+    if memory is None or not pages.exists():
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + memory
+    limit = int(pages.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + memory
     if soft != resource.RLIM_INFINITY:
         limit = min(limit, soft)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

@@ -189,7 +189,8 @@ def _saved(path: Path, split: str) -> Iterator[Row]:
         if split not in found:
             raise EvalError(f"{path}: no split {split!r}; it has {', '.join(found)}")
         found = found[split]
-    return iter(found)
+    with guarded(f"{path}: damaged"):
+        yield from found
 
 
 def _from_hub(place: Place) -> Iterator[Row]:
@@ -206,7 +207,8 @@ def _from_hub(place: Place) -> Iterator[Row]:
             f"{place}: not to be had from the hub ({type(error).__name__}: {first_line(error)}); "
             "name a local copy with --data NAME=PATH"
         ) from error
-    return iter(found)
+    with guarded(f"{place}: breaks off"):
+        yield from found
 
 
 def _datasets(what: object):

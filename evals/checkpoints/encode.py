@@ -8,13 +8,15 @@ and exits with 1.
 import json
 import resource
 import sys
+from contextlib import suppress
 
 BATCH = 256
 """Texts that are encoded at a time."""
 
 
 def main(file: str, memory: str) -> int:
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
+    with suppress(ValueError, OSError):  # where the system has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     try:
         from tokenizers import Tokenizer
 

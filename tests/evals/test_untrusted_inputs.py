@@ -110,6 +110,19 @@ def test_plain_dates(table):
     assert len(read_rows(Place(path=str(table(when=[datetime(2024, 2, 29)] * 200))))) == 200
 
 
+@pytest.mark.parametrize("name", ["data-00000-of-00001.arrow", "state.json", "dataset_info.json"])
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.98])
+def test_a_saved_folder_with_a_damaged_file(tmp_path, name, place):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": ["a story"] * 50}).save_to_disk(tmp_path / "saved")
+    file = tmp_path / "saved" / name
+    content = file.read_bytes()
+    middle = int(place * len(content))
+    file.write_bytes(content[:middle] + bytes(16) + content[middle + 16 :])
+    with one_line():
+        read_rows(Place(path=str(tmp_path / "saved")))
+
+
 @pytest.mark.parametrize(
     "label", ["7" * 5000, "-" + "7" * 5000, 10**4000, 2**31, "٣" * 4500, "x" * 10_000]
 )
