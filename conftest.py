@@ -3,30 +3,24 @@
 import functools
 import logging
 import os
-import pkgutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-import compression
-
-# Since Python 3.14 the standard library may have imported its own ``compression`` already.
-compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__name__)
-
-from evals import report  # noqa: E402
-from evals.checkpoints.findings import CheckpointComparison  # noqa: E402
-from evals.errors import EvalError  # noqa: E402
-from evals.gate import METRICS, STRICT  # noqa: E402
-from evals.reading import Reading  # noqa: E402
-from fixtures import cases, options, plan, propose  # noqa: E402
-from fixtures.given import unjudged  # noqa: E402
-from fixtures.lab import is_timed  # noqa: E402
-from fixtures.matrix import Candidate  # noqa: E402
-from fixtures.planted import Planted  # noqa: E402
-from fixtures.preflight import notes  # noqa: E402
-from fixtures.summary import COMPARISON, ITEM_VALUES, REGRESSIONS, Summary  # noqa: E402
+from evals import report
+from evals.checkpoints.findings import CheckpointComparison
+from evals.errors import EvalError
+from evals.gate import METRICS, STRICT
+from evals.reading import Reading
+from fixtures import cases, options, plan, plugin, propose
+from fixtures.given import unjudged
+from fixtures.lab import is_timed
+from fixtures.matrix import Candidate
+from fixtures.planted import Planted
+from fixtures.preflight import notes
+from fixtures.summary import COMPARISON, ITEM_VALUES, REGRESSIONS, Summary
 
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
 # as anything else wants a core.
@@ -41,8 +35,11 @@ READING = pytest.StashKey[Reading]()
 COMPARED = pytest.StashKey[CheckpointComparison]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    options.add_options(parser)
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Refuses to go on where pytest does not know the options yet: it takes their values for test
+    folders, and would run the code in them."""
+    if not pluginmanager.hasplugin(plugin.__name__):
+        raise pytest.UsageError(plugin.UNKNOWN_OPTIONS)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,6 +15,7 @@ in the table of a single step. :mod:`compression.catalogue` lists methods and se
 
 import difflib
 import re
+import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -132,6 +133,13 @@ class Recipe:
         return cls(tuple(_steps(source)), name)
 
 
+def _short(value: object) -> str:
+    """A value as it may stand in a line, however long or deep it is."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 120
+    return shortened.repr(value)
+
+
 def needs_data(step: Step) -> bool:
     """Whether a step needs to see text; units by magnitude, say, do not."""
     if step.entry.needs == GRADIENTS and "score" in step.settings:
@@ -158,7 +166,7 @@ def _steps(source: object) -> Iterable[Step]:
     elif isinstance(source, list | tuple):
         for part in source:
             if isinstance(part, list | tuple):
-                raise RecipeError(f"a step is a string or a table, not {part!r}")
+                raise RecipeError(f"a step is a string or a table, not {_short(part)}")
             yield from _steps(part)
     else:
         raise RecipeError(f"a recipe is a string, a table or a list of them, not {source!r}")
@@ -233,7 +241,7 @@ def _value(text: str) -> object:
     """A number or true or false where it reads as one, else the text itself."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # of tomllib: not TOML, or brackets without end
         return text
     return value if isinstance(value, bool | int | float) else text
 
@@ -253,7 +261,7 @@ def _step(table: Mapping[str, object]) -> Step:
         try:
             values[key] = known[key].read(value)
         except ValueError as error:
-            raise RecipeError(f"{name}: {key} = {value!r} is not {error}") from None
+            raise RecipeError(f"{name}: {key} = {_short(value)} is not {error}") from None
     amounts = [key for key in method.amounts if key in values]
     if method.amounts and len(amounts) != 1:
         raise RecipeError(f"{name}: give exactly one of {', '.join(method.amounts)}")

@@ -3,6 +3,7 @@
 Importable without torch.
 """
 
+import os
 from pathlib import Path
 
 from compression.errors import CompressionError
@@ -27,7 +28,7 @@ def check_reference(name: str, option: str) -> None:
 
     A name that may be a hub id is left to the hub.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # as it is where there is no such user
     if not path.exists():
         if name.count("/") > 1 or name.startswith((".", "/", "~")):
             raise CompressionError(f"{option} {name}: no such directory")

@@ -30,17 +30,21 @@ def read_texts(path: Path, option: str = "--data") -> tuple[list[str], list[int]
     kind = path.suffix.lower()
     if kind in _FORMATTED:
         raise CompressionError(f"{option} {path}: cannot be read as texts; give {ENDINGS}")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise CompressionError(f"{option} {path}: not a regular file; write it to one first")
     try:
         if kind not in _READERS:
             texts, labels = [line for line in _lines(path) if line.strip()], None
         else:
             texts, labels = _columns(f"{option} {path}", _READERS[kind](path))
     except OSError as error:
-        raise CompressionError(f"{option} {path}: {error.strerror or error}") from error
+        reason = error.strerror or str(error).partition("\n")[0]
+        raise CompressionError(f"{option} {path}: {reason}") from error
     except UnicodeDecodeError as error:
         raise CompressionError(f"{option} {path}: not UTF-8 at byte {error.start}") from error
-    except (csv.Error, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (ArithmeticError, csv.Error, LookupError, MemoryError, NotImplementedError,
+            RecursionError, TypeError, ValueError) as error:  # fmt: skip
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise CompressionError(f"{option} {path}: not {kind[1:]}: {reason}") from error
     if not texts:
         raise CompressionError(f"{option} {path}: no text in it")

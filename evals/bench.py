@@ -28,6 +28,7 @@ from evals.checkpoints.findings import CheckpointComparison, Severity
 from evals.data import DataSet
 from evals.device import CPU, all_cores, cores, device_facts, timed_on
 from evals.errors import EvalError
+from evals.guard import guarded
 from evals.locks import locked
 from evals.measurement import Measurement
 from evals.models import Models
@@ -51,6 +52,8 @@ WORTH_KEEPING = 1 << 30
 """Bytes of a baseline's predictions that are kept on disk; of more, it is run beside candidates."""
 CPU_BATCH, GPU_BATCH = 4096, 16384
 """Tokens of a batch at first; where they do not fit, batches are halved."""
+COMPARED = 3600
+"""Seconds in which two checkpoints are held side by side; each part of it is bounded by itself."""
 NOISE_BATCH = 1000
 """Tokens of a batch where a baseline is held against itself."""
 _SIMULATED = "simulated"
@@ -156,6 +159,7 @@ class Bench:
                 continue
             found[role] = Scored(data, self._role(role, checkpoint, data, baseline))
         weights = self._measure(
+            checkpoint,
             {**self._weights(checkpoint), "protocol": {"task": "footprint"}},
             lambda: _footprint(self.models.load(checkpoint, like=baseline)),
         )
@@ -182,11 +186,16 @@ class Bench:
 
         def run() -> Mapping[str, np.ndarray]:
             from evals.checkpoints.compare import Sides, compare
+            from evals.checkpoints.tokenizer_trial import check_encoding
 
+            for side in (baseline, candidate):
+                check_encoding(side, used)
             found = compare(Sides(baseline, candidate, used, self.trust_remote_code))
             return {"comparison": np.array(found.to_json())}
 
-        found = CheckpointComparison.from_json(str(self._measure(origin, run)["comparison"]))
+        found = CheckpointComparison.from_json(
+            str(self._measure(candidate, origin, run, COMPARED)["comparison"])
+        )
         if refused := found.of(Severity.REFUSED):
             raise EvalError(refused[0])
         return found
@@ -253,7 +262,7 @@ class Bench:
             "limits": sorted(limits),
             "machine": timed_on(self.device),
         }
-        return self._measure(origin, run, alone=True, keep=keep)
+        return self._measure(candidate, origin, run, alone=True, keep=keep)
 
     def busy(self, alone: bool = False) -> AbstractContextManager[None]:
         """Holds the device: with other scorers, or ``alone`` to time."""
@@ -295,7 +304,7 @@ class Bench:
             loaded = self.models.load(checkpoint, like=baseline)
             return score_text(loaded, data, same, reference=reference)
 
-        return self._measure(origin, run)
+        return self._measure(checkpoint, origin, run)
 
     def _with_table(
         self, checkpoint: Checkpoint, data: DataSet, protocol: object, table: Path, most: float
@@ -329,7 +338,8 @@ class Bench:
             score = getattr(import_module(f"evals.scoring.{module}"), name)
             return score(self.models.load(checkpoint, like=baseline), data, protocol)
 
-        return self._measure(self._origin(checkpoint, data, protocol, batch_tokens), run)
+        origin = self._origin(checkpoint, data, protocol, batch_tokens)
+        return self._measure(checkpoint, origin, run)
 
     def _continuations(
         self,
@@ -350,17 +360,20 @@ class Bench:
             loaded = self.models.load(checkpoint, like=baseline)
             return continue_prompts(loaded, data, protocol, reference and reference.arrays)
 
-        return self._measure(origin, run)
+        return self._measure(checkpoint, origin, run)
 
     def _measure(
         self,
+        checkpoint: Checkpoint,
         origin: Mapping[str, object],
         run: Callable[[], Mapping[str, np.ndarray]],
+        seconds: float | None = None,
         alone: bool = False,
         keep: Callable[[Mapping[str, np.ndarray]], bool] | None = None,
     ) -> Measurement:
         def make() -> Mapping[str, np.ndarray]:
-            with self.busy(alone):
+            what = f"{checkpoint.label} could not be measured"
+            with self.busy(alone), guarded(what, seconds):
                 return run()
 
         return self.store.measurement(self._complete(origin), make, keep)

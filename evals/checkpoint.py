@@ -15,6 +15,7 @@ from pathlib import Path
 from evals.data import DataSet
 from evals.errors import EvalError, first_line
 from evals.formats import GGUF, LORA, PLAIN, check_loadable
+from evals.paths import expanded
 
 CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ = "causal", "classifier", "extractive", "seq2seq"
 LOG = "log"
@@ -89,7 +90,7 @@ class Checkpoint:
 
 def is_on_hub(reference: str) -> bool:
     """Whether a reference is no path, so that it can only be meant for the hub."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     return not path.exists() and not reference.startswith((".", "/", "~"))
 
 
@@ -100,7 +101,7 @@ def resolve(reference: str) -> Path:
     Raises:
         EvalError: neither a directory nor a repository that the hub gives.
     """
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_dir():
         return path
     if path.exists():
@@ -143,8 +144,8 @@ def open_checkpoint(
 
 def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> Checkpoint:
     label = label or printable(Path(reference).resolve().name.partition("@")[0])
-    if str(reference).lower().endswith(".gguf") and Path(reference).expanduser().is_file():
-        return _open_gguf(Path(reference).expanduser(), label)
+    if str(reference).lower().endswith(".gguf") and expanded(reference).is_file():
+        return _open_gguf(expanded(reference), label)
     path = resolve(str(reference))
     if (path / ADAPTER).is_file():
         if weight_files(path, leave=ADAPTER_WEIGHTS):
@@ -243,7 +244,7 @@ def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint
     named = described.get("base_model_name_or_path")
     if named is not None and (not isinstance(named, str) or not named.isprintable()):
         raise EvalError(f"{path}: {ADAPTER} names {named!r} as its base")
-    beside = [path / named, Path(named).expanduser()] if named else []
+    beside = [path / named, expanded(named)] if named else []
     here = next((folder for folder in beside if folder.is_dir()), None)
     if here is not None and (here / ADAPTER).is_file():
         raise EvalError(f"{path}: its base, {here}, is an adapter itself")
@@ -336,7 +337,8 @@ def weight_files(path: Path, leave: str = "") -> list[Path]:
         if missing:
             raise EvalError(f"{path}: {missing[0]} is missing, which {index.name} names")
         return sorted(path / name for name in names)
-    return sorted(file for file in path.glob("*.safetensors") if file.name != leave)
+    files = (file for file in path.glob("*.safetensors") if file.is_file())  # no pipe
+    return sorted(file for file in files if file.name != leave)
 
 
 def _form(config: Path, quantization: object) -> str:

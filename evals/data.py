@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from evals.errors import EvalError
+from evals.paths import is_stream
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def text_file(path: str, by_line: bool, option: str = "--text") -> DataSet:
     Raises:
         EvalError: no such file, not UTF-8, or nothing but white space.
     """
+    if is_stream(Path(path)):
+        raise EvalError(f"{option} {path}: not a regular file; write it to one first")
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:

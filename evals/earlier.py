@@ -4,11 +4,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from evals.errors import EvalError
 from evals.gate import Verdict
 from evals.items import FILE, ItemValues, Key, digest_of, unpack
+from evals.paths import is_stream
 
 REPORT = "report.jsonl"
 
@@ -52,13 +55,15 @@ class Record:
         """
         found = vars(verdict) if isinstance(verdict, Verdict) else verdict
         numbers = {
-            name: math.nan if found.get(name) is None else float(found[name])
+            name: math.nan if found.get(name) is None else float(_of(Real, found[name]))
             for name in ("limit", "value", "low", "high", "confidence")
         }
+        if not 0 <= numbers["confidence"] <= 1 and not math.isnan(numbers["confidence"]):
+            raise ValueError(numbers["confidence"])
         return cls(
-            candidate=str(found["candidate"]),
-            metric=str(found["metric"]),
-            n=int(found["n"]),
+            candidate=_of(str, found["candidate"]),
+            metric=_of(str, found["metric"]),
+            n=int(_of(Integral, found["n"])),
             outcome=str(found.get("outcome", "")),
             unreliable=str(found.get("unreliable") or ""),
             origin=dict(origin or {}),
@@ -85,6 +90,13 @@ class Record:
         from scipy.stats import norm
 
         return (self.high - self.low) / (2 * float(norm.ppf(0.5 + self.confidence / 2)))
+
+
+def _of(kind: type, value: object) -> Any:
+    """``value`` if it is of a kind; a TypeError otherwise."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,8 @@ def read_earlier(directory: Path) -> Earlier:
 
 
 def _read(file: Path) -> bytes:
+    if is_stream(file):
+        raise EvalError(f"--since {file}: not a regular file")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -140,7 +154,8 @@ def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> li
             if row.get("verdict") is not None:
                 record = Record.of(row["verdict"], row.get("origin"))
                 found.append(replace(record, items=values.get(record.key)))
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError,
+                ValueError) as error:  # fmt: skip
             raise EvalError(
                 f"--since {file}: line {number} is not a verdict; the report is damaged, delete it"
             ) from error

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from evals.errors import EvalError, first_line
+from evals.guard import guarded
+from evals.paths import expanded, is_stream
 
 _LONGEST = 1 << 30
 """Characters of a cell."""
@@ -65,7 +67,9 @@ def rows_of(place: Place) -> Iterator[Row]:
 
 
 def _local(place: Place) -> Iterator[Row]:
-    path = Path(place.path).expanduser()
+    path = expanded(place.path)
+    if is_stream(path):
+        raise EvalError(f"{place.path}: not a regular file; write it to one first")
     if path.is_dir():
         return _saved(path, place.split)
     if not path.exists():
@@ -168,12 +172,9 @@ def _csv(path: Path) -> Iterator[Row]:
 def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as parquet
 
-    try:
-        table = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise EvalError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
-    for batch in table.iter_batches():
-        yield from batch.to_pylist()
+    with guarded(f"{path}: not Parquet"):  # damage shows wherever it lies, also in a date
+        for batch in parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
 
 
 def _saved(path: Path, split: str) -> Iterator[Row]:
@@ -188,7 +189,8 @@ def _saved(path: Path, split: str) -> Iterator[Row]:
         if split not in found:
             raise EvalError(f"{path}: no split {split!r}; it has {', '.join(found)}")
         found = found[split]
-    return iter(found)
+    with guarded(f"{path}: damaged"):
+        yield from found
 
 
 def _from_hub(place: Place) -> Iterator[Row]:
@@ -205,7 +207,8 @@ def _from_hub(place: Place) -> Iterator[Row]:
             f"{place}: not to be had from the hub ({type(error).__name__}: {first_line(error)}); "
             "name a local copy with --data NAME=PATH"
         ) from error
-    return iter(found)
+    with guarded(f"{place}: breaks off"):
+        yield from found
 
 
 def _datasets(what: object):

@@ -33,6 +33,8 @@ _PROMPTS = {
 }
 _EXPECTED = {QUESTION: "answers", SUMMARY: "summary", PROMPT: "response"}
 BETWEEN_SHOTS = "\n\n"
+DIGITS, MOST_LABELS = 30, 1 << 31
+"""Characters of a label that is read as a number, and what no label reaches."""
 
 
 @dataclass(frozen=True)
@@ -233,14 +235,14 @@ class _Reader:
 
     def labelled(self, number: int, row: Row, document: int) -> Labelled:
         text, label = self.word(number, row, "text"), self.cell(number, row, "label")
-        where = f"{self.table.place}: row {number}: label {label!r}"
+        where = f"{self.table.place}: row {number}: label {_shown(label)}"
         if isinstance(label, str) and self.table.classes:
             if label not in self.table.classes:
                 raise EvalError(f"{where} is none of {', '.join(self.table.classes)}")
             label = self.table.classes.index(label)
-        if isinstance(label, str) and label.strip().isdecimal():
+        if isinstance(label, str) and len(label) <= DIGITS and label.strip().isdecimal():
             label = int(label)
-        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < MOST_LABELS:
             raise EvalError(
                 f"{where} is no class; labels are whole numbers from 0, or names that the data "
                 "set lists as classes"
@@ -301,6 +303,12 @@ class _Reader:
                 f"{raw[found.index('')][-60:]!r}"
             )
         return list(dict.fromkeys(found))
+
+
+def _shown(label: object) -> str:
+    """A label as it may stand in a line."""
+    text = repr(label) if not isinstance(label, int) or abs(label) < MOST_LABELS else hex(label)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _instruction(prompt: str, context: str) -> str:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import CAUSAL, Checkpoint, json_object
-from evals.checkpoints.encoding import SHOWN, Pair, encode, parting, reason, token_text
+from evals.checkpoints.encoding import SHOWN, Pair, encode, parting, token_text
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.stress import CONVERSATIONS, TOOLS
 from evals.checkpoints.tokens import are_one, first_of
 from evals.data import DataSet, Prompt
-from evals.errors import listed
+from evals.errors import EvalError, listed
+from evals.guard import guarded
 from evals.regressions import snippet
+from evals.scoring.prompts import RENDER_MEMORY, RENDER_SECONDS
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
@@ -96,9 +98,10 @@ def _rendered(
 ) -> tuple[str, str]:
     """The rendered text, or nothing and the reason."""
     try:
-        text = render(tokenizer, chat, template)
-    except Exception as error:
-        return "", f"it fails: {reason(error)}"
+        with guarded("it fails", RENDER_SECONDS, RENDER_MEMORY):
+            text = render(tokenizer, chat, template)
+    except EvalError as error:
+        return "", str(error)
     if not text:
         return "", "it renders nothing"
     if len(text) > LONGEST:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from evals.errors import first_line
+from evals.guard import is_panic
 from evals.regressions import snippet
 
 Pair = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
@@ -23,11 +24,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options) 
 def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, options: dict) -> Ids:
     try:
         return list(tokenizer(text, verbose=False, **options).input_ids)
-    except Exception as error:  # a tokenizer is the checkpoint's, and may raise anything
+    except BaseException as error:  # a tokenizer is the checkpoint's, and may raise anything
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         return reason(error)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What went wrong inside a tokenizer or a template, in one line of escaped characters."""
     line = f"{type(error).__name__}: {first_line(error)}"
     return line.encode("unicode_escape").decode()[:LONGEST_REASON]

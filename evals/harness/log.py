@@ -12,6 +12,7 @@ from pathlib import Path
 
 from evals.checkpoint import json_object
 from evals.errors import EvalError
+from evals.paths import expanded
 from evals.rows import json_row
 
 RESULTS = re.compile(r"(?:.+_|)results_(?P<date>.+)\.json|.+_(?P<other>\d{4}-.+)\.json")
@@ -35,7 +36,7 @@ class Log:
 
 def is_log(reference: str) -> bool:
     """Whether a path holds a sample log rather than a checkpoint."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_file():
         return path.suffix == ".json" and RESULTS.fullmatch(path.name) is not None
     if not path.is_dir() or (path / "config.json").exists():
@@ -68,7 +69,7 @@ def told(reference: str) -> Iterator[None]:
 
 
 def _read(reference: str) -> Log:
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_dir():
         found = sorted(f for f in path.rglob("*.json") if RESULTS.fullmatch(f.name))
         if not found:

@@ -4,13 +4,14 @@ import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -25,9 +26,12 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from evals.checkpoint import ADAPTER_WEIGHTS, CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint
+from evals.checkpoints.files import check_description, check_regular
 from evals.device import AUTO, CPU
 from evals.errors import EvalError, listed
 from evals.formats import GGUF, PLAIN, check_device, format_of
+from evals.guard import guarded
+from evals.scoring.quanto import unpack_in_python
 
 _AUTO = {
     CAUSAL: AutoModelForCausalLM,
@@ -35,8 +39,12 @@ _AUTO = {
     EXTRACTIVE: AutoModelForQuestionAnswering,
     SEQ2SEQ: AutoModelForSeq2SeqLM,
 }
-REASON = 300
-"""Characters that are told of a loader's own error."""
+LOAD_SECONDS, LOAD_BYTES_PER_SECOND = 300, 1 << 22
+"""Time limit of loading: a fixed part, and the least speed."""
+MOST_PER_BYTE = 64
+"""Weights that a byte of a file may stand for; 8 of a bit each, and whole zero blocks."""
+MOST_BUFFERED = 1 << 33
+"""Entries of the tables that a model makes beside its weights, such as masks."""
 _NO_LIMIT = 1 << 30
 PROBED = 16
 """Tokens of the forward pass that a model is tried with when it is loaded."""
@@ -111,6 +119,9 @@ def load(
     """
     check_device(checkpoint.path, checkpoint.form, device)
     source = checkpoint.base or checkpoint
+    check_regular(source.path)
+    with _explained(checkpoint):
+        check_description(source)
     method = source.form.partition(" ")[0]
     known = (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING)
     # bitsandbytes goes by its number of bits there.
@@ -118,7 +129,10 @@ def load(
         # transformers would leave it aside, and take codes for numbers.
         raise EvalError(f"{source.path}: transformers knows no quant_method {method!r}")
     placed = format_of(source.form).placed
+    if method == "quanto":
+        unpack_in_python()
     with _explained(checkpoint):
+        _check_size(source, trust_remote_code)
         model, report = _AUTO[checkpoint.kind].from_pretrained(
             source.path,
             dtype=dtype,
@@ -131,6 +145,11 @@ def load(
         )
         if checkpoint.base is not None:
             model = merged(model, checkpoint.path)
+    if checkpoint.kind == CAUSAL and getattr(model.config, "is_encoder_decoder", False):
+        raise EvalError(
+            f"{source.path}: config.json says is_encoder_decoder, and {type(model).__name__} "
+            "has no encoder"
+        )
     tokenizer = load_tokenizer(checkpoint, trust_remote_code)
     for field, verb in _PROBLEMS.items():
         if report.get(field):
@@ -181,6 +200,7 @@ def load_tokenizer(
     """
     if checkpoint.tokenizer is None:
         raise EvalError(f"{checkpoint.path}: no tokenizer beside {checkpoint.file}")
+    check_regular(checkpoint.tokenizer)
     with _explained(checkpoint):
         found = AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, trust_remote_code=trust_remote_code
@@ -240,6 +260,7 @@ def _decoding(model: PreTrainedModel) -> GenerationConfig:
                 raise EvalError(f"generation_config.json: {name} = {value!r} is no token")
     if asked.cache_implementation == "quantized":
         settings = asked.cache_config or {}
+        unpack_in_python()
         # Made once here, so that a package that it lacks is missed now.
         QuantizedCache(**{"backend": "quanto", "config": model.config, **settings})
         kept |= {"cache_implementation": "quantized", "cache_config": settings}
@@ -251,19 +272,39 @@ def _explained(checkpoint: Checkpoint) -> Iterator[None]:
     """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line."""
     verbosity, root = transformers_logging.get_verbosity(), logging.getLogger().level
     transformers_logging.set_verbosity_error()
+    seconds = LOAD_SECONDS + checkpoint.weight_bytes / LOAD_BYTES_PER_SECOND
     try:
-        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+        with (
+            guarded(f"{checkpoint.path} does not load", seconds),
+            redirect_stderr(io.StringIO()),
+            redirect_stdout(io.StringIO()),
+        ):
             yield
-    except EvalError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:REASON] or "no reason given"
-        raise EvalError(
-            f"{checkpoint.path} does not load: {type(error).__name__}: {reason}"
-        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         logging.getLogger().setLevel(root)
+
+
+def _check_size(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
+    """Raises an EvalError for a configuration of a model that is out of proportion to the files of
+    its weights, and would be allocated: transformers makes up what a file lacks."""
+    model = None
+    with suppress(Exception), torch.device("meta"):  # what is wrong here, its loader tells
+        config = AutoConfig.from_pretrained(
+            checkpoint.path,
+            trust_remote_code=trust_remote_code,
+            **({"gguf_file": checkpoint.file} if checkpoint.file else {}),
+        )
+        model = _AUTO[checkpoint.kind].from_config(config, trust_remote_code=trust_remote_code)
+    if model is None:
+        return
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    buffered = sum(buffer.numel() for buffer in model.buffers())
+    if weights > MOST_PER_BYTE * checkpoint.weight_bytes or buffered > MOST_BUFFERED:
+        raise EvalError(
+            f"{checkpoint.path}: its configuration describes {weights:,} weights and {buffered:,} "
+            f"entries of buffers, its files are {checkpoint.weight_bytes:,} bytes"
+        )
 
 
 def _some(keys: Iterable) -> str:

@@ -1,9 +1,19 @@
 """Prompts as the tokens that a model is given."""
 
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
 from evals.checkpoint import SEQ2SEQ
 from evals.data import DataSet
 from evals.errors import EvalError
+from evals.guard import guarded
 from evals.scoring.loading import Loaded
+
+RENDER_SECONDS, RENDER_MEMORY = 10, 1 << 30
+"""Limits of one rendering of a chat template."""
+MOST_RENDERED = 1 << 16
+"""Characters that a template may write around its messages."""
 
 
 def encode_prompts(loaded: Loaded, data: DataSet, chat: bool) -> list[list[int]]:
@@ -22,16 +32,35 @@ def encode_prompts(loaded: Loaded, data: DataSet, chat: bool) -> list[list[int]]
         raise EvalError(
             f"data set {data.name} is a chat, and {loaded.checkpoint.label} has no chat template"
         )
-    try:
-        turns = [
-            loaded.tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-            )
-            for prompt in prompts
-        ]
-    except Exception as error:  # a template is a program of the checkpoint's
-        raise EvalError(
-            f"{loaded.checkpoint.label}: its chat template fails: {type(error).__name__}: {error}"
-        ) from error
+    label = loaded.checkpoint.label
+    turns = [
+        rendered(loaded.tokenizer, [{"role": "user", "content": prompt}], label)
+        for prompt in prompts
+    ]
     # The template has written the special tokens itself.
     return loaded.tokenizer(turns, add_special_tokens=False, verbose=False).input_ids
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    label: str,
+    add_generation_prompt: bool = True,
+) -> str:
+    """A chat as its template writes it. A template is a program that the checkpoint brings, so it
+    runs under limits of time, memory and output.
+
+    Raises:
+        EvalError: names ``label`` and says how the template fails; or it writes nothing.
+    """
+    what = f"{label}: its chat template fails"
+    with guarded(what, RENDER_SECONDS, RENDER_MEMORY):
+        text = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+        most = MOST_RENDERED + 2 * sum(len(message["content"]) for message in messages)
+        if not text.strip():
+            raise EvalError(f"{what}: it writes nothing")
+        if len(text) > most:
+            raise EvalError(f"{what}: it writes {len(text):,} characters, {most:,} at most")
+    return text

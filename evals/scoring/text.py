@@ -6,7 +6,9 @@ to the context the windows are disjoint, which is how the papers report perplexi
 and its response the response alone is predicted, by an encoder-decoder from the encoded prompt.
 """
 
+import errno
 import math
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,8 +170,7 @@ def score_text(
         result["agree"] = np.empty(total, bool)
     kept = None
     if keep is not None and total * vocabulary * 4 <= most:
-        _check_room(keep, total * vocabulary * 4)
-        kept = np.lib.format.open_memmap(keep, "w+", np.float32, (total, vocabulary))
+        kept = _new_table(keep, (total, vocabulary))
 
     def run(batch: list[int]) -> None:
         inputs = _inputs([parts[index] for index in batch], loaded.device)
@@ -219,6 +220,30 @@ def _check_room(path: Path, needed: int) -> None:
             f"the baseline's predictions take {needed:,} bytes, {path.parent} has {free:,} free; "
             "give less text or another --store"
         )
+
+
+def _new_table(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A table that is written through the file's pages.
+
+    Its blocks are reserved first: writing to a page that a full disk has no block for is no error
+    that could be told, but ends the process.
+
+    Raises:
+        EvalError: there is no room for it.
+    """
+    _check_room(path, math.prod(shape) * 4)
+    table = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    try:
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that reserves nothing
+            return table
+        raise EvalError(
+            f"the baseline's predictions take {math.prod(shape) * 4:,} bytes, and {path.parent} "
+            f"does not take them ({error.strerror}); give less text or another --store"
+        ) from error
+    return table
 
 
 def _table(path: Path, total: int, loaded: Loaded) -> np.ndarray:

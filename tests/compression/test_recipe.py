@@ -154,3 +154,18 @@ def test_nonsense_is_refused_in_one_line(source, complaint):
     with pytest.raises(RecipeError, match=complaint) as caught:
         Recipe.parse(source)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("opened", ["[", "{a=", "[{a=["])
+def test_brackets_without_end(opened):
+    with pytest.raises(RecipeError, match="group = ") as caught:
+        Recipe.parse(f"gptq-int4,group={opened * 2000}")
+    assert len(str(caught.value)) < 300
+
+
+def test_lists_within_lists_without_end():
+    nested = "wanda-50"
+    for _ in range(5000):
+        nested = [nested]
+    with pytest.raises(RecipeError, match="a step is a string or a table"):
+        Recipe.parse(nested)

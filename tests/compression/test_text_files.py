@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -100,3 +101,22 @@ def test_bytes_that_are_no_text_name_their_place(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good\xff")
     with pytest.raises(CompressionError, match="not UTF-8 at byte 4"):
         read_texts(tmp_path / "a.txt")
+
+
+def test_named_pipes_and_damage_are_one_line(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "long.csv").write_text("text,label\na," + "7" * 5000 + "\n")
+    dates = pyarrow.array([2**62], pyarrow.timestamp("us"))
+    parquet.write_table(pyarrow.table({"text": ["a"], "when": dates}), tmp_path / "date.parquet")
+    whole = (tmp_path / "date.parquet").read_bytes()
+    for place in range(4, len(whole), 40):
+        damaged = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+        (tmp_path / f"{place}.parquet").write_bytes(damaged)
+    for file in tmp_path.iterdir():
+        with pytest.raises(CompressionError) as caught:
+            read_texts(file)
+        assert "\n" not in str(caught.value)

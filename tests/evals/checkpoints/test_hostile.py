@@ -1,0 +1,205 @@
+"""Checkpoints that hang, allocate without end or abort a library are refused in a line, soon."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from evals.bench import Bench, Tasks
+from evals.checkpoint import open_checkpoint
+from evals.checkpoints import tokenizer_trial
+from evals.checkpoints.files import check_description, check_regular
+from evals.data import DataSet, Text
+from evals.errors import EvalError
+from evals.scoring.loading import load
+from evals.store import Store
+from fixtures.shipped import MODELS, NAMES
+
+TEXTS = DataSet("texts", (Text("a" * 60 + "b and a story", 0), Text("another one", 1)))
+SOON = 120
+"""Seconds on a busy machine; without the checks each of these takes all memory or never ends."""
+
+
+def edit(checkpoint, name, change):
+    file = checkpoint.path / name
+    described = json.loads(file.read_text())
+    change(described)
+    file.write_text(json.dumps(described))
+    return open_checkpoint(checkpoint.path)
+
+
+def told(act, *parts):
+    start = time.monotonic()
+    with pytest.raises(EvalError) as caught:
+        act()
+    assert time.monotonic() - start < SOON
+    assert str(caught.value).isprintable()
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("num_hidden_layers", 2**31, "num_hidden_layers = 2147483648, but the weights are"),
+        ("num_hidden_layers", 300, "num_hidden_layers = 300, but the weights are"),
+        ("num_hidden_layers", 2**400, "num_hidden_layers = a number of 401 bits"),
+        ("max_position_embeddings", 2**40, "is no number of positions"),
+        ("vocab_size", 2**40, "weights"),
+        ("intermediate_size", 2**36, "weights"),
+        ("hidden_size", 2**31, ""),
+    ],
+)
+def test_sizes_out_of_proportion_to_the_weights(causal_checkpoint, key, value, part):
+    broken = edit(causal_checkpoint(), "config.json", lambda c: c.update({key: value}))
+    told(lambda: load(broken), part)
+
+
+def test_sizes_of_another_architecture(causal_checkpoint):
+    """GPT-2 calls its layers otherwise, and makes masks of its positions."""
+    gpt = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 576}
+    for change in ({"n_layer": 10**6}, {"n_positions": 2**34}, {"n_inner": 2**40}):
+        broken = edit(causal_checkpoint(), "config.json", lambda c, new=change: c.update(gpt | new))
+        told(lambda broken=broken: load(broken))
+
+
+def test_layers_within_a_text_configuration(causal_checkpoint):
+    broken = edit(
+        causal_checkpoint(), "config.json", lambda c: c.update(text_config={"n_layers": 2**31})
+    )
+    told(lambda: check_description(broken), "n_layers")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_ships_is_in_proportion(name):
+    checkpoint = open_checkpoint(MODELS / name)
+    check_regular(checkpoint.path)
+    check_description(checkpoint)
+    load(checkpoint)
+
+
+def test_shared_layers_need_no_tensors_of_their_own(tiny_encoder, tmp_path):
+    model = tiny_encoder("albert")
+    model.config.num_hidden_layers = 96
+    model.save_pretrained(tmp_path / "albert")
+    for file in (MODELS / "albert-tiny").glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "albert")
+    check_description(open_checkpoint(tmp_path / "albert"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["flex_attention", "kernels-community/flash-attn", {"": "flex_attention"}, "paged|sdpa"],
+)
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_attention_that_is_compiled_or_fetched(causal_checkpoint, key, value):
+    broken = edit(causal_checkpoint(), "config.json", lambda c: c.update({key: value}))
+    told(lambda: load(broken), "is compiled or fetched when it is used")
+
+
+@pytest.mark.parametrize("value", ["eager", "sdpa", None])
+def test_attention_that_is_plain(causal_checkpoint, value):
+    load(edit(causal_checkpoint(), "config.json", lambda c: c.update(attn_implementation=value)))
+
+
+def test_a_decoder_that_claims_to_be_an_encoder_decoder(causal_checkpoint):
+    broken = edit(causal_checkpoint(), "config.json", lambda c: c.update(is_encoder_decoder=True))
+    told(lambda: load(broken), "is_encoder_decoder, and LlamaForCausalLM has no encoder")
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "generation_config.json", "chat_template.jinja",
+             "special_tokens_map.json", "tokenizer.json"],
+)  # fmt: skip
+def test_a_named_pipe_is_not_waited_for(causal_checkpoint, name):
+    checkpoint = causal_checkpoint()
+    (checkpoint.path / name).unlink(missing_ok=True)
+    os.mkfifo(checkpoint.path / name)
+    told(lambda: load(checkpoint), f"{name}: not a regular file")
+
+
+def test_weights_and_configurations_that_are_pipes(causal_checkpoint):
+    for name in ("model.safetensors", "config.json"):
+        folder = causal_checkpoint(name).path
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        told(lambda folder=folder: open_checkpoint(folder))
+
+
+def test_a_link_to_a_device(causal_checkpoint):
+    checkpoint = causal_checkpoint()
+    (checkpoint.path / "added_tokens.json").symlink_to("/dev/zero")
+    told(lambda: load(checkpoint), "added_tokens.json: not a regular file")
+
+
+BACKTRACKS = {"type": "Split", "pattern": {"Regex": "(a|a)*$|(a+)+$"}, "behavior": "Isolated",
+              "invert": False}  # fmt: skip
+MULTIPLIES = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 60}
+    ] * 6,
+}  # fmt: skip
+TOKENIZERS = {
+    "backtracks": lambda t: t.update(pre_tokenizer=BACKTRACKS),
+    "multiplies": lambda t: t.update(normalizer=MULTIPLIES),
+    "no JSON for the library": lambda t: t.update(model={"type": "none"}),
+    "a byte pair of nothing": lambda t: t.update(
+        model={"type": "BPE", "vocab": {"a": 0}, "merges": [["zz", "qq"]]}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_tokenizer_that_fails_ends_no_session(causal_checkpoint, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(tokenizer_trial, "_MEMORY", 1 << 30)
+    baseline, broken = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    healthy = causal_checkpoint("three", seed=2)
+    edit(broken, "tokenizer.json", TOKENIZERS[name])
+    broken = open_checkpoint(broken.path)
+    bench, tasks = Bench(Store(tmp_path)), Tasks(text=TEXTS)
+    told(lambda: bench.compare(baseline, broken, tasks), "does not encode the data: ")
+    assert not bench.compare(baseline, healthy, tasks).findings
+    assert bench.scores(healthy, tasks, baseline).text["js"].size
+
+
+def test_a_tokenizer_that_never_ends_is_killed(causal_checkpoint, monkeypatch, tmp_path):
+    """A script in place of the one that encodes, as native code that does not return."""
+    script = tmp_path / "encode.py"
+    script.write_text("import signal\nsignal.pthread_sigmask(0, range(1, 32))\nwhile True: pass\n")
+    monkeypatch.setattr(tokenizer_trial, "_SCRIPT", script)
+    monkeypatch.setattr(tokenizer_trial, "_SECONDS", 1)
+    monkeypatch.setattr(tokenizer_trial, "_tried", {})
+    checkpoint = causal_checkpoint()
+    told(lambda: tokenizer_trial.check_encoding(checkpoint, [TEXTS]), "no end after 1 seconds")
+
+
+def test_a_quantized_cache_compiles_nothing(causal_checkpoint):
+    quanto = pytest.importorskip("optimum.quanto")
+    from optimum.quanto.tensor.packed import PackedTensor
+
+    build = Path(quanto.__file__).parent / "library" / "extensions" / "cpp" / "build"
+    before = build.exists()
+    checkpoint = causal_checkpoint()
+    for bits in (2, 4):
+        config = {"backend": "quanto", "nbits": bits, "q_group_size": 8, "residual_length": 4}
+        edit(checkpoint, "generation_config.json", lambda g, new=config: g.update(
+            cache_implementation="quantized", cache_config=new))  # fmt: skip
+        loaded = load(open_checkpoint(checkpoint.path))
+        ids = torch.arange(24)[None]
+        said = loaded.model.generate(ids, max_new_tokens=8, attention_mask=torch.ones_like(ids))
+        assert said.shape[1] > 24
+        values = torch.randint(0, 2**bits, (16, 6), dtype=torch.uint8)
+        assert PackedTensor.pack(values, bits).unpack().equal(values)
+    assert build.exists() == before
+
+
+@pytest.mark.parametrize("settings", [{"nbits": 3}, {"backend": "none"}, {"nbits": 4, "extra": 1}])
+def test_settings_of_a_cache_that_mean_nothing(causal_checkpoint, settings):
+    broken = edit(causal_checkpoint(), "generation_config.json", lambda g: g.update(
+        cache_implementation="quantized", cache_config=settings))  # fmt: skip
+    told(lambda: load(broken), "does not load")
