@@ -45,6 +45,6 @@ def compare(sides: Sides) -> CheckpointComparison:
 
 def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
     """In the order in which the report tells what they find."""
-    from evals.checkpoints import configuration, tokens
+    from evals.checkpoints import configuration, tokens, weights
 
-    return [tokens.compare, configuration.compare]
+    return [weights.compare, tokens.compare, configuration.compare]
