@@ -33,8 +33,9 @@ _HEADS = {
     "LMHeadModel": CAUSAL,
     "ForSequenceClassification": CLASSIFIER,
     "ForQuestionAnswering": EXTRACTIVE,
-    "ForConditionalGeneration": SEQ2SEQ,
 }
+_CONDITIONAL = "ForConditionalGeneration"
+"""The ending of encoder-decoders, and of decoders of text behind encoders of something else."""
 _ENCODERS = ("vision", "audio", "encoder")
 """Of what a multimodal model reads beside text, as configurations name them."""
 ABSENT = "absent"
@@ -223,6 +224,7 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         if packed:
             raise EvalError(f"{path}: a GGUF file is named by itself, such as {path / packed[0]}")
         raise EvalError(f"{path}: no config.json; name a checkpoint in Hugging Face format")
+    read_files(path)  # each is looked at before any is read
     described = json_object(config)
     architectures = described.get("architectures") or []
     if not isinstance(architectures, list):
@@ -233,13 +235,12 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
     weights = weight_files(path)
     if not weights:
         raise _no_weights(path)
-    read_files(path)  # each is looked at before any is read
     form = _form(config, described.get("quantization_config"))
     check_loadable(path, form)
-    multimodal = _is_multimodal(described)
+    kind = _kind(config, architectures, described)
     return Checkpoint(
         path=path,
-        kind=_kind(config, architectures, _is_encoder_decoder(described), multimodal),
+        kind=kind,
         weight_bytes=sum(file.stat().st_size for file in weights),
         label=label,
         class_names=_class_names(config, described.get("id2label")),
@@ -247,7 +248,7 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         context=_context(described),
         dtype=str(described.get("dtype") or described.get("torch_dtype") or ""),
         tokenizer=path,
-        multimodal=multimodal,
+        multimodal=kind == CAUSAL and any(name.endswith(_CONDITIONAL) for name in architectures),
     )
 
 
@@ -412,24 +413,20 @@ def _is_encoder_decoder(described: Mapping[str, object]) -> bool:
     return any(bool(part.get("is_encoder_decoder")) for part in parts)
 
 
-def _is_multimodal(described: Mapping[str, object]) -> bool:
-    """Whether a configuration is of a decoder of text with encoders of something else before it."""
-    return not _is_encoder_decoder(described) and any(
-        isinstance(described.get(f"{part}_config"), dict) for part in _ENCODERS
-    )
+def _reads_more_than_text(described: Mapping[str, object]) -> bool:
+    return any(isinstance(described.get(f"{part}_config"), dict) for part in _ENCODERS)
 
 
-def _kind(
-    config: Path, architectures: list[str], encoder_decoder: bool, multimodal: bool = False
-) -> str:
+def _kind(config: Path, architectures: list[str], described: Mapping[str, object]) -> str:
+    heads = dict(_HEADS)
+    if _is_encoder_decoder(described):
+        heads[_CONDITIONAL] = SEQ2SEQ
+    elif _reads_more_than_text(described):
+        heads[_CONDITIONAL] = CAUSAL  # they generate text from text alone, too
     for architecture in architectures:
-        for ending, kind in _HEADS.items():
-            if not architecture.endswith(ending):
-                continue
-            if kind != SEQ2SEQ or encoder_decoder:
+        for ending, kind in heads.items():
+            if architecture.endswith(ending):
                 return kind
-            if multimodal:  # they generate text from text alone, too
-                return CAUSAL
     raise EvalError(
         f"{config}: architectures = {architectures} is no model that generates, classifies or "
         "answers from text"

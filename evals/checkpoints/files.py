@@ -144,7 +144,7 @@ def _within(folder: Path, file: Path) -> str:
 def named_weights(path: Path) -> str:
     """``transformers_weights`` of the configuration, or nothing."""
     config = path / CONFIG
-    named = json_object(config).get("transformers_weights") if config.is_file() else None
+    named = _settings(path, CONFIG).get("transformers_weights")
     if named is None:
         return ""
     endings = (".safetensors", ".safetensors.index.json")
@@ -187,22 +187,15 @@ def _check_one_set(path: Path, main: Path, files: list[Path], present: list[str]
 def _named_files(path: Path) -> Iterator[Path]:
     """Files that settings name in place of others."""
     for file, setting in _OTHER_FILES.items():
-        if (path / file).is_file():
-            names = json_object(path / file).get(setting)
-            for name in names if isinstance(names, list) else ():
-                if isinstance(name, str) and _exists(path / name):
-                    yield path / name
+        names = _settings(path, file).get(setting)
+        for name in names if isinstance(names, list) else ():
+            if isinstance(name, str) and _exists(path / name):
+                yield path / name
 
 
 def _code(path: Path) -> Iterator[Path]:
     """Python files that may run, were they trusted; those at the top are read anyway."""
-    tables = [path / name for name in (CONFIG, "tokenizer_config.json")]
-    classes = [
-        name
-        for table in tables
-        if table.is_file()
-        for name in _strings(json_object(table).get("auto_map"))
-    ]
+    classes = _classes(path)
     for name in classes:
         module = path / f"{name.rpartition('--')[2].rpartition('.')[0]}.py"
         if _exists(module):
@@ -217,12 +210,22 @@ def _code(path: Path) -> Iterator[Path]:
 
 def borrowed_code(path: Path) -> str:
     """The class in another repository that a checkpoint's ``auto_map`` names, or nothing."""
-    for name in (CONFIG, "tokenizer_config.json"):
-        if (path / name).is_file():
-            for value in _strings(json_object(path / name).get("auto_map")):
-                if "--" in value:
-                    return value
-    return ""
+    return next((name for name in _classes(path) if "--" in name), "")
+
+
+def _classes(path: Path) -> list[str]:
+    """Classes in code that a checkpoint brings, as its ``auto_map`` names them."""
+    return [
+        name for file in _OTHER_FILES for name in _strings(_settings(path, file).get("auto_map"))
+    ]
+
+
+def _settings(path: Path, name: str) -> dict:
+    """What a JSON file of a folder holds; nothing where there is none."""
+    if not (path / name).is_file():
+        return {}
+    check_file(path, path / name)
+    return json_object(path / name)
 
 
 def _strings(value: object) -> Iterator[str]:

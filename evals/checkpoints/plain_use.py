@@ -63,7 +63,7 @@ def compare(baseline: PlainUse, candidate: PlainUse) -> CheckpointComparison:
         also = ", as for the baseline" if text in baseline.warnings else ""
         findings.append(Finding("loader's warning", f"the loader warns{also}: {text}"))
     for text in candidate.usage_warnings:
-        if text not in baseline.usage_warnings:
+        if text not in (*baseline.usage_warnings, *candidate.warnings):
             findings.append(Finding("loader's warning", f"transformers warns in use: {text}"))
     for what, names in candidate.repairs.items():
         if baseline.repairs.get(what) != names:

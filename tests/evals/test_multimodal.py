@@ -9,7 +9,7 @@ import transformers as T
 from safetensors.torch import load_file, save_file
 
 from evals.bench import Bench, Tasks
-from evals.checkpoint import CAUSAL, open_checkpoint
+from evals.checkpoint import CAUSAL, CLASSIFIER, open_checkpoint
 from evals.checkpoints.findings import Severity
 from evals.data import DataSet, Prompt, Text
 from evals.errors import EvalError
@@ -143,6 +143,15 @@ def test_the_configuration_of_older_files_is_flat(folder_of):
     (base / "config.json").write_text(json.dumps(flat))
     checkpoint = open_checkpoint(base)
     assert (checkpoint.kind, checkpoint.context) == (CAUSAL, 128)
+
+
+def test_a_classifier_beside_an_image_encoder_is_a_classifier(folder_of):
+    base = folder_of(gemma3)
+    config = json.loads((base / "config.json").read_text())
+    config["architectures"] = ["Gemma3ForSequenceClassification"]
+    (base / "config.json").write_text(json.dumps(config))
+    checkpoint = open_checkpoint(base)
+    assert (checkpoint.kind, checkpoint.multimodal) == (CLASSIFIER, False)
 
 
 @pytest.mark.parametrize(

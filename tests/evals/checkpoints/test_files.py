@@ -193,6 +193,16 @@ def test_a_configuration_that_names_pickled_weights_is_refused(folder, named):
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_setting_outside_is_refused_before_it_is_read(folder, name):
+    outside = folder.parent / "outside.json"
+    outside.write_text("no JSON")
+    (folder / name).unlink()
+    (folder / name).symlink_to(outside)
+    with pytest.raises(EvalError, match="lies outside of the folder"):
+        open_checkpoint(folder)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "chat_template.jinja", "vocab.txt"])
 @pytest.mark.parametrize("how", ["pipe", "device", "nowhere", "circle"])
 def test_what_is_no_regular_file_is_refused_before_it_is_read(folder, name, how):

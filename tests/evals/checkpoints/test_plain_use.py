@@ -9,10 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from evals.bench import Bench
 from evals.checkpoint import open_checkpoint
+from evals.checkpoints.compare import Sides
 from evals.checkpoints.findings import Severity
 from evals.checkpoints.plain_use import BATCH, GENERATION, PADDED
 from evals.scoring.loading import load
 from evals.store import Store
+from fixtures.shipped import MODELS
 
 
 @pytest.fixture
@@ -183,3 +185,53 @@ def test_tensors_that_the_loader_renames_are_noted(classifier_checkpoint, used):
     save_file(old, candidate / "model.safetensors", {"format": "pt"})
     texts = used(base, candidate).of(Severity.NOTED)
     assert any("the loader renames or converts" in text and "gamma" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "bert-tiny", "albert-tiny", "roberta-tiny"])
+def test_nothing_is_found_where_a_shipped_model_is_its_own_baseline(name, used):
+    from evals.checkpoints.weights import compare as compare_files
+
+    path = MODELS / name
+    found = used(path, path)
+    assert not found.findings
+    assert not found.not_compared
+    checkpoint = open_checkpoint(path)
+    assert not compare_files(Sides(checkpoint, checkpoint, [])).findings
+
+
+def test_a_foreign_format_that_loads_in_part_is_blamed_on_the_loader(sides):
+    """As asymmetric weights of compressed-tensors, whose zero points transformers shapes anew."""
+    from evals.errors import EvalError
+
+    pytest.importorskip("compressed_tensors")
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    groups = {"all": {"targets": ["Linear"], "weights": weights}}
+    set_in(sides[1], "config.json", quantization_config={
+        "quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups,
+        "ignore": ["lm_head"], "quantization_status": "compressed",
+    })  # fmt: skip
+    tensors = load_file(sides[1] / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight_zero_point"] = torch.zeros(3)
+    save_file(tensors, sides[1] / "model.safetensors", {"format": "pt"})
+    complaint = r"does not load compressed-tensors int-quantized whole, it .*vLLM may read it"
+    with pytest.raises(EvalError, match=complaint):
+        load(open_checkpoint(sides[1]))
+
+
+@pytest.mark.parametrize(("method", "reader"), [("exl2", "ExLlamaV2"), ("modelopt", "vLLM")])
+def test_what_transformers_does_not_read_names_who_does(sides, method, reader):
+    from evals.errors import EvalError
+
+    set_in(sides[1], "config.json", quantization_config={"quant_method": method})
+    with pytest.raises(EvalError, match=f"knows no quant_method '{method}'; {reader}.* may read"):
+        load(open_checkpoint(sides[1]))
+
+
+def test_code_of_another_repository_is_not_run(sides):
+    from evals.errors import EvalError
+
+    set_in(sides[1], "config.json", auto_map={"AutoModelForCausalLM": "other/repo--code.Model"})
+    checkpoint = open_checkpoint(sides[1])
+    with pytest.raises(EvalError, match="code of another repository that may change"):
+        load(checkpoint, trust_remote_code=True)
+    load(checkpoint)
