@@ -19,7 +19,7 @@ TEXTS = (
 )
 """Two texts of different length, so that a batch of them is padded."""
 BATCH, GENERATION, PADDED = "a padded batch", "generation", "generation from a padded batch"
-NEW_TOKENS = 4
+NEW_TOKENS, MOST_SEQUENCES = 4, 64
 _SHOWN = 200
 
 
@@ -100,7 +100,9 @@ def _reason(run: Callable[[], None]) -> str:
     try:
         with torch.random.fork_rng(), torch.inference_mode():  # it may sample
             run()
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # tokenizers panics with one that is no Exception
         return f"{type(error).__name__}: {printable(first_line(error))[:_SHOWN]}"
     return ""
 
@@ -124,5 +126,9 @@ def _generate(
     device: object,
 ) -> "torch.Tensor":
     batch = tokenizer(list(texts), padding=len(texts) > 1, return_tensors="pt").to(device)
+    asked = model.generation_config
+    count = max(asked.num_beams or 1, asked.num_return_sequences or 1)
+    if count > MOST_SEQUENCES:
+        raise ValueError(f"generation_config.json asks for {count} sequences at once")
     # Compiling takes minutes and changes no result.
     return model.generate(**batch, max_new_tokens=NEW_TOKENS, disable_compile=True)

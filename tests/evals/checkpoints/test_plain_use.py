@@ -97,9 +97,10 @@ def test_inputs_that_the_model_does_not_take(sides, used):
     assert any("token_type_ids" in text for text in texts)
 
 
-def test_generation_settings_that_do_not_work(sides, used):
+@pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"num_beams": 1 << 20}])
+def test_generation_settings_that_do_not_work(sides, used, setting):
     base, candidate = sides
-    told = {"do_sample": True, "temperature": 0.0, "eos_token_id": 2, "pad_token_id": 2}
+    told = {"do_sample": True, "eos_token_id": 2, "pad_token_id": 2, **setting}
     (candidate / "generation_config.json").write_text(json.dumps(told))
     texts = used(base, candidate).of(Severity.FAILED)
     assert {text.partition(" works")[0] for text in texts} == {GENERATION, PADDED}
