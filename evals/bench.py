@@ -46,6 +46,7 @@ from evals.sequential import is_settled
 from evals.store import Store
 
 if TYPE_CHECKING:
+    from evals.checkpoints.plain_use import PlainUse
     from evals.scoring.loading import Loaded
 
 WORTH_KEEPING = 1 << 30
@@ -191,6 +192,8 @@ class Bench:
             for side in (baseline, candidate):
                 check_encoding(side, used)
             found = compare(Sides(baseline, candidate, used, self.trust_remote_code))
+            for side in (baseline, candidate):
+                side.check_unchanged()
             return {"comparison": np.array(found.to_json())}
 
         found = CheckpointComparison.from_json(
@@ -199,6 +202,23 @@ class Bench:
         if refused := found.of(Severity.REFUSED):
             raise EvalError(refused[0])
         return found
+
+    def compare_use(self, baseline: Checkpoint, candidate: Checkpoint) -> CheckpointComparison:
+        """Holds side by side what loading and plain use of both led to. Loads what is not stored,
+        so that it costs little beside scoring."""
+        from evals.checkpoints import plain_use
+
+        return plain_use.compare(self._plain_use(baseline), self._plain_use(candidate, baseline))
+
+    def _plain_use(self, checkpoint: Checkpoint, baseline: Checkpoint | None = None) -> "PlainUse":
+        from evals.checkpoints.plain_use import PlainUse
+
+        def run() -> Mapping[str, np.ndarray]:
+            loaded = self.models.load(checkpoint, like=baseline)
+            return {"use": np.array(loaded.plain_use.to_json())}
+
+        origin = {**self._weights(checkpoint), "protocol": {"task": "plain use"}}
+        return PlainUse.from_json(str(self._measure(checkpoint, origin, run)["use"]))
 
     def noise(self, baseline: Checkpoint, tasks: Tasks) -> tuple[Scores, Scores]:
         """A baseline beside itself, scored in batches of another size: what differs means nothing.
@@ -374,7 +394,9 @@ class Bench:
         def make() -> Mapping[str, np.ndarray]:
             what = f"{checkpoint.label} could not be measured"
             with self.busy(alone), guarded(what, seconds):
-                return run()
+                arrays = run()
+            self.models.check_unchanged()  # pages of weights may be read when they are first used
+            return arrays
 
         return self.store.measurement(self._complete(origin), make, keep)
 

@@ -5,13 +5,22 @@ store starts at once.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from evals.checkpoints.files import (
+    CONFIG,
+    INDEX,
+    READ,
+    WHOLE,
+    json_object,
+    pickled_weights,
+    read_files,
+    weight_files,
+)
 from evals.data import DataSet
 from evals.errors import EvalError, first_line
 from evals.formats import GGUF, LORA, PLAIN, check_loadable
@@ -25,15 +34,19 @@ _HEADS = {
     "LMHeadModel": CAUSAL,
     "ForSequenceClassification": CLASSIFIER,
     "ForQuestionAnswering": EXTRACTIVE,
-    "ForConditionalGeneration": SEQ2SEQ,
 }
+_CONDITIONAL = "ForConditionalGeneration"
+"""The ending of encoder-decoders, and of decoders of text behind encoders of something else."""
+_ENCODERS = ("vision", "audio", "encoder")
+"""Of what a multimodal model reads beside text, as configurations name them."""
 ABSENT = "absent"
 """The form of a baseline on the hub that a plan does not fetch."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
+
+
+States = Mapping[Path, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Checkpoint:
         file: the GGUF file in ``path``, or nothing.
         base: what an adapter adapts, or None.
         tokenizer: the directory of its tokenizer; None where it brings none.
+        multimodal: whether it reads images or sounds too; it is judged on text.
     """
 
     path: Path
@@ -65,27 +79,81 @@ class Checkpoint:
     file: str = ""
     base: "Checkpoint | None" = None
     tokenizer: Path | None = None
+    multimodal: bool = False
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the checkpoint; reads every byte once, on first use."""
+        """Hash of the checkpoint; reads every byte once, on first use.
+
+        Raises:
+            EvalError: a file is not to be read, or changes meanwhile.
+        """
+        return self._hashed[0]
+
+    @cached_property
+    def _hashed(self) -> tuple[str, States]:
+        """The digest, and what the files were when they were read for it."""
+        before = self._states()
         sha = hashlib.sha256()
-        folders = {self.path, self.tokenizer or self.path}
-        files = {f for folder in folders for name in _HUB_FILES for f in folder.glob(name)}
-        if self.file:
-            files.add(self.path / self.file)
-        for file in sorted(file for file in files if file.is_file()):
-            sha.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        for file, name in sorted(self._files().items()):
+            sha.update(f"{name}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
             with file.open("rb") as stream:
                 while chunk := stream.read(1 << 24):
                     sha.update(chunk)
         if self.base is not None:
             sha.update(self.base.digest.encode())
-        return sha.hexdigest()
+        if (after := self._states()) != before:
+            raise _changed(before, after)
+        return sha.hexdigest(), before
+
+    def _files(self) -> dict[Path, str]:
+        """Every file that is read to load it, and its name in its folder."""
+        found = {}
+        for folder in {self.path, self.tokenizer or self.path}:
+            files = read_files(folder, weights=folder == self.path and not self.file)
+            found |= {file: file.relative_to(folder).as_posix() for file in files}
+        if self.file:
+            found[self.path / self.file] = self.file
+        return found
+
+    def _states(self) -> States:
+        """What the file system says of each file; all of it moves with any change of content."""
+        found = {}
+        for file in self._files():
+            told = file.stat()
+            found[file] = (
+                told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
+            )  # fmt: skip
+        return found
+
+    def check_unchanged(self, by_content: bool = True) -> None:
+        """Looks whether its files are still those that the digest is of.
+
+        Args:
+            by_content: a file that was touched is read again, and is fine if it holds the same.
+
+        Raises:
+            EvalError: names the first that is not.
+        """
+        before, after = self._hashed[1], self._states()
+        if before != after:
+            touched = replace(self)
+            if not by_content or touched.digest != self.digest:
+                raise _changed(before, after)
+            self.__dict__["_hashed"] = touched._hashed
+        if self.base is not None:
+            self.base.check_unchanged(by_content)
 
     def with_tokenizer_of(self, baseline: "Checkpoint") -> "Checkpoint":
         """Itself, with the baseline's tokenizer where it brings none."""
         return self if self.tokenizer else replace(self, tokenizer=baseline.tokenizer)
+
+
+def _changed(before: States, after: States) -> EvalError:
+    moved = sorted(
+        file for file in {*before, *after} if before.get(file) != after.get(file)
+    )  # fmt: skip
+    return EvalError(f"{moved[0]} was changed while it was read; nothing is kept, run again")
 
 
 def is_on_hub(reference: str) -> bool:
@@ -112,7 +180,7 @@ def resolve(reference: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES))
+        found = snapshot_download(name, revision=revision or None, allow_patterns=list(READ))
         return Path(found)
     except Exception as error:
         raise EvalError(
@@ -148,15 +216,16 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         return _open_gguf(expanded(reference), label)
     path = resolve(str(reference))
     if (path / ADAPTER).is_file():
-        if weight_files(path, leave=ADAPTER_WEIGHTS):
+        if weight_files(path):
             raise EvalError(f"{path} holds a model and an adapter; which of them is meant?")
         return _open_adapter(path, label, base)
-    config = path / "config.json"
+    config = path / CONFIG
     if not config.is_file():
         packed = sorted(file.name for file in path.glob("*.gguf"))
         if packed:
             raise EvalError(f"{path}: a GGUF file is named by itself, such as {path / packed[0]}")
         raise EvalError(f"{path}: no config.json; name a checkpoint in Hugging Face format")
+    read_files(path)  # each is looked at before any is read
     described = json_object(config)
     architectures = described.get("architectures") or []
     if not isinstance(architectures, list):
@@ -166,15 +235,13 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         raise EvalError(f"{path}: no tokenizer; it needs one of {', '.join(_TOKENIZERS)}")
     weights = weight_files(path)
     if not weights:
-        pickled = next((f.name for pattern in _PICKLED for f in path.glob(pattern)), None)
-        if pickled:
-            raise EvalError(f"{path}: {pickled} is pickled; convert the weights to safetensors")
-        raise EvalError(f"{path}: no *.safetensors file")
+        raise _no_weights(path)
     form = _form(config, described.get("quantization_config"))
     check_loadable(path, form)
+    kind = _kind(config, architectures, described)
     return Checkpoint(
         path=path,
-        kind=_kind(config, architectures, bool(described.get("is_encoder_decoder"))),
+        kind=kind,
         weight_bytes=sum(file.stat().st_size for file in weights),
         label=label,
         class_names=_class_names(config, described.get("id2label")),
@@ -182,7 +249,22 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         context=_context(described),
         dtype=str(described.get("dtype") or described.get("torch_dtype") or ""),
         tokenizer=path,
+        multimodal=kind == CAUSAL and any(name.endswith(_CONDITIONAL) for name in architectures),
     )
+
+
+def _no_weights(path: Path) -> EvalError:
+    """Why there is nothing that transformers would load."""
+    pickled = pickled_weights(path)
+    if pickled:
+        return EvalError(f"{path}: {pickled} is pickled; convert the weights to safetensors")
+    other = next((file.name for file in sorted(path.glob("*.safetensors"))), None)
+    if other:
+        return EvalError(
+            f"{path}: transformers reads {WHOLE} or the shards of {INDEX}, not {other}; rename it, "
+            "or save the model again"
+        )
+    return EvalError(f"{path}: no *.safetensors file")
 
 
 def _class_names(config: Path, named: object) -> tuple[str, ...]:
@@ -205,26 +287,14 @@ def _context(described: Mapping[str, object]) -> int | None:
     return None
 
 
-def json_object(file: Path) -> dict:
-    """What a JSON file holds.
-
-    Raises:
-        EvalError: it cannot be read, or holds no object.
-    """
-    try:
-        described = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise EvalError(f"{file}: not a JSON object ({error})") from error
-    if not isinstance(described, dict):
-        raise EvalError(f"{file}: not a JSON object")
-    return described
-
-
 def _open_gguf(file: Path, label: str) -> Checkpoint:
     """A file as llama.cpp reads it. Its tokenizer is that of the files beside it, or the
     baseline's: what can be rebuilt from a GGUF file cuts texts otherwise than llama.cpp does."""
     check_loadable(file, GGUF)
     folder = file.parent
+    if (folder / ADAPTER).is_file():  # transformers would load what that adapts
+        raise EvalError(f"{folder} holds a model and an adapter; which of them is meant?")
+    read_files(folder, weights=False)
     return Checkpoint(
         path=folder, kind=CAUSAL, weight_bytes=file.stat().st_size, label=label, form=GGUF,
         file=file.name, tokenizer=folder if _has_tokenizer(folder) else None,
@@ -248,6 +318,7 @@ def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint
     here = next((folder for folder in beside if folder.is_dir()), None)
     if here is not None and (here / ADAPTER).is_file():
         raise EvalError(f"{path}: its base, {here}, is an adapter itself")
+    read_files(path)
     if here is not None:
         base = open_checkpoint(here)
     elif not named:
@@ -293,7 +364,11 @@ def check_readable(checkpoint: Checkpoint) -> None:
         check_readable(checkpoint.base)
     if checkpoint.file:
         _check_gguf(checkpoint.path / checkpoint.file)
-    for file in () if checkpoint.file else weight_files(checkpoint.path):
+    if checkpoint.base is not None:
+        files = [checkpoint.path / ADAPTER_WEIGHTS]
+    else:
+        files = [] if checkpoint.file else weight_files(checkpoint.path)
+    for file in files:
         try:
             with safe_open(file, "np"):
                 pass
@@ -323,24 +398,6 @@ def check_names(checkpoint: Checkpoint, data: DataSet) -> None:
         )
 
 
-def weight_files(path: Path, leave: str = "") -> list[Path]:
-    """The files that a loader reads; a directory may hold the same weights in another layout."""
-    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_bytes())["weight_map"].values())
-            missing = sorted(name for name in names if not (path / name).is_file())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise EvalError(f"{index}: not an index of weights") from error
-        if missing:
-            raise EvalError(f"{path}: {missing[0]} is missing, which {index.name} names")
-        return sorted(path / name for name in names)
-    files = (file for file in path.glob("*.safetensors") if file.is_file())  # no pipe
-    return sorted(file for file in files if file.name != leave)
-
-
 def _form(config: Path, quantization: object) -> str:
     """``quantization_config`` in a word or two: method and, where it names one, format."""
     if not quantization:
@@ -351,11 +408,25 @@ def _form(config: Path, quantization: object) -> str:
     return printable(" ".join(str(word) for word in words if word))
 
 
-def _kind(config: Path, architectures: list[str], encoder_decoder: bool) -> str:
+def _is_encoder_decoder(described: Mapping[str, object]) -> bool:
+    inner = described.get("text_config")
+    parts = (described, inner if isinstance(inner, dict) else {})
+    return any(bool(part.get("is_encoder_decoder")) for part in parts)
+
+
+def _reads_more_than_text(described: Mapping[str, object]) -> bool:
+    return any(isinstance(described.get(f"{part}_config"), dict) for part in _ENCODERS)
+
+
+def _kind(config: Path, architectures: list[str], described: Mapping[str, object]) -> str:
+    heads = dict(_HEADS)
+    if _is_encoder_decoder(described):
+        heads[_CONDITIONAL] = SEQ2SEQ
+    elif _reads_more_than_text(described):
+        heads[_CONDITIONAL] = CAUSAL  # they generate text from text alone, too
     for architecture in architectures:
-        for ending, kind in _HEADS.items():
-            # Models of text and images are for conditional generation too.
-            if architecture.endswith(ending) and (kind != SEQ2SEQ or encoder_decoder):
+        for ending, kind in heads.items():
+            if architecture.endswith(ending):
                 return kind
     raise EvalError(
         f"{config}: architectures = {architectures} is no model that generates, classifies or "

@@ -17,6 +17,6 @@ def listed(names: Sequence[str], between: str = ", ", shown: int = 3) -> str:
     return between.join(names[:shown]) + more
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says first."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -21,30 +21,55 @@ class Format:
         install: the command that gets them.
         gpu: whether transformers loads it onto a GPU alone.
         placed: whether it goes to its device while it is loaded, and stays there.
+        readers: what reads it beside transformers.
     """
 
     packages: tuple[str, ...] = ()
     install: str = ""
     gpu: bool = False
     placed: bool = False
+    readers: str = ""
 
 
 FORMATS: Mapping[str, Format] = {
-    "aqlm": Format(("aqlm",), gpu=True, placed=True),
-    "awq": Format(("gptqmodel",), _GPTQMODEL, placed=True),
-    "bitsandbytes": Format(("bitsandbytes",), _EXTRA.format("bitsandbytes"), placed=True),
-    "compressed-tensors": Format(("compressed_tensors",)),
-    "eetq": Format(("eetq",), gpu=True, placed=True),
-    "fbgemm_fp8": Format(("fbgemm_gpu",), gpu=True, placed=True),
-    "fp8": Format(gpu=True, placed=True),
-    GGUF: Format(("gguf",), _EXTRA.format("gguf")),
-    "gptq": Format(("gptqmodel", "optimum"), _GPTQMODEL, placed=True),
+    "aqlm": Format(("aqlm",), gpu=True, placed=True, readers="vLLM"),
+    "awq": Format(("gptqmodel",), _GPTQMODEL, placed=True, readers="vLLM or GPTQModel"),
+    "bitsandbytes": Format(
+        ("bitsandbytes",), _EXTRA.format("bitsandbytes"), placed=True, readers="vLLM"
+    ),
+    "compressed-tensors": Format(("compressed_tensors",), readers="vLLM"),
+    "eetq": Format(("eetq",), gpu=True, placed=True, readers="eetq itself"),
+    "fbgemm_fp8": Format(("fbgemm_gpu",), gpu=True, placed=True, readers="vLLM"),
+    "fp8": Format(gpu=True, placed=True, readers="vLLM or SGLang"),
+    GGUF: Format(("gguf",), _EXTRA.format("gguf"), readers="llama.cpp"),
+    "gptq": Format(("gptqmodel", "optimum"), _GPTQMODEL, placed=True, readers="vLLM or GPTQModel"),
     "higgs": Format(("flute", "hadamard"), gpu=True, placed=True),
-    "hqq": Format(("hqq",), gpu=True, placed=True),
+    "hqq": Format(("hqq",), gpu=True, placed=True, readers="hqq itself"),
     LORA: Format(("peft",), _EXTRA.format("lora")),
-    "quanto": Format(("optimum.quanto",), "pip install optimum-quanto"),
-    "torchao": Format(("torchao",), _EXTRA.format("torchao"), placed=True),
+    "quanto": Format(
+        ("optimum.quanto",), "pip install optimum-quanto", readers="optimum-quanto itself"
+    ),
+    "torchao": Format(("torchao",), _EXTRA.format("torchao"), placed=True, readers="vLLM"),
 }
+
+
+_ELSEWHERE: Mapping[str, str] = {
+    "exl2": "ExLlamaV2",
+    "exl3": "ExLlamaV3",
+    "marlin": "vLLM",
+    "mlx": "mlx-lm",
+    "modelopt": "vLLM or TensorRT-LLM",
+    "modelopt_fp4": "vLLM or TensorRT-LLM",
+    "petit_nvfp4": "vLLM",
+    "qqq": "vLLM",
+}
+"""Who reads the formats that transformers does not."""
+
+
+def read_by(form: str) -> str:
+    """What reads a form where transformers does not, or not whole; nothing where nobody is
+    known to."""
+    return format_of(form).readers or _ELSEWHERE.get(form.partition(" ")[0], "")
 
 
 def format_of(form: str) -> Format:

@@ -1,15 +1,11 @@
 """Whether two checkpoints hold the same weights, bit by bit, whatever files they are split into."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from evals.checkpoint import Checkpoint, weight_files
+from evals.checkpoint import Checkpoint
+from evals.checkpoints.files import weight_files
+from evals.checkpoints.tensors import StoredTensor, headers, same_bytes
 from evals.errors import EvalError
-
-_CHUNK = 1 << 22
-Tensor = tuple[Path, int, int]
-"""The file of a tensor, and where its bytes begin and end."""
 
 
 def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
@@ -28,38 +24,20 @@ def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
     try:
         if one.file or other.file:
             files = [side.path / side.file for side in (one, other)]
-            return _same_bytes(*((file, 0, file.stat().st_size) for file in files))
-        headers = [_tensors(side.path) for side in (one, other)]
+            whole = [StoredTensor(file, "", (), 0, file.stat().st_size) for file in files]
+            return same_bytes(*whole)
+        tensors = [_tensors(side.path) for side in (one, other)]
     except (EvalError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    if not headers[0] or headers[0].keys() != headers[1].keys():
+    if not tensors[0] or tensors[0].keys() != tensors[1].keys():
         return False
-    return all(_same_bytes(headers[0][key], headers[1][key]) for key in headers[0])
+    return all(same_bytes(tensors[0][key], tensors[1][key]) for key in tensors[0])
 
 
-def _tensors(path: Path) -> dict[tuple, Tensor]:
-    """Every tensor by name, type and shape: a safetensors file is the length of its header in 8
-    bytes, the header in JSON, and the tensors' bytes."""
-    found = {}
-    for file in weight_files(path):
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, file.stat().st_size)))
-        for name, told in header.items():
-            if name != "__metadata__":
-                begin, end = (8 + length + offset for offset in told["data_offsets"])
-                found[name, told["dtype"], tuple(told["shape"])] = (file, begin, end)
-    return found
-
-
-def _same_bytes(one: Tensor, other: Tensor) -> bool:
-    if one[2] - one[1] != other[2] - other[1]:
-        return False
-    return all(a == b for a, b in zip(_chunks(*one), _chunks(*other), strict=True))
-
-
-def _chunks(file: Path, begin: int, end: int) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        stream.seek(begin)
-        for start in range(begin, end, _CHUNK):
-            yield stream.read(min(_CHUNK, end - start))
+def _tensors(path: Path) -> dict[tuple, StoredTensor]:
+    """Every tensor by name, type and shape."""
+    return {
+        (name, tensor.dtype, tensor.shape): tensor
+        for file in weight_files(path)
+        for name, tensor in headers(file).items()
+    }

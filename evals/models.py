@@ -40,6 +40,7 @@ class Models:
         self.device, self.dtype, self.threads = device, dtype, threads
         self.trust_remote_code, self.formats = trust_remote_code, tuple(formats)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._used: dict[str, Checkpoint] = {}
 
     def load(self, checkpoint: Checkpoint, like: Checkpoint | None = None) -> "Loaded":
         """The model of a checkpoint, from memory if it was used lately.
@@ -57,10 +58,21 @@ class Models:
             needed = self._needed(checkpoint, like)
             while self._loaded and (len(self._loaded) >= KEPT or needed > self._free()):
                 self._forget()
+            checkpoint.check_unchanged()
             loaded = load(checkpoint, self.device, self.dtype, self.trust_remote_code)
+            # Touched is enough here: what was loaded may be neither what was nor what is there.
+            checkpoint.check_unchanged(by_content=False)
             self._loaded[checkpoint.digest] = loaded
+        self._used[checkpoint.digest] = checkpoint
         self._loaded.move_to_end(checkpoint.digest)
         return self._loaded[checkpoint.digest]
+
+    def check_unchanged(self) -> None:
+        """Raises an EvalError where the files of a model that was used since the last call are no
+        longer those that its digest is of."""
+        used, self._used = self._used, {}
+        for checkpoint in used.values():
+            checkpoint.check_unchanged()
 
     def fit_together(self, baseline: Checkpoint, candidate: Checkpoint) -> bool:
         """Whether a baseline and its candidate can be in memory at the same time."""

@@ -57,9 +57,11 @@ def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
         tokenizer_files,
         tokens,
         vocabulary,
+        weights,
     )
 
     return [
+        weights.compare,
         tokens.compare,
         chat.compare,
         added_tokens.compare,

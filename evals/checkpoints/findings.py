@@ -53,6 +53,15 @@ KINDS: Mapping[str, Kind] = {
     "tokenizer.json": Kind(_FAILED, "Servers that read this file give the model other tokens."),
     "no tokenizer.json": Kind(_NOTED, "Some servers read this file alone."),
     "normalization": Kind(_FAILED, "Every layer computes something else."),
+    "plain use": Kind(_FAILED, "Users of transformers meet it at once."),
+    "index of weights": Kind(_FAILED, "Readers that go by the index miss tensors."),
+    "tensor in two files": Kind(_REFUSED, "Which value is meant is not said."),
+    "tied weights": Kind(_FAILED, "Readers that go by the flag compute something else."),
+    "untied weights": Kind(_REFUSED, "The output layer would be random."),
+    "as the baseline": Kind(_NOTED, "The baseline has the same fault."),
+    "unread weights": Kind(_NOTED, "Other readers may take them."),
+    "loader's warning": Kind(_NOTED, "What it means depends on the warning."),
+    "loader's repair": Kind(_NOTED, "The model is judged as it is loaded."),
     "context length": Kind(_REFUSED, "The candidate cannot read what the baseline reads."),
 }
 """Every kind of difference that can be found. This table alone decides on severities."""

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from evals.checkpoint import Checkpoint
-from evals.checkpoints.files import check_regular
+from evals.checkpoints.files import read_files
 from evals.checkpoints.stress import TEXTS
 from evals.data import DataSet, Prompt, Question, input_text
 from evals.errors import EvalError
@@ -37,7 +37,7 @@ def check_encoding(checkpoint: Checkpoint, data: Iterable[DataSet]) -> None:
     folder = checkpoint.tokenizer
     if folder is None:
         return
-    check_regular(folder)
+    read_files(folder, weights=False)  # refuses what is no file in the folder
     file = folder / FILE
     if file.is_file():
         texts = dict.fromkeys([*TEXTS.values(), *(text for one in data for text in _texts(one))])

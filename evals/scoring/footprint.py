@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from evals.checkpoint import weight_files
+from evals.checkpoints.files import weight_files
 from evals.formats import PLAIN
 from evals.scoring.loading import Loaded, is_plain
 

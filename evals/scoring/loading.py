@@ -1,18 +1,20 @@
 """Loads a checkpoint whole, or says what is wrong with it."""
 
 import io
-import logging
+import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -23,15 +25,26 @@ from transformers import (
     QuantizedCache,
 )
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-from transformers.utils import logging as transformers_logging
 
-from evals.checkpoint import ADAPTER_WEIGHTS, CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint
-from evals.checkpoints.files import check_description, check_regular
+from evals.checkpoint import (
+    ADAPTER_WEIGHTS,
+    CAUSAL,
+    CLASSIFIER,
+    EXTRACTIVE,
+    SEQ2SEQ,
+    Checkpoint,
+    printable,
+)
+from evals.checkpoints.description import check_description
+from evals.checkpoints.files import borrowed_code, read_files
+from evals.checkpoints.plain_use import PlainUse, attempt
+from evals.checkpoints.tensors import tensor_names
 from evals.device import AUTO, CPU
 from evals.errors import EvalError, listed
-from evals.formats import GGUF, PLAIN, check_device, format_of
-from evals.guard import guarded
+from evals.formats import GGUF, PLAIN, check_device, format_of, read_by
+from evals.guard import REASON, guarded
 from evals.scoring.quanto import unpack_in_python
+from evals.scoring.warned import recorded_warnings
 
 _AUTO = {
     CAUSAL: AutoModelForCausalLM,
@@ -54,15 +67,21 @@ _PROBLEMS = {
     "unexpected_keys": "has unexpected",
     "mismatched_keys": "has the wrong shape for",
 }
+_NOT_WHOLE = {"unexpected_keys": "has no place for", "mismatched_keys": "wants another shape of"}
+"""How the loader takes a format that it knows in part."""
+_OLD_BUFFERS = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
+"""Tensors of older versions that transformers leaves aside, whatever the model."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode on its device, and its tokenizer."""
+    """A model in evaluation mode on its device, its tokenizer, and what plain use of both led to
+    before anything about them was set here."""
 
     checkpoint: Checkpoint
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    plain_use: PlainUse = field(default_factory=PlainUse)
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +113,8 @@ class Loaded:
     @property
     def max_tokens(self) -> int:
         """The longest input that the model takes, special tokens included."""
-        limit = getattr(self.model.config, "max_position_embeddings", None) or _NO_LIMIT
+        config = self.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
         for name, module in self.model.named_modules():
             # RoBERTa counts positions from behind its padding index.
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
@@ -119,21 +139,26 @@ def load(
     """
     check_device(checkpoint.path, checkpoint.form, device)
     source = checkpoint.base or checkpoint
-    check_regular(source.path)
+    read_files(source.path, weights=False)  # refuses what is no file in the folder
     with _explained(checkpoint):
         check_description(source)
+    if trust_remote_code and (named := borrowed_code(source.path)):
+        raise EvalError(
+            f"{source.path}: auto_map names {named}, code of another repository that may change; "
+            "copy the code into the folder and name it without --"
+        )
     method = source.form.partition(" ")[0]
     known = (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING)
     # bitsandbytes goes by its number of bits there.
     if not any(name == method or name.startswith(f"{method}_") for name in known):
         # transformers would leave it aside, and take codes for numbers.
-        raise EvalError(f"{source.path}: transformers knows no quant_method {method!r}")
+        readers = f"; {read_by(method)} may read it" if read_by(method) else ""
+        raise EvalError(f"{source.path}: transformers knows no quant_method {method!r}{readers}")
     placed = format_of(source.form).placed
-    if method == "quanto":
-        unpack_in_python()
-    with _explained(checkpoint):
-        _check_size(source, trust_remote_code)
-        model, report = _AUTO[checkpoint.kind].from_pretrained(
+    auto = AutoModelForMultimodalLM if source.multimodal else _AUTO[checkpoint.kind]
+    with _explained(checkpoint) as warned:
+        _check_size(source, auto, trust_remote_code)
+        model, report = auto.from_pretrained(
             source.path,
             dtype=dtype,
             device_map=AUTO if device == AUTO else {"": device} if placed else None,
@@ -143,32 +168,33 @@ def load(
             trust_remote_code=trust_remote_code,
             **({"gguf_file": source.file} if source.file else {}),
         )
+        repairs = {} if source.file or source.form != PLAIN else _repairs(model, source.path)
         if checkpoint.base is not None:
             model = merged(model, checkpoint.path)
+    decoding = getattr(model, "generation_config", None)
+    if method == "quanto" or getattr(decoding, "cache_implementation", "") == "quantized":
+        unpack_in_python()
     if checkpoint.kind == CAUSAL and getattr(model.config, "is_encoder_decoder", False):
         raise EvalError(
             f"{source.path}: config.json says is_encoder_decoder, and {type(model).__name__} "
             "has no encoder"
         )
-    tokenizer = load_tokenizer(checkpoint, trust_remote_code)
-    for field, verb in _PROBLEMS.items():
-        if report.get(field):
-            raise EvalError(f"{checkpoint.path} {verb} {_some(report[field])}")
+    tokenizer = load_tokenizer(checkpoint, trust_remote_code, warned)
+    _check_whole(checkpoint, report)
     known, held = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
     if known >= held:
         raise EvalError(
             f"{checkpoint.path}: its tokenizer gives ids up to {known}, its embedding holds {held}"
         )
-    if report.get("error_msgs"):
-        raise EvalError(f"{checkpoint.path} does not load: {report['error_msgs'][0]}")
     loaded = Loaded(checkpoint, model.eval(), tokenizer)
-    with _explained(checkpoint):
+    with _explained(checkpoint) as more:
         if device != AUTO and not placed:
             model.to(device)
         with torch.inference_mode():
             # Packed weights are unpacked by the first forward.
             ids = torch.arange(min(PROBED, held), device=loaded.device)[None]
             output = model(**loaded.inputs(ids))
+    warned += [text for text in more if text not in warned]
     whole = checkpoint.form == PLAIN and not any(p.is_meta for p in model.parameters())
     if not whole and not _first(output).isfinite().all():
         # Scales of a packed weight are not among its tensors for every library.
@@ -178,33 +204,78 @@ def load(
             continue
         if tensor.is_floating_point() and not _plain(tensor).isfinite().all():
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
+    with _explained(checkpoint) as in_use:
+        failures = attempt(model, tokenizer, checkpoint.kind, loaded.device)
+    plain_use = PlainUse(failures, tuple(warned), repairs, tuple(in_use))
+    _settle(checkpoint, model, tokenizer)
+    return Loaded(checkpoint, model, tokenizer, plain_use)
+
+
+def _settle(
+    checkpoint: Checkpoint, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Sets what scoring needs and a checkpoint may lack: padding, and greedy generation."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
     if tokenizer.pad_token_id is None:
         raise EvalError(f"{checkpoint.path}: its tokenizer has no padding and no last token")
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = tokenizer.pad_token_id
     if checkpoint.kind in (CAUSAL, SEQ2SEQ):
         with _explained(checkpoint):
             model.generation_config = _decoding(model)
-    return loaded
+
+
+def _check_whole(checkpoint: Checkpoint, report: Mapping[str, Iterable]) -> None:
+    """Raises an EvalError for tensors that the file lacks or the loader does not take."""
+    source = checkpoint.base or checkpoint
+    if readers := read_by(source.form):
+        for kind, verb in _NOT_WHOLE.items():
+            if report.get(kind):
+                raise EvalError(
+                    f"{checkpoint.path}: transformers {transformers.__version__} does not load "
+                    f"{source.form} whole, it {verb} {_some(report[kind])}; the file may be fine, "
+                    f"but is not judged here: {readers} may read it"
+                )
+    for kind, verb in _PROBLEMS.items():
+        if report.get(kind):
+            raise EvalError(f"{checkpoint.path} {verb} {_some(report[kind])}")
+    if report.get("error_msgs"):
+        raise EvalError(f"{checkpoint.path} does not load: {report['error_msgs'][0]}")
+
+
+def _repairs(model: PreTrainedModel, path: Path) -> dict[str, str]:
+    """What loading did beside taking each tensor under its own name, and did not report."""
+    stored, wanted = tensor_names(path), set(model.state_dict())
+    patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS]
+    other = stored - wanted
+    ignored = {name for name in other if any(re.search(p, name) for p in patterns)}
+    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
+    patterns = model._keys_to_ignore_on_load_missing or ()
+    lacking = {name for name in wanted - stored - tied if any(re.search(p, name) for p in patterns)}
+    found = {"ignores": ignored, "renames or converts": other - ignored, "makes up": lacking}
+    return {what: _some({re.sub(r"\d+", "*", n) for n in names})
+            for what, names in found.items() if names}  # fmt: skip
 
 
 def load_tokenizer(
-    checkpoint: Checkpoint, trust_remote_code: bool = False
+    checkpoint: Checkpoint, trust_remote_code: bool = False, warned: list[str] | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint.
+    """The tokenizer of a checkpoint; what is warned of meanwhile is added to ``warned``.
 
     Raises:
         EvalError: names the checkpoint and the loader's own reason.
     """
     if checkpoint.tokenizer is None:
         raise EvalError(f"{checkpoint.path}: no tokenizer beside {checkpoint.file}")
-    check_regular(checkpoint.tokenizer)
-    with _explained(checkpoint):
+    read_files(checkpoint.tokenizer, weights=False)
+    with _explained(checkpoint) as more:
         found = AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, trust_remote_code=trust_remote_code
         )
+    if warned is not None:
+        warned += [text for text in more if text not in warned]
     limit = found.model_max_length
     if not isinstance(limit, int | float) or limit < 1:
         raise EvalError(f"{checkpoint.tokenizer}: model_max_length = {limit!r} is no length")
@@ -256,11 +327,13 @@ def _decoding(model: PreTrainedModel) -> GenerationConfig:
     kept = {name: getattr(asked, name) for name in _DECODED if getattr(asked, name) is not None}
     for name, value in kept.items():
         for token in value if isinstance(value, list) else [value]:
-            if not isinstance(token, int) or not 0 <= token < model.config.vocab_size:
+            if (
+                not isinstance(token, int)
+                or not 0 <= token < model.config.get_text_config().vocab_size
+            ):
                 raise EvalError(f"generation_config.json: {name} = {value!r} is no token")
     if asked.cache_implementation == "quantized":
         settings = asked.cache_config or {}
-        unpack_in_python()
         # Made once here, so that a package that it lacks is missed now.
         QuantizedCache(**{"backend": "quanto", "config": model.config, **settings})
         kept |= {"cache_implementation": "quantized", "cache_config": settings}
@@ -268,24 +341,26 @@ def _decoding(model: PreTrainedModel) -> GenerationConfig:
 
 
 @contextmanager
-def _explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line."""
-    verbosity, root = transformers_logging.get_verbosity(), logging.getLogger().level
-    transformers_logging.set_verbosity_error()
+def _explained(checkpoint: Checkpoint) -> Iterator[list[str]]:
+    """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line.
+
+    Yields:
+        A list that is filled with the loaders' warnings when the block ends, a line each.
+    """
+    told: list[str] = []
     seconds = LOAD_SECONDS + checkpoint.weight_bytes / LOAD_BYTES_PER_SECOND
-    try:
-        with (
-            guarded(f"{checkpoint.path} does not load", seconds),
-            redirect_stderr(io.StringIO()),
-            redirect_stdout(io.StringIO()),
-        ):
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        logging.getLogger().setLevel(root)
+    with (
+        recorded_warnings() as warned,
+        guarded(f"{checkpoint.path} does not load", seconds),
+        redirect_stderr(io.StringIO()),
+        redirect_stdout(io.StringIO()),
+    ):
+        yield told
+    place = str(checkpoint.path)
+    told += [printable(text.replace(place, "the checkpoint"))[:REASON] for text in warned]
 
 
-def _check_size(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
+def _check_size(checkpoint: Checkpoint, auto: type, trust_remote_code: bool) -> None:
     """Raises an EvalError for a configuration of a model that is out of proportion to the files of
     its weights, and would be allocated: transformers makes up what a file lacks."""
     model = None
@@ -295,7 +370,7 @@ def _check_size(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
             trust_remote_code=trust_remote_code,
             **({"gguf_file": checkpoint.file} if checkpoint.file else {}),
         )
-        model = _AUTO[checkpoint.kind].from_config(config, trust_remote_code=trust_remote_code)
+        model = auto.from_config(config, trust_remote_code=trust_remote_code)
     if model is None:
         return
     weights = sum(parameter.numel() for parameter in model.parameters())

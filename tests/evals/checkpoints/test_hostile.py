@@ -12,7 +12,8 @@ import torch
 from evals.bench import Bench, Tasks
 from evals.checkpoint import open_checkpoint
 from evals.checkpoints import tokenizer_trial
-from evals.checkpoints.files import check_description, check_regular
+from evals.checkpoints.description import check_description
+from evals.checkpoints.files import read_files
 from evals.data import DataSet, Text
 from evals.errors import EvalError
 from evals.scoring.loading import load
@@ -77,7 +78,7 @@ def test_layers_within_a_text_configuration(causal_checkpoint):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_ships_is_in_proportion(name):
     checkpoint = open_checkpoint(MODELS / name)
-    check_regular(checkpoint.path)
+    read_files(checkpoint.path)
     check_description(checkpoint)
     load(checkpoint)
 
@@ -119,7 +120,7 @@ def test_a_named_pipe_is_not_waited_for(causal_checkpoint, name):
     checkpoint = causal_checkpoint()
     (checkpoint.path / name).unlink(missing_ok=True)
     os.mkfifo(checkpoint.path / name)
-    told(lambda: load(checkpoint), f"{name}: not a regular file")
+    told(lambda: load(checkpoint), f"{name} is no regular file")
 
 
 def test_weights_and_configurations_that_are_pipes(causal_checkpoint):
@@ -133,7 +134,7 @@ def test_weights_and_configurations_that_are_pipes(causal_checkpoint):
 def test_a_link_to_a_device(causal_checkpoint):
     checkpoint = causal_checkpoint()
     (checkpoint.path / "added_tokens.json").symlink_to("/dev/zero")
-    told(lambda: load(checkpoint), "added_tokens.json: not a regular file")
+    told(lambda: load(checkpoint), "added_tokens.json lies outside of the folder")
 
 
 BACKTRACKS = {"type": "Split", "pattern": {"Regex": "(a|a)*$|(a+)+$"}, "behavior": "Isolated",

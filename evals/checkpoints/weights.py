@@ -1,0 +1,140 @@
+"""Files of weights that say two things: index against shards, tying, files that are not read.
+
+Everything is told from the headers of the files, before any weight is loaded.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evals.checkpoint import Checkpoint, printable
+from evals.checkpoints.files import INDEX, indexed, named_weights, unread_weights, weight_files
+from evals.checkpoints.findings import CheckpointComparison, Finding
+from evals.checkpoints.tensors import StoredTensor, headers, same_bytes
+from evals.errors import EvalError, first_line, listed
+from evals.formats import PLAIN
+
+if TYPE_CHECKING:
+    from evals.checkpoints.compare import Sides
+
+_OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+"""Names of the output layer, which may be tied to the embedding."""
+
+
+def compare(sides: "Sides") -> CheckpointComparison:
+    """What is wrong with the candidate's files of weights; what is so with the baseline's as well
+    is only noted."""
+    if sides.candidate.file or sides.candidate.base is not None:
+        return CheckpointComparison(
+            not_compared={"files of weights": "they are not a folder's safetensors"}
+        )
+    try:
+        known = {finding.kind for finding in _faults(sides.baseline, sides.trust_remote_code)}
+        faults = list(_faults(sides.candidate, sides.trust_remote_code))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {printable(first_line(error))}"
+        return CheckpointComparison(not_compared={"files of weights": reason})
+    findings = [
+        Finding("as the baseline", f"{fault.text}, as for the baseline")
+        if fault.kind in known else fault
+        for fault in faults
+    ]  # fmt: skip
+    return CheckpointComparison(tuple(findings), ("files of weights",))
+
+
+def _faults(side: Checkpoint, trust_remote_code: bool) -> Iterator[Finding]:
+    if side.file or side.base is not None:
+        return
+    files = {file: headers(file) for file in weight_files(side.path)}
+    yield from _twice(files)
+    yield from _index(side.path, files)
+    if side.form == PLAIN:
+        yield from _tying(side.path, files, trust_remote_code)
+    if unread := unread_weights(side.path):
+        names = printable(listed(unread))
+        yield Finding("unread weights", f"the folder also holds {names}, which nothing here reads")
+
+
+def _twice(files: Mapping[Path, Mapping[str, StoredTensor]]) -> Iterator[Finding]:
+    seen: dict[str, Path] = {}
+    for file, tensors in files.items():
+        for name in tensors:
+            if name in seen:
+                text = f"{printable(name)} is in {seen[name].name} and in {file.name}"
+                yield Finding("tensor in two files", f"{text}; which is meant?")
+                return
+            seen[name] = file
+
+
+def _index(path: Path, files: Mapping[Path, Mapping[str, StoredTensor]]) -> Iterator[Finding]:
+    """Where the index of the weights is not what the shards hold."""
+    index = _index_file(path)
+    if index is None:
+        return
+    try:
+        told = indexed(index)
+    except EvalError as error:
+        yield Finding("unread weights", f"{error}; transformers does not read it here")
+        return
+    if set(told.values()).isdisjoint(str(file.relative_to(path)) for file in files):
+        yield Finding("unread weights", f"{index.name} names files that are not here or not read")
+        return
+    held = {name: str(file.relative_to(path)) for file, names in files.items() for name in names}
+    absent = sorted(told.keys() - held.keys())
+    unnamed = sorted(held.keys() - told.keys())
+    moved = sorted(name for name in told.keys() & held.keys() if not _is(path, told, held, name))
+    for names, text in (
+        (absent, f"{index.name} names {{}}, which no file holds"),
+        (unnamed, f"{index.name} does not name {{}}, which the files hold"),
+        (moved, f"{index.name} names another file than the one that holds {{}}"),
+    ):
+        if names:
+            yield Finding("index of weights", text.format(printable(listed(names))))
+
+
+def _is(path: Path, told: Mapping[str, str], held: Mapping[str, str], name: str) -> bool:
+    return (path / told[name]).resolve() == (path / held[name]).resolve()
+
+
+def _index_file(path: Path) -> Path | None:
+    file = path / (named_weights(path) or INDEX)
+    return file if file.name.endswith(".index.json") and file.is_file() else None
+
+
+def _tying(
+    path: Path, files: Mapping[Path, Mapping[str, StoredTensor]], trust_remote_code: bool
+) -> Iterator[Finding]:
+    """Where ``tie_word_embeddings`` is not what the file holds."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception:  # told by the loader, in its own words
+        return
+    tied = bool(getattr(config, "tie_word_embeddings", False))
+    held = {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
+    for output, embedding in _tied_names(config):
+        if not _OUTPUT.search(output) or embedding not in held:
+            continue
+        if not tied and output not in held:
+            yield Finding(
+                "untied weights",
+                f"config.json says tie_word_embeddings = false, but the file has no {output}",
+            )
+        elif tied and output in held and not same_bytes(held[output], held[embedding]):
+            yield Finding(
+                "tied weights",
+                f"config.json says tie_word_embeddings = true, but {output} and {embedding} in "
+                "the file differ; transformers takes both, other readers only one",
+            )
+
+
+def _tied_names(config: object) -> Iterator[tuple[str, str]]:
+    """Pairs of an output layer and the embedding that it may be tied to."""
+    import transformers
+
+    for name in getattr(config, "architectures", None) or ():
+        known = getattr(getattr(transformers, str(name), None), "_tied_weights_keys", None)
+        if isinstance(known, dict):
+            yield from known.items()

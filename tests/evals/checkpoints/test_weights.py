@@ -1,0 +1,156 @@
+"""Files of weights that say two things are told from their headers."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evals.checkpoint import open_checkpoint
+from evals.checkpoints.compare import Sides
+from evals.checkpoints.findings import Severity
+from evals.checkpoints.weights import compare
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+INDEX = "model.safetensors.index.json"
+NAMES = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+@pytest.fixture
+def sides(causal_checkpoint):
+    """The folders of a baseline and of its copy."""
+    base = causal_checkpoint("base").path
+    return base, shutil.copytree(base, base.with_name("candidate"))
+
+
+def found(base, candidate):
+    comparison = compare(Sides(open_checkpoint(base), open_checkpoint(candidate), []))
+    assert not comparison.not_compared
+    assert all("\n" not in finding.text for finding in comparison.findings)
+    return comparison
+
+
+def edit(folder, change, file="model.safetensors"):
+    tensors = load_file(folder / file)
+    change(tensors)
+    save_file(tensors, folder / file, {"format": "pt"})
+
+
+def flag(folder, tied):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": tied}))
+
+
+def shard(folder):
+    """Splits the weights into two files, and returns the map of the index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    told = {key: NAMES[place % 2] for place, key in enumerate(sorted(tensors))}
+    for name in NAMES:
+        save_file({k: tensors[k] for k in tensors if told[k] == name}, folder / name)
+    reindex(folder, told)
+    return told
+
+
+def reindex(folder, told):
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": told}))
+
+
+def test_a_copy_has_no_fault_whole_and_in_shards(sides):
+    base, candidate = sides
+    assert not found(base, candidate).findings
+    shard(candidate)
+    assert not found(base, candidate).findings
+
+
+def test_an_index_that_names_what_no_file_holds(sides):
+    base, candidate = sides
+    told = shard(candidate)
+    reindex(candidate, {**told, "model.extra.weight": NAMES[0]})
+    texts = found(base, candidate).of(Severity.FAILED)
+    assert texts == [f"{INDEX} names model.extra.weight, which no file holds"]
+
+
+def test_an_index_that_leaves_tensors_out(sides):
+    base, candidate = sides
+    told = shard(candidate)
+    left = sorted(told)[2:]
+    reindex(candidate, {name: told[name] for name in left})
+    (text,) = found(base, candidate).of(Severity.FAILED)
+    assert text == f"{INDEX} does not name {', '.join(sorted(told)[:2])}, which the files hold"
+
+
+def test_an_index_that_names_the_other_file(sides):
+    base, candidate = sides
+    told = shard(candidate)
+    name = sorted(told)[0]
+    reindex(candidate, {**told, name: NAMES[1]})
+    (text,) = found(base, candidate).of(Severity.FAILED)
+    assert text == f"{INDEX} names another file than the one that holds {name}"
+
+
+def test_a_tensor_in_two_files(sides):
+    base, candidate = sides
+    told = shard(candidate)
+    name = sorted(told)[0]
+    edit(candidate, lambda tensors: tensors.update({name: torch.zeros(2)}), NAMES[1])
+    (text,) = found(base, candidate).of(Severity.REFUSED)
+    assert text == f"{name} is in {NAMES[0]} and in {NAMES[1]}; which is meant?"
+
+
+@pytest.mark.parametrize("text", ["{", json.dumps({"weight_map": {"a": "gone.safetensors"}})])
+def test_an_index_that_nothing_reads_is_noted(sides, text):
+    base, candidate = sides
+    (candidate / INDEX).write_text(text)
+    (finding,) = found(base, candidate).findings
+    assert finding.severity == Severity.NOTED
+    assert INDEX in finding.text
+
+
+def test_a_tie_flag_beside_an_output_layer_of_its_own(sides):
+    base, candidate = sides
+    edit(candidate, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING] * 2}))
+    flag(candidate, True)
+    (text,) = found(base, candidate).of(Severity.FAILED)
+    assert f"tie_word_embeddings = true, but {HEAD} and {EMBEDDING} in the file differ" in text
+
+
+def test_a_tie_flag_beside_the_same_weights_is_fine(sides):
+    base, candidate = sides
+    edit(candidate, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING].clone()}))
+    flag(candidate, True)
+    assert not found(base, candidate).findings
+
+
+def test_no_tie_flag_and_no_output_layer(sides):
+    base, candidate = sides
+    edit(candidate, lambda tensors: tensors.pop(HEAD, None))
+    flag(candidate, False)
+    (text,) = found(base, candidate).of(Severity.REFUSED)
+    assert text == f"config.json says tie_word_embeddings = false, but the file has no {HEAD}"
+
+
+def test_a_fault_that_the_baseline_has_too_is_noted(sides):
+    base, candidate = sides
+    for side in sides:
+        edit(side, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING] * 2}))
+        flag(side, True)
+    (finding,) = found(base, candidate).findings
+    assert finding.severity == Severity.NOTED
+    assert finding.text.endswith("as for the baseline")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.safetensors", "old.gguf"])
+def test_weights_that_are_not_read_are_noted(sides, name):
+    base, candidate = sides
+    shutil.copy(candidate / "model.safetensors", candidate / name)
+    (finding,) = found(base, candidate).findings
+    assert finding.severity == Severity.NOTED
+    assert name in finding.text
+
+
+def test_leftovers_of_training_are_no_weights(sides):
+    base, candidate = sides
+    (candidate / "training_args.bin").write_bytes(b"x")
+    assert not found(base, candidate).findings
