@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import Checkpoint
 from evals.checkpoints.findings import CheckpointComparison
+from evals.checkpoints.lengths import Lengths, lengths_of
 from evals.data import DataSet
 from evals.scoring.loading import load_tokenizer
 
@@ -33,6 +34,11 @@ class Sides:
         one, two = (load_tokenizer(side, self.trust_remote_code) for side in sides)
         return one, two
 
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Of the data, in tokens of the baseline."""
+        return lengths_of(self.data, self.tokenizers[0], self.baseline)
+
 
 def compare(sides: Sides) -> CheckpointComparison:
     """Everything that is compared before scoring.
@@ -45,6 +51,6 @@ def compare(sides: Sides) -> CheckpointComparison:
 
 def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
     """In the order in which the report tells what they find."""
-    from evals.checkpoints import configuration, tokens
+    from evals.checkpoints import configuration, generation, tokens
 
-    return [tokens.compare, configuration.compare]
+    return [tokens.compare, configuration.compare, generation.compare]

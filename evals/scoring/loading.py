@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     QuantizedCache,
@@ -73,10 +75,11 @@ class Loaded:
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end what the model says."""
-        own = self.model.generation_config.eos_token_id
-        own = own if isinstance(own, list) else [own]
-        return sorted({end for end in (self.tokenizer.eos_token_id, *own) if end is not None})
+        """Tokens at which plain ``generate`` ends what the model says."""
+        found = end_tokens(self.model.generation_config)
+        # The end token in the header of a GGUF file is left behind by transformers.
+        last = self.tokenizer.eos_token_id if self.checkpoint.file else None
+        return found if last is None else sorted({*found, last})
 
     def inputs(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """What one forward pass over ``ids`` ``(rows, tokens)`` takes, no token masked."""
@@ -169,6 +172,45 @@ def load(
         with _explained(checkpoint):
             model.generation_config = _decoding(model)
     return loaded
+
+
+def load_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of a checkpoint, with the defaults of its class.
+
+    Raises:
+        EvalError: names the checkpoint and the loader's own reason.
+    """
+    with _explained(checkpoint):
+        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+
+
+def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
+    """What plain ``generate`` of a checkpoint goes by: its ``generation_config.json``, or where
+    there is none that transformers can read what ``config.json`` says of generation.
+
+    Raises:
+        EvalError: names the checkpoint and the loader's own reason.
+    """
+    with _explained(checkpoint):
+        try:
+            return GenerationConfig.from_pretrained(checkpoint.path)
+        except OSError:
+            return GenerationConfig.from_pretrained(
+                checkpoint.path, config_file_name="config.json", _from_model_config=True
+            )
+
+
+def end_tokens(asked: GenerationConfig) -> list[int]:
+    """Tokens that end what a model says, in order; none where it goes on to its longest.
+
+    Raises:
+        EvalError: what stands there are no tokens.
+    """
+    ends = [] if asked.eos_token_id is None else asked.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    if not all(type(end) is int for end in ends):
+        raise EvalError(f"generation_config.json: eos_token_id = {ends!r:.80} are no tokens")
+    return sorted(set(ends))
 
 
 def load_tokenizer(

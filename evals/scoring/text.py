@@ -8,6 +8,7 @@ and its response the response alone is predicted, by an encoder-decoder from the
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from evals.scoring.batches import in_batches
 from evals.scoring.divergence import divergences
 from evals.scoring.loading import Loaded
 from evals.scoring.prompts import encode_prompts
-from evals.scoring.protocols import TextProtocol
+from evals.scoring.protocols import WINDOW, TextProtocol
 
 CHUNK = 1 << 22
 """Entries of a log-probability table that are compared at a time in float64."""
@@ -99,7 +100,7 @@ def responses(loaded: Loaded, data: DataSet, context: int, chat: bool) -> list[_
 
 def context_of(loaded: Loaded, protocol: TextProtocol) -> int:
     """Tokens of a window for this model: as many as are asked for, or as it takes."""
-    return min(protocol.context or 2048, loaded.max_tokens)
+    return min(protocol.context or WINDOW, loaded.max_tokens)
 
 
 @torch.inference_mode()
@@ -125,7 +126,8 @@ def score_text(
     Returns:
         ``tokens``, ``nll``, ``window`` and ``cluster`` ``(tokens,)`` in the order of the text;
         ``window_item`` and ``window_text`` ``(windows,)``; ``units`` (words, bytes);
-        ``windowing`` (context, stride); ``vocabulary``, entries that a prediction is over;
+        ``windowing`` (context, stride); ``longest``, tokens of the longest document;
+        ``vocabulary``, entries that a prediction is over;
         with a reference also ``js``, ``kl_forward`` (from the baseline), ``kl_backward`` and
         ``agree`` (top-1) ``(tokens,)``.
 
@@ -152,6 +154,7 @@ def score_text(
         "window_text": np.array([tokenizer.decode(p.ids[:SHOWN_TOKENS]) for p in parts]),
         "units": np.array([_count(data, str.split), _count(data, str.encode)]),
         "windowing": np.array([context, stride]),
+        "longest": np.array(_longest(parts)),
         "vocabulary": np.array(vocabulary),
         "nll": np.empty(total, np.float32),
     }
@@ -193,6 +196,14 @@ def score_text(
     if kept is not None:
         kept.flush()
     return result
+
+
+def _longest(parts: list[_Window]) -> int:
+    """Tokens of the longest document; of one in several windows, more than one window holds."""
+    ends = Counter()
+    for part in parts:
+        ends[part.item] += part.predicted + (part.skip if part.item not in ends else 0)
+    return 1 + max(ends.values())
 
 
 def _clusters(data: DataSet, parts: list[_Window], offsets: np.ndarray) -> np.ndarray:
