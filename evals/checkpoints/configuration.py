@@ -33,6 +33,11 @@ from evals.errors import listed
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
 
+_IN_LAYER_TYPES = (
+    "use_sliding_window", "max_window_layers", "sliding_window_pattern",
+    "global_attn_every_n_layers",
+)  # fmt: skip
+"""Settings that a class has turned into ``layer_types``, where it has them."""
 UNKNOWN, STUDENT = "unknown setting", "setting of a student"
 SHOWN = 6
 """Settings that a line names; of more, their number."""
@@ -121,12 +126,12 @@ class _Pair:
         if kind == PATTERN and isinstance(one, list) and isinstance(two, list):
             # Of a student, some of the layers.
             return same(one, two) or (len(two) < len(one) and _is_within(two, one))
-        if kind == PATTERN and name not in ("layer_types", *_WINDOWS) and self._has_layer_types():
+        if name in _IN_LAYER_TYPES and self._has_layer_types():
             return True
         return same(one, two, kind)
 
     def _has_layer_types(self) -> bool:
-        """Whether both sides list what each layer sees, which says more than other settings do."""
+        """Whether both sides list what each layer sees, so that nothing else needs to say it."""
         return all(part.values.get("layer_types") for part in (self.one, self.two))
 
     def _refined(self, kind: str, name: str, one: object, two: object) -> str:
@@ -202,12 +207,17 @@ class _Pair:
         )
         if not (isinstance(one, int) and isinstance(two, int)) or one == two:
             return
+        if two < one and self._names_its_context():
+            return  # of what the files themselves say, the comparison of tokens tells
         if two < one:
             text = f"the candidate takes {two} tokens at most, the baseline {one}"
             yield Finding("context length", text)
         else:
             text = f"the candidate is said to take {two} tokens, the baseline {one}"
             yield Finding("longer context", text)
+
+    def _names_its_context(self) -> bool:
+        return None not in (self.sides.baseline.context, self.sides.candidate.context)
 
     def _differs(self, name: str) -> bool:
         return not same(self.one.values.get(name), self.two.values.get(name))

@@ -35,7 +35,7 @@ def parts_of(checkpoint: Checkpoint, trust_remote_code: bool = False) -> dict[st
     Raises:
         EvalError: transformers does not take the configuration.
     """
-    return dict(_parts(load_config(checkpoint.base or checkpoint, trust_remote_code)))
+    return dict(_parts(load_config(checkpoint, trust_remote_code)))
 
 
 def _parts(config: PretrainedConfig, prefix: str = "") -> list[tuple[str, Part]]:

@@ -32,11 +32,9 @@ def rope_differences(
     found, seen = [], False
     for label in dict.fromkeys((*one, *two)):
         # One set of parameters is that of every type of layer.
-        sides = one.get(label, one.get("", {})), two.get(label, two.get("", {}))
-        if not label and len(one) + len(two) > 2:
-            continue
-        if same(*sides):
-            continue
+        sides = one.get(label, one.get("")), two.get(label, two.get(""))
+        if None in sides or same(*sides):
+            continue  # of a type that one side has no layer of
         differs = _lengths_that_differ(baseline, candidate, sides, longest)
         if not differs:
             continue

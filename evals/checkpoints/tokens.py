@@ -1,9 +1,10 @@
-"""Tokenizers and chat templates of two checkpoints."""
+"""Tokenizers, chat templates and context lengths of two checkpoints."""
 
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
+from evals.checkpoint import Checkpoint
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.data import DataSet, input_text
 from evals.regressions import snippet
@@ -16,12 +17,13 @@ SPECIAL = ("bos", "eos", "unk", "cls", "sep", "mask")
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
-    """Holds the tokenizers and chat templates of two checkpoints side by side."""
+    """Holds the tokenizers, chat templates and context lengths of two checkpoints side by side."""
     one, two = sides.tokenizers
     found = {
         "special token": _special(one, two),
         "tokens": next(filter(None, (_tokens(one, two, part) for part in sides.data)), ""),
         "chat template": _template(one, two),
+        "context length": _context(sides.baseline, sides.candidate),
     }
     findings = tuple(Finding(kind, text) for kind, text in found.items() if text)
     return CheckpointComparison(findings, ("special tokens", "tokens of the data", "chat template"))
@@ -90,3 +92,10 @@ def _template(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> str
         f"the chat templates differ from character {place + 1} on: {shown[0]} for the baseline, "
         f"{shown[1]} for the candidate"
     )
+
+
+def _context(baseline: Checkpoint, candidate: Checkpoint) -> str:
+    before, after = baseline.context, candidate.context
+    if before is not None and after is not None and after < before:
+        return f"the candidate takes {after} tokens at most, the baseline {before}"
+    return ""

@@ -175,13 +175,19 @@ def load(
 
 
 def load_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration of a checkpoint, with the defaults of its class.
+    """The configuration of a checkpoint, or of what an adapter adapts, with the defaults of its
+    class.
 
     Raises:
         EvalError: names the checkpoint and the loader's own reason.
     """
-    with _explained(checkpoint):
-        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    source = checkpoint.base or checkpoint
+    with _explained(source):
+        return AutoConfig.from_pretrained(
+            source.path,
+            trust_remote_code=trust_remote_code,
+            **({"gguf_file": source.file} if source.file else {}),
+        )
 
 
 def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
