@@ -8,7 +8,6 @@ and its response the response alone is predicted, by an encoder-decoder from the
 
 import math
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ class _Window:
     skip: int  # tokens at the front that are not to predict: given, or predicted before
     item: int
     source: list[int] | None = None  # what an encoder reads
+    end: int = 0  # tokens of a longer document up to here
 
     @property
     def predicted(self) -> int:
@@ -60,7 +60,7 @@ def windows(
                 break
             if stop > max(done, start + 1):
                 skip = max(done - start - 1, 0)
-                found.append(_Window(ids[start:stop], skip, index))
+                found.append(_Window(ids[start:stop], skip, index, end=stop))
                 done = stop
     if not found:
         least = f"{context} tokens" if drop else "two tokens or more"
@@ -154,7 +154,7 @@ def score_text(
         "window_text": np.array([tokenizer.decode(p.ids[:SHOWN_TOKENS]) for p in parts]),
         "units": np.array([_count(data, str.split), _count(data, str.encode)]),
         "windowing": np.array([context, stride]),
-        "longest": np.array(_longest(parts)),
+        "longest": np.array(max(part.end or len(part.ids) for part in parts)),
         "vocabulary": np.array(vocabulary),
         "nll": np.empty(total, np.float32),
     }
@@ -196,14 +196,6 @@ def score_text(
     if kept is not None:
         kept.flush()
     return result
-
-
-def _longest(parts: list[_Window]) -> int:
-    """Tokens of the longest document; of one in several windows, more than one window holds."""
-    ends = Counter()
-    for part in parts:
-        ends[part.item] += part.predicted + (part.skip if part.item not in ends else 0)
-    return 1 + max(ends.values())
 
 
 def _clusters(data: DataSet, parts: list[_Window], offsets: np.ndarray) -> np.ndarray:
