@@ -1,6 +1,6 @@
 """Settings of two ``config.json`` that change what a model computes, compared by their meaning."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ
@@ -38,6 +38,7 @@ _IN_LAYER_TYPES = (
     "global_attn_every_n_layers",
 )  # fmt: skip
 """Settings that a class has turned into ``layer_types``, where it has them."""
+_TEXT = "text_config."
 UNKNOWN, STUDENT = "unknown setting", "setting of a student"
 SHOWN = 6
 """Settings that a line names; of more, their number."""
@@ -56,17 +57,31 @@ def compare(sides: "Sides") -> CheckpointComparison:
         return CheckpointComparison(
             not_compared={"configuration": "the checkpoint has none of its own"}
         )
-    one, two = (
-        parts_of(side, sides.trust_remote_code) for side in (sides.baseline, sides.candidate)
+    one, two = _aligned(
+        *(parts_of(side, sides.trust_remote_code) for side in (sides.baseline, sides.candidate))
     )
-    findings = [*_labels(sides, one[""], two[""])]
-    for prefix in one.keys() & two.keys():
+    findings = []
+    if "" in one and "" in two:
+        findings += _labels(sides, one[""], two[""])
+    for prefix in sorted(one.keys() & two.keys()):
         findings += _Pair(sides, prefix, one[prefix], two[prefix]).findings()
     lost = sorted(one.keys() ^ two.keys())
     if lost:
-        names = listed([name.removesuffix(".") for name in lost])
+        names = listed([name.removesuffix(".") or "what is around it" for name in lost])
         findings.append(Finding(SIZE, f"only one of the configurations has {names}"))
     return CheckpointComparison(tuple(findings), ("configuration",))
+
+
+def _aligned(
+    one: Mapping[str, Part], two: Mapping[str, Part]
+) -> tuple[Mapping[str, Part], Mapping[str, Part]]:
+    """Two configurations part by part; where one side is the other's text model alone, it is
+    beside that."""
+    if (_TEXT in one) == (_TEXT in two):
+        return one, two
+    if _TEXT in one:
+        return one, {**{name: part for name, part in two.items() if name}, _TEXT: two[""]}
+    return {**{name: part for name, part in one.items() if name}, _TEXT: one[""]}, two
 
 
 class _Pair:

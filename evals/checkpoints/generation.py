@@ -124,14 +124,22 @@ def _lengths(one: GenerationConfig, two: GenerationConfig) -> list[Finding]:
     return [Finding("length of generation" if after < before else MILDER, text)]
 
 
-def _limit(asked: GenerationConfig) -> tuple[float, str]:
-    """Tokens after which ``generate`` stops, and how they are counted."""
-    if asked.max_new_tokens is not None:
-        return asked.max_new_tokens, f"max_new_tokens = {asked.max_new_tokens}"
-    if asked.max_length is not None:
-        return asked.max_length, f"max_length = {asked.max_length}, prompt included,"
+def _limit(asked: GenerationConfig) -> tuple[tuple[float, bool], str]:
+    """Tokens after which ``generate`` stops and whether all of them are new, and this in words.
+
+    Raises:
+        EvalError: a limit that is no number.
+    """
     usual = GenerationConfig._get_default_generation_params()["max_length"]
-    return usual, f"the usual {usual} new tokens"
+    new, whole = asked.max_new_tokens, asked.max_length
+    for name, limit in (("max_new_tokens", new), ("max_length", whole)):
+        if limit is not None and type(limit) is not int:
+            raise EvalError(f"{FILE}: {name} = {limit!r:.80} is no number of tokens")
+    if new is not None:
+        return (new, True), f"max_new_tokens = {new}"
+    if whole is not None:
+        return (whole, False), f"max_length = {whole}, prompt included,"
+    return (usual, True), f"the usual {usual} new tokens"
 
 
 def _settings(one: Mapping[str, object], two: Mapping[str, object]) -> list[Finding]:

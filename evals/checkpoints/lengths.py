@@ -1,6 +1,7 @@
 """How long the sequences are that are scored: what needs longer ones, no score shows."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -51,8 +52,9 @@ def _lengths(data: DataSet, tokenizer: PreTrainedTokenizerBase, baseline: Checkp
         sequence += max(getattr(protocol, "max_new_tokens", 0) for protocol in protocols)
         if data.how.get("chat") and tokenizer.chat_template:
             turn = [{"role": "user", "content": ""}]
-            # A token is a character or more.
-            sequence += len(tokenizer.apply_chat_template(turn, tokenize=False))
+            with suppress(Exception):  # a template is a program, whose errors scoring tells
+                # A token is a character or more.
+                sequence += len(tokenizer.apply_chat_template(turn, tokenize=False))
     elif baseline.kind == CAUSAL:
         window = set_by(data, TextProtocol()).context or WINDOW
         sequence = min(sequence, window, baseline.context or window)

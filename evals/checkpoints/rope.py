@@ -72,7 +72,8 @@ def _lengths_that_differ(
 ) -> list[int]:
     """Lengths of sequences at which two sets of parameters rotate otherwise."""
     limits = [getattr(side, "max_position_embeddings", None) or 0 for side in (baseline, candidate)]
-    limits += [int(side.get("original_max_position_embeddings", 0)) for side in sides]
+    originals = [side.get("original_max_position_embeddings") for side in sides]
+    limits += [length for length in originals if type(length) is int]
     lengths = sorted({longest, *limits, BEYOND * max(*limits, longest)} - {0})
     if any(not same(sides[0].get(name), sides[1].get(name)) for name in _SECTIONS):
         return lengths

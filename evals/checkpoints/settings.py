@@ -111,6 +111,8 @@ def _named(name: str) -> str | None:
 
 def same(one: object, two: object, kind: str = "") -> bool:
     """Whether two values of a setting mean the same."""
+    if repr(one) == repr(two):
+        return True  # NaN among them, which a file may hold
     if isinstance(one, bool) or isinstance(two, bool):
         return bool(one) == bool(two) and not (isinstance(one, str) or isinstance(two, str))
     if isinstance(one, int | float) and isinstance(two, int | float):

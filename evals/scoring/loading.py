@@ -26,7 +26,15 @@ from transformers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from evals.checkpoint import ADAPTER_WEIGHTS, CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint
+from evals.checkpoint import (
+    ADAPTER_WEIGHTS,
+    CAUSAL,
+    CLASSIFIER,
+    EXTRACTIVE,
+    SEQ2SEQ,
+    Checkpoint,
+    json_object,
+)
 from evals.device import AUTO, CPU
 from evals.errors import EvalError, listed
 from evals.formats import GGUF, PLAIN, check_device, format_of
@@ -40,6 +48,10 @@ _AUTO = {
 REASON = 300
 """Characters that are told of a loader's own error."""
 _NO_LIMIT = 1 << 30
+_COUNTS = ("num_labels", "num_hidden_layers", "num_layers", "n_layer", "n_layers",
+           "num_decoder_layers", "encoder_layers", "decoder_layers")  # fmt: skip
+MOST_LAYERS = 1_000_000
+"""Layers or classes of a model at most."""
 PROBED = 16
 """Tokens of the forward pass that a model is tried with when it is loaded."""
 _DECODED = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
@@ -182,12 +194,24 @@ def load_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> Pret
         EvalError: names the checkpoint and the loader's own reason.
     """
     source = checkpoint.base or checkpoint
+    if not source.file:
+        _check_counts(source.path / "config.json")
     with _explained(source):
         return AutoConfig.from_pretrained(
             source.path,
             trust_remote_code=trust_remote_code,
             **({"gguf_file": source.file} if source.file else {}),
         )
+
+
+def _check_counts(file: Path) -> None:
+    """Raises an EvalError for numbers of layers or classes of which no list could be made, as
+    transformers does at once."""
+    described = json_object(file)
+    parts = [described, *(part for part in described.values() if isinstance(part, dict))]
+    for name, count in (item for part in parts for item in part.items()):
+        if name in _COUNTS and isinstance(count, int) and count > MOST_LAYERS:
+            raise EvalError(f"{file}: {name} = {count:.3g} is no number that a model has")
 
 
 def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:

@@ -245,6 +245,15 @@ def test_the_text_model_of_a_multimodal_one(found):
     assert "text_config.rms_norm_eps" in text
 
 
+def test_a_text_model_that_was_taken_out_of_a_multimodal_one(found):
+    text = {**SMALL, "head_dim": 16, "model_type": "gemma3_text"}
+    whole = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}}
+    assert [kind for kind, _ in found(whole, text)] == ["size"]
+    assert [kind for kind, _ in found(whole, {**text, "rms_norm_eps": 1e-3})] == [
+        "normalization", "size",
+    ]  # fmt: skip
+
+
 def test_padding_tells_a_classifier_where_a_text_ends(found):
     base = {**LLAMA, "pad_token_id": 3}
     for pad in (None, 4):
@@ -302,6 +311,12 @@ def test_a_context_that_only_the_defaults_tell(found):
     assert found(LLAMA, without) == [
         ("longer context", "the candidate is said to take 2048 tokens, the baseline 512")
     ]
+
+
+@pytest.mark.parametrize(("name", "count"), [("num_hidden_layers", 2**31), ("num_labels", 10**30)])
+def test_more_layers_or_classes_than_memory_holds(found, name, count):
+    with pytest.raises(EvalError, match=f"{name} = .* is no number that a model has"):
+        found(GEMMA, {**GEMMA, name: count})
 
 
 @pytest.mark.parametrize("wrong", [{"model_type": "nope"}, {"hidden_size": "wide"}, {"a": 1}])

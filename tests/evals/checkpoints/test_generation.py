@@ -135,6 +135,11 @@ def test_a_limit_that_is_lost(found):
     )
 
 
+def test_a_limit_that_counts_the_prompt_is_shorter(found):
+    assert [k for k, _ in found(BASE, {**BASE, "max_length": 20})] == ["length of generation"]
+    assert [k for k, _ in found({**BASE, "max_length": 20}, BASE)] == ["milder generation setting"]
+
+
 def test_unknown_settings_are_noted_in_one_line(found):
     assert found(BASE, {**BASE, "mystery": 1, "a\x1bb": 2}) == [
         ("unknown setting", f"{FILE} differs in settings that transformers does not know: "
