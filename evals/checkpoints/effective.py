@@ -41,7 +41,7 @@ def parts_of(checkpoint: Checkpoint, trust_remote_code: bool = False) -> dict[st
 def _parts(config: PretrainedConfig, prefix: str = "") -> list[tuple[str, Part]]:
     nested = {name: getattr(config, name, None) for name in config.sub_configs}
     nested = {name: part for name, part in nested.items() if isinstance(part, PretrainedConfig)}
-    shared = {own: name for name, own in config.attribute_map.items() if own != name}
+    shared = {own: name for name, own in type(config).attribute_map.items() if own != name}
     # The round trip makes names of dtypes and lists of tuples.
     written = json.loads(config.to_json_string(use_diff=False))
     values = {

@@ -7,7 +7,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from evals.checkpoint import CAUSAL, SEQ2SEQ, Checkpoint, json_object
 from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.settings import Difference, printable, same
+from evals.checkpoints.settings import Difference, printable, same, shown
 from evals.errors import EvalError, listed
 from evals.scoring.loading import end_tokens, load_generation_config
 
@@ -188,7 +188,8 @@ def _first_token(one: GenerationConfig, two: GenerationConfig, kind: str) -> lis
     ]
     if kind != SEQ2SEQ or first[0] == first[1]:
         return []
-    text = f"generation begins with {first[0]} for the baseline, {first[1]} for the candidate"
+    before, after = map(shown, first)
+    text = f"generation begins with {before} for the baseline, {after} for the candidate"
     return [Finding("first token of the decoder", text)]
 
 

@@ -169,7 +169,8 @@ def test_settings_that_transformers_does_not_take(found, wrong):
 
 def test_the_first_token_of_a_decoder(found):
     base = {**BASE, "decoder_start_token_id": 0}
-    for other in ({**base, "decoder_start_token_id": 7}, BASE):
+    odd = {**base, "decoder_start_token_id": "a\n\x1b[0m"}
+    for other in ({**base, "decoder_start_token_id": 7}, BASE, odd):
         assert [k for k, _ in found(base, other, SEQ2SEQ)] == ["first token of the decoder"]
     assert found(BASE, {**BASE, "decoder_start_token_id": 1}, SEQ2SEQ) == []
 
