@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import CAUSAL, Checkpoint
-from evals.data import DataSet, Prompt, whole_text
+from evals.data import DataSet, Item, Prompt, whole_text
 from evals.scoring.protocols import (
     WINDOW,
     ContinuationProtocol,
@@ -45,7 +45,7 @@ def lengths_of(
 
 
 def _lengths(data: DataSet, tokenizer: PreTrainedTokenizerBase, baseline: Checkpoint) -> Lengths:
-    texts = [whole_text(item) for item in data.items]
+    texts = [_text(item) for item in data.items]
     text = sequence = max(map(len, tokenizer(texts, verbose=False).input_ids))
     if isinstance(data.items[0], Prompt):
         protocols = protocol_of(baseline.kind, data)[0], ContinuationProtocol()
@@ -59,3 +59,10 @@ def _lengths(data: DataSet, tokenizer: PreTrainedTokenizerBase, baseline: Checkp
         window = set_by(data, TextProtocol()).context or WINDOW
         sequence = min(sequence, window, baseline.context or window)
     return Lengths(text, sequence)
+
+
+def _text(item: Item) -> str:
+    """An item with what is expected of a model, where anything is."""
+    if isinstance(item, Prompt):
+        return f"{item.prompt} {item.expected}" if item.expected else item.prompt
+    return whole_text(item)

@@ -13,7 +13,7 @@ from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ, Checkpoint, open_check
 from evals.checkpoints.compare import Sides
 from evals.checkpoints.configuration import compare
 from evals.checkpoints.findings import Severity
-from evals.data import DataSet, Text
+from evals.data import DataSet, Prompt, Text
 from evals.errors import EvalError
 
 SMALL = {"vocab_size": 576, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -200,6 +200,14 @@ def test_a_window_beyond_the_longest_text(found):
     )
     [(_, text)] = found(*changed({**MISTRAL, "sliding_window": 4}, sliding_window=None))
     assert "no score can show" not in text
+
+
+def test_prompts_that_are_continued_are_longer_than_their_text(found):
+    data = DataSet("d", (Prompt("Rufus lives in Merrin.", "", 0),))
+    for window, seen in ((64, True), (256, False)):
+        pair = changed({**MISTRAL, "sliding_window": window}, sliding_window=None)
+        [(_, text)] = found(*pair, data=data)
+        assert text.endswith("these texts have at most 6 tokens, so no score can show it") != seen
 
 
 def test_long_texts_that_are_read_in_short_windows(found):
