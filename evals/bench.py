@@ -22,7 +22,6 @@ from evals.checkpoint import (
     SEQ2SEQ,
     Checkpoint,
     check_names,
-    check_same_labels,
 )
 from evals.checkpoints.findings import CheckpointComparison, Severity
 from evals.data import DataSet
@@ -174,7 +173,6 @@ class Bench:
         Raises:
             EvalError: they cannot be compared; the reason is that of the first finding.
         """
-        check_same_labels(baseline, candidate)
         if tasks.labels is not None:
             check_names(baseline, tasks.labels)
         used = [data for data in vars(tasks).values() if data is not None]
@@ -182,6 +180,7 @@ class Bench:
             "model": candidate.digest,
             "baseline": baseline.digest,
             "data": [data.digest for data in used],
+            "how": [[data.name, *sorted(map(repr, data.how.items()))] for data in used],
             "protocol": {"task": "compare"},
         }
 

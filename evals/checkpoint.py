@@ -346,15 +346,6 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
-def check_same_labels(baseline: Checkpoint, candidate: Checkpoint) -> None:
-    """Raises an EvalError if the two call their classes differently."""
-    if baseline.class_names != candidate.class_names:
-        raise EvalError(
-            f"the label maps differ: {', '.join(candidate.class_names)} for the candidate, "
-            f"{', '.join(baseline.class_names)} for the baseline"
-        )
-
-
 def check_readable(checkpoint: Checkpoint) -> None:
     """Raises an EvalError for a file of weights that is cut off or is none, from its header; those
     that an adapter adapts included."""

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import Checkpoint
 from evals.checkpoints.findings import CheckpointComparison
+from evals.checkpoints.lengths import Lengths, lengths_of
 from evals.data import DataSet
 from evals.scoring.loading import load_tokenizer
 
@@ -38,6 +39,11 @@ class Sides:
         one, two = (load_tokenizer(side, self.trust_remote_code) for side in sides)
         return one, two
 
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Of the data, in tokens of the baseline."""
+        return lengths_of(self.data, self.tokenizers[0], self.baseline)
+
 
 def compare(sides: Sides) -> CheckpointComparison:
     """Everything that is compared before scoring.
@@ -54,6 +60,7 @@ def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
         added_tokens,
         chat,
         configuration,
+        generation,
         tokenizer_files,
         tokens,
         vocabulary,
@@ -68,4 +75,5 @@ def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
         vocabulary.compare,
         tokenizer_files.compare,
         configuration.compare,
+        generation.compare,
     ]

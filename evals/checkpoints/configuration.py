@@ -1,32 +1,278 @@
-"""Settings of two ``config.json`` that change what a model computes."""
+"""Settings of two ``config.json`` that change what a model computes, compared by their meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evals.checkpoint import json_object
+from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ
+from evals.checkpoints import settings
+from evals.checkpoints.effective import Part, parts_of
 from evals.checkpoints.findings import CheckpointComparison, Finding
+from evals.checkpoints.rope import rope_differences
+from evals.checkpoints.settings import (
+    ABSENT,
+    ACTIVATION,
+    CONTEXT,
+    EXPERTS,
+    FORWARD,
+    HEADS,
+    NORMALIZATION,
+    PATTERN,
+    ROPE,
+    ROUTING,
+    SIZE,
+    TOKEN,
+    TRAINING,
+    TYING,
+    Difference,
+    kind_of,
+    printable,
+    same,
+)
+from evals.errors import listed
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
 
-_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
+_IN_LAYER_TYPES = (
+    "use_sliding_window", "max_window_layers", "sliding_window_pattern",
+    "global_attn_every_n_layers",
+)  # fmt: skip
+"""Settings that a class has turned into ``layer_types``, where it has them."""
+_TEXT = "text_config."
+UNKNOWN, STUDENT = "unknown setting", "setting of a student"
+SHOWN = 6
+"""Settings that a line names; of more, their number."""
+_WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window", "local_attention")
+_SHARED = {NORMALIZATION: "norm_eps", ACTIVATION: "hidden_act"}
+"""What two architectures call by names of their own."""
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
-    """Holds the settings of two configurations side by side, by what they mean."""
-    if sides.candidate.file or sides.candidate.base is not None:
+    """Holds the settings of two configurations side by side; of an adapter, those of its base.
+
+    Raises:
+        EvalError: transformers does not take a configuration.
+    """
+    if any((side.base or side).file for side in (sides.baseline, sides.candidate)):
         return CheckpointComparison(
             not_compared={"configuration": "the checkpoint has none of its own"}
         )
-    one, two = (
-        _epsilon(json_object(side.path / "config.json"))
-        for side in (sides.baseline, sides.candidate)
+    one, two = _aligned(
+        *(parts_of(side, sides.trust_remote_code) for side in (sides.baseline, sides.candidate))
     )
-    if one == two:
-        return CheckpointComparison(compared=("configuration",))
-    text = f"the epsilon of its normalization is {one} for the baseline and {two} for the candidate"
-    return CheckpointComparison((Finding("normalization", text),), ("configuration",))
+    findings = []
+    if "" in one and "" in two:
+        findings += _labels(sides, one[""], two[""])
+    for prefix in sorted(one.keys() & two.keys()):
+        findings += _Pair(sides, prefix, one[prefix], two[prefix]).findings()
+    lost = sorted(one.keys() ^ two.keys())
+    if lost:
+        names = listed([name.removesuffix(".") or "what is around it" for name in lost])
+        findings.append(Finding(SIZE, f"only one of the configurations has {names}"))
+    return CheckpointComparison(tuple(findings), ("configuration",))
 
 
-def _epsilon(described: Mapping[str, object]) -> object:
-    return next((described[name] for name in _EPSILONS if name in described), None)
+def _aligned(
+    one: Mapping[str, Part], two: Mapping[str, Part]
+) -> tuple[Mapping[str, Part], Mapping[str, Part]]:
+    """Two configurations part by part; where one side is the other's text model alone, it is
+    beside that."""
+    if (_TEXT in one) == (_TEXT in two):
+        return one, two
+    if _TEXT in one:
+        return one, {**{name: part for name, part in two.items() if name}, _TEXT: two[""]}
+    return {**{name: part for name, part in one.items() if name}, _TEXT: one[""]}, two
+
+
+class _Pair:
+    """The same part of two configurations."""
+
+    def __init__(self, sides: "Sides", prefix: str, one: Part, two: Part):
+        self.sides, self.prefix, self.one, self.two = sides, prefix, one, two
+        self.kind = sides.baseline.kind
+        self.is_one_type = one.values["model_type"] == two.values["model_type"]
+        # Weights of another width are no baseline's weights: they were trained with their settings.
+        self.is_student = self._differs("hidden_size") or (
+            not self.is_one_type and self._differs("num_hidden_layers")
+        )
+
+    def findings(self) -> Iterable[Finding]:
+        found: dict[str, list[Difference]] = {}
+        for kind, difference in self._differences():
+            found.setdefault(kind, []).append(difference)
+        for kind, differences in found.items():
+            yield from self._told(kind, differences)
+        yield from self._rope()
+        yield from self._context()
+
+    def _differences(self) -> Iterable[tuple[str, Difference]]:
+        """Settings that differ and the kind of each, in alphabetical order."""
+        one, two = self._values(self.one), self._values(self.two)
+        for name in sorted(one.keys() | two.keys()):
+            values = one.get(name, ABSENT.get(name)), two.get(name, ABSENT.get(name))
+            kind = kind_of(name, *values)
+            if kind in (settings.BOOKKEEPING, ROPE, CONTEXT):
+                continue
+            if not (name in one and name in two) and not self._may_lack(name):
+                continue
+            if not self._is_same(kind, name, *values):
+                kind = self._refined(kind, name, *values)
+                yield kind, Difference(self.prefix + name, *values)
+
+    def _values(self, part: Part) -> dict[str, object]:
+        """Settings by name; of two architectures, by what they are to both."""
+        if self.is_one_type:
+            return dict(part.values)
+        found = dict(part.values)
+        for kind, shared in _SHARED.items():
+            names = [name for name in found if kind_of(name) == kind and name in part.declared]
+            if len(names) == 1:
+                found[shared] = found.pop(names[0])
+        return found
+
+    def _may_lack(self, name: str) -> bool:
+        """Whether a setting that one side has no place for is to be compared."""
+        return self.is_one_type or name in ABSENT
+
+    def _is_same(self, kind: str, name: str, one: object, two: object) -> bool:
+        if name == "problem_type":
+            # Others tell the loss apart, and this one what becomes of the logits.
+            return (one == "multi_label_classification") == (two == "multi_label_classification")
+        if kind == PATTERN and isinstance(one, list) and isinstance(two, list):
+            # Of a student, some of the layers.
+            return same(one, two) or (len(two) < len(one) and _is_within(two, one))
+        if name in _IN_LAYER_TYPES and self._has_layer_types():
+            return True
+        return same(one, two, kind)
+
+    def _has_layer_types(self) -> bool:
+        """Whether both sides list what each layer sees, so that nothing else needs to say it."""
+        return all(part.values.get("layer_types") for part in (self.one, self.two))
+
+    def _refined(self, kind: str, name: str, one: object, two: object) -> str:
+        """The kind of a difference, where its name alone does not tell."""
+        known = {*self.one.declared, *self.two.declared, *_SHARED.values()}
+        if name not in known and kind not in (HEADS, TOKEN, TYING):
+            return UNKNOWN
+        if kind == HEADS:
+            return HEADS if self._splits_the_same_weights() else SIZE
+        if kind == ROUTING and any(map(self._differs, EXPERTS)):
+            return SIZE
+        if kind == TOKEN:
+            return self._token_kind(name, one, two)
+        if kind == TYING:
+            return TYING if two else "head of its own"
+        return STUDENT if kind in FORWARD and self.is_student else kind
+
+    def _token_kind(self, name: str, one: object, two: object) -> str:
+        if name == "pad_token_id" and self.kind not in (CAUSAL, SEQ2SEQ) and one is not None:
+            return "padding token"
+        if name == "decoder_start_token_id" and self.kind == SEQ2SEQ:
+            return "first token of the decoder"
+        return TOKEN
+
+    def _splits_the_same_weights(self) -> bool:
+        """Whether both sides divide projections of one size into other numbers of heads."""
+        (heads, size), (others, other_size) = map(_heads, (self.one, self.two))
+        if self.is_student or self._differs("num_hidden_layers") or None in (heads, others):
+            return False
+        return heads != others and heads * size == others * other_size
+
+    def _told(self, kind: str, differences: Sequence[Difference]) -> Iterable[Finding]:
+        if kind in (UNKNOWN, TRAINING):
+            names = listed([printable(found.name) for found in differences], shown=SHOWN)
+            what = "that transformers does not know" if kind == UNKNOWN else "of training"
+            yield Finding(kind, f"the configurations differ in settings {what}: {names}")
+            return
+        end = ""
+        if kind == PATTERN:
+            spans = [self._span(part) for part in (self.one, self.two)]
+            if min(spans) >= self.sides.lengths.sequence:
+                end = f": {self.sides.lengths.unseen()}"
+        yield _finding(kind, differences, end)
+
+    def _span(self, part: Part) -> float:
+        """Tokens up to which all layers see everything before a token."""
+        found = [part.values.get(name) for name in _WINDOWS]
+        layers = part.values.get("layer_types") or ["full_attention"]
+        if not all(str(layer).endswith("_attention") for layer in layers) or (
+            "linear_attention" in layers
+        ):
+            return 0
+        windows = [value for value in found if isinstance(value, int) and value > 0]
+        return min(windows, default=float("inf"))
+
+    def _rope(self) -> Iterable[Finding]:
+        if not all(hasattr(part.config, "rope_parameters") for part in (self.one, self.two)):
+            return
+        longest = self.sides.lengths.sequence if self._may_rotate_otherwise() else 0
+        found, seen = rope_differences(self.one.config, self.two.config, longest)
+        if found:
+            end = "" if seen else f": {self.sides.lengths.unseen()}"
+            differences = [Difference(self.prefix + d.name, d.baseline, d.candidate) for d in found]
+            yield _finding(STUDENT if self.is_student else ROPE, differences, end)
+
+    def _may_rotate_otherwise(self) -> bool:
+        return self.one.config.rope_parameters != self.two.config.rope_parameters
+
+    def _context(self) -> Iterable[Finding]:
+        one, two = (
+            next((v for name, v in part.values.items() if kind_of(name) == CONTEXT), None)
+            for part in (self.one, self.two)
+        )
+        if not (isinstance(one, int) and isinstance(two, int)) or one == two:
+            return
+        if two < one and self._names_its_context():
+            return  # of what the files themselves say, the comparison of tokens tells
+        if two < one:
+            text = f"the candidate takes {two} tokens at most, the baseline {one}"
+            yield Finding("context length", text)
+        else:
+            text = f"the candidate is said to take {two} tokens, the baseline {one}"
+            yield Finding("longer context", text)
+
+    def _names_its_context(self) -> bool:
+        return None not in (self.sides.baseline.context, self.sides.candidate.context)
+
+    def _differs(self, name: str) -> bool:
+        return not same(self.one.values.get(name), self.two.values.get(name))
+
+
+def _finding(kind: str, differences: Sequence[Difference], end: str = "") -> Finding:
+    names = listed([str(found) for found in differences], shown=SHOWN)
+    return Finding(kind, f"the configurations differ in {names}{end}")
+
+
+def _is_within(few: Sequence[object], many: Sequence[object]) -> bool:
+    """Whether ``few`` are some of ``many``, in their order."""
+    rest = iter(many)
+    return all(any(same(value, other) for other in rest) for value in few)
+
+
+def _heads(part: Part) -> tuple[int | None, int]:
+    """Number and size of attention heads."""
+    names = "num_attention_heads", "head_dim", "hidden_size"
+    number, size, width = (part.values.get(name) for name in names)
+    if not isinstance(number, int) or not number:
+        return None, 0
+    return number, size or (width // number if isinstance(width, int) else 0)
+
+
+def _labels(sides: "Sides", one: Part, two: Part) -> Iterable[Finding]:
+    """Names of the classes, by index; of a file that gives none, those of transformers."""
+    if sides.baseline.kind != CLASSIFIER:
+        return
+    named = [_names(part) for part in (one, two)]
+    if named[0] != named[1]:
+        place = next((i for i, pair in enumerate(zip(*named, strict=False)) if len({*pair}) > 1), 0)
+        start = place if place >= SHOWN else 0
+        before, after = (
+            listed([printable(name) for name in names[start:]], shown=SHOWN) for names in named
+        )
+        text = f"the label maps differ: {after} for the candidate, {before} for the baseline"
+        yield Finding("label map", text)
+
+
+def _names(part: Part) -> list[str]:
+    labels = part.config.id2label or {}
+    return [str(labels[index]) for index in sorted(labels)]

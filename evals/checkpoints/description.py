@@ -16,6 +16,8 @@ _DEPTH = re.compile(r"(?:^|_)(?:layers?|blocks?)$")
 SHARED_DEPTH = 256
 """Layers that a model may have without a tensor for each, as ALBERT, which shares its layers."""
 _POSITIONS = re.compile(r"positions?(_embeddings)?$|(^|_)(n_ctx|seq_len(gth)?)$")
+MOST_LABELS = 1_000_000
+"""Classes of a model at most; transformers makes a list of them at once."""
 MOST_POSITIONS = 1 << 28
 """Positions beyond which a configuration cannot be meant; some models make a table of them."""
 _IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
@@ -41,6 +43,8 @@ def check_description(checkpoint: Checkpoint) -> None:
                 )
             if _POSITIONS.search(key) and value > MOST_POSITIONS:
                 raise EvalError(f"{where}: {key} = {_short(value)} is no number of positions")
+            if key == "num_labels" and value > MOST_LABELS:
+                raise EvalError(f"{where}: {key} = {_short(value)} is no number of classes")
         if key.endswith("attn_implementation"):
             for name in value.values() if isinstance(value, Mapping) else [value]:
                 if name is not None and name not in _IMPLEMENTATIONS:

@@ -52,7 +52,6 @@ KINDS: Mapping[str, Kind] = {
     "other truncation side": Kind(_NOTED, "Prompts are cut by whoever asks for it."),
     "tokenizer.json": Kind(_FAILED, "Servers that read this file give the model other tokens."),
     "no tokenizer.json": Kind(_NOTED, "Some servers read this file alone."),
-    "normalization": Kind(_FAILED, "Every layer computes something else."),
     "plain use": Kind(_FAILED, "Users of transformers meet it at once."),
     "index of weights": Kind(_FAILED, "Readers that go by the index miss tensors."),
     "tensor in two files": Kind(_REFUSED, "Which value is meant is not said."),
@@ -63,6 +62,37 @@ KINDS: Mapping[str, Kind] = {
     "loader's warning": Kind(_NOTED, "What it means depends on the warning."),
     "loader's repair": Kind(_NOTED, "The model is judged as it is loaded."),
     "context length": Kind(_REFUSED, "The candidate cannot read what the baseline reads."),
+    "label map": Kind(_REFUSED, "The same answer has another name."),
+    "normalization": Kind(_FAILED, "Every layer computes something else."),
+    "activation": Kind(_FAILED, "Every layer computes something else."),
+    "scaling": Kind(_FAILED, "Multipliers and soft caps are part of what was trained."),
+    "rope": Kind(_FAILED, "Positions are rotated by angles that the weights do not know."),
+    "attention pattern": Kind(_FAILED, "Tokens see others than they saw in training."),
+    "heads": Kind(_FAILED, "The same weights are split into other heads."),
+    "expert routing": Kind(_FAILED, "Tokens go to other experts, or to more or fewer."),
+    "tied head": Kind(_FAILED, "The output layer of the baseline gives way to the embedding."),
+    "padding token": Kind(_FAILED, "What is padded is read or counted otherwise in a batch."),
+    "first token of the decoder": Kind(_FAILED, "The decoder begins with another token."),
+    "setting": Kind(_FAILED, "Its class computes something else; no compression changes it."),
+    "end of generation": Kind(_FAILED, "Plain generate runs on, or stops at an ordinary token."),
+    "length of generation": Kind(_FAILED, "Plain generate cuts its answers off."),
+    "generation setting": Kind(_FAILED, "Plain generate samples, penalizes or forbids otherwise."),
+    "unreadable generation_config.json": Kind(
+        _FAILED, "Other readers stop at it, and transformers silently goes without."
+    ),
+    "further end tokens": Kind(_NOTED, "Special tokens that no answer holds may end one."),
+    "milder generation setting": Kind(
+        _NOTED, "A default in place of the baseline's setting, or one without effect."
+    ),
+    "head of its own": Kind(_NOTED, "A quantized or trimmed output layer is stored by itself."),
+    "longer context": Kind(_NOTED, "Nothing is read otherwise up to the baseline's length."),
+    "size": Kind(_NOTED, "Structured pruning, low rank and students change sizes."),
+    "setting of a student": Kind(
+        _NOTED, "Weights of another width were trained with settings of their own."
+    ),
+    "special token id": Kind(_NOTED, "The tokenizer and generation are compared themselves."),
+    "training setting": Kind(_NOTED, "Dropout and the like do not act in evaluation."),
+    "unknown setting": Kind(_NOTED, "transformers does not know it; another engine may."),
 }
 """Every kind of difference that can be found. This table alone decides on severities."""
 
@@ -125,3 +155,15 @@ class CheckpointComparison:
             tuple(fields["compared"]),
             fields["not_compared"],
         )
+
+
+def table() -> str:
+    """All kinds as a table in Markdown, the severest first."""
+    order = list(Severity)
+    kinds = sorted(KINDS.items(), key=lambda item: order.index(item[1].severity))
+    rows = [f"| {name} | {kind.severity} | {kind.reason} |" for name, kind in kinds]
+    return "\n".join(["| kind | severity | why |", "| --- | --- | --- |", *rows])
+
+
+if __name__ == "__main__":
+    print(table())

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.data import DROP, DataSet, Text
+from evals.data import DROP, Text
 from evals.errors import EvalError
 from evals.estimate import Estimate
 from evals.items import ItemValues
@@ -48,14 +48,13 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
         return guessed
     rise = candidate["nll"].astype(np.float64) - baseline["nll"]
     losses = group_means(rise, baseline["window"])
-    context, stride = candidate["windowing"]
     return Reading(
         estimate=drift_of(rise, baseline["cluster"], baseline.is_one_document),
         baseline=perplexity(baseline["nll"]),
         candidate=perplexity(candidate["nll"]),
         worst=worst_items(losses, windows_of(candidate)),
         facts=_facts(candidate),
-        protocol=_protocol(candidate.data, context, stride),
+        protocol=_protocol(candidate),
         items=ItemValues.of_tokens(rise, baseline),
     )
 
@@ -74,7 +73,8 @@ def _facts(scored: Scored) -> dict[str, float]:
     }
 
 
-def _protocol(data: DataSet, context: int, stride: int) -> str:
+def _protocol(scored: Scored) -> str:
+    data = scored.data
     if "told" in data.how:
         return str(data.how["told"])
     if isinstance(data.items[0], Text):
@@ -82,8 +82,18 @@ def _protocol(data: DataSet, context: int, stride: int) -> str:
         what = "one document" if count == 1 else f"{count} documents, each scored by itself"
     else:
         what = f"the responses to {len(data.items)} prompts"
-    tail = ", the last one left out where it is shorter" if data.how.get("tail") == DROP else ""
-    return f"per token on {data.name}, {what}, in windows of {context} tokens, {stride} apart{tail}"
+    return f"per token on {data.name}, {what}, {_windows(scored)}"
+
+
+def _windows(scored: Scored) -> str:
+    """How texts are cut; where none is as long as a window, how long they are."""
+    context, stride = scored["windowing"]
+    longest = scored.measurement.arrays.get("longest")
+    if longest is not None and longest < context:
+        return f"longest document {int(longest)} tokens"
+    is_cut = scored.data.how.get("tail") == DROP
+    tail = ", the last one left out where it is shorter" if is_cut else ""
+    return f"in windows of {context} tokens, {stride} apart{tail}"
 
 
 def drift_of(rise: ArrayLike, documents: ArrayLike, one_document: bool = False) -> Estimate:

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     QuantizedCache,
@@ -100,10 +101,11 @@ class Loaded:
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end what the model says."""
-        own = self.model.generation_config.eos_token_id
-        own = own if isinstance(own, list) else [own]
-        return sorted({end for end in (self.tokenizer.eos_token_id, *own) if end is not None})
+        """Tokens at which plain ``generate`` ends what the model says."""
+        found = end_tokens(self.model.generation_config)
+        # The end token in the header of a GGUF file is left behind by transformers.
+        last = self.tokenizer.eos_token_id if self.checkpoint.file else None
+        return found if last is None else sorted({*found, last})
 
     def inputs(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """What one forward pass over ``ids`` ``(rows, tokens)`` takes, no token masked."""
@@ -257,6 +259,52 @@ def _repairs(model: PreTrainedModel, path: Path) -> dict[str, str]:
     found = {"ignores": ignored, "renames or converts": other - ignored, "makes up": lacking}
     return {what: _some({re.sub(r"\d+", "*", n) for n in names})
             for what, names in found.items() if names}  # fmt: skip
+
+
+def load_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of a checkpoint, or of what an adapter adapts, with the defaults of its
+    class.
+
+    Raises:
+        EvalError: names the checkpoint and the loader's own reason.
+    """
+    source = checkpoint.base or checkpoint
+    with _explained(source):
+        check_description(source)
+        return AutoConfig.from_pretrained(
+            source.path,
+            trust_remote_code=trust_remote_code,
+            **({"gguf_file": source.file} if source.file else {}),
+        )
+
+
+def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
+    """What plain ``generate`` of a checkpoint goes by: its ``generation_config.json``, or where
+    there is none that transformers can read what ``config.json`` says of generation.
+
+    Raises:
+        EvalError: names the checkpoint and the loader's own reason.
+    """
+    with _explained(checkpoint):
+        try:
+            return GenerationConfig.from_pretrained(checkpoint.path)
+        except OSError:
+            return GenerationConfig.from_pretrained(
+                checkpoint.path, config_file_name="config.json", _from_model_config=True
+            )
+
+
+def end_tokens(asked: GenerationConfig) -> list[int]:
+    """Tokens that end what a model says, in order; none where it goes on to its longest.
+
+    Raises:
+        EvalError: what stands there are no tokens.
+    """
+    ends = [] if asked.eos_token_id is None else asked.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    if not all(type(end) is int for end in ends):
+        raise EvalError(f"generation_config.json: eos_token_id = {ends!r:.80} are no tokens")
+    return sorted(set(ends))
 
 
 def load_tokenizer(

@@ -9,6 +9,8 @@ from evals.sequential import LOOKS
 
 Protocol = TypeVar("Protocol")
 
+WINDOW = 2048
+"""Tokens of a window of text, as far as a model takes them."""
 STOP = "\n"
 """A continuation ends here, unless its data set says otherwise."""
 
@@ -27,7 +29,7 @@ class TextProtocol(_Batched):
     """How text becomes predictions. Part of a measurement's key.
 
     Attributes:
-        context: tokens of a window, as far as the model takes them; None takes 2048.
+        context: tokens of a window, as far as the model takes them; None takes :data:`WINDOW`.
         stride: tokens between windows; None takes the context.
         tail: ``keep`` or ``drop`` a last window that is shorter than the context.
         chat: whether prompts are put as a user's turn through the model's chat template.

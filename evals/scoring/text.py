@@ -24,7 +24,7 @@ from evals.scoring.batches import in_batches
 from evals.scoring.divergence import divergences
 from evals.scoring.loading import Loaded
 from evals.scoring.prompts import encode_prompts
-from evals.scoring.protocols import TextProtocol
+from evals.scoring.protocols import WINDOW, TextProtocol
 
 CHUNK = 1 << 22
 """Entries of a log-probability table that are compared at a time in float64."""
@@ -38,6 +38,7 @@ class _Window:
     skip: int  # tokens at the front that are not to predict: given, or predicted before
     item: int
     source: list[int] | None = None  # what an encoder reads
+    end: int = 0  # tokens of a longer document up to here
 
     @property
     def predicted(self) -> int:
@@ -61,7 +62,7 @@ def windows(
                 break
             if stop > max(done, start + 1):
                 skip = max(done - start - 1, 0)
-                found.append(_Window(ids[start:stop], skip, index))
+                found.append(_Window(ids[start:stop], skip, index, end=stop))
                 done = stop
     if not found:
         least = f"{context} tokens" if drop else "two tokens or more"
@@ -101,7 +102,7 @@ def responses(loaded: Loaded, data: DataSet, context: int, chat: bool) -> list[_
 
 def context_of(loaded: Loaded, protocol: TextProtocol) -> int:
     """Tokens of a window for this model: as many as are asked for, or as it takes."""
-    return min(protocol.context or 2048, loaded.max_tokens)
+    return min(protocol.context or WINDOW, loaded.max_tokens)
 
 
 @torch.inference_mode()
@@ -127,7 +128,8 @@ def score_text(
     Returns:
         ``tokens``, ``nll``, ``window`` and ``cluster`` ``(tokens,)`` in the order of the text;
         ``window_item`` and ``window_text`` ``(windows,)``; ``units`` (words, bytes);
-        ``windowing`` (context, stride); ``vocabulary``, entries that a prediction is over;
+        ``windowing`` (context, stride); ``longest``, tokens of the longest document;
+        ``vocabulary``, entries that a prediction is over;
         with a reference also ``js``, ``kl_forward`` (from the baseline), ``kl_backward`` and
         ``agree`` (top-1) ``(tokens,)``.
 
@@ -158,6 +160,7 @@ def score_text(
         "window_text": np.array([tokenizer.decode(p.ids[:SHOWN_TOKENS]) for p in parts]),
         "units": np.array([_count(data, str.split), _count(data, str.encode)]),
         "windowing": np.array([context, stride]),
+        "longest": np.array(max(part.end or len(part.ids) for part in parts)),
         "vocabulary": np.array(vocabulary),
         "nll": np.empty(total, np.float32),
     }

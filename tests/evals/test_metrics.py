@@ -137,6 +137,9 @@ class TestPerplexity:
         assert reading.facts["word_perplexity"] == pytest.approx(math.exp(worse.sum() / 40))
         assert reading.facts["byte_perplexity"] == pytest.approx(math.exp(worse.sum() / 200))
         assert "windows of 64 tokens, 32 apart" in reading.protocol
+        for longest, told in ((63, "longest document 63 tokens"), (64, "in windows of 64 tokens")):
+            sides = (scored(items, nll=nll, longest=longest, **common) for nll in (base, worse))
+            assert told in perplexity_drift(*sides).protocol
         means = (worse - base).reshape(10, 5).mean(1)
         worst = reading.worst.items[0]
         assert (worst.row, worst.window, worst.prompt) == (

@@ -122,6 +122,17 @@ class TestText:
         found = score_text(loaded, TEXTS, TextProtocol(context=2048, stride=2048))
         assert found["windowing"].tolist() == [128, 128]
 
+    @pytest.mark.parametrize(("context", "stride"), [(None, None), (16, 16), (16, 5)])
+    def test_the_longest_document_is_told_however_it_is_cut(self, loaded, context, stride):
+        found = score_text(loaded, TEXTS, TextProtocol(context=context, stride=stride))
+        lengths = [len(loaded.tokenizer(item.text).input_ids) for item in TEXTS.items]
+        assert found["longest"] == max(lengths)
+
+    def test_a_prompt_and_its_response_are_as_long_as_both(self, loaded):
+        data = DataSet("d", (Prompt("Where does Rufus live?", "Merrin", 0), Prompt("A", "b", 1)))
+        found = score_text(loaded, data, TextProtocol())
+        assert found["longest"] == len(loaded.tokenizer("Where does Rufus live? Merrin").input_ids)
+
     def test_too_short_a_text_is_an_error(self, loaded):
         with pytest.raises(EvalError, match="no text of two tokens"):
             score_text(loaded, DataSet("d", (Text("", 0),)), TextProtocol())

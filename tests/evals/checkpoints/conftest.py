@@ -1,4 +1,4 @@
-"""Shipped checkpoints in two copies, of which one is changed."""
+"""Shipped checkpoints in two copies, of which one is changed, and configurations alone."""
 
 import json
 import shutil
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from evals.checkpoint import open_checkpoint
+from evals.checkpoint import CAUSAL, Checkpoint, open_checkpoint
 from evals.checkpoints.compare import Sides, compare
 from evals.data import DataSet, Text
+from fixtures import vocabulary
 
 DATA = DataSet("texts", (Text("Rufus lives in Merrin.", 0), Text("Lena owns a steel drum.", 1)))
+"""Texts of seven tokens at most."""
 
 
 class Copies:
@@ -47,5 +49,31 @@ def copies(tmp_path):
         for place in places:
             shutil.copytree(Path("fixtures/models", model), place, copy_function=shutil.copyfile)
         return Copies(*places)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    vocabulary.causal(64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sides_of(tokenizer_folder, tmp_path):
+    """``sides_of(one, two, kind)``: checkpoints with these files, by name and what they hold."""
+
+    def make(one: dict, two: dict, kind: str = CAUSAL, data: DataSet = DATA) -> Sides:
+        sides = []
+        for label, files in (("one", one), ("two", two)):
+            path = tmp_path / label
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+            for name, held in files.items():
+                text = held if isinstance(held, str) else json.dumps(held)
+                (path / name).write_text(text)
+            sides.append(Checkpoint(path, kind, 0, label, tokenizer=tokenizer_folder))
+        return Sides(*sides, [data])
 
     return make

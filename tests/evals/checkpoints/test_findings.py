@@ -1,7 +1,12 @@
 """What was found survives the store, and one table decides what follows from it."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from evals.checkpoints import findings
 from evals.checkpoints.findings import KINDS, CheckpointComparison, Finding, Severity
 
 ONE = CheckpointComparison((Finding("tokens", "a"),), ("tokens",), {"template": "there is none"})
@@ -28,3 +33,11 @@ def test_every_kind_gives_its_reason(kind):
 def test_a_kind_that_is_not_in_the_table_has_no_severity():
     with pytest.raises(KeyError):
         Finding("new", "text").severity  # noqa: B018
+
+
+def test_the_readme_holds_the_table_that_the_command_prints():
+    command = [sys.executable, "-m", findings.__name__]
+    root = Path(__file__).parents[3]
+    printed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    assert all(f"| {kind} |" in printed for kind in KINDS)
+    assert f"\n\n{printed}" in (root / "evals" / "README.md").read_text()

@@ -1,0 +1,138 @@
+"""What the settings of a ``config.json`` act on, and when two values of one mean the same."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from transformers.activations import ACT2FN
+
+NAMELESS = "setting"
+"""The kind of a declared setting that no pattern knows."""
+BOOKKEEPING, TRAINING, SIZE, TOKEN, CONTEXT, HEADS, ROPE = (
+    "bookkeeping", "training setting", "size", "special token id", "context", "heads", "rope",
+)  # fmt: skip
+"""Settings that are compared in ways of their own, or not at all."""
+NORMALIZATION, ACTIVATION, SCALING, PATTERN, ROUTING, TYING = (
+    "normalization", "activation", "scaling", "attention pattern", "expert routing", "tied head",
+)  # fmt: skip
+FORWARD = (NORMALIZATION, ACTIVATION, SCALING, PATTERN, ROUTING, NAMELESS)
+"""What compression never changes."""
+
+_PATTERNS = {
+    BOOKKEEPING: (
+        r"_.*|name_or_path|architectures|transformers_version|(torch_)?dtype|use_cache|model_type"
+        r"|quantization_config|compression_config|auto_map|output_(attentions|hidden_states)"
+        r"|output_router_logits|return_dict|id2label|label2id|num_labels|finetuning_task"
+        r"|task_specific_params|torchscript|gradient_checkpointing|pretraining_tp"
+        r"|chunk_size(_feed_forward)?|keys_to_ignore_at_inference|tokenizer_class|use_.*kernels?"
+        r"|unsloth.*|.*flash.*|attn_implementation|reorder_and_upcast_attn|use_bfloat16"
+        r"|base_model_.*_plan"
+    ),
+    TRAINING: (
+        r".*dropout.*|.*_pdrop|.*_drop|initializer.*|init_.*|.*_init|.*_loss(_.*)?|.*aux_.*"
+        r"|.*jitter.*|.*layerdrop|mask_(time|feature)_.*|label_smoothing|summary_.*"
+        r"|rescale_prenorm_residual|time_step_(min|max|floor)|embd_pdrop"
+    ),
+    TOKEN: r".*_token_(id|index|ids)",
+    TYING: r"tie_word_embeddings",
+    CONTEXT: r"max_position_embeddings|n_positions|n_ctx|max_seq(uence)?_len(gth)?|seq_length",
+    ROPE: r"rope_parameters|rope_scaling|rope_theta|partial_rotary_factor|rotary_(pct|emb_base)"
+    r"|rope_local_base_freq|original_max_position_embeddings",
+    HEADS: r"num_attention_heads|num_key_value_heads|head_dim",
+    NORMALIZATION: r"(.*_)?eps(ilon)?",
+    ACTIVATION: r".*act(ivation)?(_fn|_function)?",
+    ROUTING: (
+        r"num_experts_per_tok(en)?|experts_per_token|num_selected_experts|moe_top_?k|moe_k"
+        r"|top_k_experts|topk_group|n_group|topk_method|scoring_func|norm_topk_prob"
+        r"|routed_scaling_factor|router_.*|moe_layer_freq|decoder_sparse_step|mlp_only_layers"
+        r"|mlp_layer_types|first_k_dense_replace|interleave_moe_layer_step"
+    ),
+    PATTERN: (
+        r".*window.*|.*attention_chunk_size|layer_types|no_rope.*|local_attention"
+        r"|global_attn_every_n_layers|attention_(types|layers)|attn_layer_.*|.*sliding.*|is_causal"
+        r"|use_bidirectional_attention"
+    ),
+    SCALING: r".*soft_?cap.*|.*multiplier.*|logit_scale|logits_scal.*|.*scal(e|ar|ing).*|alpha",
+    NAMELESS: r"relative_attention_max_distance|max_relative_positions|alibi_bias_max",
+    SIZE: r".*bias|pruned_heads|per_layer_config|block_configs|layers_block_type",
+}  # fmt: skip
+ABSENT: Mapping[str, object] = {
+    "partial_rotary_factor": 1.0,
+    **dict.fromkeys(("logit_scale", "logits_scaling", "embedding_multiplier"), 1.0),
+    **dict.fromkeys(("residual_multiplier", "attention_multiplier"), 1.0),
+    **dict.fromkeys(("sliding_window", "attention_chunk_size"), None),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), None),
+}
+"""What an architecture does that has no such setting."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is not the same on both sides."""
+
+    name: str
+    baseline: object
+    candidate: object
+
+    def __str__(self) -> str:
+        one, two = shown(self.baseline), shown(self.candidate)
+        return f"{printable(self.name)} ({one} for the baseline, {two} for the candidate)"
+
+
+def printable(name: str) -> str:
+    """A name that a checkpoint brings, on one line and not too long."""
+    return name[:60] if name.isprintable() else ascii(name)[1:-1][:60]
+
+
+def shown(value: object) -> str:
+    """A value on one line, shortened in its middle."""
+    line = ascii(value)
+    return line if len(line) <= 80 else f"{line[:50]} ... {line[-20:]}"
+
+
+def kind_of(name: str, *values: object) -> str:
+    """What a setting acts on, by its name; of one that no pattern knows, by its ``values``:
+    whole numbers are sizes of the model, which structured pruning and students change."""
+    known = _named(name)
+    if known is not None:
+        return known
+    counts = [value for value in values if value is not None]
+    return SIZE if all(type(value) is int for value in counts) else NAMELESS
+
+
+@cache
+def _named(name: str) -> str | None:
+    return next((kind for kind, pattern in _PATTERNS.items() if re.fullmatch(pattern, name)), None)
+
+
+def same(one: object, two: object, kind: str = "") -> bool:
+    """Whether two values of a setting mean the same."""
+    if repr(one) == repr(two):
+        return True  # NaN among them, which a file may hold
+    if isinstance(one, bool) or isinstance(two, bool):
+        return bool(one) == bool(two) and not (isinstance(one, str) or isinstance(two, str))
+    if isinstance(one, int | float) and isinstance(two, int | float):
+        # What has been through a file of float32 numbers is not the same decimal.
+        return math.isclose(one, two, rel_tol=1e-6)
+    if kind == ACTIVATION and isinstance(one, str) and isinstance(two, str):
+        return one == two or _is_same_function(one, two)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    return one == two
+
+
+@cache
+def _is_same_function(one: str, two: str) -> bool:
+    """Whether two activations of transformers give the same values from -20 to 20."""
+    points = torch.linspace(-20, 20, 2001)
+    try:
+        with torch.inference_mode():
+            return torch.allclose(ACT2FN[one](points), ACT2FN[two](points), rtol=1e-4, atol=1e-5)
+    except (KeyError, TypeError, RuntimeError):
+        return False

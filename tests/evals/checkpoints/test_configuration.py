@@ -1,0 +1,363 @@
+"""Configurations are compared by what they make a model compute, however they are written."""
+
+import json
+
+import pytest
+import transformers
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ, Checkpoint, open_checkpoint
+from evals.checkpoints.compare import Sides
+from evals.checkpoints.configuration import compare
+from evals.checkpoints.findings import Severity
+from evals.data import DataSet, Prompt, Text
+from evals.errors import EvalError
+
+SMALL = {"vocab_size": 576, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "intermediate_size": 128, "max_position_embeddings": 512}  # fmt: skip
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SMALL}
+MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": None, "num_key_value_heads": 4}
+GEMMA = {**SMALL, "model_type": "gemma3_text", "head_dim": 16, "sliding_window": 64}
+MIXTRAL = {**SMALL, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+BERT = {**SMALL, "model_type": "bert"}
+T5 = {"model_type": "t5", "is_encoder_decoder": True, "d_model": 64, "num_layers": 2}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+        "original_max_position_embeddings": 512}  # fmt: skip
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 128}  # fmt: skip
+
+
+@pytest.fixture
+def found(sides_of):
+    """``found(one, two)``: kind and text of each difference between two ``config.json``."""
+
+    def make(one, two, kind=CAUSAL, **more):
+        sides = sides_of({"config.json": one}, {"config.json": two}, kind, **more)
+        findings = compare(sides).findings
+        assert all(f.text.isprintable() and len(f.text) < 1000 for f in findings)
+        return [(f.kind, f.text) for f in findings]
+
+    return make
+
+
+def changed(base, **changes):
+    return base, {**base, **changes}
+
+
+BREAKS = [
+    ("normalization", changed(LLAMA, rms_norm_eps=1e-3)),
+    ("normalization", changed(BERT, layer_norm_eps=1e-3)),
+    ("normalization", changed({**SMALL, "model_type": "gpt2"}, layer_norm_epsilon=1e-3)),
+    ("activation", changed(LLAMA, hidden_act="gelu")),
+    ("activation", changed(GEMMA, hidden_activation="relu")),
+    ("activation", changed({**SMALL, "model_type": "gpt2"}, activation_function="relu")),
+    ("scaling", changed(GEMMA, final_logit_softcapping=30.0)),
+    ("scaling", changed(GEMMA, query_pre_attn_scalar=100)),
+    ("scaling", changed({**SMALL, "model_type": "granite"}, residual_multiplier=0.2)),
+    ("scaling", changed({**SMALL, "model_type": "granite"}, embedding_multiplier=12.0)),
+    ("scaling", changed({**SMALL, "model_type": "granite"}, attention_multiplier=0.1)),
+    ("scaling", changed({**SMALL, "model_type": "cohere"}, logit_scale=1.0)),
+    ("attention pattern", changed(MISTRAL, sliding_window=4)),
+    ("attention pattern", changed(GEMMA, layer_types=["full_attention"] * 4)),
+    ("attention pattern", changed(GEMMA, use_bidirectional_attention=True)),
+    ("heads", changed({**LLAMA, "num_key_value_heads": 2}, num_attention_heads=2, head_dim=32)),
+    ("heads", changed(BERT, num_attention_heads=8)),
+    ("expert routing", changed(MIXTRAL, num_experts_per_tok=1)),
+    ("expert routing",
+     changed({**SMALL, "model_type": "qwen3_moe", "num_experts": 8}, norm_topk_prob=True)),
+    ("tied head", changed(LLAMA, tie_word_embeddings=True)),
+    ("setting", changed({**SMALL, "model_type": "gpt_neox"}, use_parallel_residual=False)),
+    ("setting", changed(T5, relative_attention_max_distance=64)),
+    ("setting", changed(BERT, is_decoder=True)),
+    ("setting", changed(BERT, problem_type="multi_label_classification")),
+    ("rope", changed(LLAMA, rope_theta=500000.0)),
+    ("rope", changed(LLAMA, rope_parameters={**YARN})),
+    ("rope", changed({**SMALL, "model_type": "gpt_neox"}, rotary_pct=1.0)),
+    ("rope", changed({**SMALL, "model_type": "glm"}, partial_rotary_factor=1.0)),
+    ("rope", changed(GEMMA, rope_local_base_freq=20000.0)),
+    ("rope", changed({**LLAMA, "rope_scaling": {**YARN}}, rope_scaling={**YARN, "factor": 8.0})),
+    ("rope", changed({**LLAMA, "rope_scaling": {**YARN}}, rope_scaling={**YARN, "mscale": 0.5,
+                                                                          "mscale_all_dim": 1.0})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "pair"), BREAKS)
+def test_what_breaks_plain_use_is_told_with_both_sides(found, kind, pair):
+    for one, two in (pair, pair[::-1]) if kind != "tied head" else (pair,):
+        told = found(one, two)
+        assert [name for name, _ in told] == [kind]
+        assert " for the baseline, " in told[0][1]
+        assert " for the candidate)" in told[0][1]
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({}, {"rope_theta": 10000.0}),
+        ({"rope_theta": 5e5}, {"rope_parameters": {"rope_type": "default", "rope_theta": 500000}}),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}},
+         {"rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000.0}}),
+        ({"rope_scaling": None}, {"rope_scaling": {"type": "linear", "factor": 1.0}}),
+        ({"rope_scaling": {**LLAMA3, "type": "llama3"}, "rope_theta": 5e5},
+         {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}}),
+        ({"rope_scaling": YARN},
+         {"rope_scaling": {**YARN, "beta_fast": 32, "beta_slow": 1, "finetuned": True}}),
+        ({"rms_norm_eps": 1e-5}, {"rms_norm_eps": 9.999999747378752e-06}),
+        ({"hidden_act": "silu"}, {"hidden_act": "swish"}),
+        ({"hidden_act": "gelu_new"}, {"hidden_act": "gelu_pytorch_tanh"}),
+        ({"hidden_act": "gelu_fast"}, {"hidden_act": "gelu_accurate"}),
+        ({}, {"head_dim": 16, "num_key_value_heads": 4}),
+        ({"torch_dtype": "float16"}, {"dtype": "bfloat16", "use_cache": False}),
+        ({}, {"quantization_config": {"quant_method": "gptq", "bits": 4}, "_name_or_path": "x",
+              "transformers_version": "4.30.0", "pretraining_tp": 2}),
+        ({"id2label": {"0": "a"}}, {}),  # of no classifier
+        ({"problem_type": None}, {"problem_type": "single_label_classification"}),
+    ],
+)  # fmt: skip
+def test_the_same_in_another_spelling(found, one, two):
+    base = {**LLAMA, "rms_norm_eps": 1e-6}
+    assert found({**base, **one}, {**base, **two}) == []
+    assert found({**base, **two}, {**base, **one}) == []
+
+
+def _written(config):
+    return json.loads(config.to_json_string(use_diff=False))
+
+
+@pytest.mark.parametrize(
+    "names", [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES]
+)
+def test_defaults_of_every_class_count_as_if_written(found, names):
+    """Older versions of transformers wrote defaults out that newer ones leave away."""
+    compared = 0
+    for name in names:
+        try:
+            config = transformers.AutoConfig.for_model(name)
+            short, whole = json.loads(config.to_json_string()), _written(config)
+            transformers.AutoConfig.for_model(**whole)
+        except Exception:  # classes that need arguments, or do not read what they write
+            continue
+        assert (name, found(short, whole)) == (name, [])
+        assert (name, found(whole, short)) == (name, [])
+        compared += 1
+    assert compared > 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16},
+         "num_attention_heads (4 for the baseline, 2 for the candidate)"),
+        ({"intermediate_size": 96}, "intermediate_size (128 for the baseline, 96"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers (4 for the baseline, 2"),
+        ({"attention_bias": True}, "attention_bias (False for the baseline, True"),
+    ],
+)  # fmt: skip
+def test_what_compression_changes_is_noted(found, changes, names):
+    base = {**LLAMA, "head_dim": 16, "num_key_value_heads": 4}
+    [(kind, text)] = found(base, {**base, **changes})
+    assert kind == "size"
+    assert names in text
+
+
+def test_experts_that_are_pruned_may_be_asked_less_often(found):
+    [(kind, text)] = found(*changed(MIXTRAL, num_local_experts=1, num_experts_per_tok=1))
+    assert kind == "size"
+    assert "num_experts" in text
+
+
+def test_a_student_keeps_the_kinds_of_its_layers(found):
+    base = {**GEMMA, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    student = {**base, "num_hidden_layers": 2, "layer_types": base["layer_types"][:2]}
+    assert [kind for kind, _ in found(base, student)] == ["size"]
+    student["layer_types"] = ["full_attention"] * 3
+    student["num_hidden_layers"] = 3
+    assert "attention pattern" in dict(found(base, student))
+
+
+def test_a_student_of_another_width_has_settings_of_its_own(found):
+    told = dict(found(*changed(LLAMA, hidden_size=32, rope_theta=5e5, rms_norm_eps=1e-3)))
+    assert set(told) == {"size", "setting of a student"}
+
+
+def test_one_model_under_two_architectures(found):
+    assert found(LLAMA, MISTRAL) == []
+    assert [kind for kind, _ in found(LLAMA, {**MISTRAL, "sliding_window": 4})] == [
+        "attention pattern"
+    ]
+    assert "rope" in dict(found(LLAMA, {**MISTRAL, "rope_theta": 1e6}))
+
+
+def test_a_window_beyond_the_longest_text(found):
+    [(kind, text)] = found(*changed({**MISTRAL, "sliding_window": 64}, sliding_window=None))
+    assert kind == "attention pattern"
+    assert text == (
+        "the configurations differ in sliding_window (64 for the baseline, None for the "
+        "candidate): these texts have at most 7 tokens, so no score can show it"
+    )
+    [(_, text)] = found(*changed({**MISTRAL, "sliding_window": 4}, sliding_window=None))
+    assert "no score can show" not in text
+
+
+def test_prompts_that_are_continued_are_longer_than_their_text(found):
+    data = DataSet("d", (Prompt("Rufus lives in Merrin.", "", 0),))
+    for window, seen in ((64, True), (256, False)):
+        pair = changed({**MISTRAL, "sliding_window": window}, sliding_window=None)
+        [(_, text)] = found(*pair, data=data)
+        assert text.endswith("these texts have at most 6 tokens, so no score can show it") != seen
+
+
+def test_long_texts_that_are_read_in_short_windows(found):
+    data = DataSet("d", (Text("Rufus lives in Merrin. " * 40, 0),), {"context": 32})
+    [(_, text)] = found(*changed({**MISTRAL, "sliding_window": 64}, sliding_window=None), data=data)
+    assert text.endswith("these texts are read 32 tokens at a time, so no score can show it")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "dynamic", "factor": 8.0}),
+        ({"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "default"}),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
+          "original_max_position_embeddings": 256, "attention_factor": 1.0},
+         {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
+          "original_max_position_embeddings": 256, "attention_factor": 1.0}),
+    ],
+)  # fmt: skip
+def test_rope_that_changes_with_the_length(found, one, two):
+    [(kind, text)] = found(*({**LLAMA, "rope_parameters": p} for p in (one, two)))
+    assert kind == "rope"
+    assert text.endswith("these texts have at most 7 tokens, so no score can show it")
+
+
+def test_the_short_factors_of_longrope_act_at_once(found):
+    base = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
+            "original_max_position_embeddings": 256}  # fmt: skip
+    other = {**base, "short_factor": [1.5] * 8}
+    [(kind, text)] = found(*({**LLAMA, "rope_parameters": p} for p in (base, other)))
+    assert kind == "rope"
+    assert "no score" not in text
+
+
+def test_the_text_model_of_a_multimodal_one(found):
+    def config(**changes):
+        text = {**SMALL, "head_dim": 16, **changes}
+        return {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}}
+
+    assert found(config(), config()) == []
+    [(kind, text)] = found(config(), config(rms_norm_eps=1e-3))
+    assert kind == "normalization"
+    assert "text_config.rms_norm_eps" in text
+
+
+def test_a_text_model_that_was_taken_out_of_a_multimodal_one(found):
+    text = {**SMALL, "head_dim": 16, "model_type": "gemma3_text"}
+    whole = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}}
+    assert [kind for kind, _ in found(whole, text)] == ["size"]
+    assert [kind for kind, _ in found(whole, {**text, "rms_norm_eps": 1e-3})] == [
+        "normalization", "size",
+    ]  # fmt: skip
+
+
+def test_padding_tells_a_classifier_where_a_text_ends(found):
+    base = {**LLAMA, "pad_token_id": 3}
+    for pad in (None, 4):
+        assert [k for k, _ in found(*changed(base, pad_token_id=pad), CLASSIFIER)] == [
+            "padding token"
+        ]
+        assert [k for k, _ in found(*changed(base, pad_token_id=pad))] == ["special token id"]
+    assert [k for k, _ in found({**LLAMA, "pad_token_id": None}, base, CLASSIFIER)] == [
+        "special token id"
+    ]
+
+
+def test_the_first_token_of_a_decoder(found):
+    base = {**T5, "decoder_start_token_id": 0}
+    assert [k for k, _ in found(*changed(base, decoder_start_token_id=5), SEQ2SEQ)] == [
+        "first token of the decoder"
+    ]
+
+
+def test_label_maps(found):
+    one, two = ({**BERT, "id2label": labels} for labels in (
+        {"0": "negative", "1": "positive"}, {"0": "positive", "1": "negative"}))  # fmt: skip
+    [(kind, text)] = found(one, two, CLASSIFIER)
+    assert kind == "label map"
+    assert text == (
+        "the label maps differ: positive, negative for the candidate, negative, positive for the "
+        "baseline"
+    )
+    # Transformers does not write the names that it gives to two classes by itself.
+    unnamed = {**BERT, "id2label": {"1": "LABEL_1", "0": "LABEL_0"}}
+    assert found(BERT, unnamed, CLASSIFIER) == []
+    many = {**BERT, "id2label": {str(i): f"c{i}" for i in range(5000)}}
+    other = {**BERT, "id2label": {**many["id2label"], "4000": "x\x1b[31m"}}
+    [(_, text)] = found(many, other, CLASSIFIER)
+    assert "x\\x1b[31m, c4001" in text
+
+
+def test_unknown_keys_are_noted_in_one_line(found):
+    [(kind, text)] = found(*changed(LLAMA, zeta=1, alpha_2="x" * 500, **{"a\nb": 2}))
+    assert kind == "unknown setting"
+    assert text.endswith("settings that transformers does not know: a\\nb, alpha_2, zeta")
+
+
+def test_dropout_is_noted_at_most(found):
+    assert found(*changed(LLAMA, attention_dropout=0.1)) == [
+        ("training setting", "the configurations differ in settings of training: attention_dropout")
+    ]
+
+
+def test_a_context_that_only_the_defaults_tell(found):
+    without = {name: value for name, value in LLAMA.items() if name != "max_position_embeddings"}
+    assert found(without, LLAMA) == [
+        ("context length", "the candidate takes 512 tokens at most, the baseline 2048")
+    ]
+    assert found(LLAMA, without) == [
+        ("longer context", "the candidate is said to take 2048 tokens, the baseline 512")
+    ]
+
+
+@pytest.mark.parametrize(("name", "count"), [("num_hidden_layers", 2**31), ("num_labels", 10**30)])
+def test_more_layers_or_classes_than_memory_holds(found, name, count):
+    with pytest.raises(EvalError, match=f"{name} = "):
+        found(GEMMA, {**GEMMA, name: count})
+
+
+@pytest.mark.parametrize("wrong", [{"model_type": "nope"}, {"hidden_size": "wide"}, {"a": 1}])
+def test_a_configuration_that_transformers_does_not_take(found, wrong):
+    with pytest.raises(EvalError, match="does not load") as caught:
+        found(LLAMA, {**LLAMA, "model_type": None, **wrong})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_has_the_configuration_of_its_base(sides_of):
+    sides = sides_of({"config.json": LLAMA}, {"config.json": {**LLAMA, "rms_norm_eps": 1e-3}})
+    base = sides.candidate
+    adapter = Checkpoint(base.path / "x", CAUSAL, 0, "a", base=base, tokenizer=base.tokenizer)
+    [finding] = compare(Sides(sides.baseline, adapter, sides.data)).findings
+    assert finding.kind == "normalization"
+
+
+def test_a_gguf_file_has_none_of_its_own(sides_of):
+    sides = sides_of({"config.json": LLAMA}, {})
+    file = Checkpoint(sides.candidate.path, CAUSAL, 0, "g", file="m.gguf", tokenizer=None)
+    told = compare(Sides(sides.baseline, file, sides.data))
+    assert told.not_compared == {"configuration": "the checkpoint has none of its own"}
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "roberta", "albert"])
+def test_the_shipped_models_beside_themselves(name):
+    checkpoint = open_checkpoint(f"fixtures/models/{name}-tiny")
+    told = compare(Sides(checkpoint, checkpoint, []))
+    assert told.findings == ()
+    assert told.compared == ("configuration",)
+
+
+def test_severities(found):
+    from evals.checkpoints.findings import KINDS
+
+    assert {KINDS[kind].severity for kind, _ in BREAKS} == {Severity.FAILED}

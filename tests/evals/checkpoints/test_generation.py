@@ -1,0 +1,220 @@
+"""Plain ``generate`` of a candidate goes on, and ends, as that of its baseline does."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ, Checkpoint, open_checkpoint
+from evals.checkpoints.compare import Sides
+from evals.checkpoints.findings import KINDS, Severity
+from evals.checkpoints.generation import FILE, compare
+from evals.errors import EvalError
+from evals.scoring.loading import end_tokens, load, load_generation_config
+
+CONFIG = {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+BASE = {"bos_token_id": 1, "eos_token_id": [2, 506], "pad_token_id": 2}
+SAMPLED = {**BASE, "do_sample": True, "temperature": 0.6, "top_p": 0.9}
+
+
+@pytest.fixture
+def files(sides_of):
+    """``files(one, two)``: a comparison; None leaves a ``generation_config.json`` away."""
+
+    def make(one, two, kind=CAUSAL, config=CONFIG, other=None):
+        held = [
+            {"config.json": config} | ({} if asked is None else {FILE: asked})
+            for config, asked in ((config, one), (other or config, two))
+        ]
+        return compare(sides_of(*held, kind))
+
+    return make
+
+
+@pytest.fixture
+def found(files):
+    """As ``files``: kind and text of each difference."""
+
+    def make(*args, **options):
+        findings = files(*args, **options).findings
+        assert all(f.text.isprintable() and len(f.text) < 1000 for f in findings)
+        return [(f.kind, f.text) for f in findings]
+
+    return make
+
+
+def test_end_tokens_that_are_lost(found):
+    told = ("end of generation", "generation ends at [2, 506] for the baseline, [2] for the "
+            "candidate")  # fmt: skip
+    assert found(BASE, None) == [told]  # what config.json says counts
+    assert found(BASE, {**BASE, "eos_token_id": 2}) == [told]
+    assert found(None, None, other={**CONFIG, "eos_token_id": None}) == [
+        ("end of generation", "generation ends at [2] for the baseline, [] for the candidate")
+    ]
+
+
+def test_end_tokens_in_another_spelling(found):
+    assert found(BASE, {**BASE, "eos_token_id": [506, 2, 2]}) == []
+    assert found({**BASE, "eos_token_id": 2}, None) == []
+    nested = {"model_type": "gemma3", "text_config": {**BASE, "model_type": "gemma3_text"}}
+    assert found(BASE, None, config={**CONFIG, "eos_token_id": [2, 506]}) == []
+    assert found(BASE, None, other=nested) == []
+
+
+def test_further_end_tokens_are_noted_if_they_are_special(found):
+    base = {**BASE, "eos_token_id": 2}
+    assert [k for k, _ in found(base, {**base, "eos_token_id": [2, 0]})] == ["further end tokens"]
+    assert [k for k, _ in found(base, {**base, "eos_token_id": [2, 40]})] == ["end of generation"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "named"),
+    [
+        ({"max_length": 1}, "length of generation", "max_length = 1, prompt included"),
+        ({"max_new_tokens": 3}, "length of generation", "max_new_tokens = 3"),
+        ({"suppress_tokens": list(range(576))}, "generation setting", "suppress_tokens"),
+        ({"begin_suppress_tokens": [5]}, "generation setting", "begin_suppress_tokens"),
+        ({"bad_words_ids": [[7]]}, "generation setting", "bad_words_ids"),
+        ({"repetition_penalty": 100}, "generation setting", "(1.0 for the baseline, 100"),
+        ({"repetition_penalty": 100.0}, "generation setting", "(1.0 for the baseline, 100.0"),
+        ({"no_repeat_ngram_size": 1}, "generation setting", "no_repeat_ngram_size"),
+        ({"min_new_tokens": 50}, "generation setting", "min_new_tokens"),
+        ({"min_length": 50}, "generation setting", "min_length"),
+        ({"do_sample": True, "temperature": 5.0}, "generation setting", "temperature"),
+        ({"num_beams": 4}, "generation setting", "num_beams"),
+        ({"forced_eos_token_id": 9}, "generation setting", "forced_eos_token_id"),
+        ({"forced_bos_token_id": 9}, "generation setting", "forced_bos_token_id"),
+        ({"stop_strings": ["e"]}, "generation setting", "stop_strings"),
+        ({"sequence_bias": [[[5], -100.0]]}, "generation setting", "sequence_bias"),
+        ({"max_time": 0.001}, "generation setting", "max_time"),
+        ({"exponential_decay_length_penalty": [1, 2.0]}, "generation setting", "exponential_decay"),
+        ({"eos_token_id": []}, "end of generation", "[] for the candidate"),
+    ],
+)
+def test_what_breaks_plain_generate(found, changes, kind, named):
+    told = dict(found(BASE, {**BASE, **changes}))
+    assert named in told[kind]
+    assert KINDS[kind].severity == Severity.FAILED
+    # It may come from config.json as well.
+    plain = {**CONFIG, **BASE}
+    assert kind in dict(found(None, None, config=plain, other={**plain, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (BASE, {**BASE, "max_length": 4096}),
+        (BASE, {**BASE, "use_cache": False}),
+        (BASE, {**BASE, "cache_implementation": "quantized", "cache_config": {"nbits": 2}}),
+        (BASE, {**BASE, "temperature": 0.7}),  # without sampling
+        (BASE, {**BASE, "length_penalty": 2.0}),  # without beams
+        (SAMPLED, BASE),
+        ({**BASE, "repetition_penalty": 1.1}, BASE),
+        (BASE, {**BASE, "pad_token_id": 0}),
+    ],
+)
+def test_what_does_no_harm_is_noted(found, one, two):
+    assert [kind for kind, _ in found(one, two)] == ["milder generation setting"]
+
+
+def test_what_changes_nothing_is_not_told(found):
+    usual = GenerationConfig._get_default_generation_params()
+    assert found(BASE, {**BASE, **usual, "max_length": None, "transformers_version": "4.1"}) == []
+    assert found(BASE, {**BASE, "cache_implementation": "hybrid"}) == []
+    assert found(SAMPLED, SAMPLED) == []
+
+
+def test_a_limit_that_is_lost(found):
+    [(kind, text)] = found({**BASE, "max_length": 4096}, BASE)
+    assert kind == "length of generation"
+    assert text == (
+        "plain generate stops at max_length = 4096, prompt included, for the baseline, the usual "
+        "20 new tokens for the candidate"
+    )
+
+
+def test_a_limit_that_counts_the_prompt_is_shorter(found):
+    assert [k for k, _ in found(BASE, {**BASE, "max_length": 20})] == ["length of generation"]
+    assert [k for k, _ in found({**BASE, "max_length": 20}, BASE)] == ["milder generation setting"]
+
+
+def test_unknown_settings_are_noted_in_one_line(found):
+    assert found(BASE, {**BASE, "mystery": 1, "a\x1bb": 2}) == [
+        ("unknown setting", f"{FILE} differs in settings that transformers does not know: "
+         "a\\x1bb, mystery")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["{nope", "[]", "", "3", '{"eos_token_id": ', "[" * 10**5])
+def test_a_file_that_is_no_json(found, files, text):
+    [(kind, told)] = found(BASE, text)
+    assert kind == f"unreadable {FILE}"
+    assert f"{FILE}: not a JSON object" in told
+    assert KINDS[kind].severity == Severity.FAILED
+    assert "not a JSON object" in files(text, BASE).not_compared["generation"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_new_tokens": 0}, {"cache_implementation": "zork"}, {"eos_token_id": "x"},
+     {"eos_token_id": [[2]]}, {"eos_token_id": [2.5]}, {"watermarking_config": {"zork": 1}}],
+)  # fmt: skip
+def test_settings_that_transformers_does_not_take(found, wrong):
+    with pytest.raises(EvalError) as caught:
+        found(BASE, {**BASE, **wrong})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_token_of_a_decoder(found):
+    base = {**BASE, "decoder_start_token_id": 0}
+    odd = {**base, "decoder_start_token_id": "a\n\x1b[0m"}
+    for other in ({**base, "decoder_start_token_id": 7}, BASE, odd):
+        assert [k for k, _ in found(base, other, SEQ2SEQ)] == ["first token of the decoder"]
+    assert found(BASE, {**BASE, "decoder_start_token_id": 1}, SEQ2SEQ) == []
+
+
+def test_what_scoring_leaves_aside_is_said(files):
+    [plain] = files(BASE, BASE).compared
+    assert plain == "generation (scored greedily, to the lengths of the data)"
+    [sampled] = files(SAMPLED, SAMPLED).compared
+    assert f"without do_sample, temperature, top_p of {FILE}" in sampled
+
+
+def test_what_does_not_generate(files):
+    assert files(BASE, None, CLASSIFIER).compared == ()
+
+
+def test_an_adapter_generates_as_its_base_does(sides_of):
+    short = {**BASE, "max_length": 1}
+    sides = sides_of({"config.json": CONFIG, FILE: BASE}, {"config.json": CONFIG, FILE: short})
+    base = sides.candidate
+    adapter = Checkpoint(base.path / "x", CAUSAL, 0, "a", base=base, tokenizer=base.tokenizer)
+    [finding] = compare(Sides(sides.baseline, adapter, sides.data)).findings
+    assert finding.kind == "length of generation"
+
+
+NUMBERS = ("max_length", "max_new_tokens", "min_length", "num_beams", "top_k", "eos_token_id")
+VALUES = st.sampled_from([None, 1, 2, 30])
+REPEATED = [HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=REPEATED)
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(NUMBERS, VALUES)))
+def test_a_checkpoint_generates_as_itself(found, asked):
+    assert found(asked, asked) == []
+    assert found(None, None, config={**CONFIG, **asked}) == []
+
+
+@pytest.mark.parametrize("asked", [BASE, None, "{nope", {"eos_token_id": 506}, {}])
+def test_settings_are_those_of_plain_transformers(causal_checkpoint, asked):
+    path = causal_checkpoint().path
+    (path / FILE).unlink()
+    if asked is not None:
+        (path / FILE).write_text(asked if isinstance(asked, str) else json.dumps(asked))
+    checkpoint = open_checkpoint(path)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    assert load_generation_config(checkpoint) == model.generation_config
+    # Scoring ends where plain generate does, whatever the tokenizer calls the end of a text.
+    assert load(checkpoint).ends == end_tokens(model.generation_config)
