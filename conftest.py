@@ -39,6 +39,7 @@ RUN = pytest.StashKey[cases.Run]()
 SESSION = pytest.StashKey[pytest.Session]()
 READING = pytest.StashKey[Reading]()
 COMPARED = pytest.StashKey[CheckpointComparison]()
+STORE_NOTES = "store_notes"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,6 +72,20 @@ def _not_started(config: pytest.Config, reason: str) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[SESSION] = session
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands over what its store had to make again."""
+    config = session.config
+    if RUN in config.stash and hasattr(config, "workeroutput"):
+        config.workeroutput[STORE_NOTES] = config.stash[RUN].lab.bench.store.notes
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error) -> None:
+    if RUN in node.config.stash:
+        told = getattr(node, "workeroutput", {}).get(STORE_NOTES, ())
+        node.config.stash[RUN].lab.bench.store.notes.extend(told)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,6 +9,7 @@ and its response the response alone is predicted, by an encoder-decoder from the
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +22,10 @@ from evals.errors import EvalError
 from evals.scoring.batches import in_batches
 from evals.scoring.divergence import divergences
 from evals.scoring.loading import Loaded
+from evals.scoring.prediction_table import Table, TableWriter, blocks
 from evals.scoring.prompts import encode_prompts
 from evals.scoring.protocols import TextProtocol
 
-CHUNK = 1 << 22
-"""Entries of a log-probability table that are compared at a time in float64."""
 SHOWN_TOKENS = 64
 """Tokens of a window that are kept as text, to show where a candidate got worse."""
 
@@ -130,7 +130,9 @@ def score_text(
         ``agree`` (top-1) ``(tokens,)``.
 
     Raises:
-        EvalError: no text, or a vocabulary or tokenization other than the reference's.
+        EvalError: no text, a vocabulary or tokenization other than the reference's, or a disk that
+            is full.
+        DamagedError: the file of the reference is not what was written.
     """
     tokenizer = loaded.tokenizer
     context = context_of(loaded, protocol)
@@ -162,10 +164,10 @@ def score_text(
         for name in ("js", "kl_forward", "kl_backward"):
             result[name] = np.empty(total, np.float64)
         result["agree"] = np.empty(total, bool)
-    kept = None
+    kept: TableWriter | None = None
     if keep is not None and total * vocabulary * 4 <= most:
         _check_room(keep, total * vocabulary * 4)
-        kept = np.lib.format.open_memmap(keep, "w+", np.float32, (total, vocabulary))
+        kept = TableWriter(keep, offsets, vocabulary)
 
     def run(batch: list[int]) -> None:
         inputs = _inputs([parts[index] for index in batch], loaded.device)
@@ -177,21 +179,20 @@ def score_text(
         for row, index in enumerate(batch):
             part = parts[index]
             here = slice(part.skip, len(part.ids) - 1)
-            rows = slice(offsets[index], offsets[index + 1])
+            rows = slice(int(offsets[index]), int(offsets[index + 1]))
             log_p = logits[row, here].float().log_softmax(-1)
             targets = torch.as_tensor(result["tokens"][rows], device=log_p.device)
             result["nll"][rows] = -log_p.gather(1, targets[:, None])[:, 0].cpu().numpy()
             if kept is not None:
-                kept[rows] = log_p.cpu().numpy()
+                kept.put(rows.start, log_p.cpu().numpy())
             if expected is not None:
-                _compare(expected[rows], log_p, rows, result)
+                _compare(expected, log_p, rows, result)
             elif beside is not None:
                 _compare(beside[row, here].float().log_softmax(-1), log_p, rows, result)
 
     label = f"{loaded.checkpoint.label}: {data.name}"
-    in_batches([len(part.ids) for part in parts], protocol.batch_tokens, run, label, "window")
-    if kept is not None:
-        kept.flush()
+    with kept or nullcontext():
+        in_batches([len(part.ids) for part in parts], protocol.batch_tokens, run, label, "window")
     return result
 
 
@@ -218,12 +219,9 @@ def _check_room(path: Path, needed: int) -> None:
         )
 
 
-def _table(path: Path, shape: tuple[int, int], loaded: Loaded) -> np.ndarray:
+def _table(path: Path, shape: tuple[int, int], loaded: Loaded) -> Table:
     """The baseline's log-probabilities."""
-    try:
-        expected = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        raise EvalError(f"{path} is damaged; delete it to have it made again") from error
+    expected = Table(path)
     if expected.shape != shape:
         raise EvalError(
             f"{loaded.checkpoint.label} predicts {shape[0]} tokens over {shape[1]} entries, its "
@@ -263,19 +261,20 @@ def _right_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Te
 
 
 def _compare(
-    expected: np.ndarray | torch.Tensor,
+    expected: Table | torch.Tensor,
     log_p: torch.Tensor,
     rows: slice,
     result: dict[str, np.ndarray],
 ) -> None:
-    """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in parts."""
-    step = max(CHUNK // log_p.shape[1], 1)
-    for start in range(0, len(log_p), step):
-        mine, theirs = log_p[start : start + step], expected[start : start + step]
-        if isinstance(theirs, np.ndarray):
-            theirs = torch.from_numpy(np.array(theirs))
+    """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in blocks."""
+    for start, stop in blocks(rows.start, rows.stop, log_p.shape[1]):
+        own = slice(start - rows.start, stop - rows.start)
+        mine, here = log_p[own], slice(start, stop)
+        if isinstance(expected, Table):
+            theirs = torch.from_numpy(expected.rows(start, stop))
+        else:
+            theirs = expected[own]
         theirs = theirs.to(mine.device)
-        here = slice(rows.start + start, rows.start + start + len(mine))
         js, forward, backward = divergences(theirs, mine)
         result["js"][here] = js.cpu().numpy()
         result["kl_forward"][here] = forward.cpu().numpy()
