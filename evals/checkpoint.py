@@ -6,7 +6,6 @@ store starts at once.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from evals.data import DataSet
 from evals.errors import EvalError, first_line
+from evals.foreign_text import on_one_line
 from evals.formats import GGUF, LORA, PLAIN, check_loadable
 
 CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ = "causal", "classifier", "extractive", "seq2seq"
@@ -138,11 +138,11 @@ def open_checkpoint(
         return _open(reference, label, base)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise EvalError(f"{printable(str(reference))[:120]}: {reason}") from error
+        raise EvalError(f"{on_one_line(str(reference))[:120]}: {reason}") from error
 
 
 def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> Checkpoint:
-    label = label or printable(Path(reference).resolve().name.partition("@")[0])
+    label = label or on_one_line(Path(reference).resolve().name.partition("@")[0])
     if str(reference).lower().endswith(".gguf") and Path(reference).expanduser().is_file():
         return _open_gguf(Path(reference).expanduser(), label)
     path = resolve(str(reference))
@@ -179,7 +179,7 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         class_names=_class_names(config, described.get("id2label")),
         form=form,
         context=_context(described),
-        dtype=str(described.get("dtype") or described.get("torch_dtype") or ""),
+        dtype=on_one_line(str(described.get("dtype") or described.get("torch_dtype") or "")),
         tokenizer=path,
     )
 
@@ -241,7 +241,7 @@ def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint
         raise EvalError(f"{path}: no {ADAPTER_WEIGHTS}")
     described = json_object(path / ADAPTER)
     named = described.get("base_model_name_or_path")
-    if named is not None and (not isinstance(named, str) or not named.isprintable()):
+    if named is not None and (not isinstance(named, str) or not named.ison_one_line()):
         raise EvalError(f"{path}: {ADAPTER} names {named!r} as its base")
     beside = [path / named, Path(named).expanduser()] if named else []
     here = next((folder for folder in beside if folder.is_dir()), None)
@@ -266,12 +266,6 @@ def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint
 
 def _has_tokenizer(path: Path) -> bool:
     return any(file.is_file() for name in _TOKENIZERS for file in path.glob(name))
-
-
-def printable(name: str) -> str:
-    """``name`` on one line and in valid UTF-8, for ids and reports."""
-    safe = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
 def check_same_labels(baseline: Checkpoint, candidate: Checkpoint) -> None:
@@ -346,7 +340,7 @@ def _form(config: Path, quantization: object) -> str:
     if not isinstance(quantization, dict) or not quantization.get("quant_method"):
         raise EvalError(f"{config}: quantization_config names no quant_method")
     words = (quantization["quant_method"], quantization.get("format"))
-    return printable(" ".join(str(word) for word in words if word))
+    return on_one_line(" ".join(str(word) for word in words if word))
 
 
 def _kind(config: Path, architectures: list[str], encoder_decoder: bool) -> str:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from evals.errors import EvalError
+from evals.foreign_text import on_one_line
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class DataSet:
     how: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", on_one_line(self.name))
         if not self.items:
             raise EvalError(f"data set {self.name}: no item")
 

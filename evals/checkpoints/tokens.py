@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from evals.checkpoint import Checkpoint
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.data import DataSet, input_text
-from evals.regressions import snippet
+from evals.foreign_text import snippet
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides

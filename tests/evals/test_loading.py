@@ -1,14 +1,13 @@
 """Checkpoints that are broken fail to load, in one line."""
 
 import json
-import os
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import check_same_labels, open_checkpoint, printable
+from evals.checkpoint import check_same_labels, open_checkpoint
 from evals.errors import EvalError
 from evals.scoring.loading import load
 
@@ -187,12 +186,6 @@ def test_label_maps_that_are_turned_round(classifier_checkpoint, tmp_path):
     reconfigure(turned, id2label={"0": "positive", "1": "negative"})
     with pytest.raises(EvalError, match="label maps differ: positive, negative for the candidate"):
         check_same_labels(classifier_checkpoint, open_checkpoint(turned.path))
-
-
-def test_names_are_told_on_one_line_of_valid_text():
-    assert printable("plain-näme") == "plain-näme"
-    assert printable("a\nb\t") == "a\\nb\\t"
-    assert printable(os.fsdecode(b"bad\xff")).encode() == b"bad\\xff"
 
 
 def test_a_form_that_transformers_does_not_know(causal_checkpoint):
