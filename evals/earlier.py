@@ -55,6 +55,9 @@ class Record:
             name: math.nan if found.get(name) is None else float(found[name])
             for name in ("limit", "value", "low", "high", "confidence")
         }
+        outside = numbers["confidence"] <= 0 or numbers["confidence"] >= 1
+        if outside or numbers["low"] > numbers["high"]:
+            raise ValueError("no interval")
         return cls(
             candidate=str(found["candidate"]),
             metric=str(found["metric"]),
@@ -140,7 +143,8 @@ def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> li
             if row.get("verdict") is not None:
                 record = Record.of(row["verdict"], row.get("origin"))
                 found.append(replace(record, items=values.get(record.key)))
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+                ValueError) as error:  # fmt: skip
             raise EvalError(
                 f"--since {file}: line {number} is not a verdict; the report is damaged, delete it"
             ) from error
