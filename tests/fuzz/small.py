@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from evals.bench import Bench
 from evals.gate import METRICS
 from evals.store import Store
@@ -67,7 +69,7 @@ class Small:
         """A lab with a store at ``root``, and no model in memory."""
         return Lab(self.profile, Bench(Store(root), formats=("compression.own_format",)))
 
-    def numbers(self, lab: Lab) -> dict[tuple[str, str], tuple[float, float, float]]:
+    def numbers(self, lab: Lab) -> dict[tuple[str, str, str], float]:
         """Value and interval of every metric."""
         return {key: found for c in self.candidates for key, found in _numbers(lab, c).items()}
 
@@ -78,11 +80,17 @@ def _numbers(lab: Lab, candidate: Candidate) -> dict:
         gate = candidate.gate(metric)
         if gate is not None and metric != "artifact_differences":
             estimate = READINGS[metric](pair, gate.weights).estimate
-            found[candidate.name, metric] = (estimate.value, estimate.low, estimate.high)
+            for part in ("value", "low", "high"):
+                found[candidate.name, metric, part] = getattr(estimate, part)
     return found
 
 
-def numbers_of(folder: Path) -> dict[tuple[str, str], tuple[float, float, float]]:
+def numbers_of(folder: Path) -> dict[tuple[str, str, str], float]:
     """All numbers, measured with the store in a folder."""
     small = Small(folder)
     return small.numbers(small.lab(folder / "store"))
+
+
+def near(numbers: dict) -> object:
+    """What equals ``numbers`` but for last digits, in which two runs may differ."""
+    return pytest.approx(numbers, rel=1e-3, abs=1e-6, nan_ok=True)

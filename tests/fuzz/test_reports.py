@@ -2,12 +2,13 @@
 
 import io
 import math
+from pathlib import Path
 from random import Random
 
 import numpy as np
 
 from evals import report
-from evals.earlier import Record, read_earlier
+from evals.earlier import REPORT, Record, read_earlier
 from evals.gate import Gate, judge
 from evals.items import FILE, MEAN, SHARE, ItemValues, digest_of, pack, unpack
 from evals.nightly import compared
