@@ -169,7 +169,9 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         if pickled:
             raise EvalError(f"{path}: {pickled} is pickled; convert the weights to safetensors")
         raise EvalError(f"{path}: no *.safetensors file")
-    form = _form(config, described.get("quantization_config"))
+    inner = described.get("text_config")
+    inner = inner if isinstance(inner, dict) else {}
+    form = _form(config, described.get("quantization_config") or inner.get("quantization_config"))
     check_loadable(path, form)
     return Checkpoint(
         path=path,
@@ -241,7 +243,7 @@ def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint
         raise EvalError(f"{path}: no {ADAPTER_WEIGHTS}")
     described = json_object(path / ADAPTER)
     named = described.get("base_model_name_or_path")
-    if named is not None and (not isinstance(named, str) or not named.ison_one_line()):
+    if named is not None and (not isinstance(named, str) or not named.isprintable()):
         raise EvalError(f"{path}: {ADAPTER} names {named!r} as its base")
     beside = [path / named, Path(named).expanduser()] if named else []
     here = next((folder for folder in beside if folder.is_dir()), None)

@@ -9,7 +9,7 @@ the digest that was written with it, and made again where the two differ.
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from evals.locks import locked, locked_if_free
 from evals.measurement import DamagedError, Measurement, key_of
 
 IGNORE_ALL = "*\n"
-_PARTIAL, _LOCK = ".partial", ".lock"
+_PARTIAL, _LOCK, _RECORD = ".partial", ".lock", ".json"
 _RECORD_BYTES = 1 << 20
 """Of the largest record of a candidate."""
 
@@ -78,15 +78,10 @@ class Store:
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Holds what is called ``name`` for this process alone."""
-        path = self._lock_path(name)
-        # Only what the lock itself raises is about the store.
-        with self._writable():
-            lock = locked(path, temporary=True)
-            lock.__enter__()
-        try:
+        with ExitStack() as held:
+            with self._writable():  # of what is raised while it is held, nothing is about the store
+                held.enter_context(locked(self._lock_path(name), temporary=True))
             yield
-        finally:
-            lock.__exit__(None, None, None)
 
     def _lock_path(self, name: str) -> Path:
         return self.root / "locks" / f"{name}{_LOCK}"
@@ -180,7 +175,9 @@ class Store:
             for room in ("measurements", "candidates"):
                 for path in (self.root / room).glob(f"*{_PARTIAL}*"):
                     name = path.name.partition(_PARTIAL)[0]
-                    left.setdefault(name.removesuffix(".npz"), []).append(path)
+                    # Under the lock of their key, but for a table, which has its own.
+                    key = name.removesuffix(".npz").removesuffix(_RECORD)
+                    left.setdefault(key, []).append(path)
             for path in (self.root / "locks").glob(f"*{_LOCK}"):
                 left.setdefault(path.name.removesuffix(_LOCK), [])
             for name, paths in left.items():
@@ -210,13 +207,13 @@ def _read(path: Path, key: str, check: Callable[[Mapping], None] | None) -> Meas
 
 
 def _record_path(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.json")
+    return folder.with_name(f"{folder.name}{_RECORD}")
 
 
 def _write_record(folder: Path, origin: Mapping[str, object], digest: str) -> None:
     """Writes what a folder was when it was made."""
     path = _record_path(folder)
-    partial = path.with_name(f"{folder.name}.json{_PARTIAL}")
+    partial = path.with_name(f"{path.name}{_PARTIAL}")
     partial.write_text(json.dumps({"origin": origin, "digest": digest}), encoding="utf-8")
     partial.replace(path)
 

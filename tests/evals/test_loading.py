@@ -234,3 +234,12 @@ def test_classes_of_the_data_in_another_order_are_refused(classifier_checkpoint)
         else:
             with pytest.raises(EvalError, match="list them in the model's order"):
                 check_names(checkpoint, data)
+
+
+def test_weights_that_the_text_model_describes_are_not_plain(causal_checkpoint):
+    """transformers unpacks them as if the whole model described them."""
+    path = causal_checkpoint().path
+    described = json.loads((path / "config.json").read_text())
+    described["text_config"] = {"quantization_config": {"quant_method": "compression-gates"}}
+    (path / "config.json").write_text(json.dumps(described))
+    assert open_checkpoint(path).form == "compression-gates"

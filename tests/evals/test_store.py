@@ -290,7 +290,11 @@ def test_leftovers_of_killed_processes_are_removed_and_of_running_ones_stay(tmp_
     for name in ("dead.partial", "dead.partial.x1.partial"):
         (rooms["candidates"] / name / "checkpoint").mkdir(parents=True)
         left.append(rooms["candidates"] / name)
-    alive = [rooms["measurements"] / "alive.npz.partial", rooms["candidates"] / "alive.partial"]
+    names = ("alive.partial", "alive.json.partial", "alive.partial.x1.partial")
+    alive = [
+        rooms["measurements"] / "alive.npz.partial",
+        *(rooms["candidates"] / name for name in names),
+    ]
     kept = [rooms["measurements"] / "kept.npz", rooms["candidates"] / "kept"]
     with store.locked("alive"):
         for path in (*alive, *kept):
