@@ -113,12 +113,12 @@ def saved_in_own_format(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "mutate", "short"),
     [
-        ("config.json", mutated_json_file, 10),
-        ("generation_config.json", mutated_json_file, 6),
-        ("model.safetensors", mutated_header, 6),
+        ("config.json", mutated_json_file, 8),
+        ("generation_config.json", mutated_json_file, 5),
+        ("model.safetensors", mutated_header, 5),
         ("tokenizer.json", mutated_json_file, 8),
-        ("tokenizer_config.json", mutated_json_file, 6),
-        ("chat_template.jinja", mutated_template, 6),
+        ("tokenizer_config.json", mutated_json_file, 5),
+        ("chat_template.jinja", mutated_template, 5),
     ],
 )
 def test_files(each, tmp_path, name, mutate, short):

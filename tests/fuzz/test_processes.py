@@ -117,7 +117,7 @@ def on_full_disk(folder: Path, free: int) -> str:
     return "nothing"
 
 
-@pytest.mark.parametrize("free", [100, 30_000, 300_000])
+@pytest.mark.parametrize("free", [100, 300_000])
 def test_a_full_disk_is_told_in_one_line(tmp_path, free):
     told = result_of(on_full_disk, tmp_path, free)
     assert "No space left on device" in told
