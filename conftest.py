@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from evals import report
 from evals.checkpoints.findings import CheckpointComparison
 from evals.errors import EvalError
+from evals.foreign_text import on_one_line, on_terminal
 from evals.gate import METRICS, STRICT
 from evals.reading import Reading
 from fixtures import cases, options, plan, plugin, propose
@@ -33,6 +35,7 @@ RUN = pytest.StashKey[cases.Run]()
 SESSION = pytest.StashKey[pytest.Session]()
 READING = pytest.StashKey[Reading]()
 COMPARED = pytest.StashKey[CheckpointComparison]()
+STORE_NOTES = "store_notes"
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -48,12 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if any(GATES.is_relative_to(path) or path.is_relative_to(GATES) for path in paths):
         stray = next((path for path in paths if path.is_file() and path.suffix != ".py"), None)
         if stray is not None:
-            raise pytest.UsageError(f"{stray} is no test file; --text takes one file")
+            told = on_one_line(f"{stray} is no test file; --text takes one file")
+            raise pytest.UsageError(told)
         try:
             config.stash[RUN] = options.run_of(config)
         except cases.USER_ERRORS as error:
             _not_started(config, str(error))
-            raise pytest.UsageError(str(error)) from error
+            raise pytest.UsageError(on_terminal(str(error))) from error
 
 
 def _not_started(config: pytest.Config, reason: str) -> None:
@@ -68,6 +72,20 @@ def _not_started(config: pytest.Config, reason: str) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[SESSION] = session
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands over what its store had to make again."""
+    config = session.config
+    if RUN in config.stash and hasattr(config, "workeroutput"):
+        config.workeroutput[STORE_NOTES] = config.stash[RUN].lab.bench.store.notes
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error) -> None:
+    if RUN in node.config.stash:
+        told = getattr(node, "workeroutput", {}).get(STORE_NOTES, ())
+        node.config.stash[RUN].lab.bench.store.notes.extend(told)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -104,42 +122,52 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """What the data do not allow to judge is said before anything else."""
     if RUN not in config.stash:
         return []
-    return [f"not judged: {line}" for line in unjudged(config.stash[RUN])]
+    return [on_one_line(f"not judged: {line}") for line in unjudged(config.stash[RUN])]
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest, record_property) -> cases.Case:
+def record(record_property) -> Callable[[str, object], None]:
+    """Leaves a number or a text with the report and the JUnit file."""
+
+    def keep(name: str, value: object) -> None:
+        record_property(name, on_terminal(value) if isinstance(value, str) else value)
+
+    return keep
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, record) -> cases.Case:
     """One candidate and one gate."""
-    cases.identify(request.param, record_property)
+    cases.identify(request.param, record)
     return request.param
 
 
 @pytest.fixture
-def pair(case: cases.Case, request: pytest.FixtureRequest, record_property):
+def pair(case: cases.Case, request: pytest.FixtureRequest, record):
     """The baseline's and the candidate's scores, measured now if the store has none."""
     with cases.told_in_one_line(case.candidate.name):
         found = request.config.stash[RUN].lab.pair(case.candidate)
     if found.comparison is not None:
         request.node.stash[COMPARED] = found.comparison
-    record_property("form", found.form)
-    cases.identify_origin(case, found, record_property)
+    record("form", found.form)
+    cases.identify_origin(case, found, record)
     return found
 
 
 @pytest.fixture
-def planted(request: pytest.FixtureRequest, record_property) -> Planted:
+def planted(request: pytest.FixtureRequest, record) -> Planted:
     """A checkpoint with a known defect."""
-    return Planted(request.param, request.config.stash[RUN].lab, record_property)
+    return Planted(request.param, request.config.stash[RUN].lab, record)
 
 
 @pytest.fixture
-def gate(case: cases.Case, request: pytest.FixtureRequest, record_property) -> cases.Judge:
+def gate(case: cases.Case, request: pytest.FixtureRequest, record) -> cases.Judge:
     """Judges a reading: ``gate.holds(reading)``."""
     policy, node = request.config.stash[RUN].policy, request.node
     known = bool(case.candidate.known_failure(case.gate.metric))
     rerun = cases.rerun(node.nodeid, request.config.option, policy, known)
     keep = functools.partial(node.stash.__setitem__, READING)
-    return cases.Judge(case, policy, rerun, record_property, keep)
+    return cases.Judge(case, policy, rerun, record, keep)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -195,21 +223,21 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     terminal = config.pluginmanager.getplugin("terminalreporter")
     with capture.global_and_fixture_disabled():
         for line in notes(chosen):
-            terminal.write_line(line)
+            terminal.write_line(on_one_line(line))
         judged = list(filter(None, map(_case, session.items)))
         found, problems = plan.planned(lab, judged, run.candidates)
         problems = [*lab.refusals(chosen), *problems]
         if config.option.plan:
             width = config.get_terminal_writer().fullwidth
             outline = plan.outline(lab.profile, judged) or plan.table(found, width)
-            terminal.write_line(f"\n{outline}")
+            terminal.write_line(on_terminal(f"\n{outline}"))
             for problem in problems:
-                terminal.write_line(f"ERROR: {problem}", red=True)
+                terminal.write_line(on_one_line(f"ERROR: {problem}"), red=True)
             session.testsfailed = len(problems)
             return True
         for row in found:
             if row.resolution.known and not row.resolution.enough:
-                terminal.write_line(f"too few items   {row}")
+                terminal.write_line(on_one_line(f"too few items   {row}"))
         lab.measure(chosen, timed={c.name for c in judged if is_timed(c.gate)})
     return None
 
@@ -252,14 +280,15 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
     run = config.stash[RUN]
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
         for line in run.choices():
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(on_one_line(line))
     summary = Summary(run, terminalreporter.stats)
     if not summary.entries and not summary.controls and not summary.defects:
         if not config.option.plan and not config.option.collectonly:
             _not_started(config, "no case was run")
         return
     terminalreporter.section("gates")
-    terminalreporter.write_line(summary.text(config.get_terminal_writer().fullwidth))
+    text = summary.text(config.get_terminal_writer().fullwidth)
+    terminalreporter.write_line(on_terminal(text))
     option = config.option
     unproven = run.policy.name == STRICT and bool(summary.unjudged)
     if unproven:
@@ -276,5 +305,5 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
             )  # fmt: skip
             terminalreporter.write_line(told)
     except (EvalError, OSError) as error:
-        terminalreporter.write_line(f"ERROR: {error}", red=True)
+        terminalreporter.write_line(on_one_line(f"ERROR: {error}"), red=True)
         config.stash[SESSION].exitstatus = pytest.ExitCode.TESTS_FAILED

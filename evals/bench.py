@@ -29,10 +29,11 @@ from evals.device import CPU, all_cores, cores, device_facts, timed_on
 from evals.errors import EvalError
 from evals.guard import guarded
 from evals.locks import locked
-from evals.measurement import Measurement
+from evals.measurement import DamagedError, Measurement
 from evals.models import Models
 from evals.provenance import PACKAGES, code_version, packages_of, unpacked_by, version_of
 from evals.reading import Scored
+from evals.schema import check
 from evals.scoring.protocols import (
     ContinuationProtocol,
     Protocol,
@@ -177,8 +178,8 @@ class Bench:
             check_names(baseline, tasks.labels)
         used = [data for data in vars(tasks).values() if data is not None]
         origin = {
-            "model": candidate.digest,
-            "baseline": baseline.digest,
+            **self._weights(candidate),
+            "baseline": self._weights(baseline),
             "data": [data.digest for data in used],
             "how": [[data.name, *sorted(map(repr, data.how.items()))] for data in used],
             "protocol": {"task": "compare"},
@@ -309,21 +310,27 @@ class Bench:
 
             if baseline is None:
                 return self._with_table(checkpoint, data, protocol, table, WORTH_KEEPING)
-            if table.exists():
-                reference = table
-            elif self.models.fit_together(baseline, checkpoint):
-                reference = self.models.load(baseline)
-            else:
-                with locked(self.store.lock_path(table.name)):  # another candidate's may wait
-                    if not table.exists():
-                        self._with_table(baseline, data, usual, table, math.inf)
-                reference = table
             # A candidate that takes more is cut as its baseline is.
             same = replace(protocol, context=windows[0], stride=windows[1])
-            loaded = self.models.load(checkpoint, like=baseline)
-            return score_text(loaded, data, same, reference=reference)
 
-        return self._measure(checkpoint, origin, run)
+            def against(reference: "Path | Loaded") -> Mapping[str, np.ndarray]:
+                loaded = self.models.load(checkpoint, like=baseline)
+                return score_text(loaded, data, same, reference=reference)
+
+            most = math.inf
+            if table.exists():
+                try:
+                    return against(table)
+                except DamagedError as error:
+                    with self.store.locked(table.name):
+                        self.store.discard(table, error)
+                    most = WORTH_KEEPING
+            elif self.models.fit_together(baseline, checkpoint):
+                return against(self.models.load(baseline))
+            self._with_table(baseline, data, usual, table, most)
+            return against(table if table.exists() else self.models.load(baseline))
+
+        return self._measure(checkpoint, origin, run, data)
 
     def _with_table(
         self, checkpoint: Checkpoint, data: DataSet, protocol: object, table: Path, most: float
@@ -331,16 +338,9 @@ class Bench:
         """Scores a baseline, and keeps its predictions where they take at most ``most`` bytes."""
         from evals.scoring.text import score_text
 
-        partial = table.with_name(table.name + ".partial")
-        try:
-            arrays = score_text(
-                self.models.load(checkpoint), data, protocol, keep=partial, most=most
-            )
-            if partial.exists():
-                partial.replace(table)
-        finally:
-            partial.unlink(missing_ok=True)
-        return arrays
+        with self.store.locked(table.name):  # another candidate may wait for it
+            keep = None if table.exists() else table
+            return score_text(self.models.load(checkpoint), data, protocol, keep=keep, most=most)
 
     def _other(
         self,
@@ -358,7 +358,7 @@ class Bench:
             return score(self.models.load(checkpoint, like=baseline), data, protocol)
 
         origin = self._origin(checkpoint, data, protocol, batch_tokens)
-        return self._measure(checkpoint, origin, run)
+        return self._measure(checkpoint, origin, run, data)
 
     def _continuations(
         self,
@@ -379,13 +379,14 @@ class Bench:
             loaded = self.models.load(checkpoint, like=baseline)
             return continue_prompts(loaded, data, protocol, reference and reference.arrays)
 
-        return self._measure(checkpoint, origin, run)
+        return self._measure(checkpoint, origin, run, data)
 
     def _measure(
         self,
         checkpoint: Checkpoint,
         origin: Mapping[str, object],
         run: Callable[[], Mapping[str, np.ndarray]],
+        data: DataSet | None = None,
         seconds: float | None = None,
         alone: bool = False,
         keep: Callable[[Mapping[str, np.ndarray]], bool] | None = None,
@@ -397,7 +398,11 @@ class Bench:
             self.models.check_unchanged()  # pages of weights may be read when they are first used
             return arrays
 
-        return self.store.measurement(self._complete(origin), make, keep)
+        items = None if data is None else len(data.items)
+        origin = self._complete(origin)
+        return self.store.measurement(
+            origin, make, keep, lambda arrays: check(arrays, origin, items)
+        )
 
     def _origin(
         self,

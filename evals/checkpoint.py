@@ -5,7 +5,6 @@ store starts at once.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from evals.checkpoints.files import (
 )
 from evals.data import DataSet
 from evals.errors import EvalError, first_line
+from evals.foreign_text import on_one_line
 from evals.formats import GGUF, LORA, PLAIN, check_loadable
 from evals.paths import expanded
 
@@ -207,11 +207,11 @@ def open_checkpoint(
         return _open(reference, label, base)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise EvalError(f"{printable(str(reference))[:120]}: {reason}") from error
+        raise EvalError(f"{on_one_line(str(reference))[:120]}: {reason}") from error
 
 
 def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> Checkpoint:
-    label = label or printable(Path(reference).resolve().name.partition("@")[0])
+    label = label or on_one_line(Path(reference).resolve().name.partition("@")[0])
     if str(reference).lower().endswith(".gguf") and expanded(reference).is_file():
         return _open_gguf(expanded(reference), label)
     path = resolve(str(reference))
@@ -236,7 +236,9 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
     weights = weight_files(path)
     if not weights:
         raise _no_weights(path)
-    form = _form(config, described.get("quantization_config"))
+    inner = described.get("text_config")
+    inner = inner if isinstance(inner, dict) else {}
+    form = _form(config, described.get("quantization_config") or inner.get("quantization_config"))
     check_loadable(path, form)
     kind = _kind(config, architectures, described)
     return Checkpoint(
@@ -247,7 +249,7 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
         class_names=_class_names(config, described.get("id2label")),
         form=form,
         context=_context(described),
-        dtype=str(described.get("dtype") or described.get("torch_dtype") or ""),
+        dtype=on_one_line(str(described.get("dtype") or described.get("torch_dtype") or "")),
         tokenizer=path,
         multimodal=kind == CAUSAL and any(name.endswith(_CONDITIONAL) for name in architectures),
     )
@@ -340,12 +342,6 @@ def _has_tokenizer(path: Path) -> bool:
     return any(file.is_file() for name in _TOKENIZERS for file in path.glob(name))
 
 
-def printable(name: str) -> str:
-    """``name`` on one line and in valid UTF-8, for ids and reports."""
-    safe = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
-
-
 def check_readable(checkpoint: Checkpoint) -> None:
     """Raises an EvalError for a file of weights that is cut off or is none, from its header; those
     that an adapter adapts included."""
@@ -396,7 +392,7 @@ def _form(config: Path, quantization: object) -> str:
     if not isinstance(quantization, dict) or not quantization.get("quant_method"):
         raise EvalError(f"{config}: quantization_config names no quant_method")
     words = (quantization["quant_method"], quantization.get("format"))
-    return printable(" ".join(str(word) for word in words if word))
+    return on_one_line(" ".join(str(word) for word in words if word))
 
 
 def _is_encoder_decoder(described: Mapping[str, object]) -> bool:

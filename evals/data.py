@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from evals.errors import EvalError
+from evals.foreign_text import on_one_line
 from evals.paths import is_stream
 
 
@@ -85,6 +86,7 @@ class DataSet:
     how: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", on_one_line(self.name))
         if not self.items:
             raise EvalError(f"data set {self.name}: no item")
 

@@ -58,8 +58,9 @@ class Record:
             name: math.nan if found.get(name) is None else float(_of(Real, found[name]))
             for name in ("limit", "value", "low", "high", "confidence")
         }
-        if not 0 <= numbers["confidence"] <= 1 and not math.isnan(numbers["confidence"]):
-            raise ValueError(numbers["confidence"])
+        outside = numbers["confidence"] <= 0 or numbers["confidence"] >= 1
+        if outside or numbers["low"] > numbers["high"]:
+            raise ValueError("no interval")
         return cls(
             candidate=_of(str, found["candidate"]),
             metric=_of(str, found["metric"]),
@@ -154,7 +155,7 @@ def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> li
             if row.get("verdict") is not None:
                 record = Record.of(row["verdict"], row.get("origin"))
                 found.append(replace(record, items=values.get(record.key)))
-        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError,
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
                 ValueError) as error:  # fmt: skip
             raise EvalError(
                 f"--since {file}: line {number} is not a verdict; the report is damaged, delete it"

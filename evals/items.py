@@ -43,10 +43,12 @@ _INTERVALS: Mapping[str, Callable[..., Estimate]] = {
 }
 FILE = "items.npz"
 """Beside the report."""
-_DAMAGED = (ValueError, KeyError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError,
-            BadZipFile, zlib.error)  # fmt: skip
+_DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError,
+            RuntimeError, SyntaxError, TypeError, ValueError, BadZipFile, zlib.error)  # fmt: skip
 """What numpy and zipfile raise of a file that is damaged."""
 _INDEX, _RUN = "index", "run"
+_MOST_VALUES = 1 << 30
+"""That the values of a file can be means of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +189,21 @@ def pack(found: Mapping[Key, ItemValues], run: str = "") -> bytes:
     return stream.getvalue()
 
 
+def _check(items: ItemValues) -> None:
+    """Raises a ValueError for arrays that no run has written."""
+    values, sizes, documents = items.values, items.sizes, items.documents
+    for array, dtype in ((values, np.float32), (sizes, np.int32), (documents, np.int32)):
+        if array.dtype != dtype or array.ndim != 1 or len(array) != len(values):
+            raise ValueError(f"{array.dtype} of shape {array.shape}")
+    if not len(values) or sizes.min() < 1 or sizes.sum(dtype=np.int64) > _MOST_VALUES:
+        raise ValueError("sizes")
+    if documents.min() < 0 or items.kind not in _INTERVALS:
+        raise ValueError(items.kind)
+    low = {SHARE: -1, PROPORTION: 0}.get(items.kind, -np.inf)
+    if (values < low).any() or (values > (np.inf if low == -np.inf else 1)).any():
+        raise ValueError("values")
+
+
 def unpack(content: bytes, name: str) -> tuple[dict[Key, ItemValues], str]:
     """What :func:`pack` was given.
 
@@ -198,13 +215,13 @@ def unpack(content: bytes, name: str) -> tuple[dict[Key, ItemValues], str]:
             found = {}
             for number, row in enumerate(json.loads(str(stored[_INDEX]))):
                 sizes, documents = stored[f"units-{row['units']}"]
-                values = stored[f"values-{number}"]
-                if row["kind"] not in _INTERVALS or values.shape != sizes.shape:
-                    raise ValueError(row["kind"])
-                candidate, metric = row["key"]
-                found[candidate, metric] = ItemValues(
-                    row["kind"], values, sizes, documents, row["origin"]
+                origin = {str(part): str(digest) for part, digest in row["origin"].items()}
+                items = ItemValues(
+                    row["kind"], stored[f"values-{number}"], sizes, documents, origin
                 )
+                _check(items)
+                candidate, metric = row["key"]
+                found[candidate, metric] = items
             return found, str(stored[_RUN])
     except _DAMAGED as error:
         raise EvalError(f"{name} is damaged; delete it to compare without it") from error

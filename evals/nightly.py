@@ -231,6 +231,8 @@ def _pairing(now: Record, then: Record) -> tuple[int, str]:
         return 0, "the earlier report has no values of items"
     if not now.items.same_items(then.items):
         return 0, "they were measured by another protocol"
+    if not all(np.isfinite(side.items.values).all() for side in (now, then)):
+        return 0, "not all of their values are finite"
     return len(now.items.values), ""
 
 

@@ -1,16 +1,12 @@
-"""The items that a candidate does worse on than its baseline, and how they are shown. Pure.
+"""The items that a candidate does worse on than its baseline, and how they are shown. Pure."""
 
-Texts of models and data sets are foreign: on the terminal and in Markdown they are shown with
-control characters escaped, and in Markdown inside a fence that they cannot end.
-"""
-
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from evals.data import DataSet, Prompt, Question, input_text
+from evals.foreign_text import fenced, snippet, valid_unicode
 
 ON_SCREEN, IN_MARKDOWN, KEPT = 3, 10, 1000
 """Items of a failing case that are printed, shown in full in the report, and kept at most."""
@@ -94,11 +90,12 @@ class Regressions:
 
 def regression(data: DataSet, index: int, **fields) -> Regression:
     """The item at ``index`` of a data set, with further fields of :class:`Regression`; long texts
-    lose their middle."""
+    lose their middle, and lone surrogates are escaped."""
     item = data.items[index]
     found = {"prompt": input_text(item), "question": _question(item), **fields}
     for name, value in found.items():
         if isinstance(value, str) and name != "unit":
+            value = valid_unicode(value)
             found[name] = _cut(value, LONGEST_PROMPT if name == "prompt" else LONGEST_ANSWER)
     return Regression(row=index + 1, document=int(item.document) + 1, **found)
 
@@ -119,27 +116,6 @@ def worst_items(
     kept = order[:KEPT]
     items = tuple(replace(describe(int(i)), loss=float(losses[i])) for i in kept)
     return Regressions(items, len(order) - len(kept))
-
-
-def snippet(text: str, width: int = 160) -> str:
-    """``text`` on one line, shortened, with control characters escaped."""
-    line = repr(text)
-    return line if len(line) <= width else line[: width - 4] + "...'"
-
-
-def printable(text: str) -> str:
-    """``text`` with everything but letters, spaces, tabs and line ends escaped."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
-        for char in text
-    )
-
-
-def fenced(text: str, language: str = "text") -> str:
-    """A fenced code block of Markdown that no text inside can end."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{printable(text)}\n{fence}"
 
 
 def _question(item: object) -> str:

@@ -12,10 +12,11 @@ from tabulate import tabulate
 
 from evals.checkpoint import PLAIN
 from evals.errors import EvalError
+from evals.foreign_text import fenced, in_markdown, valid_unicode
 from evals.gate import ARTIFACT, INCONCLUSIVE, METRICS, NOT_JUDGED, Verdict
 from evals.items import FILE, ItemValues, Key, digest_of, pack
 from evals.layout import fitted
-from evals.regressions import IN_MARKDOWN, Regression, fenced, printable
+from evals.regressions import IN_MARKDOWN, Regression
 
 BASELINE = "baseline"
 MARKDOWN = "github"
@@ -88,8 +89,8 @@ def tables(
         if style != MARKDOWN:
             parts.append(fitted([group, *heads], rows, width or sys.maxsize))
             continue
-        rows = [[_escaped(cell) for cell in row] for row in rows]
-        heads = [_escaped(group), *heads]
+        rows = [[in_markdown(cell) for cell in row] for row in rows]
+        heads = [in_markdown(group), *heads]
         align = ["left"] + ["right"] * (len(heads) - 1)
         parts.append(tabulate(rows, heads, style, colalign=align, disable_numparse=True))
     return "\n\n".join(parts)
@@ -222,9 +223,9 @@ def markdown(
     evidence of each failing case."""
     notes = [*legend(entries, intervals), *lines]
     parts = [
-        f"# Gates: {_escaped(unjudged)}" if unjudged else "# Gates",
+        f"# Gates: {in_markdown(unjudged)}" if unjudged else "# Gates",
         *filter(None, (tables(entries, MARKDOWN, intervals), more)),
-        "\n".join(f"- {_escaped(line)}" for line in notes),
+        "\n".join(f"- {in_markdown(line)}" for line in notes),
     ]
     for title, known in (("Failed", False), ("Known failures", True)):
         chosen = [e for e in entries if not e.passed and bool(e.reason) == known]
@@ -237,9 +238,9 @@ def markdown(
 def _evidence(entry: Entry) -> str:
     """What a failing case printed, and its worst items whole, folded."""
     verdict = entry.verdict
-    parts = [f"### {_escaped(verdict.candidate)}: {METRICS[verdict.metric].title}"]
+    parts = [f"### {in_markdown(verdict.candidate)}: {METRICS[verdict.metric].title}"]
     if entry.reason:
-        parts.append(f"Known failure: {_escaped(entry.reason)}")
+        parts.append(f"Known failure: {in_markdown(entry.reason)}")
     if entry.text:
         parts.append(fenced(entry.text))
     count = len(entry.regressions) + entry.regressions_omitted
@@ -254,16 +255,6 @@ def _evidence(entry: Entry) -> str:
     return "\n\n".join(parts)
 
 
-_MARKDOWN = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", "\n": " ", **{char: f"\\{char}" for char in "\\`*[]|~"}}
-)
-
-
-def _escaped(text: str) -> str:
-    """``text`` so that Markdown shows it as it is."""
-    return printable(text).translate(_MARKDOWN)
-
-
 def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()) -> str:
     """A JSON object per verdict, and ``more``; numbers that JSON does not have (NaN, infinity)
     become null."""
@@ -272,8 +263,10 @@ def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ())
 
 
 def _plain(value):
+    if isinstance(value, str):
+        return valid_unicode(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -308,8 +301,9 @@ def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
         OSError: the directory cannot be written to.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    told = f"The run did not start: {reason}\n"
-    (directory / "report.md").write_text(told, encoding="utf-8")
+    reason = valid_unicode(reason)
+    told = "\n".join(map(in_markdown, reason.split("\n")))
+    (directory / "report.md").write_text(f"The run did not start: {told}\n", encoding="utf-8")
     if keep:
         return
     (directory / FILE).unlink(missing_ok=True)

@@ -2,23 +2,41 @@
 
 Everything is found by the hash of what produced it. Whoever asks first makes it, under a lock;
 who asks meanwhile waits and reads. A killed process leaves its lock released and nothing
-half-written.
+half-written; what it left is removed when the store is opened next. What is read is held against
+the digest that was written with it, and made again where the two differ.
 """
 
+import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Protocol, TypeVar
 
-from evals.errors import EvalError
-from evals.locks import locked
-from evals.measurement import Measurement, key_of
+import numpy as np
+
+from evals.errors import EvalError, first_line
+from evals.locks import locked, locked_if_free
+from evals.measurement import DamagedError, Measurement, key_of
 
 IGNORE_ALL = "*\n"
+_PARTIAL, _LOCK, _RECORD = ".partial", ".lock", ".json"
+_RECORD_BYTES = 1 << 20
+"""Of the largest record of a candidate."""
 
 
 class NotStoredError(EvalError):
     """Something that a frozen store does not hold."""
+
+
+class HasDigest(Protocol):
+    """What a folder of the store is opened as."""
+
+    @property
+    def digest(self) -> str: ...
+
+
+Opened = TypeVar("Opened", bound=HasDigest)
 
 
 class Store:
@@ -26,6 +44,7 @@ class Store:
 
     Attributes:
         frozen: nothing is made; what is not there yet raises :class:`NotStoredError`.
+        notes: what was found damaged and was therefore made again, a line each.
 
     Raises:
         EvalError: it cannot be made or written to.
@@ -34,64 +53,190 @@ class Store:
     def __init__(self, root: Path, frozen: bool = False):
         self.root = Path(root)
         self.frozen = frozen
-        try:
+        self.notes: list[str] = []
+        with self._writable():
             for room in ("measurements", "candidates", "locks"):
                 (self.root / room).mkdir(parents=True, exist_ok=True)
             ignore = self.root / ".gitignore"
             if not ignore.exists():
                 ignore.write_text(IGNORE_ALL)
+        if not frozen:
+            self._remove_leftovers()
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Says in one line that the folder cannot be written to."""
+        try:
+            yield
         except OSError as error:
-            raise EvalError(f"--store {root}: {error.strerror}") from error
+            raise EvalError(f"--store {self.root}: {error.strerror or error}") from error
 
     def _check_frozen(self, key: str) -> None:
         if self.frozen:
             raise NotStoredError(f"{key} is not stored in {self.root}")
 
-    def lock_path(self, name: str) -> Path:
-        return self.root / "locks" / f"{name}.lock"
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Holds what is called ``name`` for this process alone."""
+        with ExitStack() as held:
+            with self._writable():  # of what is raised while it is held, nothing is about the store
+                held.enter_context(locked(self._lock_path(name), temporary=True))
+            yield
+
+    def _lock_path(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}{_LOCK}"
 
     def beside(self, origin: Mapping[str, object], name: str) -> Path:
         """Where a measurement's larger part goes, such as a table of log-probabilities."""
         return self.root / "measurements" / f"{key_of(origin)}.{name}"
+
+    def discard(self, path: Path, reason: object) -> None:
+        """Removes a damaged entry, and keeps a note of it; its lock is held."""
+        self.notes.append(f"{path.relative_to(self.root)}: {reason}")
+        with self._writable():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def measurement(
         self,
         origin: Mapping[str, object],
         make: Callable[[], Mapping],
         keep: Callable[[Mapping], bool] | None = None,
+        check: Callable[[Mapping], None] | None = None,
     ) -> Measurement:
-        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet.
+        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet, or if
+        what is stored is damaged.
 
         Arrays that ``keep`` returns False for are not stored, and are made again next time.
+        ``check`` raises a ValueError of arrays that are not what ``make`` gives.
         """
         key = key_of(origin)
         path = self.root / "measurements" / f"{key}.npz"
-        if not path.exists():
-            self._check_frozen(key)
-            with locked(self.lock_path(key)):
-                if not path.exists():
-                    made = make()
-                    if keep is not None and not keep(made):
-                        return Measurement(made, origin)
-                    try:
-                        Measurement(made, origin).write(path)
-                    except OSError as error:
-                        raise EvalError(f"--store {self.root}: {error.strerror}") from error
-        try:
-            return Measurement.read(path)
-        except (ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise EvalError(f"{path} is damaged; delete it to have it measured again") from error
+        with suppress(DamagedError):
+            if path.exists():
+                return _read(path, key, check)
+        self._check_frozen(key)
+        with self.locked(key):
+            try:
+                if path.exists():
+                    return _read(path, key, check)
+            except DamagedError as error:
+                self.discard(path, error)
+            made = make()
+            if check is not None:
+                check({name: np.asarray(array) for name, array in made.items()})
+            if keep is not None and not keep(made):
+                return Measurement(made, origin)
+            with self._writable():
+                Measurement(made, origin).write(path)
+            return _read(path, key, check)
 
-    def folder(self, origin: Mapping[str, object], make: Callable[[Path], None]) -> Path:
-        """The folder of ``origin``; ``make`` fills one at a temporary path if there is none."""
+    def folder(
+        self,
+        origin: Mapping[str, object],
+        make: Callable[[Path], None],
+        open_: Callable[[Path], Opened],
+    ) -> Opened:
+        """What the folder of ``origin`` holds; ``make`` fills one at a temporary path if there is
+        none, or if the one that is there is damaged.
+
+        Args:
+            origin: what its content follows from.
+            make: fills a folder that does not exist yet.
+            open_: what the folder holds, with a digest of its files.
+        """
         key = key_of(origin)
         path = self.root / "candidates" / key
-        if not path.exists():
-            self._check_frozen(key)
-            with locked(self.lock_path(key)):
-                if not path.exists():
-                    partial = path.with_name(f"{key}.partial")
-                    shutil.rmtree(partial, ignore_errors=True)
-                    make(partial)
-                    partial.rename(path)
-        return path
+        with suppress(DamagedError):
+            if path.exists():
+                return _opened(path, key, open_)
+        self._check_frozen(key)
+        with self.locked(key):
+            try:
+                if path.exists():
+                    return _opened(path, key, open_)
+            except DamagedError as error:
+                self.discard(path, error)
+            partial = path.with_name(f"{key}{_PARTIAL}")
+            shutil.rmtree(partial, ignore_errors=True)
+            make(partial)
+            with self._writable():
+                partial.rename(path)
+                opened = open_(path)
+                _write_record(path, origin, opened.digest)
+            return opened
+
+    def _remove_leftovers(self) -> None:
+        """Removes what killed processes left, but not what a running one is about to finish."""
+        left: dict[str, list[Path]] = {}
+        with suppress(OSError):
+            for room in ("measurements", "candidates"):
+                for path in (self.root / room).glob(f"*{_PARTIAL}*"):
+                    name = path.name.partition(_PARTIAL)[0]
+                    # Under the lock of their key, but for a table, which has its own.
+                    key = name.removesuffix(".npz").removesuffix(_RECORD)
+                    left.setdefault(key, []).append(path)
+            for path in (self.root / "locks").glob(f"*{_LOCK}"):
+                left.setdefault(path.name.removesuffix(_LOCK), [])
+            for name, paths in left.items():
+                with locked_if_free(self._lock_path(name)) as free:
+                    for path in paths if free else ():
+                        if path.is_dir() and not path.is_symlink():
+                            shutil.rmtree(path)
+                        else:
+                            path.unlink(missing_ok=True)
+
+
+def _read(path: Path, key: str, check: Callable[[Mapping], None] | None) -> Measurement:
+    """A measurement.
+
+    Raises:
+        DamagedError: it is not what was written there.
+    """
+    found = Measurement.read(path)
+    if key_of(found.origin) != key:
+        raise DamagedError("it is of another origin")
+    try:
+        if check is not None:
+            check(found.arrays)
+    except ValueError as error:
+        raise DamagedError(str(error)) from error
+    return found
+
+
+def _record_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{_RECORD}")
+
+
+def _write_record(folder: Path, origin: Mapping[str, object], digest: str) -> None:
+    """Writes what a folder was when it was made."""
+    path = _record_path(folder)
+    partial = path.with_name(f"{path.name}{_PARTIAL}")
+    partial.write_text(json.dumps({"origin": origin, "digest": digest}), encoding="utf-8")
+    partial.replace(path)
+
+
+def _opened(folder: Path, key: str, open_: Callable[[Path], Opened]) -> Opened:
+    """What a folder holds.
+
+    Raises:
+        DamagedError: it is not what was made there.
+    """
+    record = _record_path(folder)
+    try:
+        if not record.is_file() or record.stat().st_size > _RECORD_BYTES:
+            raise DamagedError("it was not finished")
+        described = json.loads(record.read_bytes())
+        if key_of(described["origin"]) != key:
+            raise DamagedError("it is of another origin")
+        found = open_(folder)
+        intact = found.digest == described["digest"]
+    except DamagedError:
+        raise
+    except (EvalError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DamagedError(first_line(error)) from error
+    if not intact:
+        raise DamagedError("its files do not match their digest")
+    return found

@@ -10,7 +10,7 @@ from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.stress import AROUND, is_control, is_reserved
 from evals.checkpoints.tokens import decoding
 from evals.errors import listed
-from evals.regressions import snippet
+from evals.foreign_text import snippet
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides

@@ -14,8 +14,8 @@ from evals.checkpoints.stress import CONVERSATIONS, TOOLS
 from evals.checkpoints.tokens import are_one, first_of
 from evals.data import DataSet, Prompt
 from evals.errors import EvalError, listed
+from evals.foreign_text import snippet
 from evals.guard import guarded
-from evals.regressions import snippet
 from evals.scoring.prompts import RENDER_MEMORY, RENDER_SECONDS
 
 if TYPE_CHECKING:

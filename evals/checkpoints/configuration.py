@@ -25,8 +25,8 @@ from evals.checkpoints.settings import (
     TYING,
     Difference,
     kind_of,
-    printable,
     same,
+    short_name,
 )
 from evals.errors import listed
 
@@ -180,7 +180,7 @@ class _Pair:
 
     def _told(self, kind: str, differences: Sequence[Difference]) -> Iterable[Finding]:
         if kind in (UNKNOWN, TRAINING):
-            names = listed([printable(found.name) for found in differences], shown=SHOWN)
+            names = listed([short_name(found.name) for found in differences], shown=SHOWN)
             what = "that transformers does not know" if kind == UNKNOWN else "of training"
             yield Finding(kind, f"the configurations differ in settings {what}: {names}")
             return
@@ -267,7 +267,7 @@ def _labels(sides: "Sides", one: Part, two: Part) -> Iterable[Finding]:
         place = next((i for i, pair in enumerate(zip(*named, strict=False)) if len({*pair}) > 1), 0)
         start = place if place >= SHOWN else 0
         before, after = (
-            listed([printable(name) for name in names[start:]], shown=SHOWN) for names in named
+            listed([short_name(name) for name in names[start:]], shown=SHOWN) for names in named
         )
         text = f"the label maps differ: {after} for the candidate, {before} for the baseline"
         yield Finding("label map", text)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from evals.errors import first_line
+from evals.foreign_text import snippet
 from evals.guard import is_panic
-from evals.regressions import snippet
 
 Pair = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
 Ids = list[int] | str

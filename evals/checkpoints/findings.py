@@ -148,13 +148,24 @@ class CheckpointComparison:
 
     @staticmethod
     def from_json(text: str) -> "CheckpointComparison":
-        """What :meth:`to_json` wrote."""
-        fields = json.loads(text)
-        return CheckpointComparison(
-            tuple(Finding(**found) for found in fields["findings"]),
-            tuple(fields["compared"]),
-            fields["not_compared"],
-        )
+        """What :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: ``text`` is something else.
+        """
+        try:
+            fields = json.loads(text)
+            findings = tuple(
+                Finding(str(found["kind"]), str(found["text"])) for found in fields["findings"]
+            )
+            compared = tuple(map(str, fields["compared"]))
+            unable = {str(name): str(why) for name, why in fields["not_compared"].items()}
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError("not a comparison of two checkpoints") from error
+        for found in findings:
+            if found.kind not in KINDS:
+                raise ValueError(f"{found.kind!r} is no kind of difference")
+        return CheckpointComparison(findings, compared, unable)
 
 
 def table() -> str:

@@ -7,7 +7,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from evals.checkpoint import CAUSAL, SEQ2SEQ, Checkpoint, json_object
 from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.settings import Difference, printable, same, shown
+from evals.checkpoints.settings import Difference, same, short_name, shown
 from evals.errors import EvalError, listed
 from evals.scoring.loading import end_tokens, load_generation_config
 
@@ -151,7 +151,7 @@ def _settings(one: Mapping[str, object], two: Mapping[str, object]) -> list[Find
         if same(before, after):
             continue
         if name not in usual:
-            unknown.append(printable(name))
+            unknown.append(short_name(name))
             continue
         acts = name.startswith("forced_") or (
             not same(after, usual[name]) and _is_on(name, two, usual)

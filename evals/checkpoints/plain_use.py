@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from evals.checkpoint import SEQ2SEQ, printable
+from evals.checkpoint import SEQ2SEQ
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.errors import first_line
+from evals.foreign_text import on_one_line
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ def _reason(run: Callable[[], None]) -> str:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # tokenizers panics with one that is no Exception
-        return f"{type(error).__name__}: {printable(first_line(error))[:_SHOWN]}"
+        return f"{type(error).__name__}: {on_one_line(first_line(error))[:_SHOWN]}"
     return ""
 
 

@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from transformers.activations import ACT2FN
 
+from evals.foreign_text import on_one_line
+
 NAMELESS = "setting"
 """The kind of a declared setting that no pattern knows."""
 BOOKKEEPING, TRAINING, SIZE, TOKEN, CONTEXT, HEADS, ROPE = (
@@ -80,12 +82,12 @@ class Difference:
 
     def __str__(self) -> str:
         one, two = shown(self.baseline), shown(self.candidate)
-        return f"{printable(self.name)} ({one} for the baseline, {two} for the candidate)"
+        return f"{short_name(self.name)} ({one} for the baseline, {two} for the candidate)"
 
 
-def printable(name: str) -> str:
+def short_name(name: str) -> str:
     """A name that a checkpoint brings, on one line and not too long."""
-    return name[:60] if name.isprintable() else ascii(name)[1:-1][:60]
+    return on_one_line(name)[:60]
 
 
 def shown(value: object) -> str:

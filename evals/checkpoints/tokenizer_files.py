@@ -18,7 +18,7 @@ from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.tokens import first_of, stress_texts
 from evals.data import input_text
 from evals.errors import EvalError
-from evals.regressions import snippet
+from evals.foreign_text import snippet
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides

@@ -11,7 +11,7 @@ from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.stress import AROUND, TEXTS, is_reserved
 from evals.data import DataSet, Prompt, input_text
 from evals.errors import listed
-from evals.regressions import snippet
+from evals.foreign_text import snippet
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides

@@ -8,7 +8,7 @@ from evals.checkpoints.encoding import Pair
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.stress import is_reserved
 from evals.errors import listed
-from evals.regressions import snippet
+from evals.foreign_text import snippet
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides

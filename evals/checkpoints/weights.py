@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evals.checkpoint import Checkpoint, printable
+from evals.checkpoint import Checkpoint
 from evals.checkpoints.files import INDEX, indexed, named_weights, unread_weights, weight_files
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.tensors import StoredTensor, headers, same_bytes
 from evals.errors import EvalError, first_line, listed
+from evals.foreign_text import on_one_line
 from evals.formats import PLAIN
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         known = {finding.kind for finding in _faults(sides.baseline, sides.trust_remote_code)}
         faults = list(_faults(sides.candidate, sides.trust_remote_code))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {printable(first_line(error))}"
+        reason = f"{type(error).__name__}: {on_one_line(first_line(error))}"
         return CheckpointComparison(not_compared={"files of weights": reason})
     findings = [
         Finding("as the baseline", f"{fault.text}, as for the baseline")
@@ -52,7 +53,7 @@ def _faults(side: Checkpoint, trust_remote_code: bool) -> Iterator[Finding]:
     if side.form == PLAIN:
         yield from _tying(side.path, files, trust_remote_code)
     if unread := unread_weights(side.path):
-        names = printable(listed(unread))
+        names = on_one_line(listed(unread))
         yield Finding("unread weights", f"the folder also holds {names}, which nothing here reads")
 
 
@@ -61,7 +62,7 @@ def _twice(files: Mapping[Path, Mapping[str, StoredTensor]]) -> Iterator[Finding
     for file, tensors in files.items():
         for name in tensors:
             if name in seen:
-                text = f"{printable(name)} is in {seen[name].name} and in {file.name}"
+                text = f"{on_one_line(name)} is in {seen[name].name} and in {file.name}"
                 yield Finding("tensor in two files", f"{text}; which is meant?")
                 return
             seen[name] = file
@@ -90,7 +91,7 @@ def _index(path: Path, files: Mapping[Path, Mapping[str, StoredTensor]]) -> Iter
         (moved, f"{index.name} names another file than the one that holds {{}}"),
     ):
         if names:
-            yield Finding("index of weights", text.format(printable(listed(names))))
+            yield Finding("index of weights", text.format(on_one_line(listed(names))))
 
 
 def _is(path: Path, told: Mapping[str, str], held: Mapping[str, str], name: str) -> bool:

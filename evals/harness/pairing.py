@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from evals.errors import EvalError
+from evals.foreign_text import on_one_line
 from evals.harness.log import Log, told
 from evals.harness.scores import Logged, Task
 from evals.measurement import key_of
@@ -49,7 +50,7 @@ def _paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
             raise EvalError(f"{task}: the filters differ: {_both(*map(list, blocks))}")
         for name in blocks[0]:
             one, two = blocks[0][name], _in_order(task, blocks[0][name], blocks[1][name])
-            row = task if len(blocks[0]) == 1 else f"{task}-{name}"
+            row = on_one_line(task if len(blocks[0]) == 1 else f"{task}-{name}")
             described = Task(row, baseline.results["configs"][task], label)
             found += described.logged(one, two)
     return found

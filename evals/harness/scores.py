@@ -15,6 +15,7 @@ from evals.checkpoint import LOG, Checkpoint
 from evals.clusters import numbered, passages
 from evals.data import DataSet, Item, Labelled, Prompt, Text
 from evals.errors import EvalError
+from evals.foreign_text import on_one_line
 from evals.measurement import Measurement, key_of
 from evals.reading import Scored
 
@@ -80,7 +81,7 @@ class Task:
         return [self._row(index, row, unjudged) for index, row in enumerate(rows)]
 
     def _row(self, index: int, row: list[tuple], unjudged: tuple[str, ...]) -> Logged:
-        name = self.row if index == 0 else f"{self.row}-{row[0][0]}"
+        name = self.row if index == 0 else f"{self.row}-{on_one_line(row[0][0])}"
         gates = []
         sides: tuple[dict, dict] = ({}, {})
         for _, role, gate, scored in row:

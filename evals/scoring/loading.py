@@ -34,7 +34,6 @@ from evals.checkpoint import (
     EXTRACTIVE,
     SEQ2SEQ,
     Checkpoint,
-    printable,
 )
 from evals.checkpoints.description import check_description
 from evals.checkpoints.files import borrowed_code, read_files
@@ -42,6 +41,7 @@ from evals.checkpoints.plain_use import PlainUse, attempt
 from evals.checkpoints.tensors import tensor_names
 from evals.device import AUTO, CPU
 from evals.errors import EvalError, listed
+from evals.foreign_text import on_one_line
 from evals.formats import GGUF, PLAIN, check_device, format_of, read_by
 from evals.guard import REASON, guarded
 from evals.scoring.quanto import unpack_in_python
@@ -405,7 +405,7 @@ def _explained(checkpoint: Checkpoint) -> Iterator[list[str]]:
     ):
         yield told
     place = str(checkpoint.path)
-    told += [printable(text.replace(place, "the checkpoint"))[:REASON] for text in warned]
+    told += [on_one_line(text.replace(place, "the checkpoint"))[:REASON] for text in warned]
 
 
 def _check_size(checkpoint: Checkpoint, auto: type, trust_remote_code: bool) -> None:

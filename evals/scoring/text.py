@@ -6,11 +6,10 @@ to the context the windows are disjoint, which is how the papers report perplexi
 and its response the response alone is predicted, by an encoder-decoder from the encoded prompt.
 """
 
-import errno
 import math
-import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +22,10 @@ from evals.errors import EvalError
 from evals.scoring.batches import in_batches
 from evals.scoring.divergence import divergences
 from evals.scoring.loading import Loaded
+from evals.scoring.prediction_table import Table, TableWriter, blocks
 from evals.scoring.prompts import encode_prompts
 from evals.scoring.protocols import WINDOW, TextProtocol
 
-CHUNK = 1 << 22
-"""Entries of a log-probability table that are compared at a time in float64."""
 SHOWN_TOKENS = 64
 """Tokens of a window that are kept as text, to show where a candidate got worse."""
 
@@ -138,7 +136,8 @@ def score_text(
     so that a model that predicts such a row is worse for it, as it is in plain use.
 
     Raises:
-        EvalError: no text, or another tokenization than the reference's.
+        EvalError: no text, another tokenization than the reference's, or a disk that is full.
+        DamagedError: the file of the reference is not what was written.
     """
     tokenizer = loaded.tokenizer
     context = context_of(loaded, protocol)
@@ -171,9 +170,10 @@ def score_text(
         for name in ("js", "kl_forward", "kl_backward"):
             result[name] = np.empty(total, np.float64)
         result["agree"] = np.empty(total, bool)
-    kept = None
+    kept: TableWriter | None = None
     if keep is not None and total * vocabulary * 4 <= most:
-        kept = _new_table(keep, (total, vocabulary))
+        _check_room(keep, total * vocabulary * 4)
+        kept = TableWriter(keep, offsets, vocabulary)
 
     def run(batch: list[int]) -> None:
         inputs = _inputs([parts[index] for index in batch], loaded.device)
@@ -184,21 +184,20 @@ def score_text(
         for row, index in enumerate(batch):
             part = parts[index]
             here = slice(part.skip, len(part.ids) - 1)
-            rows = slice(offsets[index], offsets[index + 1])
+            rows = slice(int(offsets[index]), int(offsets[index + 1]))
             log_p = logits[row, here].float().log_softmax(-1)
             targets = torch.as_tensor(result["tokens"][rows], device=log_p.device)
             result["nll"][rows] = -log_p.gather(1, targets[:, None])[:, 0].cpu().numpy()
             if kept is not None:
-                kept[rows] = log_p.cpu().numpy()
+                kept.put(rows.start, log_p.cpu().numpy())
             if expected is not None:
-                _compare(expected[rows], log_p, rows, result)
+                _compare(expected, log_p, rows, result)
             elif beside is not None:
                 _compare(beside[row, here].float().log_softmax(-1), log_p, rows, result)
 
     label = f"{loaded.checkpoint.label}: {data.name}"
-    in_batches([len(part.ids) for part in parts], protocol.batch_tokens, run, label, "window")
-    if kept is not None:
-        kept.flush()
+    with kept or nullcontext():
+        in_batches([len(part.ids) for part in parts], protocol.batch_tokens, run, label, "window")
     return result
 
 
@@ -225,39 +224,12 @@ def _check_room(path: Path, needed: int) -> None:
         )
 
 
-def _new_table(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """A table that is written through the file's pages.
-
-    Its blocks are reserved first: writing to a page that a full disk has no block for is no error
-    that could be told, but ends the process.
-
-    Raises:
-        EvalError: there is no room for it.
-    """
-    _check_room(path, math.prod(shape) * 4)
-    table = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    try:
-        with path.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that reserves nothing
-            return table
-        raise EvalError(
-            f"the baseline's predictions take {math.prod(shape) * 4:,} bytes, and {path.parent} "
-            f"does not take them ({error.strerror}); give less text or another --store"
-        ) from error
-    return table
-
-
-def _table(path: Path, total: int, loaded: Loaded) -> np.ndarray:
+def _table(path: Path, total: int, loaded: Loaded) -> Table:
     """The baseline's log-probabilities."""
-    try:
-        expected = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        raise EvalError(f"{path} is damaged; delete it to have it made again") from error
-    if expected.ndim != 2 or len(expected) != total:
+    expected = Table(path)
+    if expected.shape[0] != total:
         raise EvalError(
-            f"{loaded.checkpoint.label} predicts {total} tokens, its baseline {len(expected)}: "
+            f"{loaded.checkpoint.label} predicts {total} tokens, its baseline {expected.shape[0]}: "
             "tokenizer or context differ, so there is nothing to compare"
         )
     return expected
@@ -291,20 +263,22 @@ def _right_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Te
 
 
 def _compare(
-    expected: np.ndarray | torch.Tensor,
+    expected: Table | torch.Tensor,
     log_p: torch.Tensor,
     rows: slice,
     result: dict[str, np.ndarray],
 ) -> None:
-    """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in parts; over
+    """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in blocks; over
     the entries that both have."""
-    step = max(CHUNK // log_p.shape[1], 1)
-    for start in range(0, len(log_p), step):
-        mine, theirs = log_p[start : start + step], expected[start : start + step]
-        if isinstance(theirs, np.ndarray):
-            theirs = torch.from_numpy(np.array(theirs))
+    width = (expected if isinstance(expected, Table) else log_p).shape[1]
+    for start, stop in blocks(rows.start, rows.stop, width):
+        own = slice(start - rows.start, stop - rows.start)
+        mine, here = log_p[own], slice(start, stop)
+        if isinstance(expected, Table):
+            theirs = torch.from_numpy(expected.rows(start, stop))
+        else:
+            theirs = expected[own]
         theirs = theirs.to(mine.device)
-        here = slice(rows.start + start, rows.start + start + len(mine))
         shared = min(theirs.shape[-1], mine.shape[-1])
         js, forward, backward = divergences(_shared(theirs, shared), _shared(mine, shared))
         result["js"][here] = js.cpu().numpy()

@@ -1,6 +1,7 @@
 """What is measured again, and what is read from the store."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from evals.bench import NOISE_BATCH, Bench, Tasks
 from evals.data import DataSet, Prompt, Text
 from evals.device import cores, cpu_model
+from evals.measurement import Measurement
+from evals.models import Models
 from evals.sequential import repeat_until_decided
 from evals.store import Store
 from fixtures import corpus
@@ -118,3 +121,71 @@ def test_a_timing_is_of_a_processor_and_not_of_a_host(race, monkeypatch):
     assert race(1.0) == 0
     monkeypatch.setattr("evals.device.cpu_model", lambda: "Another CPU")
     assert race(1.0) == 1
+
+
+def damage(path, edit) -> None:
+    content = bytearray(path.read_bytes())
+    edit(content)
+    path.write_bytes(content)
+
+
+def flip(content: bytearray) -> None:
+    content[len(content) // 2] ^= 1 << 6
+
+
+def zero_tail(content: bytearray) -> None:
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+
+
+def cut(content: bytearray) -> None:
+    del content[len(content) // 2 :]
+
+
+@pytest.mark.parametrize("edit", [flip, zero_tail, cut])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_damaged_table_is_made_again(causal_checkpoint, tmp_path, monkeypatch, edit, together):
+    one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    tasks = Tasks(text=TEXTS)
+    expected = Bench(Store(tmp_path / "whole")).scores(two, tasks, one).text
+    store = Store(tmp_path / "store")
+    Bench(store).scores(one, tasks)
+    (table,) = store.root.glob("measurements/*.npy")
+    damage(table, edit)
+    monkeypatch.setattr(Models, "fit_together", lambda *both: together)
+    found = Bench(store).scores(two, tasks, one).text
+    for name in ("js", "nll", "agree", "kl_forward"):
+        assert np.array_equal(found[name], expected[name])
+    assert [note.partition(":")[0] for note in store.notes] == [f"measurements/{table.name}"]
+    assert table.exists()  # for the next candidate
+
+
+@pytest.mark.parametrize("name", ["nll", "finite", "comparison", "parameters"])
+def test_forged_entries_are_measured_again(causal_checkpoint, tmp_path, name):
+    one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    store = Store(tmp_path)
+
+    def numbers(store):
+        bench = Bench(store)
+        told = bench.compare(one, two, TASKS).to_json()
+        found = bench.scores(two, TASKS, one)
+        parts = [found.text.measurement, found.answers.measurement, found.weights]
+        return [{k: a.tolist() for k, a in part.arrays.items()} for part in parts], told
+
+    expected = numbers(store)
+    forged = 0
+    for file in tmp_path.glob("measurements/*.npz"):
+        found = Measurement.read(file)
+        if name in found.arrays:
+            forged += 1
+            Measurement({**found.arrays, name: np.array([[3]])}, found.origin).write(file)
+    assert numbers(store) == expected
+    assert forged == len(store.notes) > 0
+    assert all(name in note for note in store.notes)
+
+
+def test_the_formats_are_in_the_key_of_a_comparison(causal_checkpoint, tmp_path):
+    one = causal_checkpoint("one")
+    own = replace(one, form="compression-gates")
+    Bench(Store(tmp_path), formats=("compression.own_format",)).compare(one, own, TASKS)
+    (file,) = tmp_path.glob("measurements/*.npz")
+    assert "compression.own_format" in Measurement.read(file).origin["packages"]

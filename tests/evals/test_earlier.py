@@ -104,3 +104,21 @@ def test_a_report_of_an_older_version_is_read(tmp_path):
     (tmp_path / "report.jsonl").write_text(json.dumps({"verdict": verdict}) + "\n")
     record = read_earlier(tmp_path).records["m", "flips"]
     assert (record.value, record.unreliable, record.origin, record.items) == (0.05, "", {}, None)
+
+
+@pytest.mark.parametrize(
+    "change", [{"confidence": 1.0}, {"confidence": -0.5}, {"low": 1.0, "high": 0.0}, {"n": 1e999}]
+)
+def test_an_interval_that_is_none_is_one_error(tmp_path, change):
+    night(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
+    rows[0]["verdict"] |= change
+    (tmp_path / "report.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(EvalError, match=r"line 1 is not a verdict"):
+        read_earlier(tmp_path)
+
+
+def test_a_line_that_is_nested_too_deeply_is_one_error(tmp_path):
+    (tmp_path / "report.jsonl").write_text("[" * 100_000)
+    with pytest.raises(EvalError, match=r"line 1 is not a verdict"):
+        read_earlier(tmp_path)

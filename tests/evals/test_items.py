@@ -132,3 +132,32 @@ def test_a_flipped_byte_is_an_error_or_nothing():
         with suppress(EvalError):
             found, _ = unpack(bytes(changed), "items.npz")
             assert found["m", "f1_drop"].values.tolist() == [0, 1, 0, 1]
+
+
+def whole(**changes) -> ItemValues:
+    parts = {
+        "kind": SHARE, "values": np.zeros(3, np.float32), "sizes": np.ones(3, np.int32),
+        "documents": np.arange(3, dtype=np.int32), "origin": {},
+    }  # fmt: skip
+    return ItemValues(**parts | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"values": np.zeros((3, 2), np.float32)},
+        {"values": np.zeros(2, np.float32)},
+        {"values": np.zeros(3)},
+        {"values": np.array(["a", "b", "c"])},
+        {"values": np.full(3, 2, np.float32)},
+        {"values": np.full(3, -0.5, np.float32), "kind": PROPORTION},
+        {"sizes": np.full(3, 2**30, np.int32)},  # would be repeated as often
+        {"sizes": np.zeros(3, np.int32)},
+        {"documents": np.array([-1, 0, 1], np.int32)},
+        {"kind": "another"},
+    ],
+)
+def test_forged_values_are_one_error(changes):
+    unpack(pack({("m", "f1_drop"): whole()}), "items.npz")
+    with pytest.raises(EvalError, match=r"items.npz is damaged"):
+        unpack(pack({("m", "f1_drop"): whole(**changes)}), "items.npz")

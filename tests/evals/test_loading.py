@@ -1,13 +1,12 @@
 """Checkpoints that are broken fail to load, in one line."""
 
 import json
-import os
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import open_checkpoint, printable
+from evals.checkpoint import open_checkpoint
 from evals.errors import EvalError
 from evals.scoring.loading import load
 
@@ -179,12 +178,6 @@ def test_a_tokenizer_beyond_the_embedding(causal_checkpoint):
         load(causal_checkpoint(vocab_size=100))
 
 
-def test_names_are_told_on_one_line_of_valid_text():
-    assert printable("plain-näme") == "plain-näme"
-    assert printable("a\nb\t") == "a\\nb\\t"
-    assert printable(os.fsdecode(b"bad\xff")).encode() == b"bad\\xff"
-
-
 def test_a_form_that_transformers_does_not_know(causal_checkpoint):
     """It would leave the codes of such weights for numbers."""
     path = causal_checkpoint().path
@@ -231,3 +224,12 @@ def test_classes_of_the_data_in_another_order_are_refused(classifier_checkpoint)
         else:
             with pytest.raises(EvalError, match="list them in the model's order"):
                 check_names(checkpoint, data)
+
+
+def test_weights_that_the_text_model_describes_are_not_plain(causal_checkpoint):
+    """transformers unpacks them as if the whole model described them."""
+    path = causal_checkpoint().path
+    described = json.loads((path / "config.json").read_text())
+    described["text_config"] = {"quantization_config": {"quant_method": "compression-gates"}}
+    (path / "config.json").write_text(json.dumps(described))
+    assert open_checkpoint(path).form == "compression-gates"

@@ -1,6 +1,7 @@
 """What got worse since an earlier run, beyond noise."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -252,3 +253,12 @@ def test_losses_are_found_among_many_gates():
 def test_slowdowns_are_found():
     assert found_slowdowns(50, 0.6, 0.02) >= 0.98
     assert found_slowdowns(50, 0.95, 0.02) == 0.0
+
+
+def test_values_that_are_not_finite_are_not_paired():
+    then = sampled([0.0, np.inf, 0.0, 1.0], metric="js_divergence")
+    now = sampled([0.0, 1.0, 0.0, 1.0], metric="js_divergence")
+    then = replace(then, value=0.5, low=0.4, high=0.6)
+    (change,) = since(now, then).changes
+    assert not change.paired
+    assert 0 <= change.p <= 1

@@ -1,0 +1,148 @@
+"""Damaged and forged checkpoints: configurations, indices, headers, tokenizers, templates and the
+project's own format."""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from evals.bench import Bench, Tasks
+from evals.checkpoint import check_readable, open_checkpoint
+from evals.data import DataSet, Text
+from evals.store import Store
+from fixtures.shipped import MODELS
+from tests.end_to_end.foreign import sharded
+from tests.fuzz.children import result_of
+from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_json_file
+
+Mutate = Callable[[Random, bytes], bytes]
+TEXT = "The soup was good, and the cook was kind."
+TASKS = Tasks(text=DataSet("texts", (Text(TEXT, 0), Text(TEXT, 1))))
+OWN = """
+[data.passages]
+source = "passages"
+count = 2
+
+[[suite]]
+kind = "causal"
+baselines = ["llama-tiny"]
+recipes = ["rtn-int4,symmetric=false"]
+text = "passages"
+
+[suite.gates]
+js_divergence = 0.05
+"""
+
+
+def mutated_header(rng: Random, content: bytes) -> bytes:
+    """A safetensors file with another header."""
+    (size,) = struct.unpack("<Q", content[:8])
+    header, body = content[8 : 8 + size], content[8 + size :]
+    if rng.random() < 0.3:
+        return mutated_bytes(rng, content[: 8 + size]) + body
+    changed = json.dumps(mutated_json(rng, json.loads(header))).encode()
+    return struct.pack("<Q", len(changed)) + changed + body
+
+
+def mutated_template(rng: Random, content: bytes) -> bytes:
+    """A chat template with another part, or damaged."""
+    parts = (b"{{ x }}", b"{{ 1/0 }}", b"{% for i in range(99) %}x{% endfor %}", b"{%", b"{{", b"",
+             b"{{ messages[9].content }}", b"{{ raise_exception('\x1b[31m') }}",
+             b"{{ ''.__class__ }}")  # fmt: skip
+    if rng.random() < 0.5:
+        return mutated_bytes(rng, content)
+    place = rng.randrange(len(content))
+    return content[:place] + rng.choice(parts) + content[place:]
+
+
+class Candidates:
+    """Judges candidates that are their baseline but for one file.
+
+    Args:
+        baseline: a checkpoint.
+        name: of the file.
+        mutate: gives another content.
+        folder: for candidates and a store.
+    """
+
+    def __init__(self, baseline: Path, name: str, mutate: Mutate, folder: Path):
+        self.before, self.mutate = open_checkpoint(baseline), mutate
+        self.folder = folder / "candidate"
+        shutil.copytree(baseline, self.folder)
+        self.file = self.folder / name
+        self.content = self.file.read_bytes()
+        self.bench = Bench(Store(folder / "store"), formats=("compression.own_format",))
+        self.bench.scores(self.before, TASKS)
+
+    def __call__(self, rng: Random) -> None:
+        self.file.write_bytes(self.mutate(rng, self.content))
+        candidate = open_checkpoint(self.folder)
+        check_readable(candidate)
+        self.bench.compare(self.before, candidate, TASKS)
+        self.bench.scores(candidate, TASKS, self.before)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded") / "shards"
+    return result_of(sharded, MODELS / "llama-tiny", folder)
+
+
+@pytest.fixture(scope="module")
+def own_format(tmp_path_factory):
+    """A checkpoint in the project's own format."""
+    return result_of(saved_in_own_format, tmp_path_factory.mktemp("own"))
+
+
+def saved_in_own_format(folder: Path) -> Path:
+    from fixtures.lab import Lab
+    from fixtures.matrix import candidates
+    from fixtures.profile import read_profile
+
+    file = folder / "own.toml"
+    file.write_text(OWN)
+    profile = read_profile(str(file))
+    lab = Lab(profile, Bench(Store(folder / "store"), formats=("compression.own_format",)))
+    return lab.checkpoint(candidates(profile)[0]).path
+
+
+@pytest.mark.parametrize(
+    ("name", "mutate", "short"),
+    [
+        ("config.json", mutated_json_file, 8),
+        ("generation_config.json", mutated_json_file, 5),
+        ("model.safetensors", mutated_header, 5),
+        ("tokenizer.json", mutated_json_file, 8),
+        ("tokenizer_config.json", mutated_json_file, 5),
+        ("chat_template.jinja", mutated_template, 5),
+    ],
+)
+def test_files(each, tmp_path, name, mutate, short):
+    each(short, Candidates, MODELS / "llama-tiny", name, mutate, tmp_path)
+
+
+def test_indices(each, tmp_path, shards):
+    each(6, Candidates, shards, "model.safetensors.index.json", mutated_json_file, tmp_path)
+
+
+def mutated_own(rng: Random, content: bytes) -> bytes:
+    """A configuration that describes its stored weights otherwise."""
+    described = json.loads(content)
+    part = described["quantization_config"]
+    if rng.random() < 0.5:
+        part["weights"] = mutated_json(rng, part["weights"])
+    else:
+        described["quantization_config"] = mutated_json(rng, part)
+    return json.dumps(described).encode()
+
+
+def test_own_formats(each, tmp_path, own_format):
+    each(10, Candidates, own_format, "config.json", mutated_own, tmp_path)
+
+
+def test_own_tensors(each, tmp_path, own_format):
+    each(6, Candidates, own_format, "model.safetensors", mutated_header, tmp_path)

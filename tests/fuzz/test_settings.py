@@ -1,0 +1,53 @@
+"""Profiles and recipes."""
+
+import tomllib
+from pathlib import Path
+from random import Random
+
+import pytest
+import tomli_w
+
+from compression.recipe import Recipe
+from fixtures.matrix import candidates
+from fixtures.profile import read_profile
+from tests.fuzz.mutations import mutated_bytes, mutated_json
+
+PROFILES = sorted((Path(__file__).parents[2] / "fixtures" / "profiles").glob("*.toml"))
+RECIPES = ("wanda-60", "sparsegpt-2:4", "gptq-int4,group=32", "wanda-50+gptq-int4,group=32",
+           "rtn-int8,include=*mlp*|*attn*,activations=true", "distill-2layers,data=text",
+           "svd-50", "heads-25,score=taylor", "magnitude-50,scope=global")  # fmt: skip
+
+
+class Profiles:
+    """Reads other profiles than the one at ``path``."""
+
+    def __init__(self, path: Path, folder: Path):
+        self.content, self.file = path.read_bytes(), folder / "profile.toml"
+
+    def __call__(self, rng: Random) -> None:
+        content = mutated_bytes(rng, self.content)
+        if rng.random() < 0.5:
+            try:
+                described = mutated_json(rng, tomllib.loads(self.content.decode()))
+                content = tomli_w.dumps(described).encode()
+            except (TypeError, AttributeError, ValueError):
+                return  # TOML has no such value
+        self.file.write_bytes(content)
+        candidates(read_profile(str(self.file)), planned=True)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profiles(each, tmp_path, path):
+    each(15, Profiles, path, tmp_path)
+
+
+class Recipes:
+    """Reads other recipes."""
+
+    def __call__(self, rng: Random) -> None:
+        content = rng.choice(RECIPES).encode()
+        Recipe.parse(mutated_bytes(rng, content).decode(errors="surrogateescape"))
+
+
+def test_recipes(each):
+    each(200, Recipes)
