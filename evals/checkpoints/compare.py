@@ -45,6 +45,6 @@ def compare(sides: Sides) -> CheckpointComparison:
 
 def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
     """In the order in which the report tells what they find."""
-    from evals.checkpoints import configuration, tokens
+    from evals.checkpoints import configuration, gguf_header, tokens
 
-    return [tokens.compare, configuration.compare]
+    return [tokens.compare, configuration.compare, gguf_header.compare]

@@ -32,6 +32,12 @@ KINDS: Mapping[str, Kind] = {
     "chat template": Kind(_REFUSED, "An instruct model is trained on its template."),
     "normalization": Kind(_FAILED, "Every layer computes something else."),
     "context length": Kind(_REFUSED, "The candidate cannot read what the baseline reads."),
+    "GGUF loading": Kind(_REFUSED, "The model that is loaded is not the one in the file."),
+    "GGUF header": Kind(_FAILED, "llama.cpp computes another function than the baseline."),
+    "GGUF tokenizer": Kind(_FAILED, "llama.cpp reads tokens and templates from the header."),
+    "GGUF ends": Kind(_FAILED, "llama.cpp ends its answers elsewhere."),
+    "GGUF note": Kind(_NOTED, "Compression may change it, or the data cannot show it."),
+    "quantization types": Kind(_NOTED, "They say what the file is, and are no fault."),
 }
 """Every kind of difference that can be found. This table alone decides on severities."""
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     QuantizedCache,
@@ -169,6 +171,21 @@ def load(
         with _explained(checkpoint):
             model.generation_config = _decoding(model)
     return loaded
+
+
+def load_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration of a checkpoint's text model, as transformers loads the model with.
+
+    Raises:
+        EvalError: names the checkpoint and the loader's own reason.
+    """
+    source = checkpoint.base or checkpoint
+    with _explained(checkpoint):
+        return AutoConfig.from_pretrained(
+            source.path,
+            trust_remote_code=trust_remote_code,
+            **({"gguf_file": source.file} if source.file else {}),
+        ).get_text_config()
 
 
 def load_tokenizer(
