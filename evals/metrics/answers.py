@@ -69,16 +69,16 @@ def _scores(
 
 
 def guessing(score: Callable[[str, str], float], data: DataSet) -> float:
-    """What the most frequent right answer scores where it is given to every other prompt: a model
-    that scores no more has nothing to lose."""
+    """What the most frequent right answer scores where it is given to every prompt: a model that
+    scores no more has nothing to lose. An answer that is right once is not given to its own."""
     normalize = form_of(data)[0]
-    frequent, count = Counter(normalize(item.expected) for item in data.items).most_common(1)[0]
-    if count == 1 and score is exact_match:
+    forms = [normalize(item.expected) for item in data.items]
+    frequent, count = Counter(forms).most_common(1)[0]
+    if count == 1 and (score is exact_match or len(forms) == 1):
         return 0.0
-    place = next(i for i, item in enumerate(data.items) if normalize(item.expected) == frequent)
-    scores = _scores(score, data, [data.items[place].expected] * len(data.items))
-    others = np.delete(scores, place)
-    return float(others.mean()) if others.size else 0.0
+    place = forms.index(frequent)
+    scores = _scores(score, data, [data.items[place].expected] * len(forms))
+    return float((np.delete(scores, place) if count == 1 else scores).mean())
 
 
 def mean_drop(

@@ -86,7 +86,8 @@ def weighted_score(
         above = math.hypot(*(weights[n] * (high - parts[n].value) for n, (_, high) in ends.items()))
         return value - below, value + above
 
-    found = estimate(value, bounds, task.estimate.n, task.estimate.clusters)
+    counted = parts.get("task") or max(parts.values(), key=lambda part: part.n)
+    found = estimate(value, bounds, counted.n, counted.clusters)
     unreliable = next((part.unreliable for part in parts.values() if part.unreliable), "")
     return Reading(
         estimate=replace(found, unreliable=unreliable),
