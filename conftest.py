@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import pkgutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ compression.__path__ = pkgutil.extend_path(compression.__path__, compression.__n
 
 from evals import report  # noqa: E402
 from evals.checkpoints.findings import CheckpointComparison  # noqa: E402
+from evals.coverage import Coverage  # noqa: E402
 from evals.errors import EvalError  # noqa: E402
 from evals.gate import METRICS, STRICT  # noqa: E402
 from evals.reading import Reading  # noqa: E402
@@ -26,7 +28,14 @@ from fixtures.lab import is_timed  # noqa: E402
 from fixtures.matrix import Candidate  # noqa: E402
 from fixtures.planted import Planted  # noqa: E402
 from fixtures.preflight import notes  # noqa: E402
-from fixtures.summary import COMPARISON, ITEM_VALUES, REGRESSIONS, Summary  # noqa: E402
+from fixtures.summary import (  # noqa: E402
+    COMPARISON,
+    COVERAGE,
+    ITEM_VALUES,
+    REGRESSIONS,
+    UNCHANGED,
+    Summary,
+)
 
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
 # as anything else wants a core.
@@ -39,6 +48,7 @@ RUN = pytest.StashKey[cases.Run]()
 SESSION = pytest.StashKey[pytest.Session]()
 READING = pytest.StashKey[Reading]()
 COMPARED = pytest.StashKey[CheckpointComparison]()
+TOUCHED = pytest.StashKey[Sequence[Coverage]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -124,7 +134,9 @@ def pair(case: cases.Case, request: pytest.FixtureRequest, record_property):
         found = request.config.stash[RUN].lab.pair(case.candidate)
     if found.comparison is not None:
         request.node.stash[COMPARED] = found.comparison
+    request.node.stash[TOUCHED] = found.coverage
     record_property("form", found.form)
+    record_property(UNCHANGED, found.is_unchanged)
     cases.identify_origin(case, found, record_property)
     return found
 
@@ -156,6 +168,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     option = item.config.option
     if COMPARED in item.stash:
         setattr(made, COMPARISON, item.stash[COMPARED].to_json())
+    if TOUCHED in item.stash:
+        setattr(made, COVERAGE, [asdict(part) for part in item.stash[TOUCHED]])
     if READING in item.stash:
         reading = item.stash[READING]
         del item.stash[READING]

@@ -4,6 +4,7 @@ A model is loaded only when something about it is not stored yet, and stays load
 asked about. Scoring holds the device together with other workers; timing holds it alone.
 """
 
+import json
 import math
 import os
 import tempfile
@@ -25,6 +26,7 @@ from evals.checkpoint import (
     check_same_labels,
 )
 from evals.checkpoints.findings import CheckpointComparison, Severity
+from evals.coverage import Coverage
 from evals.data import DataSet
 from evals.device import CPU, all_cores, cores, device_facts, timed_on
 from evals.errors import EvalError
@@ -53,7 +55,7 @@ CPU_BATCH, GPU_BATCH = 4096, 16384
 """Tokens of a batch at first; where they do not fit, batches are halved."""
 NOISE_BATCH = 1000
 """Tokens of a batch where a baseline is held against itself."""
-_SIMULATED = "simulated"
+_SIMULATED, _DIGEST = "simulated", "digest"
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,14 @@ class Scores:
     @property
     def footprint(self) -> dict[str, float]:
         """Parameters, zeros and N:M truth of the weights."""
-        counts = {name: array for name, array in self.weights.arrays.items() if name != _SIMULATED}
+        words = (_SIMULATED, _DIGEST)
+        counts = {name: array for name, array in self.weights.arrays.items() if name not in words}
         return {name: float(count) for name, count in counts.items()}
+
+    def has_weights_of(self, other: "Scores") -> bool:
+        """Whether both models compute with the same weights, however these are stored."""
+        digests = [str(side.weights.arrays.get(_DIGEST, "")) for side in (self, other)]
+        return bool(digests[0]) and digests[0] == digests[1]
 
     @property
     def simulated(self) -> str:
@@ -190,6 +198,44 @@ class Bench:
         if refused := found.of(Severity.REFUSED):
             raise EvalError(refused[0])
         return found
+
+    def coverage(self, scores: Scores) -> list[Coverage]:
+        """What each data set that a model was scored on has touched of it."""
+        return [
+            self._covered(scores.checkpoint, role, part)
+            for role, part in vars(scores).items()
+            if isinstance(part, Scored)
+        ]
+
+    def _covered(self, checkpoint: Checkpoint, role: str, scored: Scored) -> Coverage:
+        data, arrays = scored.data, scored.measurement.arrays
+
+        def run() -> Mapping[str, np.ndarray]:
+            from evals.scoring.loading import load_tokenizer
+            from evals.scoring.vocabulary import tokens_of
+
+            return tokens_of(load_tokenizer(checkpoint, self.trust_remote_code), data)
+
+        origin = {
+            "model": checkpoint.digest,
+            "data": data.digest,
+            "protocol": {"task": "vocabulary"},
+        }
+        found = self._measure(origin, run).arrays
+        experts = arrays.get("experts")
+        counted = experts is not None and experts.size > 0
+        return Coverage(
+            baseline=checkpoint.label,
+            role=role,
+            data=data.name,
+            **{name: int(found[name]) for name in ("used", "vocabulary", "longest")},
+            context=checkpoint.context,
+            window=int(arrays["windowing"][0]) if "windowing" in arrays else None,
+            scripts=json.loads(str(found["scripts"])),
+            experts=experts.size if counted else None,
+            reached=int((experts > 0).sum()) if counted else None,
+            has_experts=experts is not None,
+        )
 
     def noise(self, baseline: Checkpoint, tasks: Tasks) -> tuple[Scores, Scores]:
         """A baseline beside itself, scored in batches of another size: what differs means nothing.
@@ -293,7 +339,7 @@ class Bench:
             # A candidate that takes more is cut as its baseline is.
             same = replace(protocol, context=windows[0], stride=windows[1])
             loaded = self.models.load(checkpoint, like=baseline)
-            return score_text(loaded, data, same, reference=reference)
+            return _routed(loaded, lambda: score_text(loaded, data, same, reference=reference))
 
         return self._measure(origin, run)
 
@@ -305,8 +351,9 @@ class Bench:
 
         partial = table.with_name(table.name + ".partial")
         try:
-            arrays = score_text(
-                self.models.load(checkpoint), data, protocol, keep=partial, most=most
+            loaded = self.models.load(checkpoint)
+            arrays = _routed(
+                loaded, lambda: score_text(loaded, data, protocol, keep=partial, most=most)
             )
             if partial.exists():
                 partial.replace(table)
@@ -327,7 +374,8 @@ class Bench:
         def run() -> Mapping[str, np.ndarray]:
             module, name = scorer
             score = getattr(import_module(f"evals.scoring.{module}"), name)
-            return score(self.models.load(checkpoint, like=baseline), data, protocol)
+            loaded = self.models.load(checkpoint, like=baseline)
+            return _routed(loaded, lambda: score(loaded, data, protocol))
 
         return self._measure(self._origin(checkpoint, data, protocol, batch_tokens), run)
 
@@ -348,7 +396,8 @@ class Bench:
             from evals.scoring.continuation import continue_prompts
 
             loaded = self.models.load(checkpoint, like=baseline)
-            return continue_prompts(loaded, data, protocol, reference and reference.arrays)
+            given = reference and reference.arrays
+            return _routed(loaded, lambda: continue_prompts(loaded, data, protocol, given))
 
         return self._measure(origin, run)
 
@@ -402,6 +451,16 @@ class Bench:
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:
-    from evals.scoring.footprint import footprint
+    from evals.scoring.footprint import footprint, weights_digest
 
-    return footprint(loaded)
+    return {**footprint(loaded), _DIGEST: np.array(weights_digest(loaded.model))}
+
+
+def _routed(
+    loaded: "Loaded", score: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """What a scorer returns, and the tokens that each expert of the model was given meanwhile."""
+    from evals.scoring.routing import routed
+
+    with routed(loaded.model) as counts:
+        return {**score(), **counts()}

@@ -202,7 +202,7 @@ def plain_end(types):
     [
         (set_key("tokenizer.ggml.model", "gpt2", "add_string"), "model is 'gpt2' in model.gguf"),
         (change_list("tokenizer.ggml.tokens", swap), "token 400 is "),
-        (change_list("tokenizer.ggml.tokens", list.pop), "has 567 tokens"),
+        (change_list("tokenizer.ggml.tokens", list.pop), "has 568 tokens"),
         (change_list("tokenizer.ggml.token_type", plain_end), "special token '</s>' is normal"),
         (set_key("tokenizer.ggml.add_bos_token", False, "add_bool"), "adds the bos token"),
         (set_key("tokenizer.ggml.add_eos_token", True, "add_bool"), "does not add the eos token"),
