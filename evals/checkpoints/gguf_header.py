@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.checkpoint import Checkpoint
+from evals.checkpoint import Checkpoint, printable
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.errors import EvalError, first_line
 
@@ -39,6 +39,11 @@ class Header:
     fields: Mapping[str, object]
     types: Mapping[str, str]
     factors: Mapping[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """The file's, for messages."""
+        return printable(self.file.name)
 
     @cached_property
     def architecture(self) -> str:
@@ -105,7 +110,7 @@ def read_header(file: Path) -> Header:
         )
     kind = fields.get("general.type", _MODEL)
     if kind != _MODEL:
-        raise EvalError(f"{file}: general.type = {kind!r}; name a file that holds a model")
+        raise EvalError(f"{file}: general.type = {kind!r:.60}; name a file that holds a model")
     return Header(file, fields, types, factors)
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evals.checkpoint import printable
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.gguf_header import Header
 from evals.errors import listed
@@ -12,8 +13,8 @@ from evals.scoring.loading import load_config
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
 
-_ROPE = ("rope_freqs", "rope_factors")
-"""Tensors that are compared as the rope scaling."""
+_ROPE = ("rope_", "rope.")
+"""Tensors that are compared as the rope scaling, or that hold plain frequencies in old files."""
 
 
 def compare(sides: "Sides", header: Header) -> CheckpointComparison:
@@ -27,7 +28,7 @@ def compare(sides: "Sides", header: Header) -> CheckpointComparison:
     if not lost:
         return CheckpointComparison(compared=("GGUF tensors",))
     text = (
-        f"transformers leaves aside {listed(lost)} of {header.file.name}, so another model would "
+        f"transformers leaves aside {listed([printable(name) for name in lost])} of {header.name}, so another model would "
         "be judged than the file holds; convert it to safetensors, or judge it with llama.cpp"
     )
     return CheckpointComparison((Finding("GGUF loading", text),), ("GGUF tensors",))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import PreTrainedConfig
 
+from evals.checkpoint import printable
 from evals.checkpoints.gguf_header import Header
 
 NONE = "none"
@@ -78,7 +79,9 @@ def scaling_of_header(header: Header) -> RopeScaling:
         for name, usual in _YARN.items():
             held = header.number(f"rope.scaling.yarn_{name}")
             numbers[name] = usual if held is None else held
-    return RopeScaling(str(kind), {name: n for name, n in numbers.items() if n is not None})
+    return RopeScaling(
+        printable(str(kind))[:20], {name: n for name, n in numbers.items() if n is not None}
+    )
 
 
 def rope_parameters(config: PreTrainedConfig) -> Mapping[str, object]:

@@ -129,9 +129,17 @@ def _config_heads(config: PreTrainedConfig) -> object:
     if heads is None or not getattr(config, "hidden_size", None):
         return None
     keys = getattr(config, "num_key_value_heads", None)
-    if getattr(config, "multi_query", None) and not getattr(config, "num_kv_heads", None):
+    if getattr(config, "new_decoder_architecture", False):
+        keys = config.num_kv_heads  # of Falcon
+    elif keys is None and getattr(config, "multi_query", False):
         keys = 1
-    return heads, keys or getattr(config, "num_kv_heads", None) or heads, head_dimensions(config)
+    return heads, keys or heads, head_dimensions(config)
+
+
+def _layers(header: Header) -> object:
+    """Without those that predict further tokens."""
+    count = header.number("block_count")
+    return None if count is None else count - (header.number("nextn_predict_layers") or 0)
 
 
 def _rotated(header: Header) -> object:
@@ -181,7 +189,7 @@ SETTINGS = (
             silent=True, structural=True),
     Setting("number of experts", _scale("expert_count"),
             _first("num_local_experts", "num_experts", "n_routed_experts"), structural=True),
-    Setting("number of layers", _key("block_count"), _first("num_hidden_layers"),
+    Setting("number of layers", _layers, _first("num_hidden_layers"),
             structural=True),
     Setting("hidden size", _key("embedding_length"), _first("hidden_size"), structural=True),
 )  # fmt: skip
@@ -209,7 +217,7 @@ def _lost(header: Header, loaded: PreTrainedConfig) -> Iterator[Finding]:
             continue
         yield Finding(
             "GGUF loading",
-            f"transformers does not load the {setting.name} of {header.file.name} "
+            f"transformers does not load the {setting.name} of {header.name} "
             f"({_shown(held)}) and takes {_shown(made)}, so another model would be judged than the "
             "file holds; convert it to safetensors, or judge it with llama.cpp",
         )
@@ -232,7 +240,7 @@ def _differing(header: Header, baseline: PreTrainedConfig) -> Iterator[Finding]:
         yield Finding(
             kind,
             f"the {setting.name} is {_shown(meant)} for the baseline and {_shown(held)} in the "
-            f"header of {header.file.name}",
+            f"header of {header.name}",
         )
 
 
@@ -254,9 +262,7 @@ def _shown(value: object) -> str:
 def _context(sides: "Sides", header: Header, baseline: PreTrainedConfig) -> Iterator[Finding]:
     held, meant = header.number("context_length"), sides.baseline.context
     if held is not None and meant is not None and held < meant:
-        told = (
-            f"the header of {header.file.name} takes {held:g} tokens at most, the baseline {meant}"
-        )
+        told = f"the header of {header.name} takes {held:g} tokens at most, the baseline {meant}"
         yield Finding("context length", told)
 
 
@@ -269,7 +275,7 @@ def _windows(
     if held != made and not _fit(sides, min(w for w in (held, made) if w)):
         yield Finding(
             "GGUF loading",
-            f"transformers does not load the sliding window of {header.file.name} "
+            f"transformers does not load the sliding window of {header.name} "
             f"({_shown(held)}) and takes {_shown(made)}, and the data are longer; give shorter "
             "texts, or convert the file to safetensors",
         )
@@ -280,7 +286,7 @@ def _windows(
         yield Finding(
             "GGUF note",
             f"the sliding window is {_shown(meant)} for the baseline and {_shown(held)} in the "
-            f"header of {header.file.name}{hidden}",
+            f"header of {header.name}{hidden}",
         )
 
 

@@ -23,7 +23,7 @@ _PLAIN_TYPES = {1: "normal", 5: "unused", 6: "byte"}
 _UNUSED, _PADDING = 5, "[PAD"
 _ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
          "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
-         "<|end_of_text|>", "<end_of_utterance>")  # fmt: skip
+         "<|end_of_text|>", "<end_of_utterance>", "<turn|>", "<|tool_response>")  # fmt: skip
 """Tokens by which llama.cpp ends an answer whatever the header says."""
 _CHAT = [
     {"role": "user", "content": "Where does Rufus live?"},
@@ -35,7 +35,7 @@ _CHAT = [
 def compare(sides: "Sides", header: Header) -> CheckpointComparison:
     """Holds what a header says of texts beside the baseline's tokenizer and generation."""
     if not header.tokens:
-        why = f"{header.file.name} has no tokenizer; llama.cpp needs one"
+        why = f"{header.name} has no tokenizer; llama.cpp needs one"
         return CheckpointComparison(not_compared={"GGUF tokenizer": why})
     tokenizer = sides.tokenizers[0]
     found = {
@@ -65,11 +65,11 @@ def _model(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     kind = _backend(tokenizer).get("model", {}).get("type")
     if kind in _MODELS and held not in _MODELS[kind]:
         yield (
-            f"tokenizer.ggml.model is {held!r} in {header.file.name}, and the baseline's tokenizer "
+            f"tokenizer.ggml.model is {held!r:.40} in {header.name}, and the baseline's tokenizer "
             f"is a {kind}, which llama.cpp calls {' or '.join(map(repr, _MODELS[kind]))}"
         )
     if held == "gpt2" and header.token("pre") is None:
-        yield f"{header.file.name} names no tokenizer.ggml.pre; llama.cpp splits texts by default"
+        yield f"{header.name} names no tokenizer.ggml.pre; llama.cpp splits texts by default"
 
 
 def _tokens(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _tokens(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
     lost = [index for index in sorted(known) if index >= len(tokens)]
     if lost:
         yield (
-            f"{header.file.name} has {len(tokens)} tokens, and the baseline's tokenizer gives "
+            f"{header.name} has {len(tokens)} tokens, and the baseline's tokenizer gives "
             f"{lost[0]} to {known[lost[0]]!r}"
         )
     if header.token("model") == "bert":
@@ -88,8 +88,8 @@ def _tokens(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
     if other:
         first = other[0]
         yield (
-            f"token {first} is {known[first]!r} for the baseline and {tokens[first]!r} in "
-            f"{header.file.name}" + (f", and {len(other) - 1} more differ" if other[1:] else "")
+            f"token {first} is {known[first]!r:.40} for the baseline and {tokens[first]!r:.40} in "
+            f"{header.name}" + (f", and {len(other) - 1} more differ" if other[1:] else "")
         )
 
 
@@ -104,13 +104,13 @@ def _types(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     if types is None:
         return
     if not isinstance(types, list) or len(types) != len(tokens):
-        yield f"{header.file.name} has {len(tokens)} tokens and another number of token types"
+        yield f"{header.name} has {len(tokens)} tokens and another number of token types"
         return
     for index, token in sorted(tokenizer.added_tokens_decoder.items()):
         if token.special and index < len(types) and types[index] in _PLAIN_TYPES:
             yield (
                 f"the type of the special token {token.content!r} is {_PLAIN_TYPES[types[index]]} "
-                f"in {header.file.name}, so llama.cpp reads it as plain text"
+                f"in {header.name}, so llama.cpp reads it as plain text"
             )
             return
 
@@ -127,11 +127,11 @@ def _merges(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
         return
     place = next((i for i, (a, b) in enumerate(zip(pairs, held, strict=False)) if a != b), None)
     if place is None:
-        yield f"{header.file.name} has {len(held)} merges, the baseline's tokenizer {len(pairs)}"
+        yield f"{header.name} has {len(held)} merges, the baseline's tokenizer {len(pairs)}"
     else:
         yield (
-            f"merge {place + 1} is {pairs[place]!r} for the baseline and {held[place]!r} in the "
-            f"header of {header.file.name}"
+            f"merge {place + 1} is {pairs[place]!r:.40} for the baseline and {held[place]!r:.40} in the "
+            f"header of {header.name}"
         )
 
 
@@ -149,14 +149,14 @@ def _added(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
             words = ["does not add", "adds"]
             yield (
                 f"the baseline's tokenizer {words[adds]} the {name} token, and llama.cpp "
-                f"{words[bool(held)]} it to what it reads by {header.file.name}"
+                f"{words[bool(held)]} it to what it reads by {header.name}"
             )
 
 
 def _begin(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     held, meant = header.token("bos_token_id"), tokenizer.bos_token_id
     if held is not None and meant is not None and held != meant:
-        yield f"the bos token is {meant} for the baseline and {held} in {header.file.name}"
+        yield f"the bos token is {meant} for the baseline and {held} in {header.name}"
 
 
 def _template(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -166,7 +166,7 @@ def _template(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[st
     if (held or None) == (meant or None):
         return
     if not held or not meant:
-        has = "only the baseline has" if meant else f"only the header of {header.file.name} has"
+        has = "only the baseline has" if meant else f"only the header of {header.name} has"
         yield f"{has} a chat template"
         return
     sides = [_rendered(tokenizer, str(template)) for template in (meant, held)]
@@ -178,7 +178,7 @@ def _template(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[st
         shown = [snippet(side[max(place - 10, 0) : place + 30], 60) for side in sides]
         yield (
             f"a chat is {shown[0]} from character {place + 1} on for the baseline, and {shown[1]} "
-            f"by the header of {header.file.name}"
+            f"by the header of {header.name}"
         )
 
 
@@ -206,7 +206,7 @@ def _ends(header: Header, tokenizer: PreTrainedTokenizerBase, sides: "Sides") ->
     if lost or strange:
         yield (
             f"generation ends at {sorted(meant)} for the baseline, {sorted(named)} by the header "
-            f"of {header.file.name}"
+            f"of {header.name}"
         )
 
 
@@ -230,7 +230,7 @@ def _unused(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
     for name, key in (("pad", "padding"), ("unk", "unknown")):
         held, meant = header.token(f"{key}_token_id"), getattr(tokenizer, f"{name}_token_id")
         if held is not None and meant is not None and held != meant:
-            yield f"the {name} token is {meant} for the baseline and {held} in {header.file.name}"
+            yield f"the {name} token is {meant} for the baseline and {held} in {header.name}"
     known, types = set(tokenizer.get_vocab().values()), header.token("token_type")
     more = [
         token
@@ -240,4 +240,4 @@ def _unused(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
         and not (isinstance(types, list) and index < len(types) and types[index] == _UNUSED)
     ]
     if more:
-        yield f"{header.file.name} has {len(more)} tokens more than the baseline, as {more[0]!r}"
+        yield f"{header.name} has {len(more)} tokens more than the baseline, as {more[0]!r:.40}"

@@ -6,6 +6,7 @@ symbols otherwise, see :mod:`evals.metrics.normal_forms`.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -93,9 +94,10 @@ def mean_drop(
     check_paired(baseline, candidate)
     before, after = score_each(score, baseline), score_each(score, candidate)
     logged = _is_logged(score, baseline)
+    told = "" if logged or score not in (exact_match, f1) else _protocol(baseline.data)
     floor = 0.0 if logged else guessing(score, baseline.data)
     if before.mean() <= floor and np.isfinite(after).all():
-        return at_chance(_level(score, before), float(before.mean()))
+        return replace(at_chance(_level(score, before), float(before.mean())), protocol=told)
     documents = baseline.data.documents
 
     def describe(index: int) -> Regression:
@@ -113,7 +115,7 @@ def mean_drop(
         candidate=float(after.mean()),
         worst=worst_items(before - after, describe),
         facts=changes(before, after, documents) | {"guessing": floor},
-        protocol="" if logged or score not in (exact_match, f1) else _protocol(baseline.data),
+        protocol=told,
         level=clustered_proportion(after, documents) if score is exact_match else None,
         items=ItemValues.of(SHARE, before - after, documents, baseline),
     )
