@@ -13,6 +13,8 @@ from evals.scoring.loading import load_config
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
 
+_OWN_LOADERS = ("gpt-oss",)
+"""Architectures of which transformers takes tensors by other names than those of its mapping."""
 _ROPE = ("rope_", "rope.")
 """Tensors that are compared as the rope scaling, or that hold plain frequencies in old files."""
 
@@ -23,13 +25,19 @@ def compare(sides: "Sides", header: Header) -> CheckpointComparison:
     if names is None:
         why = "its architecture has a loader of its own"
         return CheckpointComparison(not_compared={"tensors that are left aside": why})
-    left = [name for name in header.types if name not in names and not name.startswith(_ROPE)]
+    left = [
+        name
+        for name in header.types
+        # Parameters of all experts of a layer have no suffix.
+        if not {name, name.removesuffix(".weight")} & names and not name.startswith(_ROPE)
+    ]
     lost = [name for name in left if not _is_zero(header, name)]
     if not lost:
         return CheckpointComparison(compared=("GGUF tensors",))
     text = (
-        f"transformers leaves aside {listed([printable(name) for name in lost])} of {header.name}, so another model would "
-        "be judged than the file holds; convert it to safetensors, or judge it with llama.cpp"
+        f"transformers leaves aside {listed([printable(name) for name in lost])} of {header.name}, "
+        "so another model would be judged than the file holds; convert it to safetensors, or judge "
+        "it with llama.cpp"
     )
     return CheckpointComparison((Finding("GGUF loading", text),), ("GGUF tensors",))
 
@@ -46,7 +54,7 @@ def _mapped(sides: "Sides", header: Header) -> set[str] | None:
     )
 
     config = load_config(sides.candidate, sides.trust_remote_code)
-    if header.architecture in GGUF_CONFIG_ARCHS:
+    if header.architecture in (*GGUF_CONFIG_ARCHS, *_OWN_LOADERS):
         return None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

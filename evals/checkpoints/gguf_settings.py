@@ -104,6 +104,15 @@ def _scale(key: str) -> Callable[[Header], object]:
     return lambda header: header.number(key) or None
 
 
+def _factor(key: str) -> Callable[[Header], object]:
+    return lambda header: header.number(key) or 1.0
+
+
+def _multiplier(*names: str) -> Callable[[PreTrainedConfig], object]:
+    """The first of several factors that a configuration has; 1 where it has none."""
+    return lambda config: _first(*names)(config) or 1.0
+
+
 def _base(header: Header) -> object:
     return header.number("rope.freq_base") or 10000.0
 
@@ -170,10 +179,11 @@ SETTINGS = (
             _first("attn_logit_softcapping")),
     Setting("cap of final logits", _cap("final_logit_softcapping"),
             _first("final_logit_softcapping")),
-    Setting("scale of logits", _scale("logit_scale"), _first("logit_scale", "logits_scaling")),
-    Setting("scale of attention", _scale("attention.scale"), _first("attention_multiplier")),
-    Setting("scale of embeddings", _scale("embedding_scale"), _first("embedding_multiplier")),
-    Setting("scale of residuals", _scale("residual_scale"), _first("residual_multiplier")),
+    Setting("scale of logits", _factor("logit_scale"),
+            _multiplier("logit_scale", "logits_scaling")),
+    Setting("scale of attention", _factor("attention.scale"), _multiplier("attention_multiplier")),
+    Setting("scale of embeddings", _factor("embedding_scale"), _multiplier("embedding_multiplier")),
+    Setting("scale of residuals", _factor("residual_scale"), _multiplier("residual_multiplier")),
     Setting("clamp of queries, keys and values", _scale("attention.clamp_kqv"),
             _first("clip_qkv")),
     Setting("causal attention", lambda h: h.get("attention.causal") is not False, _causal),

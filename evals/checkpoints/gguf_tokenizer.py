@@ -130,8 +130,8 @@ def _merges(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
         yield f"{header.name} has {len(held)} merges, the baseline's tokenizer {len(pairs)}"
     else:
         yield (
-            f"merge {place + 1} is {pairs[place]!r:.40} for the baseline and {held[place]!r:.40} in the "
-            f"header of {header.name}"
+            f"merge {place + 1} is {pairs[place]!r:.40} for the baseline and {held[place]!r:.40} "
+            f"in the header of {header.name}"
         )
 
 

@@ -257,7 +257,7 @@ def test_tokens_beyond_the_baselines_are_noted_unless_unused(differences):
         (set_key("general.type", "adapter", "add_string"), "name a file that holds a model"),
         (set_key("llama.rope.freq_base", "fast", "add_string"), "is no number"),
         (set_key("general.architecture", "llama9", "add_string"), "does not load"),
-        (set_key("tokenizer.ggml.eot_token_id", "x", "add_string"), "cannot be compared"),
+        (set_key("tokenizer.ggml.tokens", [1, 2, 3], "add_array"), "cannot be compared"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line(differences, header, told):
@@ -269,3 +269,65 @@ def test_what_cannot_be_judged_is_one_line(differences, header, told):
 def test_quantization_types_are_counted(tmp_path):
     file = foreign.gguf("Q4_0")(BASE, tmp_path / "file")
     assert read_header(file).quantization == "Q4_0 29, F32 9"
+
+
+def mixture(base, out):
+    """A random mixture of experts as llama.cpp lays it out, and its file."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=576, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
+        max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(config)
+    model.save_pretrained(base)
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(base)
+    writer = gguf.GGUFWriter(str(out), "qwen3moe")
+    writer.add_vocab_size(576)
+    writer.add_context_length(512)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(8)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_expert_count(4)
+    writer.add_expert_used_count(2)
+    for name, shape in {
+        "token_embd": (576, 32), "output": (576, 32), "output_norm": (32,),
+        "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,), "blk.0.attn_q": (32, 32),
+        "blk.0.attn_k": (16, 32), "blk.0.attn_v": (16, 32), "blk.0.attn_output": (32, 32),
+        "blk.0.attn_q_norm": (8,), "blk.0.attn_k_norm": (8,), "blk.0.ffn_gate_inp": (4, 32),
+        "blk.0.ffn_gate_exps": (4, 32, 32), "blk.0.ffn_up_exps": (4, 32, 32),
+        "blk.0.ffn_down_exps": (4, 32, 32),
+    }.items():  # fmt: skip
+        writer.add_tensor(f"{name}.weight", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_healthy_mixture_has_no_difference(tmp_path):
+    mixture(tmp_path / "base", tmp_path / "m.gguf")
+    baseline = open_checkpoint(tmp_path / "base")
+    candidate = open_checkpoint(tmp_path / "m.gguf").with_tokenizer_of(baseline)
+    found = compare(Sides(baseline, candidate, [SHORT]))
+    assert [finding.kind for finding in found.findings] == ["quantization types"]
+
+
+def test_names_that_are_no_plain_text_stay_on_one_line(differences):
+    def header(writer):
+        writer.add_string("llama.rope.scaling.type", "x\n::error::y\x1b[31m")
+        writer.add_float32("llama.rope.scaling.factor", 2.0)
+        writer.add_tensor("evil\n::error::.bias", np.ones(2, np.float32))
+
+    found = differences(header)
+    assert len(found[Severity.REFUSED]) == 2
+    assert all(text.isprintable() for texts in found.values() for text in texts)
