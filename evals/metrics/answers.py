@@ -97,7 +97,8 @@ def mean_drop(
     told = "" if logged or score not in (exact_match, f1) else _protocol(baseline.data)
     floor = 0.0 if logged else guessing(score, baseline.data)
     if before.mean() <= floor and np.isfinite(after).all():
-        return replace(at_chance(_level(score, before), float(before.mean())), protocol=told)
+        levels = float(before.mean()), float(after.mean())
+        return replace(at_chance(_level(score, before), *levels), protocol=told)
     documents = baseline.data.documents
 
     def describe(index: int) -> Regression:

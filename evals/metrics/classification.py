@@ -51,7 +51,8 @@ def accuracy_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
         # Whoever always says the same class is right as often as it is there.
         guessing = float(np.bincount(truth).max() / len(truth))
     if before.mean() <= guessing and np.isfinite(after).all():
-        return at_chance(f"an accuracy of {before.mean():.2%}", float(before.mean()))
+        levels = float(before.mean()), float(after.mean())
+        return at_chance(f"an accuracy of {levels[0]:.2%}", *levels)
     documents = baseline.data.documents
     return Reading(
         estimate=clustered_share(before - after, documents),
