@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 
 from evals import report
 from evals.checkpoints.findings import CheckpointComparison
+from evals.coverage import Coverage
 from evals.errors import EvalError
 from evals.foreign_text import on_one_line, on_terminal
 from evals.gate import METRICS, STRICT
@@ -22,7 +23,14 @@ from fixtures.lab import is_timed
 from fixtures.matrix import Candidate
 from fixtures.planted import Planted
 from fixtures.preflight import notes
-from fixtures.summary import COMPARISON, ITEM_VALUES, REGRESSIONS, Summary
+from fixtures.summary import (
+    COMPARISON,
+    COVERAGE,
+    ITEM_VALUES,
+    REGRESSIONS,
+    UNCHANGED,
+    Summary,
+)
 
 # Before torch is imported: threads that spin while they wait make a run ten times slower as soon
 # as anything else wants a core.
@@ -36,6 +44,7 @@ SESSION = pytest.StashKey[pytest.Session]()
 READING = pytest.StashKey[Reading]()
 COMPARED = pytest.StashKey[CheckpointComparison]()
 STORE_NOTES = "store_notes"
+TOUCHED = pytest.StashKey[Sequence[Coverage]]()
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -149,7 +158,9 @@ def pair(case: cases.Case, request: pytest.FixtureRequest, record):
         found = request.config.stash[RUN].lab.pair(case.candidate)
     if found.comparison is not None:
         request.node.stash[COMPARED] = found.comparison
+    request.node.stash[TOUCHED] = found.coverage
     record("form", found.form)
+    record(UNCHANGED, found.is_unchanged)
     cases.identify_origin(case, found, record)
     return found
 
@@ -181,6 +192,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     option = item.config.option
     if COMPARED in item.stash:
         setattr(made, COMPARISON, item.stash[COMPARED].to_json())
+    if TOUCHED in item.stash:
+        setattr(made, COVERAGE, [asdict(part) for part in item.stash[TOUCHED]])
     if READING in item.stash:
         reading = item.stash[READING]
         del item.stash[READING]

@@ -4,6 +4,7 @@ A model is loaded only when something about it is not stored yet, and stays load
 asked about. Scoring holds the device together with other workers; timing holds it alone.
 """
 
+import json
 import math
 import os
 import tempfile
@@ -24,6 +25,7 @@ from evals.checkpoint import (
     check_names,
 )
 from evals.checkpoints.findings import CheckpointComparison, Severity
+from evals.coverage import Coverage
 from evals.data import DataSet
 from evals.device import CPU, all_cores, cores, device_facts, timed_on
 from evals.errors import EvalError
@@ -57,7 +59,7 @@ COMPARED = 3600
 """Seconds in which two checkpoints are held side by side; each part of it is bounded by itself."""
 NOISE_BATCH = 1000
 """Tokens of a batch where a baseline is held against itself."""
-_SIMULATED = "simulated"
+_SIMULATED, _DIGEST = "simulated", "digest"
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,14 @@ class Scores:
     @property
     def footprint(self) -> dict[str, float]:
         """Parameters, zeros and N:M truth of the weights."""
-        counts = {name: array for name, array in self.weights.arrays.items() if name != _SIMULATED}
+        words = (_SIMULATED, _DIGEST)
+        counts = {name: array for name, array in self.weights.arrays.items() if name not in words}
         return {name: float(count) for name, count in counts.items()}
+
+    def has_weights_of(self, other: "Scores") -> bool:
+        """Whether both models compute with the same weights, however these are stored."""
+        digests = [str(side.weights.arrays.get(_DIGEST, "")) for side in (self, other)]
+        return bool(digests[0]) and digests[0] == digests[1]
 
     @property
     def simulated(self) -> str:
@@ -197,7 +205,7 @@ class Bench:
             return {"comparison": np.array(found.to_json())}
 
         found = CheckpointComparison.from_json(
-            str(self._measure(candidate, origin, run, COMPARED)["comparison"])
+            str(self._measure(candidate, origin, run, seconds=COMPARED)["comparison"])
         )
         if refused := found.of(Severity.REFUSED):
             raise EvalError(refused[0])
@@ -219,6 +227,44 @@ class Bench:
 
         origin = {**self._weights(checkpoint), "protocol": {"task": "plain use"}}
         return PlainUse.from_json(str(self._measure(checkpoint, origin, run)["use"]))
+
+    def coverage(self, scores: Scores) -> list[Coverage]:
+        """What each data set that a model was scored on has touched of it."""
+        return [
+            self._covered(scores.checkpoint, role, part)
+            for role, part in vars(scores).items()
+            if isinstance(part, Scored)
+        ]
+
+    def _covered(self, checkpoint: Checkpoint, role: str, scored: Scored) -> Coverage:
+        data, arrays = scored.data, scored.measurement.arrays
+
+        def run() -> Mapping[str, np.ndarray]:
+            from evals.scoring.loading import load_tokenizer
+            from evals.scoring.vocabulary import tokens_of
+
+            return tokens_of(load_tokenizer(checkpoint, self.trust_remote_code), data)
+
+        origin = {
+            "model": checkpoint.digest,
+            "data": data.digest,
+            "protocol": {"task": "vocabulary"},
+        }
+        found = self._measure(checkpoint, origin, run).arrays
+        experts = arrays.get("experts")
+        counted = experts is not None and experts.size > 0
+        return Coverage(
+            baseline=checkpoint.label,
+            role=role,
+            data=data.name,
+            **{name: int(found[name]) for name in ("used", "vocabulary", "longest")},
+            context=checkpoint.context,
+            window=int(arrays["windowing"][0]) if "windowing" in arrays else None,
+            scripts=json.loads(str(found["scripts"])),
+            experts=experts.size if counted else None,
+            reached=int((experts > 0).sum()) if counted else None,
+            has_experts=experts is not None,
+        )
 
     def noise(self, baseline: Checkpoint, tasks: Tasks) -> tuple[Scores, Scores]:
         """A baseline beside itself, scored in batches of another size: what differs means nothing.
@@ -315,7 +361,7 @@ class Bench:
 
             def against(reference: "Path | Loaded") -> Mapping[str, np.ndarray]:
                 loaded = self.models.load(checkpoint, like=baseline)
-                return score_text(loaded, data, same, reference=reference)
+                return _routed(loaded, lambda: score_text(loaded, data, same, reference=reference))
 
             most = math.inf
             if table.exists():
@@ -340,7 +386,8 @@ class Bench:
 
         with self.store.locked(table.name):  # another candidate may wait for it
             keep = None if table.exists() else table
-            return score_text(self.models.load(checkpoint), data, protocol, keep=keep, most=most)
+            loaded = self.models.load(checkpoint)
+            return _routed(loaded, lambda: score_text(loaded, data, protocol, keep=keep, most=most))
 
     def _other(
         self,
@@ -355,7 +402,8 @@ class Bench:
         def run() -> Mapping[str, np.ndarray]:
             module, name = scorer
             score = getattr(import_module(f"evals.scoring.{module}"), name)
-            return score(self.models.load(checkpoint, like=baseline), data, protocol)
+            loaded = self.models.load(checkpoint, like=baseline)
+            return _routed(loaded, lambda: score(loaded, data, protocol))
 
         origin = self._origin(checkpoint, data, protocol, batch_tokens)
         return self._measure(checkpoint, origin, run, data)
@@ -377,7 +425,8 @@ class Bench:
             from evals.scoring.continuation import continue_prompts
 
             loaded = self.models.load(checkpoint, like=baseline)
-            return continue_prompts(loaded, data, protocol, reference and reference.arrays)
+            given = reference and reference.arrays
+            return _routed(loaded, lambda: continue_prompts(loaded, data, protocol, given))
 
         return self._measure(checkpoint, origin, run, data)
 
@@ -441,6 +490,16 @@ class Bench:
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:
-    from evals.scoring.footprint import footprint
+    from evals.scoring.footprint import footprint, weights_digest
 
-    return footprint(loaded)
+    return {**footprint(loaded), _DIGEST: np.array(weights_digest(loaded.model))}
+
+
+def _routed(
+    loaded: "Loaded", score: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """What a scorer returns, and the tokens that each expert of the model was given meanwhile."""
+    from evals.scoring.routing import routed
+
+    with routed(loaded.model) as counts:
+        return {**score(), **counts()}

@@ -261,14 +261,32 @@ class Verdict:
         return self.met or lenient
 
 
+def nothing_to_lose(gate: Gate, reading: Reading) -> str:
+    """Why no candidate could break a limit on a drop: the baseline is no further above guessing
+    than the limit allows it to fall. Empty where one could, or where the reading is no number."""
+    metric, guessed = METRICS[gate.metric], reading.facts.get("guessing")
+    estimate = reading.estimate
+    numbers = (estimate.value, estimate.low, estimate.high)
+    if not metric.drop or guessed is None or any(map(math.isnan, numbers)):
+        return ""
+    if reading.baseline - guessed > gate.limit:
+        return ""
+    return (
+        f"the baseline has {metric.show_side(reading.baseline)} and guessing "
+        f"{metric.show_side(guessed)}, so that a model that guesses would keep the limit of "
+        f"{metric.unit.exactly(gate.limit, signed=False)}"
+    )
+
+
 def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
-    """Holds a reading against a gate. Nothing is rounded; NaN fails.
+    """Holds a reading against a gate. Nothing is rounded; NaN fails, and a gate that no candidate
+    could fail is not judged.
 
     Raises:
         EvalError: no item was measured.
     """
-    estimate = reading.estimate
-    if estimate.n < 1 and not reading.not_judged:
+    estimate, reason = reading.estimate, reading.not_judged
+    if estimate.n < 1 and not reason:
         raise EvalError(f"{candidate}: {gate.metric} rests on no item")
     if METRICS[gate.metric].at_most:
         p = estimate.p_above(gate.limit)
@@ -278,7 +296,8 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         p = (-estimate).p_above(-gate.limit)
         met, best, worst = estimate.value >= gate.limit, estimate.high, estimate.low
         proven, refuted = worst >= gate.limit, best < gate.limit
-    if reading.not_judged:
+    reason = reason or nothing_to_lose(gate, reading)
+    if reason:
         met, p, outcome = False, 1.0, NOT_JUDGED
     elif any(math.isnan(x) for x in (estimate.value, estimate.low, estimate.high)):
         met, outcome = False, FAILED
@@ -301,7 +320,7 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         measured=reading.candidate,
         p=p,
         unreliable=estimate.unreliable,
-        reason=reading.not_judged,
+        reason=reason,
         met=met,
         outcome=outcome,
     )

@@ -1,7 +1,7 @@
 """What a metric reads off a pair of scored models, and the pairing itself."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -71,15 +71,16 @@ def no_data(what: str) -> Reading:
     return not_judged(f"{NO_DATA}{what}")
 
 
-def at_chance(level: str, baseline: float) -> Reading:
+def at_chance(level: str, baseline: float, candidate: float = math.nan) -> Reading:
     """Of a metric of which the baseline is no better than chance, so that it has nothing to lose.
 
     Args:
         level: what the baseline has, as a reader should see it.
-        baseline: the same as a number.
+        baseline: the same as a number, and
+        candidate: that of the candidate.
     """
     reason = f"the baseline has {level}, which is no better than chance; do the data fit the model?"
-    return not_judged(reason, baseline)
+    return replace(not_judged(reason, baseline), candidate=candidate)
 
 
 def guessed_tokens(baseline: Scored, candidate: Scored) -> Reading | None:

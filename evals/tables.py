@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from evals.clusters import LONG, numbered, passages, shared_lines
 from evals.data import DataSet, Item, Labelled, Prompt, Question, Text
 from evals.errors import EvalError
+from evals.metrics.normal_forms import SETTING, SYMBOLS
 from evals.rows import Place, Row, read_rows, rows_of
 
 LABELLED, TEXT, QUESTION, SUMMARY, PROMPT = "labelled", "text", "question", "summary", "prompt"
@@ -158,6 +159,8 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
     if not items:
         raise EvalError(f"data set {name}: {table.place} leaves no item")
     how = {"classes": table.classes} if shape == LABELLED and table.classes else {}
+    if shape == PROMPT or (shape == QUESTION and ("context" not in table.columns or table.extract)):
+        how[SETTING] = SYMBOLS
     return DataSet(name, tuple(items), {**table.how, **how})
 
 

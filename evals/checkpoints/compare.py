@@ -61,6 +61,7 @@ def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
         chat,
         configuration,
         generation,
+        gguf_header,
         tokenizer_files,
         tokens,
         vocabulary,
@@ -76,4 +77,5 @@ def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
         tokenizer_files.compare,
         configuration.compare,
         generation.compare,
+        gguf_header.compare,
     ]

@@ -93,6 +93,12 @@ KINDS: Mapping[str, Kind] = {
     "special token id": Kind(_NOTED, "The tokenizer and generation are compared themselves."),
     "training setting": Kind(_NOTED, "Dropout and the like do not act in evaluation."),
     "unknown setting": Kind(_NOTED, "transformers does not know it; another engine may."),
+    "GGUF loading": Kind(_REFUSED, "The model that is loaded is not the one in the file."),
+    "GGUF header": Kind(_FAILED, "llama.cpp computes another function than the baseline."),
+    "GGUF tokenizer": Kind(_FAILED, "llama.cpp reads tokens and templates from the header."),
+    "GGUF ends": Kind(_FAILED, "llama.cpp ends its answers elsewhere."),
+    "GGUF note": Kind(_NOTED, "Compression may change it, or the data cannot show it."),
+    "quantization types": Kind(_NOTED, "They say what the file is, and are no fault."),
 }
 """Every kind of difference that can be found. This table alone decides on severities."""
 

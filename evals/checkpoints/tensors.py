@@ -50,6 +50,11 @@ def same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
     return all(a == b for a, b in zip(_chunks(one), _chunks(other), strict=True))
 
 
+def is_zero(tensor: StoredTensor) -> bool:
+    """Whether a tensor holds zero bytes alone."""
+    return not any(chunk.strip(b"\0") for chunk in _chunks(tensor))
+
+
 def _chunks(tensor: StoredTensor) -> Iterator[bytes]:
     with tensor.file.open("rb") as stream:
         stream.seek(tensor.begin)

@@ -1,42 +1,34 @@
 """Exact match and F1 of short answers, as SQuAD defines them (Rajpurkar et al. 2016, section 6.1).
 
-Both sides are lower-cased, stripped of punctuation and articles, and split at white space.
+Both sides are compared in a normal form, which is SQuAD's own for questions on a passage and keeps
+symbols otherwise, see :mod:`evals.metrics.normal_forms`.
 """
 
-import re
-import string
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from evals.data import DataSet
 from evals.items import SHARE, ItemValues
+from evals.metrics.normal_forms import form_of, squad
 from evals.reading import Reading, Scored, at_chance, check_paired, no_data
 from evals.regressions import Regression, regression, worst_items
 from evals.statistics import clustered_mcnemar, clustered_proportion, clustered_share
 
 NAMES = {"exact_match": "exact match", "f1": "F1", "rouge1": "ROUGE-1"}
 """Of scores, in sentences."""
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalize(answer: str) -> str:
-    """SQuAD's normal form.
-
-    >>> normalize("The  Old-Mill.")
-    'oldmill'
-    """
-    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
-
-
-def exact_match(expected: str, got: str) -> float:
+def exact_match(expected: str, got: str, normalize: Callable[[str], str] = squad) -> float:
     """1 if the normal forms are the same, else 0."""
     return float(normalize(expected) == normalize(got))
 
 
-def f1(expected: str, got: str) -> float:
+def f1(expected: str, got: str, normalize: Callable[[str], str] = squad) -> float:
     """Harmonic mean of precision and recall over the bags of words of the normal forms.
 
     Two empty answers agree; an empty and a full one do not.
@@ -54,16 +46,40 @@ def f1(expected: str, got: str) -> float:
 def score_each(score: Callable[[str, str], float], scored: Scored) -> np.ndarray:
     """``score(expected, got)`` of every prompt, ``(n,)``, the best over all that is accepted; NaN
     where the model computed none. A score that was logged is taken as it is."""
-    if score.__name__ in scored.measurement.arrays:
+    if _is_logged(score, scored):
         return scored[score.__name__]
-    pairs = zip(scored.data.items, scored["continuations"], strict=True)
-    scores = np.array(
+    return np.where(scored["finite"], _scores(score, scored.data, scored["continuations"]), np.nan)
+
+
+def _is_logged(score: Callable[[str, str], float], scored: Scored) -> bool:
+    return score.__name__ in scored.measurement.arrays
+
+
+def _scores(
+    score: Callable[[str, str], float], data: DataSet, answers: Iterable[str]
+) -> np.ndarray:
+    """``score`` of an answer to each prompt, ``(n,)``, in the data set's normal form."""
+    if score in (exact_match, f1):
+        score = partial(score, normalize=form_of(data)[0])
+    return np.array(
         [
             max(score(right, str(got)) for right in (item.expected, *item.accepted))
-            for item, got in pairs
+            for item, got in zip(data.items, answers, strict=True)
         ]
     )
-    return np.where(scored["finite"], scores, np.nan)
+
+
+def guessing(score: Callable[[str, str], float], data: DataSet) -> float:
+    """What the most frequent right answer scores where it is given to every prompt: a model that
+    scores no more has nothing to lose. An answer that is right once is not given to its own."""
+    normalize = form_of(data)[0]
+    forms = [normalize(item.expected) for item in data.items]
+    frequent, count = Counter(forms).most_common(1)[0]
+    if count == 1 and (score is exact_match or len(forms) == 1):
+        return 0.0
+    place = forms.index(frequent)
+    scores = _scores(score, data, [data.items[place].expected] * len(forms))
+    return float((np.delete(scores, place) if count == 1 else scores).mean())
 
 
 def mean_drop(
@@ -77,8 +93,12 @@ def mean_drop(
         return no_data("prompts with right answers")
     check_paired(baseline, candidate)
     before, after = score_each(score, baseline), score_each(score, candidate)
-    if before.mean() == 0 and np.isfinite(after).all():
-        return at_chance(f"{NAMES[score.__name__]} 0%", 0.0)
+    logged = _is_logged(score, baseline)
+    told = "" if logged or score not in (exact_match, f1) else _protocol(baseline.data)
+    floor = 0.0 if logged else guessing(score, baseline.data)
+    if before.mean() <= floor and np.isfinite(after).all():
+        levels = float(before.mean()), float(after.mean())
+        return replace(at_chance(_level(score, before), *levels), protocol=told)
     documents = baseline.data.documents
 
     def describe(index: int) -> Regression:
@@ -95,10 +115,20 @@ def mean_drop(
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, describe),
-        facts=changes(before, after, documents) | {"guessing": 0.0},
+        facts=changes(before, after, documents) | {"guessing": floor},
+        protocol=told,
         level=clustered_proportion(after, documents) if score is exact_match else None,
         items=ItemValues.of(SHARE, before - after, documents, baseline),
     )
+
+
+def _level(score: Callable[[str, str], float], values: np.ndarray) -> str:
+    share = f"{values.mean():.2%}" if values.any() else "0%"
+    return f"{NAMES[score.__name__]} {share}"
+
+
+def _protocol(data: DataSet) -> str:
+    return f"exact match and F1 on {data.name} in {form_of(data)[1]}"
 
 
 def changes(before: np.ndarray, after: np.ndarray, documents: ArrayLike) -> dict[str, float]:

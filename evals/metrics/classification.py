@@ -41,27 +41,35 @@ def accuracy_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
     if baseline is None or candidate is None:
         return no_data("texts with labels")
     check_paired(baseline, candidate)
-    guessing = {}
     if "right" in baseline.measurement.arrays:  # as it was logged
         before, after = baseline["right"], candidate["right"]
+        guessing = _guessed_choices(baseline)
     else:
         check_same_classes(baseline, candidate)
         truth = labels(baseline)
         before, after = _right(baseline, truth), _right(candidate, truth)
         # Whoever always says the same class is right as often as it is there.
-        guessing = {"guessing": float(np.bincount(truth).max() / len(truth))}
-        if before.mean() <= guessing["guessing"] and np.isfinite(after).all():
-            return at_chance(f"an accuracy of {before.mean():.2%}", float(before.mean()))
+        guessing = float(np.bincount(truth).max() / len(truth))
+    if before.mean() <= guessing and np.isfinite(after).all():
+        levels = float(before.mean()), float(after.mean())
+        return at_chance(f"an accuracy of {levels[0]:.2%}", *levels)
     documents = baseline.data.documents
     return Reading(
         estimate=clustered_share(before - after, documents),
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         worst=worst_items(before - after, _described(baseline, candidate)),
-        facts=changes(before, after, documents) | guessing,
+        facts=changes(before, after, documents) | {"guessing": guessing},
         level=clustered_proportion(after, documents),
         items=ItemValues.of(SHARE, before - after, documents, baseline),
     )
+
+
+def _guessed_choices(scored: Scored) -> float:
+    """How often one of the choices is right by chance; 0 where the choices were not logged."""
+    if "log_probabilities" not in scored.measurement.arrays:
+        return 0.0
+    return float((1 / np.isfinite(scored["log_probabilities"]).sum(axis=1)).mean())
 
 
 def _right(scored: Scored, truth: np.ndarray) -> np.ndarray:
@@ -79,6 +87,8 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
     check_paired(baseline, candidate)
     check_same_classes(baseline, candidate)
     before, after = predictions(baseline), predictions(candidate)
+    if len(before) > 1 and (before == before[0]).all() and (after != -1).all():
+        return at_chance("the same class for every text", 0.0)
     flipped = np.where((before == -1) | (after == -1), np.nan, before != after)
     return Reading(
         estimate=clustered_proportion(flipped, baseline.data.documents),

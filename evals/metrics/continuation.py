@@ -128,10 +128,22 @@ def _sure(baseline: Scored) -> np.ndarray:
 
 
 def _unsure(baseline: Scored, candidate: Scored) -> Reading | None:
-    """What is read of continuations in which the baseline is sure of too little; None where it is
-    sure of enough, or where the candidate computed NaN, which is a failure all the same."""
-    counted = int(_sure(baseline).any(axis=1).sum())
-    if counted >= FEWEST or not candidate["finite"].all():
+    """What is read of continuations in which the baseline is sure of too little, or says next to
+    nothing; None where it says enough, or where the candidate computed NaN, which is a failure all
+    the same."""
+    if not candidate["finite"].all():
+        return None
+    said, total = baseline["tokens"], len(baseline.data.items)
+    long = (said >= 0).sum(axis=1) > 1
+    if total - long.sum() > total / 2:
+        return not_judged(
+            f"the baseline ends {total - long.sum()} of {total} continuations with their first "
+            "token; give prompts that it has something to say to"
+        )
+    if total > 1 and (said == said[0]).all():
+        return not_judged(f"the baseline continues all of {total} prompts with the same tokens")
+    counted = int((_sure(baseline).any(axis=1) & long).sum())
+    if counted >= FEWEST:
         return None
     return not_judged(
         f"{counted} of {len(baseline.data.items)} continuations have a token to which the baseline "

@@ -59,8 +59,9 @@ def weighted_score(
             ratio) and ``speed`` (IS, the speedup).
         task: a drop of the task's score, with the candidate's own score as its level.
         size: a compression ratio.
-        speed: a speedup, or None where it has no weight. Where it has one and was not judged, the
-            score is not judged either.
+        speed: a speedup, or None where it has no weight.
+
+    Where a part that has a weight was not judged, the score is not judged either.
 
     The score is of the candidate alone, so its A has the interval of the candidate's own level,
     not that of the paired drop. The parts are independent, so half widths add in squares. The
@@ -69,8 +70,9 @@ def weighted_score(
     Raises:
         ValueError: the task is weighed and has no level.
     """
-    if weights["speed"] and speed.not_judged:
-        return not_judged(speed.not_judged)
+    for name, part in (("task", task), ("speed", speed)):
+        if weights[name] and part.not_judged:
+            return not_judged(part.not_judged)
     given = {"task": task.level, "size": size.estimate, "speed": speed and speed.estimate}
     parts: dict[str, Estimate] = {name: part for name, part in given.items() if weights[name]}
     if None in parts.values():
@@ -84,7 +86,8 @@ def weighted_score(
         above = math.hypot(*(weights[n] * (high - parts[n].value) for n, (_, high) in ends.items()))
         return value - below, value + above
 
-    found = estimate(value, bounds, task.estimate.n, task.estimate.clusters)
+    counted = parts.get("task") or max(parts.values(), key=lambda part: part.n)
+    found = estimate(value, bounds, counted.n, counted.clusters)
     unreliable = next((part.unreliable for part in parts.values() if part.unreliable), "")
     return Reading(
         estimate=replace(found, unreliable=unreliable),

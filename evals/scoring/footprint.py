@@ -1,6 +1,7 @@
 """What the loaded weights are: how many, how many zeros, which N:M patterns hold, and whether they
 are computed with in the form that is stored."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,24 @@ def _stores_codes(path: Path) -> bool:
         if not dtypes.isdisjoint(_STORED_CODES):
             return True
     return False
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hash of what a model computes with: names, types, shapes and bits of its tensors, and the
+    modules whose inputs are changed by hooks.
+
+    However a checkpoint is stored, merged or unpacked, it is equal for two models with the same
+    weights. Empty where a tensor is in a library's own packing, or not in memory.
+    """
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not is_plain(tensor) or tensor.is_meta:
+            return ""
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(bits.numpy().data)
+    changed = [name for name, module in model.named_modules() if module._forward_pre_hooks]
+    return hashlib.sha256((found.hexdigest() + " ".join(changed)).encode()).hexdigest()
 
 
 def footprint(loaded: Loaded) -> dict[str, np.ndarray]:

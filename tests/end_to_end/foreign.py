@@ -4,9 +4,12 @@ Each compresses ``base`` into the directory ``out`` and returns what ``--candida
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
+
+from tests.end_to_end.k_quants import ENCODERS, SUPERBLOCK, quantize
 
 
 def _parts(base: Path, **settings):
@@ -85,8 +88,14 @@ def bitsandbytes(base: Path, out: Path) -> Path:
     return out
 
 
-def gguf(kind: str):
-    """A file as llama.cpp's converter lays out a LLaMA, without a tokenizer."""
+def gguf(kind: str, header=lambda writer: None, tokenizer: bool = False):
+    """A file as llama.cpp's converter lays out a LLaMA.
+
+    Args:
+        kind: in which all matrices are stored.
+        header: adds keys to a ``GGUFWriter``.
+        tokenizer: whether the file has the baseline's tokenizer and chat template.
+    """
 
     def make(base: Path, out: Path) -> Path:
         import gguf as library
@@ -105,6 +114,9 @@ def gguf(kind: str):
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
         writer.add_rope_dimension_count(config["head_dim"])
         writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+        if tokenizer:
+            _add_tokenizer(writer, base)
+        header(writer)
         names = library.get_tensor_name_map(library.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
         for name, weight in load_file(base / "model.safetensors").items():
@@ -112,11 +124,13 @@ def gguf(kind: str):
             if count:  # llama.cpp rotates neighbours, transformers halves
                 weight = weight.reshape(count, 2, -1, weight.shape[1]).swapaxes(1, 2)
                 weight = weight.reshape(-1, weight.shape[-1])
-            stored = library.GGMLQuantizationType[kind if weight.ndim == 2 else "F32"]
-            writer.add_tensor(
-                names.get_name(name, (".weight",)), library.quants.quantize(weight, stored),
-                raw_dtype=stored,
-            )  # fmt: skip
+            name, stored = names.get_name(name, (".weight",)), kind if weight.ndim == 2 else "F32"
+            type_ = library.GGMLQuantizationType[stored]
+            if stored in ENCODERS:
+                data = quantize(weight, stored)
+            else:
+                data = library.quants.quantize(weight, type_)
+            writer.add_tensor(name, data, raw_dtype=type_)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -124,6 +138,67 @@ def gguf(kind: str):
         return out / "model.gguf"
 
     return make
+
+
+def _add_tokenizer(writer, base: Path) -> None:
+    """The tokenizer of a directory, which is a Unigram, as llama.cpp's converter writes one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    pieces = json.loads((base / "tokenizer.json").read_text())["model"]["vocab"]
+    special = set(tokenizer.all_special_ids)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([piece for piece, _ in pieces])
+    writer.add_token_scores([score for _, score in pieces])
+    writer.add_token_types(
+        [2 if i == tokenizer.unk_token_id else 3 if i in special else
+         6 if piece.startswith("<0x") else 1 for i, (piece, _) in enumerate(pieces)]
+    )  # fmt: skip
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_unk_token_id(tokenizer.unk_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def doubled(base: Path, out: Path) -> Path:
+    """A LLaMA that computes the same with twice the sizes, so that rows are whole superblocks."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, out)
+    config = json.loads((base / "config.json").read_text())
+    neurons = -config["intermediate_size"] % SUPERBLOCK
+    config |= {
+        "tie_word_embeddings": False,
+        "intermediate_size": neurons + config["intermediate_size"],
+    }
+    for size in ("hidden_size", "num_attention_heads", "num_key_value_heads"):
+        config[size] *= 2
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    made = {}
+    for name, weight in weights.items():
+        if weight.ndim == 1:
+            weight = torch.cat([weight, weight])
+        elif "embed" in name:
+            weight = torch.cat([weight, weight], 1)
+        elif "lm_head" in name:
+            weight = torch.cat([weight, weight], 1) / 2
+        elif "gate_proj" in name or "up_proj" in name:
+            weight = torch.nn.functional.pad(torch.cat([weight, weight], 1) / 2, (0, 0, 0, neurons))
+        elif "down_proj" in name:
+            weight = torch.nn.functional.pad(torch.cat([weight, weight]), (0, neurons))
+        else:
+            weight = torch.cat([weight, weight], 1) / 2
+            weight = torch.cat([weight, weight])
+        made[name] = weight.contiguous()
+    for file in out.iterdir():
+        file.chmod(0o644)
+    save_file(made, out / "model.safetensors", {"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config))
+    return out
 
 
 def lora(base: Path, out: Path) -> Path:

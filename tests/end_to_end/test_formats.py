@@ -37,9 +37,14 @@ def judged(made, tmp_path_factory):
         "--baseline", BASE, "--candidate", *made.values(), "--text", text, "--report", folder,
         store=folder / "store",
     )  # fmt: skip
+    return done, verdicts_in(folder)
+
+
+def verdicts_in(folder):
+    """The rows of a report that hold a verdict, by candidate and metric."""
     rows = [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
-    told = [(row["verdict"]["candidate"], row["verdict"]["metric"]) for row in rows]
-    return done, dict(zip(told, rows, strict=True))
+    rows = [row for row in rows if "verdict" in row]
+    return {(row["verdict"]["candidate"], row["verdict"]["metric"]): row for row in rows}
 
 
 def name_of(name, made):
@@ -124,6 +129,32 @@ def test_what_does_not_run_in_its_form_is_not_judged_for_speed(name, form, unpac
         reason = f"weights are unpacked on loading, so no kernel for {form} runs here"
         assert reason in row["verdict"]["reason"]
         assert reason in judged[0].stdout
+
+
+def test_every_quantization_type_of_gguf_is_judged(tmp_path):
+    from gguf import GGUFReader, dequantize
+    from transformers import AutoModelForCausalLM
+
+    from tests.end_to_end.conftest import run_gates
+
+    base = foreign.doubled(BASE, tmp_path / "base")
+    kinds = ["Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16"]
+    made = {kind: foreign.gguf(kind, tokenizer=True)(base, tmp_path / kind) for kind in kinds}
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    done = run_gates("--baseline", base, "--candidate", *made.values(),
+                     "--text", tmp_path / "texts.jsonl", "--report", tmp_path / "report",
+                     "-k", "perplexity_drift or artifact_differences",
+                     store=tmp_path / "store")  # fmt: skip
+    rows = verdicts_in(tmp_path / "report")
+    for kind, path in made.items():
+        assert rows[str(path), "artifact_differences"]["passed"], done.stdout
+        drift = rows[str(path), "perplexity_drift"]
+        assert drift["passed"] or kind in ("Q2_K", "Q3_K"), (kind, drift)
+        assert f"quantization types: {kind} 30, F32 9" in done.stdout
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        tensor = next(t for t in GGUFReader(path).tensors if t.name == "blk.0.ffn_up.weight")
+        expected = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        assert torch.equal(model.model.layers[0].mlp.up_proj.weight.float(), expected.float())
 
 
 @pytest.mark.parametrize("name", foreign.REFUSED)

@@ -159,7 +159,8 @@ def test_the_numbers_are_the_harness_s_own(task, metric, theirs, logs, judged):
     for log, value in zip(logs, (verdict["baseline"], verdict["measured"]), strict=True):
         expected = json.loads(log.read_text())["results"][own][theirs]
         assert value == pytest.approx(expected, rel=1e-9)
-    assert verdict["clusters"] == COUNT
+    # An accuracy of 0 % is nothing to lose.
+    assert verdict["clusters"] == (COUNT if verdict["baseline"] else 0)
 
 
 def test_a_candidate_that_lost_its_answers_fails(judged):

@@ -1,13 +1,14 @@
 """Whether two checkpoints hold the same weights."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import open_checkpoint
-from evals.identical import same_weights
+from evals.checkpoint import ADAPTER, ADAPTER_WEIGHTS, open_checkpoint
+from evals.identical import adds_nothing, same_weights
 from fixtures.shipped import MODELS
 
 
@@ -84,3 +85,68 @@ def test_a_cut_file_is_not_the_same(base, copy):
     assert not same_weights(base, other)
     file.write_bytes(b"short")
     assert not same_weights(base, other)
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """``adapter(change, settings)``: a LoRA adapter of the shipped LLaMA, as training leaves it."""
+    pytest.importorskip("peft")
+    from tests.end_to_end import foreign
+
+    def make(change=lambda tensors: None, **settings):
+        path = foreign.lora(MODELS / "llama-tiny", tmp_path / "adapter")
+        tensors = load_file(path / ADAPTER_WEIGHTS)
+        change(tensors)
+        save_file(tensors, path / ADAPTER_WEIGHTS)
+        described = json.loads((path / ADAPTER).read_text())
+        (path / ADAPTER).write_text(json.dumps(described | settings))
+        return open_checkpoint(path)
+
+    return make
+
+
+def zero(part):
+    def change(tensors):
+        for name, tensor in tensors.items():
+            if part in name:
+                tensor.zero_()
+
+    return change
+
+
+def zero_in_all_but_one_layer(tensors):
+    zero("lora_B")(tensors)
+    next(tensor for name, tensor in tensors.items() if "lora_B" in name).fill_(0.1)
+
+
+def one_of_each(tensors):
+    """Pairs of which one has a factor of zeros on the left, the other on the right."""
+    for index, layer in enumerate(sorted({name.partition(".lora_")[0] for name in tensors})):
+        tensors[f"{layer}.lora_{'AB'[index % 2]}.weight"].zero_()
+
+
+@pytest.mark.parametrize(
+    ("change", "settings"),
+    [(zero("lora_B"), {}), (zero("lora_A"), {}), (one_of_each, {}), (len, {"lora_alpha": 0})],
+)
+def test_an_adapter_that_adds_nothing_is_its_base(adapter, change, settings):
+    found = adapter(change, **settings)
+    assert adds_nothing(found.path)
+    assert same_weights(open_checkpoint(MODELS / "llama-tiny"), found)
+    assert same_weights(found, open_checkpoint(MODELS / "llama-tiny"))
+
+
+@pytest.mark.parametrize(
+    ("change", "settings"),
+    [
+        (len, {}),
+        (zero_in_all_but_one_layer, {}),
+        (len, {"lora_alpha": 0, "alpha_pattern": {"q_proj": 4}}),
+        (zero("lora_B"), {"peft_type": "IA3"}),
+        (lambda tensors: tensors.update({"x.modules_to_save.weight": tensors.popitem()[1]}), {}),
+    ],
+)
+def test_an_adapter_that_adds_something_is_not(adapter, change, settings):
+    found = adapter(change, **settings)
+    assert not adds_nothing(found.path)
+    assert not same_weights(open_checkpoint(MODELS / "llama-tiny"), found)

@@ -15,7 +15,7 @@ from scipy.special import log_softmax, rel_entr
 from evals.data import DataSet, Labelled, Prompt, Text
 from evals.errors import EvalError
 from evals.measurement import Measurement
-from evals.metrics.answers import exact_match, exact_match_drop, f1, f1_drop, normalize
+from evals.metrics.answers import exact_match, exact_match_drop, f1, f1_drop
 from evals.metrics.classification import accuracy_drop, flips
 from evals.metrics.divergence import divergences, js_divergence
 from evals.metrics.efficiency import (
@@ -24,6 +24,7 @@ from evals.metrics.efficiency import (
     speedup_needed,
     weighted_score,
 )
+from evals.metrics.normal_forms import squad
 from evals.metrics.perplexity import perplexity, perplexity_drift
 from evals.metrics.rouge import rouge1, rouge1_drop
 from evals.reading import Scored, check_paired
@@ -219,7 +220,7 @@ class TestAnswers:
         assert f1(expected, got) == pytest.approx(value)
 
     def test_punctuation_is_removed_before_articles_as_in_the_official_script(self):
-        assert normalize("A.B. the-an (an) end") == "ab thean end"
+        assert squad("A.B. the-an (an) end") == "ab thean end"
 
     @given(st.text(), st.text())
     def test_bounds(self, one, other):
@@ -229,9 +230,10 @@ class TestAnswers:
         assert f1(one, other) >= exact_match(one, other)
 
     def test_drops_are_paired_and_show_what_got_worse(self):
-        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", "red hat", i) for i in range(4)]
-        base = scored(items, continuations=["red hat", "red hat", "hat", "x"])
-        worse = scored(items, continuations=["red hat", "blue hat", "hat", "red hat"])
+        right = ["tin mug", "red hat", "blue coat", "old mill"]
+        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", right[i], i) for i in range(4)]
+        base = scored(items, continuations=["tin mug", "red hat", "coat", "x"])
+        worse = scored(items, continuations=["tin mug", "blue hat", "coat", "old mill"])
         reading = exact_match_drop(base, worse)
         assert reading.estimate.value == 0.0
         assert (reading.baseline, reading.candidate) == (0.5, 0.5)
@@ -244,18 +246,20 @@ class TestAnswers:
 
     def test_the_p_value_of_changes_goes_by_document(self):
         # Three passages lose all five answers, one gains all: three against one, not 15 against 5.
-        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", "hat", i // 5) for i in range(20)]
-        base = scored(items, continuations=["hat"] * 15 + ["x"] * 5)
-        worse = scored(items, continuations=["x"] * 15 + ["hat"] * 5)
+        right = [f"hat {i}" for i in range(20)]
+        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", right[i], i // 5) for i in range(20)]
+        base = scored(items, continuations=right[:15] + ["x"] * 5)
+        worse = scored(items, continuations=["x"] * 15 + right[15:])
         facts = exact_match_drop(base, worse).facts
         assert (facts["worse"], facts["better"]) == (15.0, 5.0)
         expected = stats.binomtest(1, 4).pvalue - stats.binom.pmf(1, 4, 0.5)
         assert facts["mcnemar_p"] == pytest.approx(expected)
 
     def test_the_candidate_s_own_score_comes_with_its_interval(self):
-        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", "hat", i) for i in range(40)]
-        base = scored(items, continuations=["hat"] * 40)
-        worse = scored(items, continuations=["hat"] * 39 + ["x"])
+        right = [f"hat {i}" for i in range(40)]
+        items = [Prompt(f"p\nQuestion: {i}?\nAnswer:", right[i], i) for i in range(40)]
+        base = scored(items, continuations=right)
+        worse = scored(items, continuations=[*right[:39], "x"])
         level = exact_match_drop(base, worse).level
         expected = stats.binomtest(39, 40).proportion_ci(0.95, method="exact")
         assert level.value == 39 / 40
@@ -270,9 +274,10 @@ class TestAnswers:
 
     def test_rouge_counts_shared_words(self):
         assert rouge1("the cat sat", "the cat ran") == pytest.approx(2 / 3)
-        items = [Prompt("p", "the cat sat", i) for i in range(3)]
-        base = scored(items, continuations=["the cat sat"] * 3)
-        worse = scored(items, continuations=["the cat sat", "", "the cat ran"])
+        right = ["the cat sat", "some dogs barked", "one bird sang"]
+        items = [Prompt("p", summary, i) for i, summary in enumerate(right)]
+        base = scored(items, continuations=right)
+        worse = scored(items, continuations=["the cat sat", "", "one bird flew"])
         assert rouge1_drop(base, worse).estimate.value == pytest.approx((0 + 1 + 1 / 3) / 3)
 
 

@@ -1,0 +1,86 @@
+"""What of a model the data of a run have touched, so that a report claims no more than it saw."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+FEW = 0.01
+"""Scripts with a smaller share of the letters are not named."""
+_JOINED = {"CJK": "Han", "HIRAGANA": "Japanese kana", "KATAKANA": "Japanese kana"}
+_FORMS = ("FULLWIDTH", "HALFWIDTH", "MATHEMATICAL", "MODIFIER", "CIRCLED", "SQUARED")
+"""First words of names of letters that are no scripts."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What one data set touches of one baseline.
+
+    Attributes:
+        baseline, role, data: labels; the role as in :class:`evals.bench.Tasks`.
+        used, vocabulary: tokens that occur, and those that there are.
+        longest: tokens of the longest document.
+        context: positions of the model, or None where it does not say.
+        window: tokens that are read at a time, where documents are cut.
+        scripts: shares of the letters.
+        experts, reached: of all layers; None where there are none, or where they are not counted.
+        has_experts: whether there are any.
+    """
+
+    baseline: str
+    role: str
+    data: str
+    used: int
+    vocabulary: int
+    longest: int
+    context: int | None
+    window: int | None
+    scripts: Mapping[str, float]
+    experts: int | None = None
+    reached: int | None = None
+    has_experts: bool = False
+
+    @property
+    def positions(self) -> int:
+        """Positions of the model that are used."""
+        return min(filter(None, (self.longest, self.window, self.context)))
+
+    def line(self) -> str:
+        """For the notes of a report."""
+        share = self.used / self.vocabulary if self.vocabulary else 0.0
+        length = f"documents of at most {self.longest:,} tokens"
+        if self.context and self.positions < self.longest:
+            length += f", read {self.positions:,} at a time, of {self.context:,}"
+        elif self.context:
+            length += f" of {self.context:,}"
+        named = [name for name, part in self.scripts.items() if part >= FEW]
+        parts = [f"{share:.0%} of the vocabulary", length, " and ".join(named) or "no letters"]
+        if self.reached is not None:
+            parts.append(f"{self.reached:,} of {self.experts:,} experts")
+        elif self.has_experts:
+            parts.append("experts not counted")
+        where = self.role if self.role == self.data else f"{self.role} ({self.data})"
+        return f"{where}: {', '.join(parts)}"
+
+
+def scripts_of(texts: Iterable[str]) -> dict[str, float]:
+    """Shares of the letters by script, the largest first, as Unicode's names of letters tell it.
+
+    >>> scripts_of(["Merrin", "Москва"])
+    {'Latin': 0.5, 'Cyrillic': 0.5}
+    """
+    letters: Counter[str] = Counter()
+    for text in texts:
+        letters.update(text)
+    found: Counter[str] = Counter()
+    for char, count in letters.items():
+        if char.isalpha():
+            found[_script(char)] += count
+    total = found.total()
+    return {name: count / total for name, count in found.most_common()}
+
+
+def _script(letter: str) -> str:
+    words = unicodedata.name(letter, "unnamed").replace("-", " ").split()
+    first = next((word for word in words if word not in _FORMS), "unnamed")
+    return _JOINED.get(first, first.capitalize())

@@ -1,0 +1,333 @@
+"""What a GGUF header says is compared with the baseline, and with what transformers loads."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from evals.checkpoint import open_checkpoint
+from evals.checkpoints.compare import Sides
+from evals.checkpoints.findings import Severity
+from evals.checkpoints.gguf_header import compare, read_header
+from evals.data import DataSet, Text
+from evals.errors import EvalError
+from fixtures.shipped import MODELS
+from tests.end_to_end import foreign
+
+gguf = pytest.importorskip("gguf")
+BASE = MODELS / "llama-tiny"
+SHORT = DataSet("short", (Text("Rufus lives in Merrin.", 0),))
+LONG = DataSet("long", (Text("Rufus lives in Merrin. " * 40, 0),))
+
+
+@pytest.fixture
+def differences(tmp_path):
+    """``differences(header, base, ...)``: what is found of a file with a changed header, by
+    severity and without the quantization types."""
+
+    def find(header=lambda writer: None, base=BASE, tokenizer=True, data=SHORT, kind="Q8_0"):
+        shutil.rmtree(tmp_path / "file", ignore_errors=True)
+        file = foreign.gguf(kind, header, tokenizer)(base, tmp_path / "file")
+        baseline = open_checkpoint(base)
+        candidate = open_checkpoint(file).with_tokenizer_of(baseline)
+        found = compare(Sides(baseline, candidate, [data]))
+        assert all("\n" not in finding.text for finding in found.findings)
+        return {
+            severity: [text for text in found.of(severity) if not text.startswith("quantization")]
+            for severity in Severity
+        }
+
+    return find
+
+
+@pytest.fixture
+def base_with(tmp_path):
+    """``base_with(changes)``: the shipped model with another configuration or generation."""
+
+    def make(generation=None, **changes):
+        shutil.copytree(BASE, tmp_path / "base")
+        for name, new in (("config.json", changes), ("generation_config.json", generation or {})):
+            file = tmp_path / "base" / name
+            file.chmod(0o644)
+            file.write_text(json.dumps(json.loads(file.read_text()) | new))
+        return tmp_path / "base"
+
+    return make
+
+
+NOTHING = {severity: [] for severity in Severity}
+SCALED = {"rope_theta": 10000.0, "original_max_position_embeddings": 512, "factor": 4.0}
+YARN = {"rope_type": "yarn", **SCALED}
+LINEAR = {"rope_type": "linear", **SCALED}
+LLAMA3 = {"rope_type": "llama3", **SCALED, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def set_key(key, value, add="add_float32"):
+    return lambda writer: getattr(writer, add)(key, value)
+
+
+def drop_key(key):
+    return lambda writer: writer.kv_data[0].pop(key)
+
+
+def change_list(key, change):
+    """Changes a list of a header as it is written."""
+    return lambda writer: change(writer.kv_data[0][key].value)
+
+
+def yarn(writer):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(512)
+
+
+def linear(writer):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(4.0)
+
+
+def llama3(writer):
+    """As llama.cpp's converter writes it: as a tensor, and with no key."""
+    turns = 512 * 10000.0 ** (-np.arange(0, 32, 2) / 32) / (2 * np.pi)
+    smooth = (turns - 1) / 3
+    factors = np.where(turns < 1, 4.0, np.where(turns > 4, 1.0, 1 / ((1 - smooth) / 4 + smooth)))
+    writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16", "F32"])
+@pytest.mark.parametrize("tokenizer", [True, False])
+def test_a_healthy_file_has_no_difference(differences, kind, tokenizer):
+    assert differences(kind=kind, tokenizer=tokenizer) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("parameters", "header"), [(YARN, yarn), (LINEAR, linear), (LLAMA3, llama3)]
+)
+def test_rope_scaling_that_the_loader_drops_is_refused_and_one_that_is_lost_fails(
+    differences, base_with, parameters, header
+):
+    base = base_with(rope_parameters=parameters)
+    kept, lost = differences(header, base), differences(base=base)
+    assert not kept[Severity.FAILED]
+    [told] = kept[Severity.REFUSED]
+    assert "does not load the rope scaling of model.gguf" in told
+    assert parameters["rope_type"] in told
+    assert not lost[Severity.REFUSED]
+    [told] = lost[Severity.FAILED]
+    assert "the rope scaling is " + parameters["rope_type"] in told
+    assert "for the baseline and none in the header" in told
+
+
+def test_another_factor_of_the_same_scaling(differences, base_with):
+    found = differences(yarn, base_with(rope_parameters=YARN | {"factor": 8.0}))
+    assert "yarn, factor 8" in found[Severity.FAILED][0]
+    assert "yarn, factor 4" in found[Severity.FAILED][0]
+
+
+def test_llama3_is_what_transformers_computes(base_with):
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    from evals.checkpoints.gguf_rope import scaling_of_config
+
+    config = AutoConfig.from_pretrained(base_with(rope_parameters=LLAMA3))
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    plain = 10000.0 ** (-np.arange(0, 32, 2) / 32)
+    assert scaling_of_config(config).factors[0] == pytest.approx(plain / frequencies.numpy())
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (set_key("llama.rope.freq_base", 500000.0), "base of the rotary embedding is 10000"),
+        (set_key("llama.attention.layer_norm_rms_epsilon", 1e-5), "epsilon of the normalization"),
+        (set_key("llama.rope.dimension_count", 16, "add_uint32"), "rotated dimensions is 32"),
+        (set_key("llama.attention.head_count", 8, "add_uint32"), "attention heads, heads of keys"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_fails(differences, header, told):
+    assert any(told in text for text in differences(header)[Severity.FAILED])
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (set_key("llama.logit_scale", 0.5), "scale of logits"),
+        (set_key("llama.final_logit_softcapping", 30.0), "cap of final logits"),
+        (set_key("llama.attention.scale", 0.1), "scale of attention"),
+        (set_key("llama.expert_used_count", 2, "add_uint32"), "number of experts for a token"),
+        (set_key("llama.attention.causal", False, "add_bool"), "causal attention"),
+        (lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(128, np.float32)), "attn_q.bias"),
+        (lambda w: w.add_tensor("output_norm.bias", np.ones(128, np.float32)), "output_norm.bias"),
+    ],
+)
+def test_what_the_loader_drops_is_refused(differences, header, told):
+    assert any(told in text for text in differences(header)[Severity.REFUSED])
+
+
+def test_a_bias_of_zeros_is_not_missed(differences):
+    def zeros(writer):
+        writer.add_tensor("blk.0.attn_q.bias", np.zeros(128, np.float32))
+
+    assert differences(zeros) == NOTHING
+
+
+def test_a_shorter_context_is_refused(differences):
+    found = differences(set_key("llama.context_length", 256, "add_uint32"))
+    assert "takes 256 tokens at most, the baseline 512" in found[Severity.REFUSED][0]
+    longer = differences(set_key("llama.context_length", 4096, "add_uint32"))
+    assert longer == NOTHING
+
+
+def test_a_window_matters_where_texts_are_longer(differences):
+    window = set_key("llama.attention.sliding_window", 100, "add_uint32")
+    short, long = differences(window), differences(window, data=LONG)
+    assert not short[Severity.REFUSED]
+    assert "for the baseline and 100" in short[Severity.NOTED][0]
+    assert short[Severity.NOTED][0].endswith("which these texts cannot show")
+    assert "does not load the sliding window" in long[Severity.REFUSED][0]
+
+
+def swap(tokens):
+    tokens[400], tokens[401] = tokens[401], tokens[400]
+
+
+def plain_end(types):
+    types[2] = 1
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (set_key("tokenizer.ggml.model", "gpt2", "add_string"), "model is 'gpt2' in model.gguf"),
+        (change_list("tokenizer.ggml.tokens", swap), "token 400 is "),
+        (change_list("tokenizer.ggml.tokens", list.pop), "has 568 tokens"),
+        (change_list("tokenizer.ggml.token_type", plain_end), "special token '</s>' is normal"),
+        (set_key("tokenizer.ggml.add_bos_token", False, "add_bool"), "adds the bos token"),
+        (set_key("tokenizer.ggml.add_eos_token", True, "add_bool"), "does not add the eos token"),
+        (set_key("tokenizer.ggml.bos_token_id", 5, "add_uint32"), "bos token is 1 for the"),
+        (set_key("tokenizer.ggml.eos_token_id", 9, "add_uint32"), "ends at [2] for the baseline"),
+        (drop_key("tokenizer.chat_template"), "only the baseline has a chat template"),
+        (set_key("tokenizer.chat_template", "{{ messages[0] }}", "add_string"), "a chat is"),
+        (set_key("tokenizer.chat_template", "{{ nothing.at.all }}", "add_string"), "a chat is"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_would_read_otherwise_fails(differences, header, told):
+    found = differences(header)
+    assert any(told in text for text in found[Severity.FAILED]), found
+    assert not found[Severity.REFUSED]
+
+
+def test_a_template_that_says_the_same_is_no_difference(differences):
+    template = (BASE / "chat_template.jinja").read_text()
+    header = set_key("tokenizer.chat_template", "{# a remark #}" + template, "add_string")
+    assert differences(header) == NOTHING
+
+
+def test_every_end_of_the_baseline_is_one_of_the_file(differences, base_with):
+    base = base_with(generation={"eos_token_id": [2, 506]})
+    lost = differences(base=base)
+    assert "ends at [2, 506] for the baseline, [2] by the header" in lost[Severity.FAILED][0]
+    assert differences(set_key("tokenizer.ggml.eot_token_id", 506, "add_uint32"), base) == NOTHING
+
+
+def test_padding_is_noted(differences):
+    found = differences(set_key("tokenizer.ggml.padding_token_id", 0, "add_uint32"))
+    assert found[Severity.NOTED] == ["the pad token is 2 for the baseline and 0 in model.gguf"]
+    assert not found[Severity.FAILED]
+
+
+def test_tokens_beyond_the_baselines_are_noted_unless_unused(differences):
+    def longer(token, type_):
+        def header(writer):
+            writer.kv_data[0]["tokenizer.ggml.tokens"].value.append(token)
+            writer.kv_data[0]["tokenizer.ggml.token_type"].value.append(type_)
+
+        return header
+
+    assert differences(longer("[PAD576]", 5)) == NOTHING
+    assert "more than the baseline" in differences(longer("new", 1))[Severity.NOTED][0]
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (set_key("split.count", 3, "add_uint16"), "only this part would be loaded"),
+        (set_key("general.type", "adapter", "add_string"), "name a file that holds a model"),
+        (set_key("llama.rope.freq_base", "fast", "add_string"), "is no number"),
+        (set_key("general.architecture", "llama9", "add_string"), "does not load"),
+        (set_key("tokenizer.ggml.tokens", [1, 2, 3], "add_array"), "cannot be compared"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_line(differences, header, told):
+    with pytest.raises(EvalError, match=told) as caught:
+        differences(header)
+    assert "\n" not in str(caught.value)
+
+
+def test_quantization_types_are_counted(tmp_path):
+    file = foreign.gguf("Q4_0")(BASE, tmp_path / "file")
+    assert read_header(file).quantization == "Q4_0 29, F32 9"
+
+
+def mixture(base, out):
+    """A random mixture of experts as llama.cpp lays it out, and its file."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=576, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
+        max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(config)
+    model.save_pretrained(base)
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(base)
+    writer = gguf.GGUFWriter(str(out), "qwen3moe")
+    writer.add_vocab_size(576)
+    writer.add_context_length(512)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(8)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_expert_count(4)
+    writer.add_expert_used_count(2)
+    for name, shape in {
+        "token_embd": (576, 32), "output": (576, 32), "output_norm": (32,),
+        "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,), "blk.0.attn_q": (32, 32),
+        "blk.0.attn_k": (16, 32), "blk.0.attn_v": (16, 32), "blk.0.attn_output": (32, 32),
+        "blk.0.attn_q_norm": (8,), "blk.0.attn_k_norm": (8,), "blk.0.ffn_gate_inp": (4, 32),
+        "blk.0.ffn_gate_exps": (4, 32, 32), "blk.0.ffn_up_exps": (4, 32, 32),
+        "blk.0.ffn_down_exps": (4, 32, 32),
+    }.items():  # fmt: skip
+        writer.add_tensor(f"{name}.weight", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_healthy_mixture_has_no_difference(tmp_path):
+    mixture(tmp_path / "base", tmp_path / "m.gguf")
+    baseline = open_checkpoint(tmp_path / "base")
+    candidate = open_checkpoint(tmp_path / "m.gguf").with_tokenizer_of(baseline)
+    found = compare(Sides(baseline, candidate, [SHORT]))
+    assert [finding.kind for finding in found.findings] == ["quantization types"]
+
+
+def test_names_that_are_no_plain_text_stay_on_one_line(differences):
+    def header(writer):
+        writer.add_string("llama.rope.scaling.type", "x\n::error::y\x1b[31m")
+        writer.add_float32("llama.rope.scaling.factor", 2.0)
+        writer.add_tensor("evil\n::error::.bias", np.ones(2, np.float32))
+
+    found = differences(header)
+    assert len(found[Severity.REFUSED]) == 2
+    assert all(text.isprintable() for texts in found.values() for text in texts)
