@@ -4,6 +4,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST_REASON = 300
+"""Characters that are told of an error of another library."""
+
 
 class CompressionError(Exception):
     """A model, recipe or calibration that cannot be compressed as asked."""
@@ -13,14 +16,30 @@ class RecipeError(CompressionError):
     """A recipe that cannot be understood, or that does not fit the model."""
 
 
+class CompressionWarning(UserWarning):
+    """Something that a step did otherwise than asked, for a person to read."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Kind and message of an error of another library, in one line."""
+    reason = " ".join(str(error).split())[:LONGEST_REASON] or "no reason given"
+    return f"{type(error).__name__}: {reason}"
+
+
 @contextmanager
 def naming(layer: str) -> Iterator[None]:
-    """Errors and warnings of what runs inside then name the layer."""
+    """Errors and warnings of what runs inside then name the layer.
+
+    Raises:
+        CompressionError: whatever error ended what runs inside.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             yield
         except CompressionError as error:
             raise type(error)(f"layer {layer}: {error}") from error
+        except Exception as error:  # a method may be anybody's
+            raise CompressionError(f"layer {layer}: {reason_of(error)}") from error
     for warning in caught:
         warnings.warn(f"layer {layer}: {warning.message}", warning.category, stacklevel=4)

@@ -179,6 +179,7 @@ class OwnFormatQuantizer(HfQuantizer):
         config.layout.apply(model)
         for name, stored in config.weights.items():
             check_stored(model, name, stored)
+        for name, stored in config.weights.items():
             _hide(model, name, stored, model.dtype)
         for name, kind in config.activations.items():
             check_activations(model, name, kind)

@@ -185,7 +185,7 @@ def find_pairs(
         pair = Pair(name, producer, consumers, channels)
         tensors = [*producer.tensors, *(layer.stored for layer in consumers.values())]
         if not touched <= chosen.keys():
-            reason = "include and exclude leave out a layer of it"
+            reason = "a layer of it is left alone: by include or exclude, or as a router"
         elif any(owners[id(tensor)] > 1 for tensor in tensors):
             reason = "a weight of it is also used elsewhere"
         elif taken & consumers.keys():

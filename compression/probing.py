@@ -1,13 +1,15 @@
 """A few tokens that are run through a model to see which numbers reach which."""
 
 import zlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.errors import RecipeError
-from compression.watching import Batch
+from compression.layers import Layer
+from compression.watching import Batch, watched
 
 _CLASH = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError)
 """What a forward raises where sizes do not fit."""
@@ -29,8 +31,10 @@ def probe_batch(model: PreTrainedModel) -> Batch:
         raise RecipeError(f"{type(model).__name__} takes no tokens, as a probe needs")
     config = model.config.get_text_config()
     known = range(table.num_embeddings)
-    padding = config.pad_token_id if config.pad_token_id in known else None
-    end = config.eos_token_id if config.eos_token_id in known else None
+    padding, end = (
+        token if (token := getattr(config, key, None)) in known else None
+        for key in ("pad_token_id", "eos_token_id")
+    )
     texts = 1 if padding is None else 2
     length = _TOKENS // texts
     longest = getattr(config, "max_position_embeddings", None) or 0
@@ -64,6 +68,29 @@ def run_probe(model: PreTrainedModel) -> Tensor:
         raise RecipeError(
             f"{type(model).__name__} does not run on a probe of random tokens: {message}"
         ) from error
+
+
+@torch.no_grad()
+def uncalled_layers(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[str]:
+    """Names of the ``layers`` that a forward on the probe does not call: the model reads their
+    weight itself, or leaves them out. Layers of experts are none of them.
+
+    Raises:
+        RecipeError: the model takes no tokens, or does not run.
+    """
+    called: set[str] = set()
+    single = {name: layer for name, layer in layers.items() if not layer.routed}
+    with watched(model, single, lambda name, _: called.add(name)):
+        run_probe(model)
+    return [name for name in single if name not in called]
+
+
+def check_called(model: PreTrainedModel, layers: Mapping[str, Layer]) -> None:
+    """Raises a RecipeError where the inputs of a layer cannot be seen."""
+    for name in uncalled_layers(model, layers):
+        raise RecipeError(
+            f"layer {name}: no calibration input reached it; exclude it from the recipe"
+        )
 
 
 def random_outputs(name: str, call: int, like: Tensor, width: int) -> Tensor:
