@@ -75,7 +75,8 @@ def attempt(architecture: Architecture, text: str) -> Outcome:
             same = after.keys() == before.keys() and all(
                 torch.equal(after[name], tensor) for name, tensor in before.items()
             )
-            assert same, f"refused after the model had been changed: {error}"
+            if not same:
+                raise AssertionError(f"{text}: refused after a change: {error}") from error
             return Outcome(refused=str(error))
         naive = NAIVE.get(recipe.steps[0].method)
         if naive is None:
