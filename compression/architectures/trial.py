@@ -26,9 +26,9 @@ from compression.watching import Batch
 NAIVE = {"gptq": "rtn-int4", "lsq": "rtn-int4", "wanda": "magnitude-50,scope=row",
          "sparsegpt": "magnitude-50", "svdllm": "svd-50"}  # fmt: skip
 """What a method that calibrates has to beat: its counterpart without data, as its recipe in
-:func:`methods`."""
-LENGTHS = (24, 19, 13, 7)
-BATCHES = 4
+:func:`recipes`."""
+LENGTHS = (24, 19, 7)
+BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def attempt(architecture: Architecture, text: str) -> Outcome:
-    """Applies a recipe of one step to the architecture's model.
+    """Applies a recipe to the architecture's model.
 
     Raises:
         AssertionError: the recipe was refused after something of the model had been changed.
@@ -83,25 +83,27 @@ def attempt(architecture: Architecture, text: str) -> Outcome:
             return Outcome(form=form, notes=tuple(result.notes))
         other = architecture.make()
         compress(other, Recipe.parse(naive), batches)
-        errors = [layer_errors(architecture, recipe, batches, m) for m in (result.model, other)]
-        return Outcome("", form, *map(sum, errors), tuple(result.notes))
+        errors = output_errors(architecture.make(), recipe, batches, [result.model, other])
+        return Outcome("", form, *errors, tuple(result.notes))
 
 
-def layer_errors(
-    architecture: Architecture, recipe: Recipe, batches: list[Batch], compressed: PreTrainedModel
+def output_errors(
+    model: PreTrainedModel, recipe: Recipe, batches: list[Batch], others: list[PreTrainedModel]
 ) -> list[float]:
-    """For each layer ``||(W - W') X||^2 / ||W X||^2`` over the inputs that the layer has in the
-    uncompressed model; layers without an input are left out."""
-    model = architecture.make()
+    """For each of ``others``, compressed from ``model``, the sum over layers of
+    ``||(W - W') X||^2 / ||W X||^2`` over the inputs that each has in ``model``."""
     layers = selected_layers(model, recipe.steps[0])
-    others = all_layers(compressed)
-    found = []
+    found = [0.0] * len(others)
+    known = [all_layers(other) for other in others]
     for name, seen in collect(model, layers, batches, with_products=True).items():
         if seen.tokens:
             weight, products = layers[name].weight.detach(), seen.products
-            after = others[name].weight if name in others else _product(compressed, name)
             whole = output_error(weight, products).sum()
-            found.append(float(output_error(weight - after.detach(), products).sum() / whole))
+            for number, other in enumerate(others):
+                own = known[number].get(name)
+                after = _product(other, name) if own is None else own.weight
+                error = output_error(weight - after.detach(), products).sum()
+                found[number] += float(error / whole)
     return found
 
 
@@ -136,7 +138,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
                                    pad_token="<0>")  # fmt: skip
 
 
-def methods() -> dict[str, str]:
+def recipes() -> dict[str, str]:
     """A recipe for each method of the catalogue, by its name."""
     from compression.catalogue import METHODS
 
@@ -146,4 +148,4 @@ def methods() -> dict[str, str]:
     for name, method in METHODS.items():
         amount = next((f"-{amounts[key]}" for key in method.amounts if key in amounts), "")
         found[name] = f"{name}{amount}{rest.get(name, '')}"
-    return found
+    return found | {"bitmask": "magnitude-50+bitmask"}
