@@ -51,7 +51,6 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("name", "text"), KEPT)
-@pytest.mark.filterwarnings("ignore:layer .* no calibration token")
 def test_the_function_is_kept(lively, batches, name, text):
     model, data = lively(name), zoo.inputs(name, batches)
     state, before = copy.deepcopy(model.state_dict()), outputs(model, data)
