@@ -163,7 +163,7 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     after_import = ""
     if form == METHOD:
         after_import = "; from_pretrained needs `import compression.own_format` first"
-    after = sum(file.stat().st_size for file in options.output.glob("*.safetensors"))
+    after = sum(map(_tensor_bytes, options.output.glob("*.safetensors")))
     change = _change(before, after)
     if change == UNCHANGED and result.pruned and form == PLAIN:
         change += ": zeros in a dense file save no bytes"
@@ -185,6 +185,13 @@ def _distinct(model):
     """The tensors of a model that its file holds, each once."""
     kept = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
     return kept.values()
+
+
+def _tensor_bytes(file: Path) -> int:
+    """What the tensors of a safetensors file take, without its header."""
+    with file.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
+    return file.stat().st_size - 8 - header
 
 
 def _change(before: int, after: int) -> str:

@@ -5,7 +5,6 @@ save(compressed, tokenizer, directory)          # compression.checkpoint
 """
 
 import copy
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 
 from compression import catalogue
 from compression.compressed import Compressed
-from compression.errors import CompressionError, RecipeError, reason_of
+from compression.errors import CompressionError, RecipeError, placed_reason_of
 from compression.finite import check_finite
 from compression.order import RENAMING, check_order
 from compression.recipe import Recipe, Step, needs_data
@@ -92,15 +91,4 @@ def _telling(step: Step, model: PreTrainedModel) -> Iterator[None]:
     except CompressionError:
         raise
     except Exception as error:  # models and methods may be anybody's
-        place = failing_layer(model, error)
-        where = f"layer {place}: " if place else ""
-        raise CompressionError(f"{step.name}: {where}{reason_of(error)}") from error
-
-
-def failing_layer(model: PreTrainedModel, error: BaseException) -> str:
-    """Name of the innermost module of ``model`` that an error came through; empty for none."""
-    names = {id(module): name for name, module in model.named_modules()}
-    found = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        found = names.get(id(frame.f_locals.get("self")), "") or found
-    return found
+        raise CompressionError(f"{step.name}: {placed_reason_of(error, model)}") from error

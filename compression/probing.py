@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.errors import RecipeError
+from compression.errors import RecipeError, placed_reason_of
 from compression.layers import Layer
 from compression.watching import Batch, watched
 
@@ -64,9 +64,9 @@ def run_probe(model: PreTrainedModel) -> Tensor:
     try:
         return model(**probe_batch(model))[0]
     except _CLASH as error:
-        message = str(error).partition("\n")[0]
         raise RecipeError(
-            f"{type(model).__name__} does not run on a probe of random tokens: {message}"
+            f"{type(model).__name__} does not run on a probe of random tokens: "
+            f"{placed_reason_of(error, model)}"
         ) from error
 
 
