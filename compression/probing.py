@@ -17,6 +17,12 @@ _TOKENS = 32
 """Of all texts. With a ReLU, a channel that is off for every random token is one in 2**32."""
 
 
+def takes_tokens(model: PreTrainedModel) -> bool:
+    """Whether the model can be run on tokens, and not only on pictures or sound."""
+    has_table = hasattr(model.get_input_embeddings(), "num_embeddings")
+    return model.main_input_name == "input_ids" and has_table
+
+
 def probe_batch(model: PreTrainedModel) -> Batch:
     """Random tokens, with the decoder's where there is one.
 
@@ -27,7 +33,7 @@ def probe_batch(model: PreTrainedModel) -> Batch:
         RecipeError: the model takes no tokens.
     """
     table = model.get_input_embeddings()
-    if model.main_input_name != "input_ids" or not hasattr(table, "num_embeddings"):
+    if not takes_tokens(model):
         raise RecipeError(f"{type(model).__name__} takes no tokens, as a probe needs")
     config = model.config.get_text_config()
     known = range(table.num_embeddings)
@@ -87,10 +93,15 @@ def uncalled_layers(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list
 
 def check_called(model: PreTrainedModel, layers: Mapping[str, Layer]) -> None:
     """Raises a RecipeError where the inputs of a layer cannot be seen."""
-    for name in uncalled_layers(model, layers):
-        raise RecipeError(
-            f"layer {name}: no calibration input reached it; exclude it from the recipe"
-        )
+    uncalled = uncalled_layers(model, layers)
+    if not uncalled:
+        return
+    endings = dict.fromkeys(name.rpartition(".")[2] for name in uncalled)
+    others = {name.rpartition(".")[2] for name in layers.keys() - set(uncalled)}
+    how = "" if others & endings.keys() else ": exclude=" + "|".join(f"*.{x}" for x in endings)
+    raise RecipeError(
+        f"layer {uncalled[0]}: no calibration input reached it; exclude it from the recipe{how}"
+    )
 
 
 def random_outputs(name: str, call: int, like: Tensor, width: int) -> Tensor:

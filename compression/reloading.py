@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.errors import CompressionError, reason_of
-from compression.probing import run_probe
+from compression.probing import run_probe, takes_tokens
 from compression.quiet import quiet
 from compression.watching import own_luck
 
@@ -37,19 +37,19 @@ def check_reloads(model: PreTrainedModel, directory: Path, exact: bool = True) -
     for name, kind in (("missing_keys", "lacks"), ("mismatched_keys", "has another shape for")):
         for key in sorted(key if isinstance(key, str) else key[0] for key in report[name]):
             raise CompressionError(f"it {kind} {key}")
+    outputs = expected = None
     try:
-        with quiet(), torch.no_grad(), own_luck(model.device):
-            outputs = run_probe(loaded)
-            expected = run_probe(model).to(outputs.device)
+        if takes_tokens(model):
+            with quiet(), torch.no_grad(), own_luck(model.device):
+                outputs, expected = run_probe(loaded), run_probe(model)
     except Exception as error:
         raise CompressionError(f"it does not run: {reason_of(error)}") from error
     # compressed-tensors unpacks its layers when they are first used.
     for name in _differing(model.state_dict(), loaded.state_dict()):
         raise CompressionError(f"it loads other values for {name}")
-    if not outputs.isfinite().all():
-        raise CompressionError("its outputs are not finite")
-    same_kernels = model.device == loaded.device
-    if exact and same_kernels and not _agree(outputs, expected):
+    # Another device has other kernels, and float16 may overflow on one of them.
+    comparable = outputs is not None and model.device == loaded.device
+    if exact and comparable and not _agree(outputs, expected):
         raise CompressionError("it computes something else than the model that was written")
 
 
@@ -65,9 +65,10 @@ def _differing(tensors: dict[str, Tensor], loaded: dict[str, Tensor]) -> Iterato
 
 
 def _agree(outputs: Tensor, expected: Tensor) -> bool:
-    """Whether outputs are the same but for what another order of summation leaves."""
-    if outputs.shape != expected.shape:
+    """Whether outputs are the same but for what another order of summation leaves. Where a model
+    overflows, so does what was loaded."""
+    if outputs.shape != expected.shape or not torch.equal(outputs.isfinite(), expected.isfinite()):
         return False
     share = torch.finfo(expected.dtype).eps ** 0.5
-    difference = (outputs.double() - expected.double()).norm()
-    return bool(difference <= share * expected.double().norm())
+    after, before = (tensor.double().nan_to_num(0, 0, 0) for tensor in (outputs, expected))
+    return bool((after - before).norm() <= share * before.norm())
