@@ -13,7 +13,6 @@ LEFT_OUT = {
     "mamba": "exclude=*.dt_proj",
     "jamba": "exclude=*.dt_proj",
     "led": "exclude=*.query_global|*.key_global|*.value_global",
-    "longformer": "exclude=*.query_global|*.key_global|*.value_global",
 }
 
 
