@@ -19,8 +19,8 @@ _TOKENS = 32
 
 def takes_tokens(model: PreTrainedModel) -> bool:
     """Whether the model can be run on tokens, and not only on pictures or sound."""
-    has_table = hasattr(model.get_input_embeddings(), "num_embeddings")
-    return model.main_input_name == "input_ids" and has_table
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    return model.main_input_name == "input_ids" and isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def probe_batch(model: PreTrainedModel) -> Batch:
@@ -36,7 +36,7 @@ def probe_batch(model: PreTrainedModel) -> Batch:
     if not takes_tokens(model):
         raise RecipeError(f"{type(model).__name__} takes no tokens, as a probe needs")
     config = model.config.get_text_config()
-    known = range(table.num_embeddings)
+    known = range(len(table.weight))
     padding, end = (
         token if (token := getattr(config, key, None)) in known else None
         for key in ("pad_token_id", "eos_token_id")

@@ -33,7 +33,7 @@ class Refusals:
     def number(self, line: str, model: str) -> int:
         """The number of a line's reason, without the names of layer and model, and numbers."""
         reason = re.sub(r"^(layer \S+: )+", "", line).replace(model, "the model")
-        reason = re.sub(r"^[\w-]+: ", "", reason.partition(";")[0])
+        reason = re.sub(r"^[\w,=-]+: ", "", reason.partition(";")[0])
         reason = re.sub(r"\bwith \d+ of its \d+ units", "with some of its units", reason)
         reason = re.sub(r"\bthat \w+ can take away", "that it can take away", reason)
         if reason not in self.reasons:

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from compression.calibration import blocks
 from compression.layers import Layer, all_layers
+from compression.probing import probe_batch
 from compression.scaling.probing import carried_channels, reached_layers
 from compression.watching import Batch
 
@@ -159,14 +160,14 @@ def find_pairs(
 ) -> Iterator[tuple[Pair, str | None]]:
     """Pairs in the order of the module tree, each with the reason why it cannot be used, or None.
 
-    The model runs on its own ``dummy_inputs``, a few short rows, and is left as it was.
+    The model runs on a few random tokens, and is left as it was.
 
     Args:
         model: in evaluation mode.
         chosen: the layers that may be changed. Pairs without any of them are not named.
     """
     layers = all_layers(model)
-    inputs = {key: value.to(model.device) for key, value in model.dummy_inputs.items()}
+    inputs = probe_batch(model)
     single = {name: layer for name, layer in layers.items() if layer.expert is None}
     unreached = single.keys() - reached_layers(model, single, inputs)
     homes = {name: members for members in blocks(model, list(layers)).values() for name in members}
