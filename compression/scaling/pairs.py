@@ -160,14 +160,14 @@ def find_pairs(
 ) -> Iterator[tuple[Pair, str | None]]:
     """Pairs in the order of the module tree, each with the reason why it cannot be used, or None.
 
-    The model runs on a few random tokens, and is left as it was.
+    The model runs on a few tokens, and is left as it was.
 
     Args:
         model: in evaluation mode.
         chosen: the layers that may be changed. Pairs without any of them are not named.
     """
     layers = all_layers(model)
-    inputs = probe_batch(model)
+    inputs = _inputs(model)
     single = {name: layer for name, layer in layers.items() if layer.expert is None}
     unreached = single.keys() - reached_layers(model, single, inputs)
     homes = {name: members for members in blocks(model, list(layers)).values() for name in members}
@@ -200,6 +200,16 @@ def find_pairs(
         if reason is None:
             taken |= consumers.keys()
         yield pair, reason
+
+
+def _inputs(model: PreTrainedModel) -> Batch:
+    """A few short rows that the model runs on: its own ``dummy_inputs``, which some do not."""
+    try:
+        inputs = {key: value.to(model.device) for key, value in model.dummy_inputs.items()}
+        model(**inputs)
+    except Exception:  # whatever these lack: a decoder's tokens, say
+        return probe_batch(model)
+    return inputs
 
 
 def _producers(
