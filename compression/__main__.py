@@ -2,9 +2,10 @@
 
     python -m compression RECIPE --model ID_OR_DIR --output DIR [--data FILE]
     python -m compression --list
+    python -m compression.architectures
 
 RECIPE is METHOD[-AMOUNT][,SETTING=VALUE]..., several joined by "+": wanda-50, sparsegpt-2:4,
-gptq-int4,group=32, wanda-50+gptq-int4.
+gptq-int4,group=32, wanda-50+gptq-int4. The last command prints what works on which architecture.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import sys
 import tempfile
 import textwrap
 import time
+import traceback
 import warnings
 from pathlib import Path
 
 from compression.catalogue import METHODS, Method
-from compression.errors import CompressionError
+from compression.errors import CompressionError, reason_of
+from compression.quiet import quiet
 from compression.recipe import Recipe, needs_data
 from compression.references import check_helpers, check_reference
 from compression.settings import text_of
@@ -26,6 +29,7 @@ from compression.text_files import read_texts
 
 NOTES = 5
 """Notes that are shown; of more, their number."""
+UNCHANGED = "unchanged"
 
 
 def listing() -> str:
@@ -38,7 +42,7 @@ def listing() -> str:
             for name, setting in method.settings.items():
                 default = "" if setting.default in (None, ()) else f" [{text_of(setting.default)}]"
                 lines += textwrap.wrap(
-                    f"{name}: {setting.help}{default}", 96,
+                    f"{name}: {setting.help}; {setting.choices}{default}", 96,
                     initial_indent=" " * 8, subsequent_indent=" " * 12,
                 )  # fmt: skip
             lines.append("")
@@ -75,6 +79,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         help="texts: one per line, or .jsonl, .json, .csv, .tsv, .parquet with text and label",
     )
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(words)
     if not options.list:
         missing = [n for n in ("recipe", "model", "output") if getattr(options, n) is None]
@@ -101,7 +106,12 @@ def make(options: argparse.Namespace) -> None:
     for step in recipe.steps:
         check_helpers(step)
     check_reference(options.model, "--model")
-    print(_compressed(options, recipe, texts))
+    with quiet(bars=True):
+        warnings.showwarning = lambda message, *rest, **more: print(
+            f"warning    {message}", file=sys.stderr
+        )
+        report = _compressed(options, recipe, texts)
+    print(report)
 
 
 def _check_output(output: Path) -> None:
@@ -122,7 +132,7 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     from safetensors import SafetensorError
 
     from compression.apply import compress
-    from compression.checkpoint import form_of, save
+    from compression.checkpoint import PLAIN, save
     from compression.layers import backbone_layers
     from compression.loading import load
     from compression.own_format import METHOD
@@ -143,21 +153,23 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     result = compress(
         model, recipe, lambda step: batches_of(step, model, tokenizer, *texts[step["data"]])
     )
-    form = form_of(result)
     layers = backbone_layers(result.model).values()
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
     weights = sum(layer.weight.numel() for layer in layers)
     try:
-        save(result, tokenizer, options.output)
+        form = save(result, tokenizer, options.output)
     except (OSError, SafetensorError) as error:
         raise CompressionError(f"--output {options.output}: {error}") from error
     after_import = ""
     if form == METHOD:
         after_import = "; from_pretrained needs `import compression.own_format` first"
-    after = sum(file.stat().st_size for file in options.output.glob("*.safetensors"))
+    after = sum(map(_tensor_bytes, options.output.glob("*.safetensors")))
+    change = _change(before, after)
+    if change == UNCHANGED and result.pruned and form == PLAIN:
+        change += ": zeros in a dense file save no bytes"
     lines = [
         f"recipe     {recipe.name}",
-        f"weights    {_size(before)} -> {_size(after)}, {_change(before, after)}",
+        f"weights    {_size(before)} -> {_size(after)}, {change}",
         f"zeros      {zeros / weights:.1%} of the backbone's linear weights",
         f"stored as  {form}{after_import}",
         f"took       {time.monotonic() - start:.1f} s",
@@ -175,10 +187,16 @@ def _distinct(model):
     return kept.values()
 
 
+def _tensor_bytes(file: Path) -> int:
+    """What the tensors of a safetensors file take, without its header."""
+    with file.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
+    return file.stat().st_size - 8 - header
+
+
 def _change(before: int, after: int) -> str:
-    if after > before:
-        return f"{after / before:.2f}x larger"
-    return f"{before / after:.2f}x smaller"
+    ratio, word = (after / before, "larger") if after > before else (before / after, "smaller")
+    return UNCHANGED if f"{ratio:.2f}" == "1.00" else f"{ratio:.2f}x {word}"
 
 
 def _size(count: int) -> str:
@@ -194,18 +212,18 @@ def main(words: list[str] | None = None) -> int:
     if options.list:
         print(listing())
         return 0
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest, **more: print(
-            f"warning    {message}", file=sys.stderr
-        )
-        try:
-            make(options)
-        except (CompressionError, OSError) as error:
-            print(f"python -m compression: error: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("python -m compression: interrupted; nothing was written", file=sys.stderr)
-            return 130
+    try:
+        make(options)
+    except KeyboardInterrupt:
+        print("python -m compression: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        known = isinstance(error, CompressionError | OSError)
+        told = " ".join(str(error).split()) if known else reason_of(error)
+        print(f"python -m compression: error: {told}", file=sys.stderr)
+        return 2
     return 0
 
 

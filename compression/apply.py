@@ -5,17 +5,19 @@ save(compressed, tokenizer, directory)          # compression.checkpoint
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from transformers import PreTrainedModel
 
 from compression import catalogue
 from compression.compressed import Compressed
-from compression.errors import CompressionError, RecipeError
+from compression.errors import CompressionError, RecipeError, placed_reason_of
 from compression.finite import check_finite
 from compression.order import RENAMING, check_order
 from compression.recipe import Recipe, Step, needs_data
+from compression.silent_experts import silent_experts
 from compression.watching import Batch
 
 Data = Callable[[Step], Sequence[Batch]] | Sequence[Batch]
@@ -44,8 +46,9 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
     Raises:
         RecipeError: the recipe does not fit the model. What the model as it is can tell is told
             before anything is changed; a later step may find out only when it is reached.
-        CompressionError: weights or statistics are not finite, a solver failed, or a layer
-            did not reach what was asked; the model is then of no further use.
+        CompressionError: weights or statistics are not finite, a solver failed, a layer did not
+            reach what was asked, or a method raised whatever error, which is the cause; the model
+            is then of no further use.
     """
     if model.training:
         raise CompressionError("the model is in training mode; call model.eval() first")
@@ -62,17 +65,30 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
     renaming = (n for n, step in enumerate(recipe.steps) if step.entry.family in RENAMING)
     known = next(renaming, len(recipe.steps)) + 1
     for step in recipe.steps[:known]:
-        import_module(_STEPS[step.entry.family]).check(model, step)
+        with _telling(step, model):
+            import_module(_STEPS[step.entry.family]).check(model, step)
     distils = any(step.entry.family == catalogue.DISTILLATION for step in recipe.steps)
     compressed = Compressed(model, recipe, copy.deepcopy(model) if distils else None)
     for number, step in enumerate(recipe.steps):
         batches = ()
-        if needs_data(step):
-            batches = data(step) if callable(data) else data
         family = import_module(_STEPS[step.entry.family])
-        if number >= known:
-            family.check(compressed.model, step)
-        family.run(compressed, step, batches)
+        with _telling(step, compressed.model), silent_experts(compressed.notes, step):
+            if needs_data(step):
+                batches = data(step) if callable(data) else data
+            if number >= known:
+                family.check(compressed.model, step)
+            family.run(compressed, step, batches)
         check_finite(compressed.model, when=f" after {step.name}")
     compressed.teacher = None
     return compressed
+
+
+@contextmanager
+def _telling(step: Step, model: PreTrainedModel) -> Iterator[None]:
+    """Whatever error ends what runs inside becomes a CompressionError that names step and layer."""
+    try:
+        yield
+    except CompressionError:
+        raise
+    except Exception as error:  # models and methods may be anybody's
+        raise CompressionError(f"{step.name}: {placed_reason_of(error, model)}") from error

@@ -19,7 +19,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from compression.errors import CompressionError
+from compression.gradients import is_seq2seq
 from compression.layers import Layer
+from compression.silent_experts import SilentExpert
 from compression.watching import Batch, one_by_one, watched
 
 
@@ -147,8 +149,8 @@ def _checked(
     """The batches, one text at a time where padding could not be told from text inside."""
     if not batches:
         raise CompressionError("calibration needs at least one batch of text")
-    seq2seq = bool(model.config.is_encoder_decoder)
-    if seq2seq or any(layer.expert is not None for layer in layers.values()):
+    seq2seq = is_seq2seq(model)
+    if seq2seq or any(layer.routed for layer in layers.values()):
         return [row for batch in batches for row in one_by_one(batch, seq2seq)]
     return batches
 
@@ -172,14 +174,14 @@ def _first_pass(
     with watched(model, layers, see):
         model(**batch)
     for name, layer in layers.items():
-        if name not in given and layer.expert is None:
+        if name not in given and not layer.routed:
             raise CompressionError(
                 f"layer {name}: no calibration input reached it; exclude it from the recipe"
             )
     order += [name for name in layers if name not in given]
     first: dict[tuple[int, ...], str] = {}
     leaders = {
-        name: name if layers[name].expert is not None else first.setdefault(tuple(numbers), name)
+        name: name if layers[name].routed else first.setdefault(tuple(numbers), name)
         for name, numbers in given.items()
     }
     return order, leaders
@@ -202,20 +204,21 @@ def _collect(
         statistics[name] = statistics.get(first) or InputStatistics(
             layer.in_features, layer.stored.device, with_products
         )
-    uses = sum(order.count(name) for name, layer in members.items() if layer.expert is None)
-    routed = any(layer.expert is not None for layer in members.values())
+    uses = sum(order.count(name) for name, layer in members.items() if not layer.routed)
+    routed = any(layer.routed for layer in members.values())
     for batch in batches:
         left = uses
 
         def see(name: str, inputs: Tensor, batch: Batch = batch) -> None:
             nonlocal left
             if name not in members:
-                if not left:
+                # Experts are called no fixed number of times: with them alone, all of it runs.
+                if uses and not left:
                     raise _Stop
                 return
             if counted[leaders.get(name, name)] == name:
                 statistics[name].add(_tokens(inputs, batch.get("attention_mask")))
-            left -= members[name].expert is None
+            left -= not members[name].routed
             if not left and not routed:
                 raise _Stop
 
@@ -225,9 +228,7 @@ def _collect(
         if not seen.squares.isfinite().all():
             raise CompressionError(f"layer {name}: its calibration inputs are not finite")
         if not seen.tokens:
-            warnings.warn(
-                f"layer {name}: no calibration token was routed to this expert", stacklevel=3
-            )
+            warnings.warn(name, SilentExpert, stacklevel=3)
     return statistics
 
 

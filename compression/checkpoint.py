@@ -4,36 +4,41 @@
   the configuration that describes them. They load anywhere.
 - Quantized layers are packed by compressed-tensors where that has the scheme and transformers
   loads it: symmetric integers or float8, a scale per tensor, channel or group, in linear layers.
-- Everything else takes the project's own format, :mod:`compression.own_format`.
+- Everything else takes the project's own format, :mod:`compression.own_format`: also what
+  compressed-tensors has a scheme for and does not load again.
+
+What was written is loaded and run once before it is given its name.
 """
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from compression.compressed import Compressed
-from compression.errors import CompressionError
+from compression.errors import CompressionError, reason_of
 from compression.layers import Layer, all_layers
 from compression.own_format import METHOD, VERSION, stored_as
 from compression.packing import describe_grid, pack, to_bitmask
 from compression.quantization.activations import kind_of
 from compression.quantization.grids import Float8, Quantized, Uniform
+from compression.quiet import quiet
+from compression.reloading import check_reloads
 from compression.tokenizer import save_tokenizer
 
 PLAIN, COMPRESSED_TENSORS = "plain", "compressed-tensors"
 
 
 def form_of(compressed: Compressed) -> str:
-    """The format that the model is written in."""
+    """The format that the model is written in, if that loads."""
     if compressed.layout or compressed.bitmask:
         return METHOD
     if not compressed.quantized:
@@ -61,12 +66,13 @@ def _fits(layer: Layer, quantized: Quantized) -> bool:
     )
 
 
-def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes model and tokenizer to ``directory``, whole or not at all.
+def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: Path) -> str:
+    """Writes model and tokenizer to ``directory``, whole or not at all; returns the format.
 
     Raises:
         FileExistsError: ``directory`` exists.
-        CompressionError: a weight that is no longer on its grid.
+        CompressionError: a weight that is no longer on its grid, or a checkpoint that does not
+            give back the model; nothing is left behind.
     """
     directory = Path(directory)
     if os.path.lexists(directory):
@@ -78,10 +84,48 @@ def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: 
     with tempfile.TemporaryDirectory(
         prefix=f"{directory.name}.", suffix=".partial", dir=directory.parent
     ) as scratch:
-        partial = Path(scratch, "checkpoint")
-        _write(compressed, partial)
-        save_tokenizer(tokenizer, partial)
+        partial, form = _first_that_reloads(compressed, tokenizer, Path(scratch))
         partial.rename(directory)
+    return form
+
+
+def _first_that_reloads(
+    compressed: Compressed, tokenizer: PreTrainedTokenizerBase, scratch: Path
+) -> tuple[Path, str]:
+    """Writes the checkpoint into ``scratch``; where it lies, and its format.
+
+    Some architectures ask layers for a weight that compressed-tensors has not unpacked yet.
+    """
+    form = form_of(compressed)
+    forms = [form, METHOD] if form == COMPRESSED_TENSORS else [form]
+    reasons: list[str] = []
+    for form in forms:
+        try:
+            _write_checked(compressed, tokenizer, scratch / form, form)
+        except (OSError, SafetensorError):
+            raise  # of the disk, and no fault of the format
+        except Exception as error:  # writers and loaders are anybody's code
+            reasons.append(str(error) if isinstance(error, CompressionError) else reason_of(error))
+            shutil.rmtree(scratch / form, ignore_errors=True)
+        else:
+            compressed.notes += [f"not stored as {COMPRESSED_TENSORS}: {why}" for why in reasons]
+            return scratch / form, form
+    raise CompressionError(f"the checkpoint is of no use and was not kept: {reasons[-1]}")
+
+
+def _write_checked(
+    compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: Path, form: str
+) -> None:
+    """Writes a checkpoint and loads it again.
+
+    Raises:
+        CompressionError: it does not give back the model.
+    """
+    _write(compressed, directory, form)
+    save_tokenizer(tokenizer, directory)
+    # Of an input without a dimension for texts compressed-tensors rounds each number by itself.
+    rounds = any(quantized.activations for quantized in compressed.quantized.values())
+    check_reloads(compressed.model, directory, exact=not (rounds and form == COMPRESSED_TENSORS))
 
 
 def load(directory: Path, auto: type, **options: object) -> PreTrainedModel:
@@ -95,8 +139,7 @@ def load(directory: Path, auto: type, **options: object) -> PreTrainedModel:
     return auto.from_pretrained(directory, use_safetensors=True, **options).eval()
 
 
-def _write(compressed: Compressed, directory: Path) -> None:
-    form = form_of(compressed)
+def _write(compressed: Compressed, directory: Path, form: str) -> None:
     model = compressed.model
     if form == PLAIN:
         tensors, description = {}, None
@@ -108,7 +151,7 @@ def _write(compressed: Compressed, directory: Path) -> None:
     else:
         tensors, stored = _own_tensors(compressed)
         description = _describe_own(compressed, stored)
-    with _no_bars(), stored_as(model, tensors):
+    with quiet(), stored_as(model, tensors):
         # Our own names are those of the running model, whose experts share a parameter.
         model.save_pretrained(directory, save_original_format=form != METHOD)
     if description is not None:
@@ -116,18 +159,6 @@ def _write(compressed: Compressed, directory: Path) -> None:
         config = json.loads(path.read_text())
         config["quantization_config"] = description
         path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keeps the writer's own progress bars off a terminal that is somebody else's."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _format(quantized: Quantized) -> str:

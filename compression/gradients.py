@@ -20,6 +20,13 @@ def is_causal(model: PreTrainedModel) -> bool:
     return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
 
 
+def is_seq2seq(model: PreTrainedModel) -> bool:
+    """Whether the model decodes a text of its own from an encoder's output."""
+    return bool(model.config.is_encoder_decoder) and not type(model).__name__.endswith(
+        ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+    )
+
+
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
     """A batch without its labels."""
     return {key: value for key, value in batch.items() if key != "labels"}
@@ -77,7 +84,7 @@ def losses(
     if not batches:
         raise CompressionError("gradients need at least one batch of text")
     for batch in tqdm(batches, desc=desc, unit="batch", leave=False, disable=None):
-        keep = batch if model.config.is_encoder_decoder else inputs_of(batch)
+        keep = batch if is_seq2seq(model) else inputs_of(batch)
         logits, targets = predictions(model, batch, model(**keep).logits)
         loss = F.cross_entropy(logits, targets, ignore_index=IGNORED)
         if not loss.isfinite():

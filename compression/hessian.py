@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from compression.errors import CompressionError
+from compression.errors import CompressionError, CompressionWarning
 
 DAMPING = 0.01
 """Added to the diagonal of the Hessian, as a share of its mean."""
@@ -50,6 +50,7 @@ def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
             if share != damping:
                 warnings.warn(
                     f"the Hessian factorised only with damping {share:g} instead of {damping:g}",
+                    CompressionWarning,
                     stacklevel=2,
                 )
             return upper

@@ -1,20 +1,17 @@
 """Loads a model that a user names, whole or not at all."""
 
-import io
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
-from compression.errors import CompressionError
+from compression.errors import CompressionError, reason_of
 from compression.finite import check_finite
+from compression.quiet import quiet
 from compression.references import check_reference
 
-REASON = 300
-"""Characters that are told of a loader's own error."""
 _PROBLEMS = {
     "missing_keys": "lacks",
     "unexpected_keys": "has unexpected",
@@ -37,19 +34,19 @@ def load(
         CompressionError: no such checkpoint, no head, compressed already, weights that are
             missing, unexpected, of another shape or not finite, or a tokenizer of another model.
     """
-    check_reference(name, option)
+    location = check_reference(name, option)
     with _explained(name, option):
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(location)
         if getattr(config, "quantization_config", None) is not None:
             raise CompressionError(
                 f"{option} {name} is compressed already, as its quantization_config says; "
                 "start from the uncompressed model"
             )
         model, report = (auto or _class_of(config, name, option)).from_pretrained(
-            name, dtype="auto", use_safetensors=True, output_loading_info=True,
+            location, dtype="auto", use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(location)
     for field, verb in _PROBLEMS.items():
         if report[field]:
             key = min(key if isinstance(key, str) else str(key[0]) for key in report[field])
@@ -73,7 +70,7 @@ def _class_of(config, name: str, option: str) -> type:
         raise CompressionError(
             f"{option} {name}: its architecture {architecture} is not one that transformers has"
         )
-    if "For" not in architecture and not architecture.endswith("LMHeadModel"):
+    if "For" not in architecture and not architecture.endswith(("LMHeadModel", "MTModel")):
         raise CompressionError(
             f"{option} {name}: {architecture} has no head, so there is nothing to judge; "
             "name a model for a task"
@@ -84,20 +81,10 @@ def _class_of(config, name: str, option: str) -> type:
 @contextmanager
 def _explained(name: str, option: str) -> Iterator[None]:
     """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with redirect_stderr(io.StringIO()):  # of the hub's retries
+        with quiet():
             yield
     except CompressionError:
         raise
     except Exception as error:  # a checkpoint is data: whatever is wrong with it is told
-        reason = " ".join(str(error).split())[:REASON] or "no reason given"
-        raise CompressionError(
-            f"{option} {name} does not load: {type(error).__name__}: {reason}"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        raise CompressionError(f"{option} {name} does not load: {reason_of(error)}") from error

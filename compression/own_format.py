@@ -72,15 +72,15 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 def _hide(model: nn.Module, name: str, stored: Mapping[str, object], dtype: torch.dtype) -> None:
     """Replaces a parameter of a model that is being loaded by buffers for its stored form."""
     module, key = _owner(model, name)
+    # Initialisations of transformers still ask for the parameter, those of modules around it too,
+    # and fill buffers beside it that no checkpoint holds. They leave this one alone.
+    hidden = getattr(module, key).data
+    hidden._is_hf_initialized = True
     delattr(module, key)
+    module.__dict__[key] = hidden
     for part, (shape, kind) in _stored_shapes(stored).items():
         empty = torch.empty(*shape, dtype=kind or dtype, device="meta")
         module.register_buffer(f"{key}_{part}", empty)
-    # Everything in them is in the checkpoint; an initialisation would look for the parameter.
-    while not isinstance(module, PreTrainedModel):
-        module._is_hf_initialized = True
-        name = name.rpartition(".")[0]
-        module = model.get_submodule(name.rpartition(".")[0])
 
 
 def _stored_shapes(
@@ -115,6 +115,7 @@ def _reveal(model: nn.Module, name: str, stored: Mapping[str, object]) -> None:
         weight = _decoded(parts, stored, rows, columns)
     if stored["transposed"]:
         weight = weight.mT.contiguous()
+    del module.__dict__[key]
     module.register_parameter(key, nn.Parameter(weight, requires_grad=False))
 
 
@@ -179,6 +180,7 @@ class OwnFormatQuantizer(HfQuantizer):
         config.layout.apply(model)
         for name, stored in config.weights.items():
             check_stored(model, name, stored)
+        for name, stored in config.weights.items():
             _hide(model, name, stored, model.dtype)
         for name, kind in config.activations.items():
             check_activations(model, name, kind)

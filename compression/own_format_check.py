@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from compression.errors import CompressionError
+from compression.layers import is_transposed
 from compression.packing import bits_of, grid_of
 from compression.quantization.activations import FLOAT8, INT8
 
@@ -41,7 +42,7 @@ def check_stored(model: nn.Module, name: str, stored: object) -> None:
         raise CompressionError(f"the checkpoint stores {name}, which the model lacks") from None
     shape = stored["shape"]
     require(isinstance(shape, list) and all(type(size) is int for size in shape), "shape")
-    turned = bool(getattr(module, "is_transposed", False)) or isinstance(module, Conv1D)
+    turned = is_transposed(module)
     require(stored["transposed"] is turned, "transposed")
     own = parameter.mT.shape if turned else parameter.shape
     require(list(own) == shape and len(shape) in (2, 3), "shape")

@@ -34,9 +34,9 @@ from compression.errors import RecipeError
 from compression.settings import text_of
 
 _AMOUNTS = {
-    "bits": re.compile(r"int(\d{1,9})"),
+    "bits": re.compile(r"int(\d{1,9})", re.IGNORECASE),
     "pattern": re.compile(r"(\d{1,9}:\d{1,9})"),
-    "layers": re.compile(r"(\d{1,9})layers"),
+    "layers": re.compile(r"(\d{1,9})layers", re.IGNORECASE),
     "sparsity": re.compile(r"(\d{1,9}(?:\.\d{1,9})?)"),
     "ratio": re.compile(r"(\d{1,9}(?:\.\d{1,9})?)"),
 }
@@ -176,6 +176,7 @@ def _table_of(text: str) -> dict[str, object]:
     """The table of a step's string ``METHOD[-AMOUNT][,SETTING=VALUE]...``."""
     head, *rest = text.strip().split(",")
     method, _, amount = head.partition("-")
+    method = method.lower()
     _known(method, METHODS, "method")
     table: dict[str, object] = {"method": method}
     if amount:
@@ -250,6 +251,7 @@ def _step(table: Mapping[str, object]) -> Step:
     if "method" not in table:
         raise RecipeError(f"step {dict(table)} names no method; known: {', '.join(METHODS)}")
     name = table["method"]
+    name = name.lower() if isinstance(name, str) else name
     _known(name, METHODS, "method")
     method = METHODS[name]
     known = method.all_settings

@@ -27,6 +27,15 @@ class Setting:
     default: object
     help: str
 
+    @property
+    def choices(self) -> str:
+        """What its value can be, as the complaint about another one says it."""
+        try:
+            self.read(None)
+        except ValueError as error:
+            return str(error)
+        return "anything"
+
 
 def share(value: object) -> float:
     """A number from 0 to 1."""

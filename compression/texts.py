@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compression.errors import CompressionError
-from compression.gradients import IGNORED, is_causal
+from compression.gradients import IGNORED, is_causal, is_seq2seq
 from compression.recipe import Step, trains
 from compression.watching import Batch
 
@@ -35,6 +35,8 @@ def batches_of(
         texts: to choose from.
         labels: the class of each, where there are any.
         size: texts of a batch; a step that trains says its own.
+
+    A model that generates from an encoder's output is given each text as its target too.
 
     Raises:
         CompressionError: no text, or a label that the model has no class for.
@@ -64,7 +66,9 @@ def batches_of(
         part = slice(start, start + size)
         batch = padded(encoded[part], tokenizer.pad_token_id or 0)
         labels = [IGNORED if label is None else label for label in known[part]]
-        if not is_causal(model) and any(label is not None for label in known[part]):
+        if is_seq2seq(model):
+            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
+        elif not is_causal(model) and any(label is not None for label in known[part]):
             batch["labels"] = torch.tensor(labels)
         found.append({key: value.to(model.device) for key, value in batch.items()})
     return found
@@ -72,7 +76,7 @@ def batches_of(
 
 def check_labels(model: PreTrainedModel, labels: Sequence[int | None]) -> None:
     """Raises a CompressionError where a label is no class of the model."""
-    if is_causal(model):
+    if is_causal(model) or is_seq2seq(model):
         return
     classes = getattr(model.config, "num_labels", 0)
     for number, label in enumerate(labels, 1):

@@ -30,13 +30,13 @@ def watched(model: PreTrainedModel, layers: Mapping[str, Layer], see: See) -> It
     """
     names = {id(layer.module): name for name, layer in layers.items() if layer.expert is None}
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        see(names[id(module)], inputs[0])
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        see(names[id(module)], inputs[0] if inputs else next(iter(named.values())))
 
     with ExitStack() as stack:
         for layer in layers.values():
             if layer.expert is None:
-                stack.enter_context(layer.module.register_forward_pre_hook(hook))
+                stack.enter_context(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
         experts = {name: layer for name, layer in layers.items() if layer.expert is not None}
         if experts:
             stack.enter_context(_eager_experts(model))
@@ -50,9 +50,17 @@ class _Products(TorchFunctionMode):
     def __init__(self, experts: Mapping[str, Layer], see: See):
         super().__init__()
         self.names = {layer.weight.data_ptr(): name for name, layer in experts.items()}
+        self.stacked: dict[int, dict[int, str]] = {}
+        for name, layer in experts.items():
+            self.stacked.setdefault(layer.stored.data_ptr(), {})[layer.expert] = name
         self.see = see
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.bmm and len(args) > 1:
+            # All experts at once: a token that is not routed to one is a row of zeros there.
+            for expert, name in self.stacked.get(args[1].data_ptr(), {}).items():
+                inputs = args[0][expert]
+                self.see(name, inputs[inputs.any(dim=-1)])
         if function in (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__) and len(args) > 1:
             name = self.names.get(args[1].data_ptr())
             if name is not None:
@@ -84,7 +92,7 @@ def one_by_one(batch: Batch, seq2seq: bool) -> Iterator[Batch]:
             mask = batch.get("decoder_attention_mask" if decoder else "attention_mask")
             if decoder and mask is None and "labels" in batch:
                 mask = batch["labels"] != -100
-            if mask is not None and value.shape[:2] == mask.shape:
+            if mask is not None and mask.ndim == 2 and value.shape[:2] == mask.shape:
                 part = part[:, mask[row].bool()]
             found[key] = part
         yield found

@@ -26,7 +26,7 @@ from compression.distillation.losses import (
 from compression.distillation.recording import Attention, recorded
 from compression.distillation.student import layer_map, make_student
 from compression.errors import RecipeError
-from compression.gradients import IGNORED, inputs_of, is_causal, task_loss
+from compression.gradients import IGNORED, inputs_of, is_causal, is_seq2seq, task_loss
 from compression.layers import Layer, all_layers
 from compression.recipe import Step
 from compression.training import Part, fit
@@ -109,7 +109,7 @@ class Lesson:
 
     def loss(self, batch: Batch) -> Tensor:
         """The weighted sum of the losses on one batch."""
-        seq2seq = self.student.config.is_encoder_decoder
+        seq2seq = is_seq2seq(self.student)
         inputs = dict(batch) if seq2seq else inputs_of(batch)
         hidden = bool(set(HIDDEN) & set(self.weights))
         with torch.no_grad():

@@ -19,5 +19,10 @@ class LowRank(nn.Module):
         """For code that asks a layer for its dtype or device; not the product of the factors."""
         return self.second.weight
 
+    @property
+    def bias(self) -> Tensor | None:
+        """For code that asks a layer for it, initialisations of transformers among it."""
+        return self.second.bias
+
     def forward(self, inputs: Tensor) -> Tensor:
         return self.second(self.first(inputs))

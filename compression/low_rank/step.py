@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 
 from compression.calibration import InputStatistics, visit_blocks
 from compression.compressed import Compressed
-from compression.errors import RecipeError
+from compression.errors import RecipeError, naming
 from compression.layers import Layer, check_untied, selected_layers
 from compression.low_rank.svd import is_smaller
+from compression.probing import check_called, uncalled_layers
 from compression.recipe import Step, calibrates
 from compression.surgery import factored_like, set_module
 from compression.watching import Batch
@@ -27,21 +28,29 @@ def check(model: PreTrainedModel, step: Step) -> None:
     for name, layer in layers.items():
         if layer.expert is not None:
             raise RecipeError(f"layer {name}: an expert cannot be factored; exclude experts")
+    if calibrates(step):
+        check_called(model, layers)
 
 
 @torch.no_grad()
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Factors the layers that the step chooses; one whose factors are no smaller stays dense."""
+    """Factors the layers that the step chooses; one whose factors are no smaller stays dense, and
+    one whose weight the model reads by itself, which two factors do not have."""
     model = compressed.model
     layers = selected_layers(model, step)
+    for name in uncalled_layers(model, layers):
+        compressed.notes.append(f"{name} stays dense: the model does not call it on text")
+        del layers[name]
     found: dict[str, tuple[Tensor, Tensor]] = {}
     if calibrates(step):
         for block in visit_blocks(model, layers, batches, with_products=True, desc=step.name):
             for name, seen in block.items():
-                found[name] = _factors(layers[name], step, seen)
+                with naming(name):
+                    found[name] = _factors(layers[name], step, seen)
     else:
         for name, layer in layers.items():
-            found[name] = _factors(layer, step, None)
+            with naming(name):
+                found[name] = _factors(layer, step, None)
     for name, (first, second) in found.items():
         _replace(compressed, layers[name], first, second)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from compression.errors import CompressionError
+from compression.errors import CompressionError, naming
 from compression.layers import Layer
 from compression.pruning.patterns import NofM, Pattern, Unstructured, global_masks, prune_mask
 
@@ -33,8 +33,10 @@ def masks_of(
         ).items()
         return
     for name in layers:
-        score, tie = scores(name)
-        yield name, prune_mask(score, patterns[name], per_row=scope == "row", tie_break=tie)
+        with naming(name):
+            score, tie = scores(name)
+            mask = prune_mask(score, patterns[name], per_row=scope == "row", tie_break=tie)
+        yield name, mask
 
 
 def part_of(layer: Layer, tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from compression.compressed import Compressed
-from compression.gradients import inputs_of, task_loss
+from compression.gradients import inputs_of, is_seq2seq, task_loss
 from compression.layers import Layer
 from compression.pruning.magnitude import magnitude_scores
 from compression.pruning.masks import apply_masks
@@ -105,7 +105,7 @@ def movement(
     def loss(batch: Batch, progress: float) -> Tensor:
         for mask in masks.values():
             mask.sparsity = rising_sparsity(progress, sparsity)
-        keep = batch if model.config.is_encoder_decoder else inputs_of(batch)
+        keep = batch if is_seq2seq(model) else inputs_of(batch)
         total = task_loss(model, batch, model(**keep).logits)
         if soft:
             penalty = PENALTY * rising_sparsity(progress, 1.0)

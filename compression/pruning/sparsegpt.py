@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from compression.calibration import visit_blocks
+from compression.calibration import InputStatistics, visit_blocks
 from compression.compressed import Compressed
 from compression.errors import naming
-from compression.hessian import DAMPING, inverse_factor
+from compression.hessian import DAMPING, inverse_factor, output_error
 from compression.layers import Layer
+from compression.pruning.magnitude import magnitude_scores
 from compression.pruning.masks import put
-from compression.pruning.patterns import NofM, Pattern, lowest
+from compression.pruning.patterns import NofM, Pattern, lowest, prune_mask
 from compression.pruning.wanda import wanda
 from compression.recipe import Step
 from compression.watching import Batch
@@ -87,15 +88,26 @@ def prune(
 ) -> None:
     """Prunes ``layers`` in place, block by block on the inputs that the pruned blocks before give.
 
-    An expert that no token reached has no Hessian, and its smallest magnitudes go.
+    An expert that no token reached has no Hessian, and its smallest magnitudes go. So they do where
+    that leaves less error: the algorithm is greedy.
     """
     for block in visit_blocks(compressed.model, layers, batches, True, desc=step.name):
         for name, seen in block.items():
             weight, pattern = layers[name].weight.detach(), patterns[name]
             with naming(name):
-                after = (
-                    sparsegpt(weight, seen.hessian, pattern, damping=step["damping"])
-                    if seen.tokens
-                    else wanda(weight, seen.norm, pattern)
-                )
+                after = _least_error(weight, seen, pattern, step["damping"])
             put(name, layers[name], after, pattern, per_row=False, corrected=True)
+
+
+def _least_error(weight: Tensor, seen: InputStatistics, pattern: Pattern, damping: float) -> Tensor:
+    """``weight`` pruned by the algorithm, or by magnitude if the outputs then differ less."""
+    if not seen.tokens:
+        return wanda(weight, seen.norm, pattern)
+    magnitudes = magnitude_scores(weight)
+    smallest = weight.masked_fill(prune_mask(magnitudes, pattern, per_row=False), 0.0)
+    found = sparsegpt(weight, seen.hessian, pattern, damping=damping)
+    errors = [
+        output_error(after.float() - weight.float(), seen.hessian).sum()
+        for after in (found, smallest)
+    ]
+    return smallest if errors[1] < errors[0] else found

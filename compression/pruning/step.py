@@ -12,9 +12,10 @@ from compression.calibration import collect
 from compression.compressed import Compressed
 from compression.errors import RecipeError, naming
 from compression.layers import Layer, check_untied, selected_layers
+from compression.probing import check_called
 from compression.pruning.owl import owl_sparsities
 from compression.pruning.patterns import NofM, Pattern, Unstructured
-from compression.recipe import Step, trains
+from compression.recipe import Step, calibrates, trains
 from compression.watching import Batch
 
 
@@ -36,6 +37,8 @@ def check(model: PreTrainedModel, step: Step) -> None:
     layers = selected_layers(model, step)
     if trains(step):
         check_untied(model, layers)
+    if calibrates(step):
+        check_called(model, layers)
     for name, layer in layers.items():
         with naming(name):
             pattern.check(layer.in_features)

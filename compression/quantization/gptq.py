@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from compression.calibration import InputStatistics
-from compression.hessian import DAMPING, inverse_factor
+from compression.hessian import DAMPING, inverse_factor, output_error
 from compression.quantization.grids import Grid, Quantized, Uniform, groups_of
 from compression.quantization.nearest import rtn
 from compression.recipe import Step
@@ -27,13 +27,19 @@ BLOCK = 128
 
 def quantize(weight: Tensor, step: Step, seen: InputStatistics, keep_zeros: bool) -> Quantized:
     """``weight`` ``(rows, columns)`` as a step asks for it; rounded to nearest where no token
-    reached it."""
+    reached it, or where that leaves less error: the algorithm is greedy."""
+    nearest = rtn(weight, step)
     if not seen.tokens:
-        return rtn(weight, step)
+        return nearest
     grid = Uniform(step["bits"], step["symmetric"])
-    return gptq(
+    found = gptq(
         weight, seen.hessian, grid, step["group"], step["act_order"], keep_zeros, step["damping"]
     )
+    errors = [
+        output_error(q.dequantized().float() - weight.float(), seen.hessian).sum()
+        for q in (found, nearest)
+    ]
+    return nearest if errors[1] < errors[0] else found
 
 
 def gptq(

@@ -18,6 +18,7 @@ from compression.calibration import InputStatistics, visit_blocks
 from compression.compressed import Compressed
 from compression.errors import CompressionError, RecipeError, naming
 from compression.layers import Layer, all_layers, check_untied, selected_layers
+from compression.probing import check_called
 from compression.quantization.activations import kind_of, round_inputs_of
 from compression.quantization.grids import groups_of
 from compression.recipe import Step, calibrates
@@ -35,6 +36,8 @@ def check(model: PreTrainedModel, step: Step) -> None:
             groups_of(layer.in_features, step.settings.get("group"))
         if layer.expert is not None and step.settings.get("activations"):
             raise RecipeError(f"layer {name}: activations of an expert cannot be rounded; exclude")
+    if calibrates(step) or step.settings.get("activations"):
+        check_called(model, layers)
     chosen = {id(layer.stored) for layer in layers.values() if layer.expert is not None}
     for name, layer in all_layers(model).items():
         if id(layer.stored) in chosen and name not in layers:

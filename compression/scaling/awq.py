@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compression.errors import naming
 from compression.hessian import output_error
 from compression.quantization.grids import Grid, Uniform, round_to_nearest
 from compression.recipe import Step
@@ -93,5 +94,6 @@ def find_scales(
                 for name, weight in weights.items()
             )
 
-        found[pair] = search(pair.gathered(magnitudes, "mean"), error, step["grid"])
+        with naming(pair.name):
+            found[pair] = search(pair.gathered(magnitudes, "mean"), error, step["grid"])
     return found

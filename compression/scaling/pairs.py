@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from compression.calibration import blocks
 from compression.layers import Layer, all_layers
+from compression.probing import probe_batch
 from compression.scaling.probing import carried_channels, reached_layers
 from compression.watching import Batch
 
@@ -159,14 +160,14 @@ def find_pairs(
 ) -> Iterator[tuple[Pair, str | None]]:
     """Pairs in the order of the module tree, each with the reason why it cannot be used, or None.
 
-    The model runs on its own ``dummy_inputs``, a few short rows, and is left as it was.
+    The model runs on a few tokens, and is left as it was.
 
     Args:
         model: in evaluation mode.
         chosen: the layers that may be changed. Pairs without any of them are not named.
     """
     layers = all_layers(model)
-    inputs = {key: value.to(model.device) for key, value in model.dummy_inputs.items()}
+    inputs = _inputs(model)
     single = {name: layer for name, layer in layers.items() if layer.expert is None}
     unreached = single.keys() - reached_layers(model, single, inputs)
     homes = {name: members for members in blocks(model, list(layers)).values() for name in members}
@@ -185,7 +186,7 @@ def find_pairs(
         pair = Pair(name, producer, consumers, channels)
         tensors = [*producer.tensors, *(layer.stored for layer in consumers.values())]
         if not touched <= chosen.keys():
-            reason = "include and exclude leave out a layer of it"
+            reason = "a layer of it is left alone: by include or exclude, or as a router"
         elif any(owners[id(tensor)] > 1 for tensor in tensors):
             reason = "a weight of it is also used elsewhere"
         elif taken & consumers.keys():
@@ -199,6 +200,16 @@ def find_pairs(
         if reason is None:
             taken |= consumers.keys()
         yield pair, reason
+
+
+def _inputs(model: PreTrainedModel) -> Batch:
+    """A few short rows that the model runs on: its own ``dummy_inputs``, which some do not."""
+    try:
+        inputs = {key: value.to(model.device) for key, value in model.dummy_inputs.items()}
+        model(**inputs)
+    except Exception:  # whatever these lack: a decoder's tokens, say
+        return probe_batch(model)
+    return inputs
 
 
 def _producers(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compression.errors import naming
 from compression.recipe import Step
 from compression.scaling.pairs import Pair
 from compression.scaling.step import visit_pairs
@@ -46,7 +47,8 @@ def find_scales(
         ranges = {
             name: layer.weight.abs().amax(dim=0).float() for name, layer in pair.consumers.items()
         }
-        scales[pair] = smoothing_scales(
-            pair.gathered(inputs, "amax"), pair.gathered(ranges, "amax"), step["alpha"]
-        )
+        with naming(pair.name):
+            scales[pair] = smoothing_scales(
+                pair.gathered(inputs, "amax"), pair.gathered(ranges, "amax"), step["alpha"]
+            )
     return scales

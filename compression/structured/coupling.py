@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from compression.calibration import blocks
 from compression.errors import RecipeError
 from compression.layers import Layer, all_layers
-from compression.structured.probing import random_outputs, run_probe
+from compression.probing import random_outputs, run_probe
 
 FFN, HEADS = "ffn", "heads"
 
@@ -110,7 +110,9 @@ def _probed(model: PreTrainedModel, layers: Mapping[str, Layer]) -> _Probe:
     probe = _Probe()
     names = {id(layer.module): name for name, layer in layers.items()}
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None  # a router, which gives out more than the product with its weight
         name = names[id(module)]
         leaves = probe.leaves.setdefault(name, [])
         # A copy, that what happens in place behind the layer does not reach.

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.errors import CompressionError
-from compression.gradients import is_causal, losses
+from compression.errors import CompressionError, naming
+from compression.gradients import is_causal, is_seq2seq, losses
 from compression.structured.coupling import Coupling
 from compression.watching import Batch, one_by_one, watched
 
@@ -55,7 +55,11 @@ def unit_scores(
 def magnitude(
     model: PreTrainedModel, couplings: Sequence[Coupling], batches: Sequence[Batch] = ()
 ) -> list[Tensor]:
-    return [_magnitude(coupling).sqrt() for coupling in couplings]
+    found = []
+    for coupling in couplings:
+        with naming(coupling.consumer.name):
+            found.append(_magnitude(coupling).sqrt())
+    return found
 
 
 def _magnitude(coupling: Coupling) -> Tensor:
@@ -146,7 +150,7 @@ def taylor(
 def _texts(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Batch]:
     if not batches:
         raise CompressionError("scores of units need at least one batch of text")
-    seq2seq = bool(model.config.is_encoder_decoder)
+    seq2seq = is_seq2seq(model)
     return [text for batch in batches for text in one_by_one(batch, seq2seq)]
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.checkpoint import Checkpoint, printable
+from evals.checkpoint import Checkpoint
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.errors import EvalError, first_line
+from evals.foreign_text import on_one_line
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
@@ -43,7 +44,7 @@ class Header:
     @property
     def name(self) -> str:
         """The file's, for messages."""
-        return printable(self.file.name)
+        return on_one_line(self.file.name)
 
     @cached_property
     def architecture(self) -> str:

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.checkpoint import printable
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.gguf_header import Header
 from evals.errors import listed
+from evals.foreign_text import on_one_line
 from evals.scoring.loading import load_config
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def compare(sides: "Sides", header: Header) -> CheckpointComparison:
     if not lost:
         return CheckpointComparison(compared=("GGUF tensors",))
     text = (
-        f"transformers leaves aside {listed([printable(name) for name in lost])} of {header.name}, "
+        f"transformers leaves aside {listed([on_one_line(name) for name in lost])} of {header.name}, "
         "so another model would be judged than the file holds; convert it to safetensors, or judge "
         "it with llama.cpp"
     )

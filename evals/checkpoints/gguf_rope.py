@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import PreTrainedConfig
 
-from evals.checkpoint import printable
 from evals.checkpoints.gguf_header import Header
+from evals.foreign_text import on_one_line
 
 NONE = "none"
 _TOLERANCE = 1e-3
@@ -80,7 +80,7 @@ def scaling_of_header(header: Header) -> RopeScaling:
             held = header.number(f"rope.scaling.yarn_{name}")
             numbers[name] = usual if held is None else held
     return RopeScaling(
-        printable(str(kind))[:20], {name: n for name, n in numbers.items() if n is not None}
+        on_one_line(str(kind))[:20], {name: n for name, n in numbers.items() if n is not None}
     )
 
 

@@ -10,7 +10,7 @@ from evals.checkpoint import Checkpoint, json_object
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.gguf_header import Header
 from evals.errors import EvalError
-from evals.regressions import snippet
+from evals.foreign_text import snippet
 from evals.scoring.loading import load_config
 
 if TYPE_CHECKING:

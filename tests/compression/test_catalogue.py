@@ -24,7 +24,7 @@ ONE_OF_EACH_FAMILY = {
 }
 
 
-class Called(Exception):  # noqa: N818 - a way out
+class Called(BaseException):
     """The function that an entry binds was called."""
 
 

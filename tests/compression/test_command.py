@@ -6,7 +6,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from compression.__main__ import main
+from compression.__main__ import _change, main
+from compression.catalogue import LOSSES
+from compression.recipe import Recipe
+from compression.references import check_reference
 from fixtures import corpus
 from fixtures.shipped import MODELS
 
@@ -182,3 +185,98 @@ def test_an_interruption_is_one_line(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == [
         "python -m compression: interrupted; nothing was written"
     ]
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["./x", "../x", "/x", "~/x", "~nosuchuser", "~nosuchuser/x", "here/x", "here/", "a/b/c", "a b",
+     "x/", "file://x", "here\\x", "-x", "a--b", "x" * 200, "\0"],
+)  # fmt: skip
+def test_what_can_only_be_a_path_never_goes_to_the_hub(tmp_path, capsys, monkeypatch, named):
+    def asked(*args, **kwargs):
+        raise AssertionError("the hub is asked")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", asked)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for words in (["rtn-int8", f"--model={named}"],
+                  ["rtn-int8+distill,steps=1,data=t,generate=g", f"--model={named}"]):  # fmt: skip
+        (tmp_path / "t").write_text("a text\n")
+        assert main([*words, "--output", "out"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no such directory" in line or "no config.json" in line or "generate = g" in line
+
+
+@pytest.mark.parametrize("named", ["gpt2", "org/model", "org/model-7B.v2", "mistralai/x_y"])
+def test_a_name_is_left_to_the_hub(named):
+    assert check_reference(named, "--model") == named
+
+
+def test_a_home_is_where_the_loader_looks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(MODELS))
+    words = ["Magnitude-50", "--model", "~/bert-tiny", "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "magnitude-50" in told.out
+    assert "unchanged: zeros in a dense file save no bytes" in told.out
+
+
+def test_what_has_no_zeros_is_unchanged_and_no_more():
+    assert _change(1000, 1001) == _change(1001, 1000) == _change(5, 5) == "unchanged"
+    assert _change(1000, 1011) == "1.01x larger"
+    assert _change(1000, 500) == "2.00x smaller"
+
+
+def test_choices_stand_in_the_list(capsys):
+    assert main(["--list"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for choices in ("one of uniform, owl", "one of layer, row, global", "one of channel, tensor",
+                    "one of magnitude, activation, taylor", "a whole number from 2 to 8",
+                    "true or false", ", ".join(LOSSES), "N:M with 0 < N < M"):  # fmt: skip
+        assert choices in told
+
+
+@pytest.mark.parametrize("text", ["GPTQ-INT4", "Gptq-int4", "gptq-int4"])
+def test_names_of_methods_ignore_case(text):
+    assert Recipe.parse(text).name == "gptq-int4"
+    assert Recipe.parse({"method": "SparseGPT", "pattern": "2:4"}).name == "sparsegpt-2:4"
+
+
+def _raises(*args, **kwargs):
+    raise ZeroDivisionError("a method's own\nfault")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "place", "layer"),
+    [
+        ("rtn-int8", "compression.quantization.nearest.round_to_nearest", "layer bert.encoder"),
+        ("svd-50", "compression.low_rank.svd.factorise", "layer bert.encoder"),
+        ("magnitude-50", "compression.pruning.magnitude.magnitude_scores", "layer bert.encoder"),
+        ("wanda-50", "compression.pruning.wanda.wanda_scores", "layer bert.encoder"),
+        ("sparsegpt-50", "compression.pruning.sparsegpt.inverse_factor", "layer bert.encoder"),
+        ("wanda-50", "transformers.models.bert.modeling_bert.BertOutput.forward",
+         "layer bert.encoder.layer.0"),
+        ("heads-50", "compression.structured.scores._magnitude", "layer bert.encoder"),
+        ("awq-int4", "compression.scaling.awq.search", "layer bert.encoder"),
+        ("smoothquant", "compression.scaling.smoothquant.smoothing_scales", "layer bert.encoder"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("debug", [False, True])
+def test_whatever_a_method_raises_is_one_line(
+    tmp_path, reviews, capsys, monkeypatch, recipe, place, layer, debug
+):
+    monkeypatch.setattr(place, _raises)
+    words = [recipe, "--model", str(MODELS / "bert-tiny"), "--data", str(reviews)]
+    words += ["--output", str(tmp_path / "out"), *(["--debug"] if debug else [])]
+    assert main(words) == 2
+    told = capsys.readouterr()
+    *before, line = told.err.splitlines()
+    assert line.startswith("python -m compression: error: ")
+    assert "a method's own fault" in line
+    assert layer in line
+    assert told.out == ""
+    assert ("Traceback (most recent call last):" in before) == debug
+    assert debug or not before
+    assert not (tmp_path / "out").exists()

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from compression.apply import compress
+from compression.architectures.models import ARCHITECTURES, VOCABULARY, Architecture
 from compression.distillation.augment import augmented, back_translate, sample_texts
-from compression.errors import CompressionError
-from compression.recipe import Recipe
-from compression.texts import batches_of
+from compression.errors import CompressionError, RecipeError
+from compression.recipe import Recipe, needs_data
+from compression.texts import batches_of, check_labels, padded
 from fixtures import corpus, vocabulary
 from tests.compression import zoo
 
@@ -221,3 +223,39 @@ def test_a_single_output_is_refused_by_what_trains_on_cross_entropy(tokenizer):
     batches = made("taylor-50", model, tokenizer, TEXTS, None)
     with pytest.raises(CompressionError, match="single output"):
         compress(model, Recipe.parse("taylor-50"), batches)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "marian", "prophetnet", "switch_transformers"])
+@pytest.mark.parametrize("text", ["wanda-50", "gptq-int4", "taylor-50", "heads-25,score=taylor"])
+def test_a_model_that_decodes_a_text_of_its_own_calibrates_on_texts(name, text):
+    """Each text is its own target; the decoder's layers see it, and padding counts for nothing."""
+    model = ARCHITECTURES[name].make()
+    recipe = Recipe.parse(text)
+    own = vocabulary.causal(64)
+    model.resize_token_embeddings(max(len(own), VOCABULARY))
+    batches = batches_of(recipe.steps[0], model, own, ["a b", "a b c d e"])
+    for batch in batches:
+        kept = batch["attention_mask"] == 1
+        assert torch.equal(batch["labels"][kept], batch["input_ids"][kept])
+        assert (batch["labels"][~kept] == -100).all()
+    try:
+        result = compress(model, recipe, batches)
+    except RecipeError as error:
+        assert recipe.steps[0].method == "heads"
+        assert "layer " in str(error)  # noqa: PT017
+    else:
+        decoders = [layer for layer in result.layers if "decoder" in layer]
+        assert decoders or recipe.steps[0].method == "heads"
+
+
+@pytest.mark.parametrize("text", ["wanda-50", "taylor-50", "rtn-int8"])
+def test_an_encoder_decoder_model_that_classifies_keeps_its_labels(text):
+    settings = {**ARCHITECTURES["bart"].settings, "num_labels": 3}
+    model = Architecture("BartForSequenceClassification", settings).make()
+    step = Recipe.parse(text).steps[0]
+    rows = [[5, 6, 7, 2], [8, 2]]
+    batch = {**padded(rows, 0), "labels": torch.tensor([2, 0])}
+    compress(model, Recipe.parse(text), [batch] if needs_data(step) else [])
+    check_labels(model, [2, 0])
+    with pytest.raises(CompressionError, match="label 3, but the model knows 3 classes"):
+        check_labels(model, [3])

@@ -176,7 +176,9 @@ def test_gates_that_are_linear_too_take_turns(lively):
 def test_a_pair_that_is_partly_chosen_is_left(lively):
     model = lively("llama")
     chosen = {name: x for name, x in backbone_layers(model).items() if "k_proj" not in name}
-    assert set(left(model, chosen).values()) == {"include and exclude leave out a layer of it"}
+    assert set(left(model, chosen).values()) == {
+        "a layer of it is left alone: by include or exclude, or as a router"
+    }
     assert not any("k_proj" in str(pair) for pair in usable(model, chosen))
 
 

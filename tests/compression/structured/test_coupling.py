@@ -93,7 +93,7 @@ def test_a_probe_that_does_not_run_says_so(tiny, monkeypatch):
 
     model = tiny("llama")
     monkeypatch.setattr(model, "forward", forward)
-    with pytest.raises(RecipeError, match=r"LlamaForCausalLM does not run .*: no image$"):
+    with pytest.raises(RecipeError, match=r"LlamaForCausalLM does not run .*: no image for"):
         find_couplings(model, FFN)
 
 

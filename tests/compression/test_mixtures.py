@@ -1,0 +1,114 @@
+"""Mixtures of experts: routers are left alone, and experts without a token are told of."""
+
+import warnings
+
+import pytest
+import torch
+
+from compression.apply import compress
+from compression.architectures.models import ARCHITECTURES
+from compression.architectures.trial import calibration
+from compression.calibration import collect, visit_blocks
+from compression.layers import all_layers, backbone_layers, routers, selected_layers
+from compression.recipe import Recipe
+from compression.silent_experts import expert_of
+
+LINEAR_ROUTERS = {
+    "phimoe": {"model.layers.{}.mlp.router"},
+    "llama4": {"model.layers.{}.feed_forward.router"},
+    "qwen2_moe": {"model.layers.{}.mlp.shared_expert_gate"},
+    "jetmoe": {"model.layers.{}.mlp.router.layer",
+               "model.layers.{}.self_attention.experts.router.layer"},
+    "switch_transformers": {"encoder.block.1.layer.1.mlp.router.classifier",
+                            "decoder.block.1.layer.2.mlp.router.classifier"},
+    "nllb_moe": {"model.encoder.layers.1.ffn.router.classifier",
+                 "model.decoder.layers.1.ffn.router.classifier"},
+}  # fmt: skip
+"""Routers that are linear layers; elsewhere they are parameters, which nothing here touches."""
+
+
+@pytest.mark.parametrize("name", LINEAR_ROUTERS)
+def test_routers_are_left_alone_unless_named(name):
+    model = ARCHITECTURES[name].make()
+    expected = {path.format(n) for path in LINEAR_ROUTERS[name] for n in range(2)}
+    assert routers(model) == expected
+    before = {key: all_layers(model)[key].weight.clone() for key in expected}
+    assert not expected & backbone_layers(model).keys()
+    compress(model, Recipe.parse("rtn-int2"))
+    for key, weight in before.items():
+        assert torch.equal(all_layers(model)[key].weight, weight)
+    whole = selected_layers(model, Recipe.parse("rtn-int8,include=*").steps[0])
+    assert not expected & whole.keys()
+    one = min(expected)
+    for pattern in (one, "*shared_expert_gate" if name == "qwen2_moe" else "*router*"):
+        step = Recipe.parse(f"magnitude-50,include=*0.*|{pattern}").steps[0]
+        assert one in selected_layers(model, step)
+
+
+@pytest.mark.parametrize("name", ["llama", "bart", "gemma2", "falcon", "xlnet", "mamba"])
+def test_a_model_without_experts_has_no_router(name):
+    assert not routers(ARCHITECTURES[name].make())
+
+
+@pytest.mark.parametrize("name", ["mixtral", "llama4", "gpt_oss", "jetmoe", "switch_transformers"])
+@pytest.mark.parametrize(
+    ("text", "done"),
+    [("gptq-int4", "were rounded to nearest"), ("sparsegpt-50", "were pruned by magnitude")],
+)
+def test_experts_without_a_token_are_told_in_one_line_with_their_number(name, text, done):
+    model = ARCHITECTURES[name].make()
+    ids = torch.tensor([[7, 2]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        batch["labels"] = ids
+    silent = _silent(model, [batch])
+    assert silent
+    result = compress(model, Recipe.parse(text), [batch])
+    (note,) = (note for note in result.notes if "no calibration token" in note)
+    assert f"routed to {len(silent)} expert" in note
+    assert done in note
+    mixture, number = min(silent)
+    assert f"{mixture} {number}" in note
+    naive = ARCHITECTURES[name].make()
+    compress(naive, Recipe.parse("rtn-int4" if "gptq" in text else "magnitude-50,scope=row"))
+    for key, layer in all_layers(model).items():
+        if layer.routed and key in result.layers and expert_of(key) in silent:
+            assert torch.equal(layer.weight, all_layers(naive)[key].weight), key
+
+
+def _silent(model, batches):
+    """Mixture and number of each expert that no token reaches."""
+    layers = {n: layer for n, layer in backbone_layers(model).items() if layer.routed}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seen = collect(model, layers, batches, with_products=False)
+    return {expert_of(name) for name, statistics in seen.items() if not statistics.tokens}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "llama4", "jetmoe", "switch_transformers"])
+def test_experts_alone_see_the_tokens_that_they_see_among_other_layers(name):
+    """A forward is not left before the experts of a later block were reached."""
+    model = ARCHITECTURES[name].make()
+    batches = calibration(model)
+    step = Recipe.parse("wanda-50,include=*expert*|*_linear*" if name == "jetmoe"
+                        else "wanda-50,include=*.experts.*").steps[0]  # fmt: skip
+    chosen = selected_layers(model, step)
+    among = collect(model, backbone_layers(model), batches, with_products=False)
+    for block in visit_blocks(model, chosen, batches, with_products=False):
+        for key, statistics in block.items():
+            assert statistics.tokens == among[key].tokens
+            assert torch.allclose(statistics.norm, among[key].norm)
+
+
+@pytest.mark.parametrize(
+    ("weight", "expert"),
+    [
+        ("model.layers.0.mlp.experts.gate_up_proj.3", ("model.layers.0.mlp.experts", "3")),
+        ("a.mlp.experts.expert_12.wi", ("a.mlp.experts", "12")),
+        ("a.experts.7.w1", ("a.experts", "7")),
+        ("a.experts.w1.7", ("a.experts", "7")),
+        ("a.mlp.input_linear.weight.0", ("a.mlp.input_linear", "0")),
+    ],
+)
+def test_the_number_of_an_expert_is_read_from_its_weight(weight, expert):
+    assert expert_of(weight) == expert
