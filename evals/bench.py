@@ -59,7 +59,7 @@ COMPARED = 3600
 """Seconds in which two checkpoints are held side by side; each part of it is bounded by itself."""
 NOISE_BATCH = 1000
 """Tokens of a batch where a baseline is held against itself."""
-_SIMULATED, _DIGEST = "simulated", "digest"
+_SIMULATED, _DIGEST = "simulated", "weights_digest"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A store is a folder that others can write to. Its entries are checked against th
 the code behind it can rely on names, dtypes, shapes and ranges.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.checkpoints.findings import CheckpointComparison
+from evals.checkpoints.plain_use import PlainUse
 
 ROUNDING = 1e-3
 """By which a logarithm or a probability may be off."""
@@ -51,6 +53,7 @@ SCHEMAS: Mapping[str, Schema] = {
         "units": Array("i", (2,), low=0),
         "windowing": Array("i", (2,), low=1),
         "vocabulary": Array("i", low=1),
+        "longest": Array("i", low=1),
         "nll": Array("f", ("tokens",), low=-ROUNDING),
     },
     "generation": {"continuations": Array("U", ("items",)), "finite": Array("b", ("items",))},
@@ -76,7 +79,13 @@ SCHEMAS: Mapping[str, Schema] = {
         **dict.fromkeys(("parameters", "weights", "zeros", "layers"), _COUNT),
         **dict.fromkeys(("layers_2_4", "layers_4_8"), _COUNT),
         "simulated": Array("U"),
+        "weights_digest": Array("U"),
     },
+    "vocabulary": {
+        **dict.fromkeys(("used", "vocabulary", "longest"), _COUNT),
+        "scripts": Array("U", parse=json.loads),
+    },
+    "plain use": {"use": Array("U", parse=PlainUse.from_json)},
     "compare": {"comparison": Array("U", parse=CheckpointComparison.from_json)},
 }
 """The arrays of each task. A scorer that gives another array adds it here."""
@@ -89,6 +98,8 @@ BESIDE_BASELINE: Mapping[str, Schema] = {
     }
 }
 """Further arrays of a task where a baseline was given."""
+OF_MIXTURES: Schema = {"experts": Array("i", ("layers", "experts"), low=0)}
+"""Further arrays of a task where the model is a mixture of experts."""
 
 
 def check(
@@ -106,6 +117,7 @@ def check(
     """
     task = origin["protocol"]["task"]
     schema = SCHEMAS[task] | (BESIDE_BASELINE.get(task, {}) if origin.get("reference") else {})
+    schema |= {name: array for name, array in OF_MIXTURES.items() if name in arrays}
     for name in sorted(schema.keys() ^ arrays.keys()):
         raise ValueError(f"{name} is {'missing' if name in schema else 'not known'}")
     lengths: dict[str | int, int] = {} if items is None else {"items": items}

@@ -35,7 +35,7 @@ def compare(sides: "Sides", header: Header) -> CheckpointComparison:
     if not lost:
         return CheckpointComparison(compared=("GGUF tensors",))
     text = (
-        f"transformers leaves aside {listed([on_one_line(name) for name in lost])} of {header.name}, "
+        f"transformers leaves aside {listed([*map(on_one_line, lost)])} of {header.name}, "
         "so another model would be judged than the file holds; convert it to safetensors, or judge "
         "it with llama.cpp"
     )

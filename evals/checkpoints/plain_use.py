@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from evals.checkpoint import SEQ2SEQ
@@ -46,11 +46,21 @@ class PlainUse:
 
     @staticmethod
     def from_json(text: str) -> "PlainUse":
-        """What :meth:`to_json` wrote."""
-        found = PlainUse(**json.loads(text))
-        return replace(
-            found, warnings=tuple(found.warnings), usage_warnings=tuple(found.usage_warnings)
-        )
+        """What :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: ``text`` is something else.
+        """
+        try:
+            found = json.loads(text)
+            warned = [tuple(map(str, found[name])) for name in ("warnings", "usage_warnings")]
+            told = [
+                {str(what): str(why) for what, why in found[name].items()}
+                for name in ("failures", "repairs")
+            ]
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError("no result of plain use") from error
+        return PlainUse(told[0], warned[0], told[1], warned[1])
 
 
 def compare(baseline: PlainUse, candidate: PlainUse) -> CheckpointComparison:
