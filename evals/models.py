@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from evals.checkpoint import PLAIN, Checkpoint
+from evals.checkpoint import CAUSAL, PLAIN, SEQ2SEQ, Checkpoint
 from evals.device import AUTO, CPU
 
 if TYPE_CHECKING:
@@ -85,11 +85,26 @@ class Models:
         return needed <= self._free()
 
     def to_change(self, checkpoint: Checkpoint) -> "PreTrainedModel":
-        """A model that the caller may change: a copy, or where two do not fit, the only one."""
+        """A model that the caller may change: a copy, or where two do not fit, the only one.
+
+        Its settings of padding and generation, which scoring replaces, are those of the checkpoint.
+        """
+        from evals.scoring.loading import load_config, load_generation_config
+
         loaded = self.load(checkpoint)
         if self._needed(checkpoint, None) <= self._free():
-            return copy.deepcopy(loaded.model)
-        return self._loaded.pop(checkpoint.digest).model
+            model = copy.deepcopy(loaded.model)
+        else:
+            model = self._loaded.pop(checkpoint.digest).model
+        own = load_config(checkpoint, self.trust_remote_code)
+        for mine, given in (
+            (model.config, own),
+            (model.config.get_text_config(), own.get_text_config()),
+        ):
+            mine.pad_token_id = getattr(given, "pad_token_id", None)
+        if checkpoint.kind in (CAUSAL, SEQ2SEQ):
+            model.generation_config = load_generation_config(checkpoint)
+        return model
 
     def _forget(self, key: str | None = None) -> None:
         import torch

@@ -1,5 +1,7 @@
 """As many models stay in memory as fit, and no more than a pair."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,17 @@ def test_auto_places_a_model_by_itself(causal_checkpoint, tmp_path):
     placed = Bench(Store(tmp_path), device="auto").scores(one, Tasks(text=DATA)).text
     own = Bench(Store(tmp_path)).scores(one, Tasks(text=DATA)).text
     assert placed["nll"] == pytest.approx(own["nll"], abs=1e-5)
+
+
+def test_a_model_to_change_has_the_settings_of_its_checkpoint(models, causal_checkpoint):
+    one = causal_checkpoint("one", pad_token_id=None)
+    asked = {"bos_token_id": 1, "eos_token_id": [2, 5], "repetition_penalty": 1.2}
+    (one.path / "generation_config.json").write_text(json.dumps(asked))
+    kept = models.load(one).model
+    assert kept.generation_config.repetition_penalty is None
+    assert kept.config.pad_token_id is not None
+    for free in (1e9, 0):
+        models.free = free
+        model = models.to_change(one)
+        assert {name: getattr(model.generation_config, name) for name in asked} == asked
+        assert model.config.pad_token_id is None

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from random import Random
 
-from evals.gate import DEFAULT, METRICS, judge
+from evals.gate import DEFAULT, METRICS, NOT_JUDGED, judge
 from fixtures.lab import Lab
 from fixtures.matrix import with_logs
 from fixtures.profile import read_profile
@@ -80,7 +80,8 @@ class Logs:
                 if gate is not None:
                     reading = READINGS[metric](pair, gate.weights)
                     verdict = judge(candidate.name, gate, reading)
-                    assert not (math.isnan(verdict.value) and verdict.holds(DEFAULT))
+                    judged = verdict.outcome != NOT_JUDGED
+                    assert not (judged and math.isnan(verdict.value) and verdict.holds(DEFAULT))
 
 
 def test_logs(each, tmp_path):
