@@ -21,6 +21,7 @@ def text_arrays() -> dict[str, np.ndarray]:
         "units": np.array([2, 9]),
         "windowing": np.array([16, 16]),
         "vocabulary": np.array(8),
+        "longest": np.array(5),
         "nll": np.array([1, np.nan, np.inf], np.float32),
     }
 
@@ -118,3 +119,10 @@ def test_every_task_has_a_schema(causal_checkpoint):
     for kind in ("classifier", "extractive", "causal"):
         data = type("Data", (), {"how": {}})
         assert protocol_of(kind, data)[0].describe()["task"] in SCHEMAS
+
+
+def test_the_experts_of_a_mixture_may_be_counted():
+    check(text_arrays() | {"experts": np.zeros((2, 4), int)}, TEXT, 2)
+    for forged in (np.array([[1, -1]]), np.array([1, 2]), np.array([["a"]])):
+        with pytest.raises(ValueError, match="experts"):
+            check(text_arrays() | {"experts": forged}, TEXT, 2)
