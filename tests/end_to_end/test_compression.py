@@ -41,7 +41,7 @@ def test_a_checkpoint_is_made_told_of_and_gated(gates, reviews, tmp_path):
     gated = gates("--baseline", MODELS / "bert-tiny", "--candidate", out, "--text", texts,
                   "-m", "quality")  # fmt: skip
     assert gated.returncode == 0, gated.stdout
-    assert "2 passed" in gated.stdout
+    assert "3 passed" in gated.stdout
 
 
 def test_every_method_is_listed():

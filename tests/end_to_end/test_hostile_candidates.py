@@ -24,20 +24,10 @@ def edited(name, **changes):
     return edit
 
 
-def pipe(name):
-    def edit(folder):
-        (folder / name).unlink(missing_ok=True)
-        os.mkfifo(folder / name)
-
-    return edit
-
-
 HOSTILE = {
     "panics": (edited("tokenizer.json", pre_tokenizer=BACKTRACKS), "does not encode the data"),
     "layers": (edited("config.json", num_hidden_layers=2**31), "num_hidden_layers = 2147483648"),
     "wide": (edited("config.json", intermediate_size=2**40), "its configuration describes"),
-    "waits": (pipe("tokenizer_config.json"), "tokenizer_config.json: not a regular file"),
-    "waits-later": (pipe("generation_config.json"), "generation_config.json: not a regular file"),
     "compiles": (edited("config.json", attn_implementation="flex_attention"), "is compiled or"),
     "two-sided": (edited("config.json", is_encoder_decoder=True), "says is_encoder_decoder"),
     "cache": (
@@ -73,6 +63,7 @@ def test_the_healthy_candidate_is_judged(tmp_path, workers):
     ("option", "value", "line"),
     [
         ("--candidate", "~nosuchuser/model", "~nosuchuser/model: no such directory"),
+        ("--candidate", "{folder}/waits", "tokenizer_config.json is no regular file"),
         ("--text", "{folder}/pipe.txt", "pipe.txt: not a regular file"),
         ("--questions", "{folder}/pipe.jsonl", "pipe.jsonl: not a regular file"),
         ("--prompts", "{folder}/empty.jsonl", ""),  # nothing to be right about: not judged
@@ -89,7 +80,10 @@ def test_an_option_that_cannot_be_followed_is_one_line(tmp_path, option, value, 
     (tmp_path / "since").mkdir()
     (tmp_path / "since" / "report.jsonl").write_text('{"verdict": {"n": 1e999}}\n')
     (tmp_path / "text.txt").write_text("a quiet town\n")
-    shutil.copytree(MODELS / "llama-tiny", tmp_path / "healthy")
+    for name in ("healthy", "waits"):
+        shutil.copytree(MODELS / "llama-tiny", tmp_path / name)
+    (tmp_path / "waits" / "tokenizer_config.json").unlink()
+    os.mkfifo(tmp_path / "waits" / "tokenizer_config.json")
     words = ["--baseline", MODELS / "llama-tiny", option, value.format(folder=tmp_path)]
     if option not in ("--candidate", "--recipes"):
         words += ["--candidate", tmp_path / "healthy"]

@@ -10,7 +10,7 @@ kind = "classifier"
 baselines = ["bert-tiny"]
 recipes = [{{ method = "magnitude", sparsity = {sparsity}, name = "pruned" }}]
 labels = "reviews"
-gates = {{ js_divergence = 0.6, accuracy_drop = 0.49, flips = 0.49 }}
+gates = {{ js_divergence = 0.6, accuracy_drop = 0.45, flips = 0.49 }}
 """
 
 
@@ -24,13 +24,13 @@ def test_a_night_after_another(gates, tmp_path):
     assert f"since       no earlier report in {night}" in first.stdout
     quiet = gates(*words)
     assert quiet.returncode == 0, quiet.stdout
-    said = "nothing got worse beyond noise in 3 gates, 3 compared item by item"
+    said = "nothing got worse beyond noise in 4 gates, 3 compared item by item"
     assert said in quiet.stdout
     profile.write_text(PROFILE.format(sparsity=0.9))
     broken = gates(*words)
     assert broken.returncode == 1, broken.stdout
     assert "since       WORSE (Holm" in broken.stdout
-    assert "3 passed" in broken.stdout
+    assert "4 passed" in broken.stdout
     (night / "report.jsonl").write_text("cut")
     damaged = gates(*words)
     assert damaged.returncode == 4
