@@ -79,7 +79,9 @@ def _protocol(scored: Scored) -> str:
         return str(data.how["told"])
     if isinstance(data.items[0], Text):
         count = len(data.items)
-        what = "one document" if count == 1 else f"{count} documents, each scored by itself"
+        what = f"{count} documents, each scored by itself"
+        if count == 1:
+            what = "one document (rows of a table are documents of their own)"
     else:
         what = f"the responses to {len(data.items)} prompts"
     return f"per token on {data.name}, {what}, {_windows(scored)}"
