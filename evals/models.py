@@ -103,7 +103,7 @@ class Models:
         ):
             mine.pad_token_id = getattr(given, "pad_token_id", None)
         if checkpoint.kind in (CAUSAL, SEQ2SEQ):
-            model.generation_config = load_generation_config(checkpoint)
+            model.generation_config = load_generation_config(checkpoint, self.trust_remote_code)
         return model
 
     def _forget(self, key: str | None = None) -> None:

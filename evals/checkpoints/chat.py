@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import CAUSAL, Checkpoint, json_object
-from evals.checkpoints.encoding import SHOWN, Pair, encode, parting, token_text
+from evals.checkpoints.encoding import (
+    SHOWN,
+    Pair,
+    encode,
+    first_difference,
+    parting,
+    token_text,
+)
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.stress import CONVERSATIONS, TOOLS
 from evals.checkpoints.tokens import are_one, first_of
@@ -59,7 +66,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         )
     chats = list(_chats())
     chats += [chat for data in sides.data if data.how.get("chat") for chat in _asked(data)]
-    taken = [chat for chat in chats if _rendered(pair[0], chat)[0]]
+    taken = [chat for chat in chats if rendered(pair[0], chat)[0]]
     findings = _lost_tokens(pair, before)
     if not after:
         findings.append(Finding("chat template", "only the baseline has a chat template"))
@@ -70,7 +77,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
             findings += _named(pair, name, after, chats)
     findings += _elsewhere(sides, taken)
     if not taken:
-        why = f"the baseline's renders no conversation: {_rendered(pair[0], chats[0])[1]}"
+        why = f"the baseline's renders no conversation: {rendered(pair[0], chats[0])[1]}"
         return CheckpointComparison(tuple(findings), not_compared={"chat template": why})
     return CheckpointComparison(tuple(findings), (f"{len(taken)} rendered chats",))
 
@@ -93,7 +100,7 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, template: str | None 
     )
 
 
-def _rendered(
+def rendered(
     tokenizer: PreTrainedTokenizerBase, chat: Chat, template: str | None = None
 ) -> tuple[str, str]:
     """The rendered text, or nothing and the reason."""
@@ -191,7 +198,7 @@ def _difference(
     """Kind and text of what differs in a conversation; None where its tokens are equal, or where
     the baseline takes no such conversation."""
     before, after = (
-        _rendered(side, chat, template) for side, template in zip(pair, templates, strict=True)
+        rendered(side, chat, template) for side, template in zip(pair, templates, strict=True)
     )
     if not before[0]:
         return None
@@ -208,8 +215,7 @@ def _difference(
 
 
 def _texts(before: str, after: str) -> str:
-    pairs = zip(before, after, strict=False)
-    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
+    place = first_difference(before, after)
     here = slice(max(place - 20, 0), place + 30)
     shown = [snippet(text[here], SHOWN) for text in (before, after)]
     return f"{shown[0]} for the baseline and {shown[1]} for the candidate"

@@ -36,6 +36,12 @@ def reason(error: BaseException) -> str:
     return line.encode("unicode_escape").decode()[:LONGEST_REASON]
 
 
+def first_difference(before: Sequence, after: Sequence) -> int:
+    """The index at which two different sequences part; the length of one that begins the other."""
+    pairs = zip(before, after, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
+
+
 def parting(pair: Pair, ids: tuple[Ids, Ids], of: str) -> str:
     """Where the candidate's tokens ``of`` something depart from the baseline's, in a line; empty
     where they are equal, or where the baseline has none."""
@@ -44,10 +50,7 @@ def parting(pair: Pair, ids: tuple[Ids, Ids], of: str) -> str:
         return ""
     if isinstance(after, str):
         return f"the candidate's tokenizer fails on {of}: {after}"
-    place = next(
-        (i for i, both in enumerate(zip(before, after, strict=False)) if both[0] != both[1]),
-        min(len(before), len(after)),
-    )
+    place = first_difference(before, after)
     shown = [
         token_text(side, own[place]) if place < len(own) else "nothing"
         for side, own in zip(pair, ids, strict=True)

@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from evals.checkpoint import Checkpoint, json_object
+from evals.checkpoints.chat import Chat, rendered
+from evals.checkpoints.encoding import first_difference
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.gguf_header import Header
-from evals.errors import EvalError
 from evals.foreign_text import snippet
-from evals.scoring.loading import load_config
+from evals.scoring.loading import end_tokens, load_generation_config
 
 if TYPE_CHECKING:
     from evals.checkpoints.compare import Sides
@@ -25,11 +25,14 @@ _ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flu
          "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
          "<|end_of_text|>", "<end_of_utterance>", "<turn|>", "<|tool_response>")  # fmt: skip
 """Tokens by which llama.cpp ends an answer whatever the header says."""
-_CHAT = [
-    {"role": "user", "content": "Where does Rufus live?"},
-    {"role": "assistant", "content": "In Merrin."},
-    {"role": "user", "content": "And Lena?"},
-]
+_CHAT = Chat(
+    "a chat",
+    [
+        {"role": "user", "content": "Where does Rufus live?"},
+        {"role": "assistant", "content": "In Merrin."},
+        {"role": "user", "content": "And Lena?"},
+    ],
+)
 
 
 def compare(sides: "Sides", header: Header) -> CheckpointComparison:
@@ -169,12 +172,10 @@ def _template(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[st
         has = "only the baseline has" if meant else f"only the header of {header.name} has"
         yield f"{has} a chat template"
         return
-    sides = [_rendered(tokenizer, str(template)) for template in (meant, held)]
+    # A template that fails is told by the reason.
+    sides = ["".join(rendered(tokenizer, _CHAT, str(template))) for template in (meant, held)]
     if sides[0] != sides[1]:
-        place = next(
-            (i for i, (a, b) in enumerate(zip(*sides, strict=False)) if a != b),
-            min(map(len, sides)),
-        )
+        place = first_difference(*sides)
         shown = [snippet(side[max(place - 10, 0) : place + 30], 60) for side in sides]
         yield (
             f"a chat is {shown[0]} from character {place + 1} on for the baseline, and {shown[1]} "
@@ -182,18 +183,9 @@ def _template(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[st
         )
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    try:
-        return tokenizer.apply_chat_template(
-            _CHAT, chat_template=template, tokenize=False, add_generation_prompt=True
-        )
-    except Exception as error:  # whatever a template does
-        return f"{type(error).__name__}: {error}"
-
-
 def _ends(header: Header, tokenizer: PreTrainedTokenizerBase, sides: "Sides") -> Iterator[str]:
     """Tokens that end an answer of the baseline and not of the file, or the other way round."""
-    meant = _generation_ends(sides.baseline, sides.trust_remote_code)
+    meant = {*end_tokens(load_generation_config(sides.baseline, sides.trust_remote_code))}
     meant = meant or {tokenizer.eos_token_id} - {None}
     named = {header.token(f"{name}_token_id") for name in ("eot", "eom")} - {None}
     end = header.token("eos_token_id")
@@ -208,21 +200,6 @@ def _ends(header: Header, tokenizer: PreTrainedTokenizerBase, sides: "Sides") ->
             f"generation ends at {sorted(meant)} for the baseline, {sorted(named)} by the header "
             f"of {header.name}"
         )
-
-
-def _generation_ends(checkpoint: Checkpoint, trust_remote_code: bool) -> set[int]:
-    """Tokens at which plain generation of a checkpoint ends."""
-    own = (checkpoint.base or checkpoint).path / "generation_config.json"
-    if own.is_file() and not checkpoint.file:
-        given = json_object(own).get("eos_token_id")
-    else:
-        given = GenerationConfig.from_model_config(
-            load_config(checkpoint, trust_remote_code).get_text_config()
-        ).eos_token_id
-    given = given if isinstance(given, list) else [given]
-    if not all(end is None or isinstance(end, int) for end in given):
-        raise EvalError(f"{own}: eos_token_id = {given!r:.60} is no token")
-    return set(given) - {None}
 
 
 def _unused(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

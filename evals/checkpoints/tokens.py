@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedTokenizerBase
 
 from evals.checkpoint import Checkpoint
-from evals.checkpoints.encoding import SHOWN, Ids, Pair, encode, parting, reason
+from evals.checkpoints.encoding import SHOWN, Ids, Pair, encode, first_difference, parting, reason
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.stress import AROUND, TEXTS, is_reserved
 from evals.data import DataSet, Prompt, input_text
@@ -146,10 +146,7 @@ def decoding(pair: Pair, ids: list[int]) -> str:
     for skip in (False, True):
         before, after = (_text(side, ids, skip) for side in pair)
         if before != after:
-            place = next(
-                (i for i, two in enumerate(zip(before, after, strict=False)) if two[0] != two[1]),
-                min(len(before), len(after)),
-            )
+            place = first_difference(before, after)
             here = slice(max(place - 10, 0), place + 30)
             return (
                 f"{snippet(before[here], SHOWN)} for the baseline and "

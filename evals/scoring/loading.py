@@ -168,7 +168,7 @@ def load(
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, by name
             trust_remote_code=trust_remote_code,
-            **({"gguf_file": source.file} if source.file else {}),
+            **_file_in(source),
         )
         repairs = {} if source.file or source.form != PLAIN else _repairs(model, source.path)
         if checkpoint.base is not None:
@@ -271,26 +271,41 @@ def load_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> Pret
     source = checkpoint.base or checkpoint
     with _explained(source):
         check_description(source)
-        return AutoConfig.from_pretrained(
-            source.path,
-            trust_remote_code=trust_remote_code,
-            **({"gguf_file": source.file} if source.file else {}),
-        )
+        return _config_of(source, trust_remote_code)
 
 
-def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
-    """What plain ``generate`` of a checkpoint goes by: its ``generation_config.json``, or where
-    there is none that transformers can read what ``config.json`` says of generation.
+def _config_of(source: Checkpoint, trust_remote_code: bool) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(
+        source.path, trust_remote_code=trust_remote_code, **_file_in(source)
+    )
+
+
+def _file_in(source: Checkpoint) -> dict[str, str]:
+    """The argument by which loaders take a GGUF file of a folder."""
+    return {"gguf_file": source.file} if source.file else {}
+
+
+def load_generation_config(
+    checkpoint: Checkpoint, trust_remote_code: bool = False
+) -> GenerationConfig:
+    """What plain ``generate`` of a checkpoint, or of what an adapter adapts, goes by: its
+    ``generation_config.json``, or where there is none that transformers can read, and of a GGUF
+    file, what the configuration says of generation.
 
     Raises:
         EvalError: names the checkpoint and the loader's own reason.
     """
-    with _explained(checkpoint):
+    source = checkpoint.base or checkpoint
+    if source.file:
+        config = load_config(source, trust_remote_code)
+        with _explained(source):
+            return GenerationConfig.from_model_config(config.get_text_config())
+    with _explained(source):
         try:
-            return GenerationConfig.from_pretrained(checkpoint.path)
+            return GenerationConfig.from_pretrained(source.path)
         except OSError:
             return GenerationConfig.from_pretrained(
-                checkpoint.path, config_file_name="config.json", _from_model_config=True
+                source.path, config_file_name="config.json", _from_model_config=True
             )
 
 
@@ -413,11 +428,7 @@ def _check_size(checkpoint: Checkpoint, auto: type, trust_remote_code: bool) -> 
     its weights, and would be allocated: transformers makes up what a file lacks."""
     model = None
     with suppress(Exception), torch.device("meta"):  # what is wrong here, its loader tells
-        config = AutoConfig.from_pretrained(
-            checkpoint.path,
-            trust_remote_code=trust_remote_code,
-            **({"gguf_file": checkpoint.file} if checkpoint.file else {}),
-        )
+        config = _config_of(checkpoint, trust_remote_code)
         model = auto.from_config(config, trust_remote_code=trust_remote_code)
     if model is None:
         return

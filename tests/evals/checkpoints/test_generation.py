@@ -12,7 +12,10 @@ from evals.checkpoints.compare import Sides
 from evals.checkpoints.findings import KINDS, Severity
 from evals.checkpoints.generation import FILE, compare
 from evals.errors import EvalError
+from evals.models import Models
 from evals.scoring.loading import end_tokens, load, load_generation_config
+from fixtures.shipped import MODELS
+from tests.end_to_end import foreign
 
 CONFIG = {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 BASE = {"bos_token_id": 1, "eos_token_id": [2, 506], "pad_token_id": 2}
@@ -218,3 +221,15 @@ def test_settings_are_those_of_plain_transformers(causal_checkpoint, asked):
     assert load_generation_config(checkpoint) == model.generation_config
     # Scoring ends where plain generate does, whatever the tokenizer calls the end of a text.
     assert load(checkpoint).ends == end_tokens(model.generation_config)
+
+
+@pytest.mark.parametrize("make", [foreign.lora, foreign.gguf("Q8_0")], ids=["adapter", "GGUF"])
+def test_a_checkpoint_without_settings_of_its_own_goes_by_those_it_stands_on(tmp_path, make):
+    """An adapter goes by its base's settings, a GGUF file by its header."""
+    base = MODELS / "llama-tiny"
+    made = open_checkpoint(make(base, tmp_path / "made"))
+    made = made.with_tokenizer_of(open_checkpoint(base))
+    expected = end_tokens(GenerationConfig.from_pretrained(base))
+    assert end_tokens(load_generation_config(made)) == expected
+    changed = Models("cpu", "auto", 1, False, ()).to_change(made)
+    assert end_tokens(changed.generation_config) == expected
