@@ -21,7 +21,7 @@ from evals.checkpoints.files import (
     weight_files,
 )
 from evals.data import DataSet
-from evals.errors import EvalError, first_line
+from evals.errors import EvalError, kind_and_line
 from evals.foreign_text import on_one_line
 from evals.formats import GGUF, LORA, PLAIN, check_loadable
 from evals.paths import expanded
@@ -185,7 +185,7 @@ def resolve(reference: str) -> Path:
     except Exception as error:
         raise EvalError(
             f"{reference}: no such directory, and not to be had from the hub "
-            f"({type(error).__name__}: {first_line(error)})"
+            f"({kind_and_line(error)})"
         ) from error
 
 
@@ -369,8 +369,7 @@ def _check_gguf(file: Path) -> None:
     try:
         GGUFReader(file)
     except Exception as error:  # whatever its parts are read as
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise EvalError(f"{file} does not load: {reason}") from error
+        raise EvalError(f"{file} does not load: {kind_and_line(error)}") from error
 
 
 def check_names(checkpoint: Checkpoint, data: DataSet) -> None:

@@ -17,6 +17,11 @@ def listed(names: Sequence[str], between: str = ", ", shown: int = 3) -> str:
     return between.join(names[:shown]) + more
 
 
+def kind_and_line(error: BaseException) -> str:
+    """The type of an error of a library, and what it says first."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says first."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from evals.errors import EvalError, first_line
+from evals.errors import EvalError, kind_and_line
 from evals.guard import guarded
 from evals.paths import expanded, is_stream
 
@@ -204,7 +204,7 @@ def _from_hub(place: Place) -> Iterator[Row]:
         )  # fmt: skip
     except Exception as error:
         raise EvalError(
-            f"{place}: not to be had from the hub ({type(error).__name__}: {first_line(error)}); "
+            f"{place}: not to be had from the hub ({kind_and_line(error)}); "
             "name a local copy with --data NAME=PATH"
         ) from error
     with guarded(f"{place}: breaks off"):

@@ -37,6 +37,7 @@ class HasDigest(Protocol):
 
 
 Opened = TypeVar("Opened", bound=HasDigest)
+Found = TypeVar("Found")
 
 
 class Store:
@@ -94,10 +95,24 @@ class Store:
         """Removes a damaged entry, and keeps a note of it; its lock is held."""
         self.notes.append(f"{path.relative_to(self.root)}: {reason}")
         with self._writable():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
+
+    def _read_or_make(
+        self, key: str, path: Path, read: Callable[[], Found], make: Callable[[], Found]
+    ) -> Found:
+        """What ``path`` holds, or where it holds nothing or what is damaged, what ``make`` makes
+        under the lock of ``key``."""
+        with suppress(DamagedError):
+            if path.exists():
+                return read()
+        self._check_frozen(key)
+        with self.locked(key):
+            try:
+                if path.exists():
+                    return read()
+            except DamagedError as error:
+                self.discard(path, error)
+            return make()
 
     def measurement(
         self,
@@ -114,16 +129,11 @@ class Store:
         """
         key = key_of(origin)
         path = self.root / "measurements" / f"{key}.npz"
-        with suppress(DamagedError):
-            if path.exists():
-                return _read(path, key, check)
-        self._check_frozen(key)
-        with self.locked(key):
-            try:
-                if path.exists():
-                    return _read(path, key, check)
-            except DamagedError as error:
-                self.discard(path, error)
+
+        def read() -> Measurement:
+            return _read(path, key, check)
+
+        def measure() -> Measurement:
             made = make()
             if check is not None:
                 check({name: np.asarray(array) for name, array in made.items()})
@@ -131,7 +141,9 @@ class Store:
                 return Measurement(made, origin)
             with self._writable():
                 Measurement(made, origin).write(path)
-            return _read(path, key, check)
+            return read()
+
+        return self._read_or_make(key, path, read, measure)
 
     def folder(
         self,
@@ -149,16 +161,8 @@ class Store:
         """
         key = key_of(origin)
         path = self.root / "candidates" / key
-        with suppress(DamagedError):
-            if path.exists():
-                return _opened(path, key, open_)
-        self._check_frozen(key)
-        with self.locked(key):
-            try:
-                if path.exists():
-                    return _opened(path, key, open_)
-            except DamagedError as error:
-                self.discard(path, error)
+
+        def fill() -> Opened:
             partial = path.with_name(f"{key}{_PARTIAL}")
             shutil.rmtree(partial, ignore_errors=True)
             make(partial)
@@ -167,6 +171,8 @@ class Store:
                 opened = open_(path)
                 _write_record(path, origin, opened.digest)
             return opened
+
+        return self._read_or_make(key, path, lambda: _opened(path, key, open_), fill)
 
     def _remove_leftovers(self) -> None:
         """Removes what killed processes left, but not what a running one is about to finish."""
@@ -183,10 +189,14 @@ class Store:
             for name, paths in left.items():
                 with locked_if_free(self._lock_path(name)) as free:
                     for path in paths if free else ():
-                        if path.is_dir() and not path.is_symlink():
-                            shutil.rmtree(path)
-                        else:
-                            path.unlink(missing_ok=True)
+                        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path, key: str, check: Callable[[Mapping], None] | None) -> Measurement:

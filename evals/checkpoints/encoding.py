@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.errors import first_line
+from evals.errors import kind_and_line
 from evals.foreign_text import snippet
 from evals.guard import is_panic
 
@@ -32,8 +32,7 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, options: dict) -> Id
 
 def reason(error: BaseException) -> str:
     """What went wrong inside a tokenizer or a template, in one line of escaped characters."""
-    line = f"{type(error).__name__}: {first_line(error)}"
-    return line.encode("unicode_escape").decode()[:LONGEST_REASON]
+    return kind_and_line(error).encode("unicode_escape").decode()[:LONGEST_REASON]
 
 
 def first_difference(before: Sequence, after: Sequence) -> int:

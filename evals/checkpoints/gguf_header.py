@@ -15,7 +15,7 @@ import numpy as np
 
 from evals.checkpoint import Checkpoint
 from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.errors import EvalError, first_line
+from evals.errors import EvalError, kind_and_line
 from evals.foreign_text import on_one_line
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def read_header(file: Path) -> Header:
             if tensor.name.startswith(("rope_freqs", "rope_factors")) and tensor.data.ndim == 1
         }
     except Exception as error:  # whatever its parts are read as
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise EvalError(f"{file} does not load: {reason}") from error
+        raise EvalError(f"{file} does not load: {kind_and_line(error)}") from error
     parts = fields.get("split.count")
     if isinstance(parts, int) and parts > 1:
         raise EvalError(
@@ -135,7 +134,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         ]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Keys may hold anything.
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = kind_and_line(error)
         raise EvalError(f"{header.file}: the header cannot be compared ({reason})") from error
     return CheckpointComparison.joined(
         [*parts, CheckpointComparison((told,), ("quantization types",))]

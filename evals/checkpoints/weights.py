@@ -12,7 +12,7 @@ from evals.checkpoint import Checkpoint
 from evals.checkpoints.files import INDEX, indexed, named_weights, unread_weights, weight_files
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.tensors import StoredTensor, headers, same_bytes
-from evals.errors import EvalError, first_line, listed
+from evals.errors import EvalError, kind_and_line, listed
 from evals.foreign_text import on_one_line
 from evals.formats import PLAIN
 
@@ -34,7 +34,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         known = {finding.kind for finding in _faults(sides.baseline, sides.trust_remote_code)}
         faults = list(_faults(sides.candidate, sides.trust_remote_code))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {on_one_line(first_line(error))}"
+        reason = on_one_line(kind_and_line(error))
         return CheckpointComparison(not_compared={"files of weights": reason})
     findings = [
         Finding("as the baseline", f"{fault.text}, as for the baseline")
