@@ -300,12 +300,14 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
             _not_started(config, "no case was run")
         return
     terminalreporter.section("gates")
-    text = summary.text(config.get_terminal_writer().fullwidth)
+    verbose = config.get_verbosity() > 0
+    text = summary.text(config.get_terminal_writer().fullwidth, verbose)
     terminalreporter.write_line(on_terminal(text))
     option = config.option
     unproven = run.policy.name == STRICT and bool(summary.unjudged)
     if unproven:
-        terminalreporter.write_line("FAILED by --strict: not everything was judged", red=True)
+        why = on_one_line(f"FAILED by --strict, which accepts nothing unjudged: {'; '.join(summary.unjudged)}")
+        terminalreporter.write_line(why, red=True)
     if (summary.regressed or unproven) and config.stash[SESSION].exitstatus == pytest.ExitCode.OK:
         config.stash[SESSION].exitstatus = pytest.ExitCode.TESTS_FAILED
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from evals.errors import EvalError
 from evals.numbers import Unit
-from evals.reading import Reading
+from evals.reading import NO_DATA, Reading
 
 PASSED, FAILED, INCONCLUSIVE, NOT_JUDGED = "passed", "failed", "inconclusive", "not judged"
 """Outcomes. The whole interval keeps the limit, or breaks it, or neither can be proven; or there is
@@ -247,6 +247,11 @@ class Verdict:
     reason: str
     met: bool
     outcome: str
+
+    @property
+    def has_no_data(self) -> bool:
+        """Whether it was not judged for want of data."""
+        return self.outcome == NOT_JUDGED and self.reason.startswith(NO_DATA)
 
     def holds(self, policy: str) -> bool:
         """Whether the case passes under a policy. NaN passes under none, and neither does under

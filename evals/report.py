@@ -21,7 +21,7 @@ from evals.regressions import IN_MARKDOWN, Regression
 BASELINE = "baseline"
 MARKDOWN = "github"
 """The style of tables in Markdown, as tabulate calls it; any other is for a terminal."""
-FAILED_MARK, UNSURE_MARK, KNOWN_MARK = "✗", "≈", "(✗)"
+FAILED_MARK, KNOWN_MARK, UNSURE_MARK, UNRELIABLE_MARK = "✗", "(✗)", "≈", "?"
 COUNTED = ("accuracy_drop", "exact_match_drop")
 """Metrics of right and wrong answers, whose changes the table counts."""
 
@@ -57,10 +57,10 @@ class Entry:
 
     @property
     def mark(self) -> str:
-        unsure = UNSURE_MARK if self.verdict.outcome == INCONCLUSIVE else ""
-        if self.passed:
-            return unsure
-        return (KNOWN_MARK if self.reason else FAILED_MARK) + unsure
+        failed = "" if self.passed else KNOWN_MARK if self.reason else FAILED_MARK
+        if self.verdict.outcome != INCONCLUSIVE:
+            return failed
+        return failed + (UNRELIABLE_MARK if self.verdict.unreliable else UNSURE_MARK)
 
 
 def tables(
@@ -97,27 +97,34 @@ def tables(
 
 
 def _is_shown(entry: Entry) -> bool:
-    """Whether a verdict alone gives its metric a column: that nothing differs is said in a note."""
-    return entry.verdict.metric != ARTIFACT or entry.verdict.value != 0
+    """Whether a verdict alone gives its metric a column. What notes say has none: that nothing
+    differs, and that there are no data for a metric."""
+    verdict = entry.verdict
+    return verdict.value != 0 if verdict.metric == ARTIFACT else not verdict.has_no_data
 
 
 def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
     """A line for each mark that the tables of ``entries`` use."""
-    unsure = [entry.verdict for entry in entries if UNSURE_MARK in entry.mark]
-    reasons = []
-    if any(not verdict.unreliable for verdict in unsure):
-        reasons.append("the limit is inside the interval")
-    if any(verdict.unreliable for verdict in unsure):
-        reasons.append("the interval cannot be relied on")
-    known = [entry for entry in entries if not entry.passed and entry.reason]
-    failed = [entry for entry in entries if not entry.passed and not entry.reason]
-    # What keeps its promise by the point estimate fails only for want of a proof.
-    unproven = [e for e in failed if e.verdict.met and e.verdict.outcome == INCONCLUSIVE]
+    shown = [entry for entry in entries if _is_shown(entry)]
+    failed = [entry for entry in shown if not entry.passed and not entry.reason]
     marks = [
-        (FAILED_MARK, len(failed) > len(unproven), "failed"),
-        (FAILED_MARK + UNSURE_MARK, unproven, "not proven, which --strict asks for"),
-        (KNOWN_MARK, known, "known failure; the reason is in the profile"),
-        (UNSURE_MARK, unsure, f"inconclusive: {', or '.join(reasons)}"),
+        (FAILED_MARK, failed, "failed"),
+        (
+            KNOWN_MARK,
+            any(KNOWN_MARK in entry.mark for entry in shown),
+            "known failure; the reason is in the profile",
+        ),
+        (
+            UNSURE_MARK,
+            any(UNSURE_MARK in entry.mark for entry in shown),
+            f"inconclusive: the limit is inside the interval{_unproven(failed, UNSURE_MARK)}",
+        ),
+        (
+            UNRELIABLE_MARK,
+            any(UNRELIABLE_MARK in entry.mark for entry in shown),
+            "inconclusive: the interval cannot be relied on, mostly for want of documents"
+            f"{_unproven(failed, UNRELIABLE_MARK)}",
+        ),
         (
             "(-5 +3)",
             any(map(_counted, entries)),
@@ -126,6 +133,16 @@ def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
         ("[low high]", intervals and any(map(_has_interval, entries)), "the interval"),
     ]
     return [f"{mark:<12}{text}" for mark, used, text in marks if used]
+
+
+def _unproven(failed: Iterable[Entry], mark: str) -> str:
+    """What :data:`FAILED_MARK` in front of ``mark`` means, if any case has both."""
+    found = [entry for entry in failed if mark in entry.mark]
+    if not found:
+        return ""
+    met = any(entry.verdict.met for entry in found)
+    why = "not proven, which --strict asks for" if met else "the point estimate breaks the limit"
+    return f"; {FAILED_MARK}{mark}: {why}"
 
 
 def _level(entries: Iterable[Entry], metric: str) -> str:

@@ -21,7 +21,7 @@ SURE = 0.99
 FEWEST = 10
 """Continuations with a token that the baseline is sure of. With fewer, the baseline hardly knows
 the text, so that what it says of it changes for no reason."""
-SHOWN = 40
+SHOWN = 30
 """Characters of a continuation that are shown before the token at which it flips."""
 
 
@@ -203,7 +203,9 @@ def _both(baseline: Scored, candidate: Scored, index: int) -> Regression:
 def _flip(baseline: Scored, candidate: Scored, index: int, flipped: np.ndarray) -> Regression:
     """The first confident token that flips, behind the end of what precedes it."""
     at = int(flipped.argmax())
-    before = "".join(map(str, baseline["pieces"][index][:at]))[-SHOWN:]
+    before = "".join(map(str, baseline["pieces"][index][:at]))
+    if len(before) > SHOWN:
+        before = f"…{before[-SHOWN:]}"
     return regression(
         candidate.data,
         index,

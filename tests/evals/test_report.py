@@ -10,7 +10,7 @@ from evals.data import DataSet, Prompt
 from evals.errors import EvalError
 from evals.estimate import NOTHING, Estimate
 from evals.gate import METRICS, Gate, judge
-from evals.reading import Reading
+from evals.reading import NO_DATA, Reading
 from evals.regressions import KEPT, regression, worst_items
 
 
@@ -122,7 +122,7 @@ def test_the_legend_explains_the_marks_that_are_used_and_no_others():
     failed = entry("x", "flips", 0.2, 0.1)
     known = replace(failed, reason="known")
     loose = replace(unsure, verdict=replace(unsure.verdict, unreliable="too few documents"))
-    marks = {"✗", "✗≈", "(✗)", "≈", "(-5 +3)", "[low high]"}
+    marks = {"✗", "(✗)", "≈", "?", "(-5 +3)", "[low high]"}
 
     def used(*entries, intervals=False):
         return [mark for line in report.legend(entries, intervals) for mark in marks
@@ -132,13 +132,26 @@ def test_the_legend_explains_the_marks_that_are_used_and_no_others():
     assert used(plain, failed) == ["✗"]
     assert used(known) == ["(✗)"]
     assert used(failed, known, unsure) == ["✗", "(✗)", "≈"]
-    assert used(replace(unsure, passed=False)) == ["✗≈", "≈"]  # under --strict
-    assert used(replace(unsure, passed=False), failed) == ["✗", "✗≈", "≈"]
+    assert used(replace(unsure, passed=False)) == ["✗", "≈"]
+    assert used(unsure, loose) == ["≈", "?"]
     assert used(answers(0.0, 0, 0)) == ["(-5 +3)"]
     assert used(unsure, intervals=True) == ["≈", "[low high]"]
     assert used(plain, intervals=True) == []
-    assert report.legend([unsure]) == ["≈           inconclusive: the limit is inside the interval"]
-    assert report.legend([loose]) == ["≈           inconclusive: the interval cannot be relied on"]
+    inside = "≈           inconclusive: the limit is inside the interval"
+    assert report.legend([unsure]) == [inside]
+    unproven = f"{inside}; ✗≈: not proven, which --strict asks for"
+    assert report.legend([replace(unsure, passed=False)])[1:] == [unproven]
+    broken = entry("x", "flips", 0.11, 0.1, half=0.05)
+    assert report.legend([broken])[1:] == [f"{inside}; ✗≈: the point estimate breaks the limit"]
+    assert report.legend([loose])[0].startswith("?           inconclusive: the interval cannot be")
+    assert cell(loose) == "? 9.00%"
+
+
+def test_a_metric_without_data_has_no_column():
+    without = unjudged("x", "f1_drop", f"{NO_DATA}prompts")
+    shown = report.tables([entry("x", "flips", 0.0, 0.1), without], "simple")
+    assert "flips" in shown
+    assert "F1" not in shown
 
 
 def unjudged(row, metric, reason):
