@@ -27,6 +27,7 @@ from fixtures.summary import (
     COMPARISON,
     COVERAGE,
     ITEM_VALUES,
+    METHOD_NOTES,
     REGRESSIONS,
     UNCHANGED,
     Summary,
@@ -45,6 +46,7 @@ READING = pytest.StashKey[Reading]()
 COMPARED = pytest.StashKey[CheckpointComparison]()
 STORE_NOTES = "store_notes"
 TOUCHED = pytest.StashKey[Sequence[Coverage]]()
+NOTES = pytest.StashKey[Sequence[str]]()
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -161,6 +163,7 @@ def pair(case: cases.Case, request: pytest.FixtureRequest, record):
     request.node.stash[TOUCHED] = found.coverage
     record("form", found.form)
     record(UNCHANGED, found.is_unchanged)
+    request.node.stash[NOTES] = tuple(found.notes)
     cases.identify_origin(case, found, record)
     return found
 
@@ -192,6 +195,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     option = item.config.option
     if COMPARED in item.stash:
         setattr(made, COMPARISON, item.stash[COMPARED].to_json())
+    if NOTES in item.stash:
+        setattr(made, METHOD_NOTES, list(item.stash[NOTES]))
     if TOUCHED in item.stash:
         setattr(made, COVERAGE, [asdict(part) for part in item.stash[TOUCHED]])
     if READING in item.stash:
@@ -306,7 +311,9 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
     option = config.option
     unproven = run.policy.name == STRICT and bool(summary.unjudged)
     if unproven:
-        why = on_one_line(f"FAILED by --strict, which accepts nothing unjudged: {'; '.join(summary.unjudged)}")
+        why = on_one_line(
+            f"FAILED by --strict, which accepts nothing unjudged: {'; '.join(summary.unjudged)}"
+        )
         terminalreporter.write_line(why, red=True)
     if (summary.regressed or unproven) and config.stash[SESSION].exitstatus == pytest.ExitCode.OK:
         config.stash[SESSION].exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -12,7 +12,7 @@ from evals.checkpoint import Checkpoint
 from evals.formats import FORMATS, PLAIN, format_of
 from evals.measurement import key_of
 
-PACKAGES = ("torch", "transformers", "tokenizers", "compressed-tensors")
+PACKAGES = ("torch", "transformers", "tokenizers", "compressed-tensors", "jinja2")
 """Whatever is scored, these take part."""
 
 

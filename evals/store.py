@@ -8,7 +8,7 @@ the digest that was written with it, and made again where the two differ.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -148,7 +148,7 @@ class Store:
     def folder(
         self,
         origin: Mapping[str, object],
-        make: Callable[[Path], None],
+        make: Callable[[Path], Sequence[str] | None],
         open_: Callable[[Path], Opened],
     ) -> Opened:
         """What the folder of ``origin`` holds; ``make`` fills one at a temporary path if there is
@@ -156,7 +156,8 @@ class Store:
 
         Args:
             origin: what its content follows from.
-            make: fills a folder that does not exist yet.
+            make: fills a folder that does not exist yet, and may return notes for
+                :meth:`notes_of`.
             open_: what the folder holds, with a digest of its files.
         """
         key = key_of(origin)
@@ -165,14 +166,18 @@ class Store:
         def fill() -> Opened:
             partial = path.with_name(f"{key}{_PARTIAL}")
             shutil.rmtree(partial, ignore_errors=True)
-            make(partial)
+            notes = make(partial)
             with self._writable():
                 partial.rename(path)
                 opened = open_(path)
-                _write_record(path, origin, opened.digest)
+                _write_record(path, origin, opened.digest, notes or ())
             return opened
 
         return self._read_or_make(key, path, lambda: _opened(path, key, open_), fill)
+
+    def notes_of(self, folder: Path) -> list[str]:
+        """The notes that were returned when a folder of :meth:`folder` was filled."""
+        return list(map(str, json.loads(_record_path(folder).read_bytes()).get("notes", ())))
 
     def _remove_leftovers(self) -> None:
         """Removes what killed processes left, but not what a running one is about to finish."""
@@ -220,11 +225,14 @@ def _record_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}{_RECORD}")
 
 
-def _write_record(folder: Path, origin: Mapping[str, object], digest: str) -> None:
+def _write_record(
+    folder: Path, origin: Mapping[str, object], digest: str, notes: Sequence[str]
+) -> None:
     """Writes what a folder was when it was made."""
     path = _record_path(folder)
     partial = path.with_name(f"{path.name}{_PARTIAL}")
-    partial.write_text(json.dumps({"origin": origin, "digest": digest}), encoding="utf-8")
+    record = {"origin": origin, "digest": digest, "notes": list(notes)}
+    partial.write_text(json.dumps(record), encoding="utf-8")
     partial.replace(path)
 
 

@@ -277,6 +277,18 @@ def test_a_damaged_folder_is_made_again(tmp_path, damage, told):
     assert not again.notes
 
 
+def test_notes_of_a_folder_are_kept_beside_it(tmp_path):
+    def fill_with_notes(folder):
+        fill(folder)
+        return ["left one layer dense"]
+
+    folder = Store(tmp_path).folder(ORIGIN, fill_with_notes, Files).path
+    assert Store(tmp_path).notes_of(folder) == ["left one layer dense"]
+    assert [file.name for file in folder.iterdir()] == ["config.json"]
+    silent = Store(tmp_path).folder({"model": "other"}, fill, Files).path
+    assert Store(tmp_path).notes_of(silent) == []
+
+
 def test_leftovers_of_killed_processes_are_removed_and_of_running_ones_stay(tmp_path):
     store = Store(tmp_path)
     rooms = {name: tmp_path / name for name in ("measurements", "candidates", "locks")}
