@@ -60,7 +60,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         return CheckpointComparison()
     if one.file or two.file:
         return CheckpointComparison(
-            not_compared={"generation": "the checkpoint has no settings of its own"}
+            not_compared={FILE: "a GGUF file has a header in its place"}
         )
     broken = [side for side in (one, two) if _unreadable(side)]
     if one in broken:
