@@ -267,8 +267,9 @@ class Verdict:
 
 
 def nothing_to_lose(gate: Gate, reading: Reading) -> str:
-    """Why no candidate could break a limit on a drop: the baseline is no further above guessing
-    than the limit allows it to fall. Empty where one could, or where the reading is no number."""
+    """Why keeping a limit on a drop proves nothing: the baseline is no further above guessing than
+    the limit allows it to fall. Empty where it does prove something, or where the reading is no
+    number."""
     metric, guessed = METRICS[gate.metric], reading.facts.get("guessing")
     estimate = reading.estimate
     numbers = (estimate.value, estimate.low, estimate.high)
@@ -284,8 +285,9 @@ def nothing_to_lose(gate: Gate, reading: Reading) -> str:
 
 
 def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
-    """Holds a reading against a gate. Nothing is rounded; NaN fails, and a gate that no candidate
-    could fail is not judged.
+    """Holds a reading against a gate. Nothing is rounded, and NaN fails. Where the baseline has
+    nothing to lose, a candidate cannot pass: it is not judged, unless it is proven to be worse than
+    the limit all the same, and fails.
 
     Raises:
         EvalError: no item was measured.
@@ -302,8 +304,8 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         met, best, worst = estimate.value >= gate.limit, estimate.high, estimate.low
         proven, refuted = worst >= gate.limit, best < gate.limit
     reason = reason or nothing_to_lose(gate, reading)
-    if reason:
-        met, p, outcome = False, 1.0, NOT_JUDGED
+    if estimate.n < 1:
+        outcome = NOT_JUDGED
     elif any(math.isnan(x) for x in (estimate.value, estimate.low, estimate.high)):
         met, outcome = False, FAILED
     elif estimate.unreliable:
@@ -311,6 +313,10 @@ def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         p = p if outcome == FAILED else 1.0
     else:
         outcome = PASSED if proven else FAILED if refuted else INCONCLUSIVE
+    if outcome == FAILED:
+        reason = ""
+    elif reason:
+        met, p, outcome = False, 1.0, NOT_JUDGED
     return Verdict(
         candidate=candidate,
         metric=gate.metric,

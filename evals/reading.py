@@ -1,7 +1,7 @@
 """What a metric reads off a pair of scored models, and the pairing itself."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -61,9 +61,9 @@ class Reading:
 NO_DATA = "there are no "
 
 
-def not_judged(reason: str, baseline: float = math.nan) -> Reading:
-    """Of a metric that cannot be judged, and why; ``baseline`` is the baseline's own number."""
-    return Reading(NOTHING, baseline, math.nan, not_judged=reason)
+def not_judged(reason: str) -> Reading:
+    """Of a metric that cannot be judged, and why."""
+    return Reading(NOTHING, math.nan, math.nan, not_judged=reason)
 
 
 def no_data(what: str) -> Reading:
@@ -71,16 +71,10 @@ def no_data(what: str) -> Reading:
     return not_judged(f"{NO_DATA}{what}")
 
 
-def at_chance(level: str, baseline: float, candidate: float = math.nan) -> Reading:
-    """Of a metric of which the baseline is no better than chance, so that it has nothing to lose.
-
-    Args:
-        level: what the baseline has, as a reader should see it.
-        baseline: the same as a number, and
-        candidate: that of the candidate.
-    """
-    reason = f"the baseline has {level}, which is no better than chance; do the data fit the model?"
-    return replace(not_judged(reason, baseline), candidate=candidate)
+def at_chance(level: str) -> str:
+    """Why a metric is not judged of which the baseline is no better than chance, so that it has
+    nothing to lose; ``level`` is what it has, as a reader should see it."""
+    return f"the baseline has {level}, which is no better than chance; do the data fit the model?"
 
 
 def guessed_tokens(baseline: Scored, candidate: Scored) -> Reading | None:
@@ -94,7 +88,7 @@ def guessed_tokens(baseline: Scored, candidate: Scored) -> Reading | None:
     if vocabulary is None or not mean >= math.log(int(vocabulary)):
         return None
     level = f"a perplexity of {math.exp(min(mean, 700)):,.0f} over {int(vocabulary):,} tokens"
-    return at_chance(level, math.nan)
+    return not_judged(at_chance(level))
 
 
 def check_paired(baseline: Scored, candidate: Scored) -> None:

@@ -59,9 +59,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
     if sides.baseline.kind not in (CAUSAL, SEQ2SEQ):
         return CheckpointComparison()
     if one.file or two.file:
-        return CheckpointComparison(
-            not_compared={FILE: "a GGUF file has a header in its place"}
-        )
+        return CheckpointComparison(not_compared={FILE: "a GGUF file has a header in its place"})
     broken = [side for side in (one, two) if _unreadable(side)]
     if one in broken:
         return CheckpointComparison(not_compared={"generation": _unreadable(one)})

@@ -6,7 +6,6 @@ symbols otherwise, see :mod:`evals.metrics.normal_forms`.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -96,9 +95,6 @@ def mean_drop(
     logged = _is_logged(score, baseline)
     told = "" if logged or score not in (exact_match, f1) else _protocol(baseline.data)
     floor = 0.0 if logged else guessing(score, baseline.data)
-    if before.mean() <= floor and np.isfinite(after).all():
-        levels = float(before.mean()), float(after.mean())
-        return replace(at_chance(_level(score, before), *levels), protocol=told)
     documents = baseline.data.documents
 
     def describe(index: int) -> Regression:
@@ -117,6 +113,7 @@ def mean_drop(
         worst=worst_items(before - after, describe),
         facts=changes(before, after, documents) | {"guessing": floor},
         protocol=told,
+        not_judged=at_chance(_level(score, before)) if before.mean() <= floor else "",
         level=clustered_proportion(after, documents) if score is exact_match else None,
         items=ItemValues.of(SHARE, before - after, documents, baseline),
     )

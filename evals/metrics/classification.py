@@ -50,16 +50,15 @@ def accuracy_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
         before, after = _right(baseline, truth), _right(candidate, truth)
         # Whoever always says the same class is right as often as it is there.
         guessing = float(np.bincount(truth).max() / len(truth))
-    if before.mean() <= guessing and np.isfinite(after).all():
-        levels = float(before.mean()), float(after.mean())
-        return at_chance(f"an accuracy of {levels[0]:.2%}", *levels)
+    accuracy = float(before.mean())
     documents = baseline.data.documents
     return Reading(
         estimate=clustered_share(before - after, documents),
-        baseline=float(before.mean()),
+        baseline=accuracy,
         candidate=float(after.mean()),
         worst=worst_items(before - after, _described(baseline, candidate)),
         facts=changes(before, after, documents) | {"guessing": guessing},
+        not_judged=at_chance(f"an accuracy of {accuracy:.2%}") if accuracy <= guessing else "",
         level=clustered_proportion(after, documents),
         items=ItemValues.of(SHARE, before - after, documents, baseline),
     )
@@ -87,14 +86,14 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
     check_paired(baseline, candidate)
     check_same_classes(baseline, candidate)
     before, after = predictions(baseline), predictions(candidate)
-    if len(before) > 1 and (before == before[0]).all() and (after != -1).all():
-        return at_chance("the same class for every text", 0.0)
+    is_constant = len(before) > 1 and (before == before[0]).all()
     flipped = np.where((before == -1) | (after == -1), np.nan, before != after)
     return Reading(
         estimate=clustered_proportion(flipped, baseline.data.documents),
         baseline=0.0,
         candidate=float(flipped.mean()),
         worst=worst_items(flipped, _described(baseline, candidate)),
+        not_judged=at_chance("the same class for every text") if is_constant else "",
         items=ItemValues.of(PROPORTION, flipped, baseline.data.documents, baseline),
     )
 

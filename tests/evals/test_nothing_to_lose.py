@@ -61,6 +61,29 @@ def test_a_baseline_hardly_above_guessing_cannot_break_a_limit():
     assert judge("c", Gate("exact_match_drop", 0.005), found).outcome != NOT_JUDGED
 
 
+@pytest.mark.parametrize("baseline_right", [54, 55])  # of 60; 54 are of the larger class
+def test_a_proven_failure_fails_also_where_the_baseline_hardly_guesses_better(baseline_right):
+    labels = [1] * 54 + [0] * 6
+    known = [1] * 54 + [0] * (baseline_right - 54) + [1] * (60 - baseline_right)
+    found = accuracy_drop(classes(labels, known), classes(labels, [1 - label for label in labels]))
+    verdict = judge("c", Gate("accuracy_drop", 0.02), found)
+    assert (verdict.outcome, verdict.reason) == (FAILED, "")
+    mild = accuracy_drop(classes(labels, known), classes(labels, [1] * 60))
+    assert judge("c", Gate("accuracy_drop", 0.02), mild).outcome == NOT_JUDGED
+
+
+@pytest.mark.parametrize("metric", [exact_match_drop, f1_drop, rouge1_drop])
+def test_answers_that_are_all_lost_fail_also_where_the_baseline_only_guesses(metric):
+    verdict = judge("c", Gate(metric.__name__, 0.02), metric(constant(YES_NO), wrong(YES_NO)))
+    assert verdict.outcome == FAILED
+
+
+def test_a_constant_prediction_that_becomes_another_fails_on_flips():
+    labels = [0, 1] * 30
+    found = flips(classes(labels, [0] * 60), classes(labels, [1] * 60))
+    assert judge("c", Gate("flips", 0.03), found).outcome == FAILED
+
+
 def test_numbers_that_are_none_fail_all_the_same():
     known = answers(YES_NO, lambda item: "no" if item.document == 0 else "yes")
     broken = scored(YES_NO, continuations=["yes"] * 90, finite=np.zeros(90, bool))
