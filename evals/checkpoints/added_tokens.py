@@ -34,7 +34,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
     new: list[str] = []
     words = one.get_vocab()
     for content in sorted(after.keys() - before.keys()):
-        if is_control(content) and content not in words:
+        if after[content]["special"] and is_control(content) and content not in words:
             new.append(snippet(content))
         else:
             broken = behaves_otherwise(pair, content)

@@ -116,6 +116,21 @@ def rendered(
     return text, ""
 
 
+def assistant_turns(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What an assistant says in the fixed conversations, as the default template writes it behind
+    the beginning of its turn."""
+    found = []
+    for name, messages in CONVERSATIONS.items():
+        if messages[-1]["role"] != "assistant":
+            continue
+        for tools in (None, TOOLS):
+            asked, _ = rendered(tokenizer, Chat(name, messages[:-1], True, tools))
+            whole, _ = rendered(tokenizer, Chat(name, messages, False, tools))
+            if asked and whole.startswith(asked):
+                found.append(whole.removeprefix(asked))
+    return found
+
+
 def _templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     """All templates by name."""
     held = getattr(tokenizer, "chat_template", None)

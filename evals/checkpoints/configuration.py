@@ -17,6 +17,7 @@ from evals.checkpoints.settings import (
     HEADS,
     NORMALIZATION,
     PATTERN,
+    READ_BY_ALL,
     ROPE,
     ROUTING,
     SIZE,
@@ -43,6 +44,8 @@ UNKNOWN, STUDENT = "unknown setting", "setting of a student"
 SHOWN = 6
 """Settings that a line names; of more, their number."""
 _WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window", "local_attention")
+_DIRECTIONS = {"is_causal", "use_bidirectional_attention"}
+"""Settings that act on the shortest text."""
 _SHARED = {NORMALIZATION: "norm_eps", ACTIVATION: "hidden_act"}
 """What two architectures call by names of their own."""
 
@@ -151,7 +154,7 @@ class _Pair:
 
     def _refined(self, kind: str, name: str, one: object, two: object) -> str:
         """The kind of a difference, where its name alone does not tell."""
-        known = {*self.one.declared, *self.two.declared, *_SHARED.values()}
+        known = {*self.one.declared, *self.two.declared, *_SHARED.values(), *READ_BY_ALL}
         if name not in known and kind not in (HEADS, TOKEN, TYING):
             return UNKNOWN
         if kind == HEADS:
@@ -185,7 +188,7 @@ class _Pair:
             yield Finding(kind, f"the configurations differ in settings {what}: {names}")
             return
         end = ""
-        if kind == PATTERN:
+        if kind == PATTERN and not {found.name for found in differences} & _DIRECTIONS:
             spans = [self._span(part) for part in (self.one, self.two)]
             if min(spans) >= self.sides.lengths.sequence:
                 end = f": {self.sides.lengths.unseen()}"

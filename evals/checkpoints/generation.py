@@ -1,11 +1,14 @@
 """How plain ``generate`` of two checkpoints goes on and ends, whatever a scorer sets itself."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from evals.checkpoint import CAUSAL, SEQ2SEQ, Checkpoint, json_object
+from evals.checkpoints.chat import assistant_turns
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.checkpoints.settings import Difference, same, short_name, shown
 from evals.errors import EvalError, listed
@@ -68,8 +71,8 @@ def compare(sides: "Sides") -> CheckpointComparison:
         return CheckpointComparison((Finding(kind, _unreadable(two)),), ("generation",))
     plain = load_generation_config(one), load_generation_config(two)
     findings = [
-        *_ends(*plain, sides.tokenizers[0]),
-        *_lengths(*plain),
+        *_ends(*plain, sides),
+        *_lengths(*plain, sides),
         *_settings(*map(_effective, plain)),
         *_first_token(*plain, sides.baseline.kind),
     ]
@@ -98,32 +101,68 @@ def _effective(asked: GenerationConfig) -> dict[str, object]:
     return {name: value for name, value in found.items() if name not in _UNNAMED}
 
 
-def _ends(
-    one: GenerationConfig, two: GenerationConfig, tokenizer: PreTrainedTokenizerBase
-) -> list[Finding]:
+def _ends(one: GenerationConfig, two: GenerationConfig, sides: "Sides") -> list[Finding]:
     before, after = end_tokens(one), end_tokens(two)
     if before == after:
         return []
     more = set(after) - set(before)
+    tokenizer = sides.tokenizers[0]
     special = {
         *tokenizer.all_special_ids,
         *(index for index, token in tokenizer.added_tokens_decoder.items() if token.special),
     }
-    harmless = set(before) <= set(after) and more <= special
+    harmless = set(before) <= set(after) and more <= special and not _in_answers(more, sides)
     text = f"generation ends at {before} for the baseline, {after} for the candidate"
     return [Finding("further end tokens" if harmless else "end of generation", text)]
 
 
-def _lengths(one: GenerationConfig, two: GenerationConfig) -> list[Finding]:
-    (before, told), (after, told_too) = _limit(one), _limit(two)
-    if (before, told) == (after, told_too):
+def _in_answers(tokens: set[int], sides: "Sides") -> bool:
+    """Whether an answer goes on behind any of the tokens: one of the data, or a turn of the
+    assistant as the chat template writes it, such as a call of a tool."""
+    tokenizer = sides.tokenizers[0]
+    ends = [*tokens, *tokenizer.all_special_ids]
+    answers = [
+        tokenizer.encode(text, add_special_tokens=False) for text in assistant_turns(tokenizer)
+    ]
+    names = tokenizer.convert_ids_to_tokens(sorted(tokens))
+    expected = (getattr(item, "expected", "") for data in sides.data for item in data.items)
+    return any(name in text for text in expected for name in names) or any(
+        token in tokens and tokenizer.decode([t for t in ids[place:] if t not in ends]).strip()
+        for ids in answers
+        for place, token in enumerate(ids)
+    )
+
+
+def _lengths(one: GenerationConfig, two: GenerationConfig, sides: "Sides") -> list[Finding]:
+    before, after = _limit(one), _limit(two)
+    if before == after:
         return []
-    text = f"plain generate stops at {told} for the baseline, {told_too} for the candidate"
-    return [Finding("length of generation" if after < before else MILDER, text)]
+    text = f"plain generate stops at {before} for the baseline, {after} for the candidate"
+    longest = sides.lengths.text if before.is_new != after.is_new else 0
+    shorter = after.tokens < before.tokens
+    if before.is_new and not after.is_new:
+        # Nothing is said beyond the context in any case.
+        needed = min(longest + before.tokens, sides.baseline.context or math.inf)
+        shorter = after.tokens < needed
+    elif after.is_new and not before.is_new:
+        shorter = after.tokens < before.tokens - longest
+    return [Finding("length of generation" if shorter else MILDER, text)]
 
 
-def _limit(asked: GenerationConfig) -> tuple[tuple[float, bool], str]:
-    """Tokens after which ``generate`` stops and whether all of them are new, and this in words.
+@dataclass(frozen=True)
+class _Limit:
+    """Where ``generate`` stops: after so many tokens, which are new ones or count the prompt."""
+
+    tokens: int
+    is_new: bool
+    told: str
+
+    def __str__(self) -> str:
+        return self.told
+
+
+def _limit(asked: GenerationConfig) -> _Limit:
+    """Where ``generate`` stops.
 
     Raises:
         EvalError: a limit that is no number.
@@ -134,14 +173,14 @@ def _limit(asked: GenerationConfig) -> tuple[tuple[float, bool], str]:
         if limit is not None and type(limit) is not int:
             raise EvalError(f"{FILE}: {name} = {limit!r:.80} is no number of tokens")
     if new is not None:
-        return (new, True), f"max_new_tokens = {new}"
+        return _Limit(new, True, f"max_new_tokens = {new}")
     if whole is not None:
-        return (whole, False), f"max_length = {whole}, prompt included,"
-    return (usual, True), f"the usual {usual} new tokens"
+        return _Limit(whole, False, f"max_length = {whole}, prompt included,")
+    return _Limit(usual, True, f"the usual {usual} new tokens")
 
 
 def _settings(one: Mapping[str, object], two: Mapping[str, object]) -> list[Finding]:
-    """Everything else, by whether it makes the candidate's answers others."""
+    """Everything else, by whether it changes the candidate's answers."""
     usual = _effective(GenerationConfig())
     breaks, milder, unknown = [], [], []
     for name in sorted(one.keys() | two.keys()):
@@ -151,11 +190,10 @@ def _settings(one: Mapping[str, object], two: Mapping[str, object]) -> list[Find
         if name not in usual:
             unknown.append(short_name(name))
             continue
-        acts = name.startswith("forced_") or (
-            not same(after, usual[name]) and _is_on(name, two, usual)
-        )
-        kind = breaks if acts and name not in _HARMLESS else milder
-        kind.append(Difference(name, before, after))
+        harmless = name in _HARMLESS or not _is_on(name, two, usual)
+        if name == "do_sample" and not after:
+            harmless = True  # the most likely answer in place of a random one
+        (milder if harmless else breaks).append(Difference(name, before, after))
     found = []
     for kind, differences in (
         ("generation setting", breaks),

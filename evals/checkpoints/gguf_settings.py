@@ -159,7 +159,7 @@ def _rotated(header: Header) -> object:
 def _window(config: PreTrainedConfig) -> int | None:
     if not getattr(config, "use_sliding_window", True):
         return None
-    return getattr(config, "sliding_window", None)
+    return getattr(config, "sliding_window", None) or None
 
 
 def _causal(config: PreTrainedConfig) -> bool:

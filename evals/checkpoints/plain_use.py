@@ -9,6 +9,7 @@ from evals.checkpoint import SEQ2SEQ
 from evals.checkpoints.findings import CheckpointComparison, Finding
 from evals.errors import first_line
 from evals.foreign_text import on_one_line
+from evals.guard import is_panic
 
 if TYPE_CHECKING:
     import torch
@@ -111,9 +112,11 @@ def _reason(run: Callable[[], None]) -> str:
     try:
         with torch.random.fork_rng(), torch.inference_mode():  # it may sample
             run()
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # tokenizers panics with one that is no Exception
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # of the machine, and no fault of the checkpoint
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         return f"{type(error).__name__}: {on_one_line(first_line(error))[:_SHOWN]}"
     return ""
 

@@ -67,8 +67,11 @@ ABSENT: Mapping[str, object] = {
     **dict.fromkeys(("residual_multiplier", "attention_multiplier"), 1.0),
     **dict.fromkeys(("sliding_window", "attention_chunk_size"), None),
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), None),
+    "is_causal": True,
 }
 """What an architecture does that has no such setting."""
+READ_BY_ALL = ("is_causal",)
+"""Settings that transformers reads for any architecture, whether its class declares them or not."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -116,7 +119,9 @@ def same(one: object, two: object, kind: str = "") -> bool:
     if repr(one) == repr(two):
         return True  # NaN among them, which a file may hold
     if isinstance(one, bool) or isinstance(two, bool):
-        return bool(one) == bool(two) and not (isinstance(one, str) or isinstance(two, str))
+        if one is None or two is None:
+            return not one and not two  # what is not set is off
+        return one == two  # 0 and 1 among them
     if isinstance(one, int | float) and isinstance(two, int | float):
         # What has been through a file of float32 numbers is not the same decimal.
         return math.isclose(one, two, rel_tol=1e-6)

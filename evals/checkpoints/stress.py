@@ -48,7 +48,7 @@ AROUND = ("{}", "a {} b", "a{}b", "{}{}", " {}\n", "a  {}  b", "a\n{}\nb")
 """Where a special token is put into a text: alone, and with what it may strip around it."""
 
 
-_CONTROL = re.compile(r"[<\[{|(].*[>\]})|]", re.DOTALL)
+_CONTROL = re.compile(r"<[|/｜]?[\w▁-]+[|｜]?>|\[/?[A-Z][A-Z_]*\]|<\|.*\|>", re.DOTALL)
 _RESERVED = re.compile(r"reserved|unused|dummy|placeholder", re.IGNORECASE)
 
 
@@ -58,7 +58,7 @@ def is_reserved(token: str) -> bool:
 
 
 def is_control(token: str) -> bool:
-    """Whether a token is spelled as no text is, such as ``<pad>`` and ``[MASK]``."""
+    """Whether a token is spelled as special tokens are, such as ``<pad>`` and ``[MASK]``."""
     return bool(_CONTROL.fullmatch(token))
 
 

@@ -24,21 +24,21 @@ _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
-    """What is wrong with the candidate's files of weights; what is so with the baseline's as well
-    is only noted."""
+    """What is wrong with the candidate's files of weights. A fault that the baseline has as well,
+    with the same tensors and files, is only noted."""
     if sides.candidate.file or sides.candidate.base is not None:
         return CheckpointComparison(
             not_compared={"files of weights": "they are not a folder's safetensors"}
         )
     try:
-        known = {finding.kind for finding in _faults(sides.baseline, sides.trust_remote_code)}
+        known = set(_faults(sides.baseline, sides.trust_remote_code))
         faults = list(_faults(sides.candidate, sides.trust_remote_code))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = on_one_line(kind_and_line(error))
         return CheckpointComparison(not_compared={"files of weights": reason})
     findings = [
         Finding("as the baseline", f"{fault.text}, as for the baseline")
-        if fault.kind in known else fault
+        if fault in known else fault
         for fault in faults
     ]  # fmt: skip
     return CheckpointComparison(tuple(findings), ("files of weights",))

@@ -1,11 +1,12 @@
 """Plain ``generate`` of a candidate goes on, and ends, as that of its baseline does."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ, Checkpoint, open_checkpoint
 from evals.checkpoints.compare import Sides
@@ -106,6 +107,40 @@ def test_what_breaks_plain_generate(found, changes, kind, named):
 
 
 @pytest.mark.parametrize(
+    ("one", "two", "named"),
+    [
+        ({**BASE, "repetition_penalty": 1.1}, BASE, "repetition_penalty"),
+        ({**BASE, "no_repeat_ngram_size": 3}, BASE, "no_repeat_ngram_size"),
+        ({**BASE, "suppress_tokens": [7]}, BASE, "suppress_tokens"),
+        ({**BASE, "num_beams": 4}, BASE, "num_beams"),
+        (SAMPLED, {**BASE, "do_sample": True}, "temperature"),
+        (BASE, {**BASE, "do_sample": True}, "do_sample"),
+    ],
+)
+def test_a_default_in_place_of_what_acts_in_plain_generate_fails(found, one, two, named):
+    [(kind, text)] = found(one, two)
+    assert kind == "generation setting"
+    assert named in text
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "kind"),
+    [
+        ({}, {"max_length": 24}, "length of generation"),  # 20 new behind 7 tokens are 27
+        ({}, {"max_length": 27}, "milder generation setting"),
+        ({"max_new_tokens": 200}, {"max_length": 201}, "length of generation"),
+        ({"max_new_tokens": 200}, {"max_length": 207}, "milder generation setting"),
+        ({"max_length": 4096}, {"max_new_tokens": 4089}, "milder generation setting"),
+        ({"max_length": 4096}, {"max_new_tokens": 4088}, "length of generation"),
+        ({"max_length": 4096}, {"max_length": 4095}, "length of generation"),
+    ],
+)
+def test_limits_of_new_tokens_and_of_whole_sequences(found, one, two, kind):
+    """The longest text has seven tokens."""
+    assert [k for k, _ in found({**BASE, **one}, {**BASE, **two})] == [kind]
+
+
+@pytest.mark.parametrize(
     ("one", "two"),
     [
         (BASE, {**BASE, "max_length": 4096}),
@@ -114,7 +149,7 @@ def test_what_breaks_plain_generate(found, changes, kind, named):
         (BASE, {**BASE, "temperature": 0.7}),  # without sampling
         (BASE, {**BASE, "length_penalty": 2.0}),  # without beams
         (SAMPLED, BASE),
-        ({**BASE, "repetition_penalty": 1.1}, BASE),
+        ({**BASE, "use_cache": False}, BASE),
         (BASE, {**BASE, "pad_token_id": 0}),
     ],
 )
@@ -141,6 +176,34 @@ def test_a_limit_that_is_lost(found):
 def test_a_limit_that_counts_the_prompt_is_shorter(found):
     assert [k for k, _ in found(BASE, {**BASE, "max_length": 20})] == ["length of generation"]
     assert [k for k, _ in found({**BASE, "max_length": 20}, BASE)] == ["milder generation setting"]
+
+
+TOOL_TEMPLATE = """
+{%- for m in messages -%}
+<user>{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% endfor %}<end>
+{% endfor -%}
+{%- if add_generation_prompt %}<user>{% endif -%}"""
+
+
+def test_a_further_end_token_within_an_answer_fails(tmp_path, sides_of):
+    sides = sides_of({"config.json": CONFIG, FILE: {**BASE, "eos_token_id": 2}},
+                     {"config.json": CONFIG})  # fmt: skip
+    folder = tmp_path / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(sides.baseline.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<call>", "<end>"]})
+    tokenizer.chat_template = TOOL_TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+    def kind(token):
+        ends = [2, tokenizer.convert_tokens_to_ids(token)]
+        asked = {**BASE, "eos_token_id": ends}
+        (sides.candidate.path / FILE).write_text(json.dumps(asked))
+        both = (replace(side, tokenizer=folder) for side in (sides.baseline, sides.candidate))
+        [found] = compare(Sides(*both, sides.data)).findings
+        return found.kind
+
+    assert kind("<end>") == "further end tokens"
+    assert kind("<call>") == "end of generation"
 
 
 def test_unknown_settings_are_noted_in_one_line(found):
