@@ -112,3 +112,16 @@ def test_a_word_that_is_one_already_is_noted(copies):
     flags = added(content="\n", id=index, special=False)
     made.change("tokenizer.json", lambda t: t["added_tokens"].append(flags))
     assert {severity for severity, _ in made.findings().values()} <= {Severity.NOTED}
+
+
+@pytest.mark.parametrize(
+    ("word", "special"),
+    [("[1]", True), ("(see below)", True), ("{x}", True), ("<p class=a>", True), ("<br>", False)],
+)
+def test_what_text_may_hold_is_no_control_token(copies, word, special):
+    made = copies("llama-tiny")
+    token = added(content=word, special=special)
+    made.change("tokenizer.json", lambda t: t["added_tokens"].append(token))
+    severity, text = made.findings()["added token"]
+    assert severity == Severity.FAILED
+    assert word in text

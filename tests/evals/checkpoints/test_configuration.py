@@ -13,6 +13,7 @@ from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ, Checkpoint, open_check
 from evals.checkpoints.compare import Sides
 from evals.checkpoints.configuration import compare
 from evals.checkpoints.findings import Severity
+from evals.checkpoints.settings import same
 from evals.data import DataSet, Prompt, Text
 from evals.errors import EvalError
 
@@ -361,3 +362,20 @@ def test_severities(found):
     from evals.checkpoints.findings import KINDS
 
     assert {KINDS[kind].severity for kind, _ in BREAKS} == {Severity.FAILED}
+
+
+@pytest.mark.parametrize("base", [LLAMA, {**SMALL, "model_type": "qwen2"}])
+def test_attention_to_later_tokens_is_no_unknown_setting(found, base):
+    [(kind, text)] = found(*changed(base, is_causal=False))
+    assert kind == "attention pattern"
+    assert text.endswith("is_causal (True for the baseline, False for the candidate)")
+    assert found(*changed(base, is_causal=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "is_same"),
+    [(True, 5, False), (True, 0.5, False), (True, 1, True), (False, 0, True), (None, False, True),
+     (None, True, False), (None, 0, False), (True, "yes", False)],
+)  # fmt: skip
+def test_what_a_switch_means(one, two, is_same):
+    assert same(one, two) == same(two, one) == is_same

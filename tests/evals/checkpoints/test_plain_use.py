@@ -11,7 +11,8 @@ from evals.bench import Bench
 from evals.checkpoint import open_checkpoint
 from evals.checkpoints.compare import Sides
 from evals.checkpoints.findings import Severity
-from evals.checkpoints.plain_use import BATCH, GENERATION, PADDED
+from evals.checkpoints.plain_use import BATCH, GENERATION, PADDED, attempt
+from evals.guard import TimeUp
 from evals.scoring.loading import load
 from evals.store import Store
 from fixtures.shipped import MODELS
@@ -236,3 +237,15 @@ def test_code_of_another_repository_is_not_run(sides):
     with pytest.raises(EvalError, match="code of another repository that may change"):
         load(checkpoint, trust_remote_code=True)
     load(checkpoint)
+
+
+@pytest.mark.parametrize("error", [TimeUp("1"), MemoryError(), torch.OutOfMemoryError("cuda")])
+def test_what_the_machine_lacks_is_no_fault_of_a_checkpoint(causal_checkpoint, monkeypatch, error):
+    loaded = load(open_checkpoint(causal_checkpoint("base", pad_token_id=2).path))
+
+    def generate(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(loaded.model, "generate", generate)
+    with pytest.raises(type(error)):
+        attempt(loaded.model, loaded.tokenizer, loaded.checkpoint.kind, "cpu")

@@ -154,3 +154,17 @@ def test_leftovers_of_training_are_no_weights(sides):
     base, candidate = sides
     (candidate / "training_args.bin").write_bytes(b"x")
     assert not found(base, candidate).findings
+
+
+def test_another_fault_of_the_kind_that_the_baseline_has_is_not_excused(sides):
+    base, candidate = sides
+    told = shard(base)
+    first, second, *_ = told
+    for name in NAMES:
+        shutil.copyfile(base / name, candidate / name)
+    (candidate / "model.safetensors").unlink()
+    reindex(base, {key: value for key, value in told.items() if key != first})
+    reindex(candidate, {key: value for key, value in told.items() if key != first})
+    assert [f.kind for f in found(base, candidate).findings] == ["as the baseline"]
+    reindex(candidate, {key: value for key, value in told.items() if key not in (first, second)})
+    assert [f.kind for f in found(base, candidate).findings] == ["index of weights"]
