@@ -1,8 +1,9 @@
 """Compression methods: take a model, give back a model.
 
-Since Python 3.14 the standard library owns the name ``compression``, and ``gzip``, ``bz2``,
-``lzma`` and ``zipfile`` import from it. So this package shares the name: it extends its path
-over every ``compression`` on ``sys.path`` and exports nothing itself. Import its submodules.
+Imported as ``compression_gates.compression``. Where the root of a clone is on ``sys.path``, it is
+also found as ``compression``, a name that the standard library has owned since Python 3.14:
+``gzip`` and ``zipfile`` import from it. So the path of the package is extended over every
+``compression`` on ``sys.path``, and the package exports nothing itself.
 """
 
 from pkgutil import extend_path

@@ -1,8 +1,8 @@
 """Makes a compressed checkpoint.
 
-    python -m compression RECIPE --model ID_OR_DIR --output DIR [--data FILE]
-    python -m compression --list
-    python -m compression.architectures
+    compression-gates compress RECIPE --model ID_OR_DIR --output DIR [--data FILE]
+    compression-gates methods
+    python -m compression_gates.compression.architectures
 
 RECIPE is METHOD[-AMOUNT][,SETTING=VALUE]..., several joined by "+": wanda-50, sparsegpt-2:4,
 gptq-int4,group=32, wanda-50+gptq-int4. The last command prints what works on which architecture.
@@ -19,13 +19,13 @@ import traceback
 import warnings
 from pathlib import Path
 
-from compression.catalogue import METHODS, Method
-from compression.errors import CompressionError, reason_of
-from compression.quiet import quiet
-from compression.recipe import Recipe, needs_data
-from compression.references import check_helpers, check_reference
-from compression.settings import text_of
-from compression.text_files import read_texts
+from compression_gates.compression.catalogue import METHODS, Method
+from compression_gates.compression.errors import CompressionError, reason_of
+from compression_gates.compression.model.quiet import quiet
+from compression_gates.compression.model.references import check_helpers, check_reference
+from compression_gates.compression.model.text_files import read_texts
+from compression_gates.compression.recipe import Recipe, needs_data
+from compression_gates.compression.settings import text_of
 
 NOTES = 5
 """Notes that are shown; of more, their number."""
@@ -64,7 +64,7 @@ def _form(method: Method) -> str:
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m compression", description=__doc__,
+        prog="compression-gates compress", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
@@ -131,12 +131,12 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     import torch
     from safetensors import SafetensorError
 
-    from compression.apply import compress
-    from compression.checkpoint import PLAIN, save
-    from compression.layers import backbone_layers
-    from compression.loading import load
-    from compression.own_format import METHOD
-    from compression.texts import batches_of, check_labels
+    from compression_gates.compression.apply import compress
+    from compression_gates.compression.checkpoint.own_format import METHOD
+    from compression_gates.compression.checkpoint.saving import PLAIN, save
+    from compression_gates.compression.model.layers import backbone_layers
+    from compression_gates.compression.model.loading import load
+    from compression_gates.compression.model.texts import batches_of, check_labels
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
         raise CompressionError(f"--device {options.device}: give cpu, cuda or cuda:N")
@@ -162,7 +162,8 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
         raise CompressionError(f"--output {options.output}: {error}") from error
     after_import = ""
     if form == METHOD:
-        after_import = "; from_pretrained needs `import compression.own_format` first"
+        module = "compression_gates.compression.checkpoint.own_format"
+        after_import = f"; from_pretrained needs `import {module}` first"
     after = sum(map(_tensor_bytes, options.output.glob("*.safetensors")))
     change = _change(before, after)
     if change == UNCHANGED and result.pruned and form == PLAIN:
@@ -177,7 +178,7 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     ]
     if len(result.notes) > NOTES:
         lines.append(f"note       and {len(result.notes) - NOTES} more like these")
-    gate = f"pytest tests/gates --baseline {options.model} --candidate {options.output} --text FILE"
+    gate = f"compression-gates --baseline {options.model} --candidate {options.output} --text FILE"
     return "\n".join([*lines, f"gate it    {gate}"])
 
 
@@ -215,14 +216,14 @@ def main(words: list[str] | None = None) -> int:
     try:
         make(options)
     except KeyboardInterrupt:
-        print("python -m compression: interrupted; nothing was written", file=sys.stderr)
+        print("compression-gates compress: interrupted; nothing was written", file=sys.stderr)
         return 130
     except Exception as error:
         if options.debug:
             traceback.print_exc()
         known = isinstance(error, CompressionError | OSError)
         told = " ".join(str(error).split()) if known else reason_of(error)
-        print(f"python -m compression: error: {told}", file=sys.stderr)
+        print(f"compression-gates compress: error: {told}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,7 +1,7 @@
 """Applies a recipe to a model: the one entry point of the room.
 
 compressed = compress(model, Recipe.parse("wanda-50+gptq-int4"), batches)
-save(compressed, tokenizer, directory)          # compression.checkpoint
+save(compressed, tokenizer, directory)          # compression_gates.compression.checkpoint.saving
 """
 
 import copy
@@ -11,24 +11,24 @@ from importlib import import_module
 
 from transformers import PreTrainedModel
 
-from compression import catalogue
-from compression.compressed import Compressed
-from compression.errors import CompressionError, RecipeError, placed_reason_of
-from compression.finite import check_finite
-from compression.order import RENAMING, check_order
-from compression.recipe import Recipe, Step, needs_data
-from compression.silent_experts import silent_experts
-from compression.watching import Batch
+from compression_gates.compression import catalogue
+from compression_gates.compression.calibration.silent_experts import silent_experts
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import CompressionError, RecipeError, placed_reason_of
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.finite import check_finite
+from compression_gates.compression.order import RENAMING, check_order
+from compression_gates.compression.recipe import Recipe, Step, needs_data
 
 Data = Callable[[Step], Sequence[Batch]] | Sequence[Batch]
 _STEPS = {
-    catalogue.PRUNING: "compression.pruning.step",
-    catalogue.STRUCTURED: "compression.structured.step",
-    catalogue.QUANTIZATION: "compression.quantization.step",
-    catalogue.SCALING: "compression.scaling.step",
-    catalogue.LOW_RANK: "compression.low_rank.step",
-    catalogue.DISTILLATION: "compression.distillation.step",
-    catalogue.STORAGE: "compression.storage",
+    catalogue.PRUNING: ".pruning.step",
+    catalogue.STRUCTURED: ".structured.step",
+    catalogue.QUANTIZATION: ".quantization.step",
+    catalogue.SCALING: ".scaling.step",
+    catalogue.LOW_RANK: ".low_rank.step",
+    catalogue.DISTILLATION: ".distillation.step",
+    catalogue.STORAGE: ".checkpoint.storage",
 }
 """For each family the module whose ``check`` and ``run`` carry out a step."""
 
@@ -66,12 +66,12 @@ def compress(model: PreTrainedModel, recipe: Recipe, data: Data = ()) -> Compres
     known = next(renaming, len(recipe.steps)) + 1
     for step in recipe.steps[:known]:
         with _telling(step, model):
-            import_module(_STEPS[step.entry.family]).check(model, step)
+            import_module(_STEPS[step.entry.family], __package__).check(model, step)
     distils = any(step.entry.family == catalogue.DISTILLATION for step in recipe.steps)
     compressed = Compressed(model, recipe, copy.deepcopy(model) if distils else None)
     for number, step in enumerate(recipe.steps):
         batches = ()
-        family = import_module(_STEPS[step.entry.family])
+        family = import_module(_STEPS[step.entry.family], __package__)
         with _telling(step, compressed.model), silent_experts(compressed.notes, step):
             if needs_data(step):
                 batches = data(step) if callable(data) else data

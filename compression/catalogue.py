@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from compression.errors import CompressionError
-from compression.settings import (
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.settings import (
     Setting,
     flag,
     n_of_m,
@@ -43,7 +43,7 @@ class Method:
             loss, or data to train on.
         function: what carries it out: ``MODULE:NAME``, imported when it is first needed, or a
             callable. Its arguments are those of its family: see ``step.py`` in the family's
-            package (:mod:`compression.storage` for storage).
+            package (:mod:`compression.checkpoint.storage` for storage).
         source: the paper, or what it does where there is none.
         settings: its own settings by name.
         amounts: the settings that say how much; exactly one of them must be given.
@@ -75,7 +75,7 @@ class Method:
             return self.function
         module, _, name = self.function.partition(":")
         try:
-            found = getattr(import_module(module), name)
+            found = getattr(import_module(module, __package__), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise CompressionError(
                 f"method {self.name}: its function {self.function!r} cannot be imported: {error}"
@@ -153,12 +153,12 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(
-            "rtn", QUANTIZATION, NOTHING, "compression.quantization.nearest:rtn",
+            "rtn", QUANTIZATION, NOTHING, ".quantization.nearest:rtn",
             "round to nearest on a uniform grid",
             {**_UNIFORM, "scale": _SCALE}, ("bits",),
         ),
         Method(
-            "gptq", QUANTIZATION, CALIBRATION, "compression.quantization.gptq:quantize",
+            "gptq", QUANTIZATION, CALIBRATION, ".quantization.gptq:quantize",
             "GPTQ, Frantar et al. 2023",
             {
                 **_UNIFORM,
@@ -168,7 +168,7 @@ METHODS: dict[str, Method] = {
             ("bits",),
         ),
         Method(
-            "lsq", QUANTIZATION, CALIBRATION, "compression.quantization.lsq:quantize",
+            "lsq", QUANTIZATION, CALIBRATION, ".quantization.lsq:quantize",
             "learned step size, Esser et al. 2020",
             {
                 "bits": _BITS, "group": _GROUP, "activations": _ACTIVATIONS,
@@ -179,22 +179,22 @@ METHODS: dict[str, Method] = {
             ("bits",),
         ),
         Method(
-            "fp8", QUANTIZATION, NOTHING, "compression.quantization.nearest:fp8",
+            "fp8", QUANTIZATION, NOTHING, ".quantization.nearest:fp8",
             "float8 E4M3, Micikevicius et al. 2022",
             {"scale": _SCALE, "activations": _ACTIVATIONS},
         ),
         Method(
-            "log", QUANTIZATION, NOTHING, "compression.quantization.nearest:log",
+            "log", QUANTIZATION, NOTHING, ".quantization.nearest:log",
             "powers of two, Miyashita et al. 2016",
             {"bits": _BITS, "group": _GROUP}, ("bits",),
         ),
         Method(
-            "smoothquant", SCALING, CALIBRATION, "compression.scaling.smoothquant:find_scales",
+            "smoothquant", SCALING, CALIBRATION, ".scaling.smoothquant:find_scales",
             "SmoothQuant, Xiao et al. 2023",
             {"alpha": Setting(share, 0.5, "how much of the inputs' range the weights take over")},
         ),
         Method(
-            "awq", SCALING, CALIBRATION, "compression.scaling.awq:find_scales",
+            "awq", SCALING, CALIBRATION, ".scaling.awq:find_scales",
             "AWQ, Lin et al. 2024",
             {
                 "bits": _BITS, "group": _GROUP, "symmetric": _UNIFORM["symmetric"],
@@ -203,27 +203,27 @@ METHODS: dict[str, Method] = {
             ("bits",),
         ),
         Method(
-            "magnitude", PRUNING, NOTHING, "compression.pruning.magnitude:prune",
+            "magnitude", PRUNING, NOTHING, ".pruning.magnitude:prune",
             "Han et al. 2015",
             {**_SPARSE, "scope": _SCOPE}, ("sparsity", "pattern"),
         ),
         Method(
-            "wanda", PRUNING, CALIBRATION, "compression.pruning.wanda:prune",
+            "wanda", PRUNING, CALIBRATION, ".pruning.wanda:prune",
             "Sun et al. 2024", {**_SPARSE, **_OWL}, ("sparsity", "pattern"),
         ),
         Method(
-            "sparsegpt", PRUNING, CALIBRATION, "compression.pruning.sparsegpt:prune",
+            "sparsegpt", PRUNING, CALIBRATION, ".pruning.sparsegpt:prune",
             "Frantar & Alistarh 2023",
             {**_SPARSE, **_OWL, "damping": _DAMPING},
             ("sparsity", "pattern"),
         ),
         Method(
-            "taylor", PRUNING, GRADIENTS, "compression.pruning.taylor:prune",
+            "taylor", PRUNING, GRADIENTS, ".pruning.taylor:prune",
             "first-order Taylor, Molchanov et al. 2017",
             {**_SPARSE, "scope": _SCOPE}, ("sparsity", "pattern"),
         ),
         Method(
-            "movement", PRUNING, TRAINING, "compression.pruning.movement:prune",
+            "movement", PRUNING, TRAINING, ".pruning.movement:prune",
             "movement pruning, Sanh et al. 2020",
             {
                 "sparsity": _SPARSITY,
@@ -233,26 +233,26 @@ METHODS: dict[str, Method] = {
             ("sparsity",),
         ),
         Method(
-            "heads", STRUCTURED, GRADIENTS, "compression.structured.coupling:heads",
+            "heads", STRUCTURED, GRADIENTS, ".structured.coupling:heads",
             "attention heads, Michel et al. 2019", _UNITS,
             ("sparsity",),
         ),
         Method(
-            "ffn", STRUCTURED, GRADIENTS, "compression.structured.coupling:ffn",
+            "ffn", STRUCTURED, GRADIENTS, ".structured.coupling:ffn",
             "FFN channels, Molchanov et al. 2017", _UNITS,
             ("sparsity",),
         ),
         Method(
-            "svd", LOW_RANK, NOTHING, "compression.low_rank.svd:svd",
+            "svd", LOW_RANK, NOTHING, ".low_rank.svd:svd",
             "truncated SVD, Eckart & Young 1936", _RANK, ("ratio", "energy"),
         ),
         Method(
-            "svdllm", LOW_RANK, CALIBRATION, "compression.low_rank.svd:svdllm",
+            "svdllm", LOW_RANK, CALIBRATION, ".low_rank.svd:svdllm",
             "whitened by the inputs, SVD-LLM, Wang et al. 2025",
             _RANK, ("ratio", "energy"),
         ),
         Method(
-            "distill", DISTILLATION, TRAINING, "compression.distillation.step:distill",
+            "distill", DISTILLATION, TRAINING, ".distillation.step:distill",
             "Hinton et al. 2015; FitNets; TinyBERT; attention transfer; MiniLM",
             {
                 "layers": Setting(whole(1), None, "layers of the student; by default as the model"),
@@ -267,7 +267,7 @@ METHODS: dict[str, Method] = {
             },
         ),
         Method(
-            "bitmask", STORAGE, NOTHING, "compression.storage:bitmask",
+            "bitmask", STORAGE, NOTHING, ".checkpoint.storage:bitmask",
             "pruned layers as a bitmask and the values that stay", {},
         ),
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from compression.layers import all_layers
-from compression.pruning.patterns import Pattern
-from compression.quantization.grids import Quantized
-from compression.recipe import Recipe
-from compression.surgery import Layout
+from compression_gates.compression.model.layers import all_layers
+from compression_gates.compression.model.surgery import Layout
+from compression_gates.compression.pruning.patterns import Pattern
+from compression_gates.compression.quantization.grids import Quantized
+from compression_gates.compression.recipe import Recipe
 
 
 @dataclass

@@ -4,10 +4,10 @@ from itertools import combinations
 
 from transformers import PreTrainedModel
 
-from compression import catalogue
-from compression.errors import RecipeError
-from compression.layers import selected_layers
-from compression.recipe import Recipe, Step, trains
+from compression_gates.compression import catalogue
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.layers import selected_layers
+from compression_gates.compression.recipe import Recipe, Step, trains
 
 RENAMING = (catalogue.LOW_RANK, catalogue.STRUCTURED, catalogue.DISTILLATION)
 """Families behind which layers may have other names or sizes."""

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from compression.catalogue import (
+from compression_gates.compression.catalogue import (
     CALIBRATION,
     GRADIENTS,
     METHODS,
@@ -30,8 +30,8 @@ from compression.catalogue import (
     TRAINING,
     Method,
 )
-from compression.errors import RecipeError
-from compression.settings import text_of
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.settings import text_of
 
 _AMOUNTS = {
     "bits": re.compile(r"int(\d{1,9})", re.IGNORECASE),

@@ -17,26 +17,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.checkpoint import (
+from compression_gates.evals.checkpoints.checkpoint import (
     CAUSAL,
     EXTRACTIVE,
     SEQ2SEQ,
     Checkpoint,
     check_names,
 )
-from evals.checkpoints.findings import CheckpointComparison, Severity
-from evals.coverage import Coverage
-from evals.data import DataSet
-from evals.device import CPU, all_cores, cores, device_facts, timed_on
-from evals.errors import EvalError
-from evals.guard import guarded
-from evals.locks import locked
-from evals.measurement import DamagedError, Measurement
-from evals.models import Models
-from evals.provenance import PACKAGES, code_version, packages_of, unpacked_by, version_of
-from evals.reading import Scored
-from evals.schema import check
-from evals.scoring.protocols import (
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Severity
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.guard import guarded
+from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.models.cache import Models
+from compression_gates.evals.models.device import CPU, all_cores, cores, device_facts, timed_on
+from compression_gates.evals.report.coverage import Coverage
+from compression_gates.evals.scoring.protocols import (
     ContinuationProtocol,
     Protocol,
     SpeedProtocol,
@@ -44,12 +40,22 @@ from evals.scoring.protocols import (
     protocol_of,
     set_by,
 )
-from evals.sequential import is_settled
-from evals.store import Store
+from compression_gates.evals.statistics.sequential import is_settled
+from compression_gates.evals.store.locks import locked
+from compression_gates.evals.store.measurement import DamagedError, Measurement
+from compression_gates.evals.store.provenance import (
+    PACKAGES,
+    code_version,
+    packages_of,
+    unpacked_by,
+    version_of,
+)
+from compression_gates.evals.store.schema import check
+from compression_gates.evals.store.store import Store
 
 if TYPE_CHECKING:
-    from evals.checkpoints.plain_use import PlainUse
-    from evals.scoring.loading import Loaded
+    from compression_gates.evals.checkpoints.plain_use import PlainUse
+    from compression_gates.evals.models.loading import Loaded
 
 WORTH_KEEPING = 1 << 30
 """Bytes of a baseline's predictions that are kept on disk; of more, it is run beside candidates."""
@@ -135,7 +141,7 @@ class Bench:
 
     Args:
         store: where measurements are kept.
-        device, dtype, trust_remote_code, formats: as for :class:`evals.models.Models`.
+        device, dtype, trust_remote_code, formats: as for :class:`evals.models.cache.Models`.
         workers: processes that share the machine.
         batch_tokens: of a padded batch at first; by default what the device is likely to take.
     """
@@ -194,8 +200,8 @@ class Bench:
         }
 
         def run() -> Mapping[str, np.ndarray]:
-            from evals.checkpoints.compare import Sides, compare
-            from evals.checkpoints.tokenizer_trial import check_encoding
+            from compression_gates.evals.checkpoints.compare import Sides, compare
+            from compression_gates.evals.checkpoints.tokenizer_trial import check_encoding
 
             for side in (baseline, candidate):
                 check_encoding(side, used)
@@ -214,12 +220,12 @@ class Bench:
     def compare_use(self, baseline: Checkpoint, candidate: Checkpoint) -> CheckpointComparison:
         """Holds side by side what loading and plain use of both led to. Loads what is not stored,
         so that it costs little beside scoring."""
-        from evals.checkpoints import plain_use
+        from compression_gates.evals.checkpoints import plain_use
 
         return plain_use.compare(self._plain_use(baseline), self._plain_use(candidate, baseline))
 
     def _plain_use(self, checkpoint: Checkpoint, baseline: Checkpoint | None = None) -> "PlainUse":
-        from evals.checkpoints.plain_use import PlainUse
+        from compression_gates.evals.checkpoints.plain_use import PlainUse
 
         def run() -> Mapping[str, np.ndarray]:
             loaded = self.models.load(checkpoint, like=baseline)
@@ -240,8 +246,8 @@ class Bench:
         data, arrays = scored.data, scored.measurement.arrays
 
         def run() -> Mapping[str, np.ndarray]:
-            from evals.scoring.loading import load_tokenizer
-            from evals.scoring.vocabulary import tokens_of
+            from compression_gates.evals.models.loading import load_tokenizer
+            from compression_gates.evals.scoring.vocabulary import tokens_of
 
             return tokens_of(load_tokenizer(checkpoint, self.trust_remote_code), data)
 
@@ -312,7 +318,7 @@ class Bench:
         protocol = SpeedProtocol()
 
         def run() -> Mapping[str, np.ndarray]:
-            from evals.scoring.speed import time_pairs
+            from compression_gates.evals.scoring.speed import time_pairs
 
             if not self.models.fit_together(baseline, candidate):
                 raise EvalError("it does not fit into memory beside its baseline to be timed")
@@ -352,7 +358,7 @@ class Bench:
             windows = self._text(baseline, data, None)["windowing"].tolist()
 
         def run() -> Mapping[str, np.ndarray]:
-            from evals.scoring.text import score_text
+            from compression_gates.evals.scoring.text import score_text
 
             if baseline is None:
                 return self._with_table(checkpoint, data, protocol, table, WORTH_KEEPING)
@@ -382,7 +388,7 @@ class Bench:
         self, checkpoint: Checkpoint, data: DataSet, protocol: object, table: Path, most: float
     ) -> Mapping[str, np.ndarray]:
         """Scores a baseline, and keeps its predictions where they take at most ``most`` bytes."""
-        from evals.scoring.text import score_text
+        from compression_gates.evals.scoring.text import score_text
 
         with self.store.locked(table.name):  # another candidate may wait for it
             keep = None if table.exists() else table
@@ -401,7 +407,7 @@ class Bench:
 
         def run() -> Mapping[str, np.ndarray]:
             module, name = scorer
-            score = getattr(import_module(f"evals.scoring.{module}"), name)
+            score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
             loaded = self.models.load(checkpoint, like=baseline)
             return _routed(loaded, lambda: score(loaded, data, protocol))
 
@@ -422,7 +428,7 @@ class Bench:
         origin["reference"] = baseline and self._weights(baseline)
 
         def run() -> Mapping[str, np.ndarray]:
-            from evals.scoring.continuation import continue_prompts
+            from compression_gates.evals.scoring.continuation import continue_prompts
 
             loaded = self.models.load(checkpoint, like=baseline)
             given = reference and reference.arrays
@@ -490,7 +496,7 @@ class Bench:
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:
-    from evals.scoring.footprint import footprint, weights_digest
+    from compression_gates.evals.scoring.footprint import footprint, weights_digest
 
     return {**footprint(loaded), _DIGEST: np.array(weights_digest(loaded.model))}
 
@@ -499,7 +505,7 @@ def _routed(
     loaded: "Loaded", score: Callable[[], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
     """What a scorer returns, and the tokens that each expert of the model was given meanwhile."""
-    from evals.scoring.routing import routed
+    from compression_gates.evals.scoring.routing import routed
 
     with routed(loaded.model) as counts:
         return {**score(), **counts()}

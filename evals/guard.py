@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evals.errors import EvalError
+from compression_gates.evals.errors import EvalError
 
 REASON = 300
 """Characters that are told of a library's own error."""

@@ -29,7 +29,7 @@ def tiny_encoder():
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from fixtures.train_encoder import CONFIGS
+    from compression_gates.fixtures.world.train_encoder import CONFIGS
 
     def make(kind: str):
         torch.manual_seed(0)

@@ -1,0 +1,1 @@
+"""Small models of many architectures, and what each method does to them."""

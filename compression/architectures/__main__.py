@@ -1,6 +1,6 @@
 """Tries every method on a small random model of every architecture, and prints what came of it.
 
-    python -m compression.architectures [ARCHITECTURE ...] [--methods NAME,...]
+    python -m compression_gates.compression.architectures [ARCHITECTURE ...] [--methods NAME,...]
 
 Each method is applied as in ``--methods``' default recipes, the checkpoint saved, loaded again and
 compared, and the output error of the layers held beside that of the method without data. All of it
@@ -12,9 +12,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-from compression.architectures.models import ARCHITECTURES
-from compression.catalogue import METHODS
-from compression.quiet import quiet
+from compression_gates.compression.architectures.models import ARCHITECTURES
+from compression_gates.compression.catalogue import METHODS
+from compression_gates.compression.model.quiet import quiet
 
 LETTERS = {"plain": "p", "compressed-tensors": "c", "compression-gates": "o"}
 LEGEND = (
@@ -43,7 +43,7 @@ class Refusals:
 
 def row(name: str, methods: Sequence[str], refusals: Refusals) -> str:
     """A row of the table."""
-    from compression.architectures.trial import attempt, recipes
+    from compression_gates.compression.architectures.trial import attempt, recipes
 
     cells = []
     for method in methods:
@@ -63,7 +63,7 @@ def row(name: str, methods: Sequence[str], refusals: Refusals) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m compression.architectures", description=__doc__,
+        prog="python -m compression_gates.compression.architectures", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("names", nargs="*", metavar="ARCHITECTURE", help="default: all")

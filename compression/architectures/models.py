@@ -1,4 +1,4 @@
-"""Small random models of the architectures that ``python -m compression.architectures`` tries."""
+"""Small random models of the architectures that the command of this package tries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

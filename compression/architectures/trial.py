@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression.apply import compress
-from compression.architectures.models import VOCABULARY, Architecture
-from compression.calibration import collect
-from compression.checkpoint import save
-from compression.errors import CompressionError
-from compression.gradients import is_causal, is_seq2seq
-from compression.hessian import output_error
-from compression.layers import all_layers, selected_layers
-from compression.low_rank.factors import LowRank
-from compression.quiet import quiet
-from compression.recipe import Recipe
-from compression.texts import padded
-from compression.watching import Batch
+from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import VOCABULARY, Architecture
+from compression_gates.compression.calibration.driver import collect
+from compression_gates.compression.calibration.hessian import output_error
+from compression_gates.compression.checkpoint.saving import save
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.low_rank.factors import LowRank
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.gradients import is_causal, is_seq2seq
+from compression_gates.compression.model.layers import all_layers, selected_layers
+from compression_gates.compression.model.quiet import quiet
+from compression_gates.compression.model.texts import padded
+from compression_gates.compression.recipe import Recipe
 
 NAIVE = {"gptq": "rtn-int4", "lsq": "rtn-int4", "wanda": "magnitude-50,scope=row",
          "sparsegpt": "magnitude-50", "svdllm": "svd-50"}  # fmt: skip
@@ -140,7 +140,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def recipes() -> dict[str, str]:
     """A recipe for each method of the catalogue, by its name."""
-    from compression.catalogue import METHODS
+    from compression_gates.compression.catalogue import METHODS
 
     amounts = {"bits": "int4", "sparsity": "50", "ratio": "50"}
     rest = {"lsq": ",iterations=20", "movement": ",steps=2", "distill": ",steps=2"}

@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compression.loading import load
-from compression.watching import own_luck
+from compression_gates.compression.model.capture import own_luck
+from compression_gates.compression.model.loading import load
 
 BATCH = 16
 """Texts that are generated together."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from compression.errors import RecipeError
+from compression_gates.compression.errors import RecipeError
 
 NAME = "recorded_sdpa"
 

@@ -16,21 +16,27 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.compressed import Compressed
-from compression.distillation.losses import (
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.distillation.losses import (
     attention_loss,
     feature_loss,
     relation_loss,
     response_loss,
 )
-from compression.distillation.recording import Attention, recorded
-from compression.distillation.student import layer_map, make_student
-from compression.errors import RecipeError
-from compression.gradients import IGNORED, inputs_of, is_causal, is_seq2seq, task_loss
-from compression.layers import Layer, all_layers
-from compression.recipe import Step
-from compression.training import Part, fit
-from compression.watching import Batch
+from compression_gates.compression.distillation.recording import Attention, recorded
+from compression_gates.compression.distillation.student import layer_map, make_student
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.gradients import (
+    IGNORED,
+    inputs_of,
+    is_causal,
+    is_seq2seq,
+    task_loss,
+)
+from compression_gates.compression.model.layers import Layer, all_layers
+from compression_gates.compression.model.training import Part, fit
+from compression_gates.compression.recipe import Step
 
 HIDDEN, MAPS = ("feature", "layerwise"), ("attention", "relations")
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.errors import RecipeError
-from compression.watching import own_luck
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.capture import own_luck
 
 DEPTHS = ("num_hidden_layers", "num_decoder_layers")
 

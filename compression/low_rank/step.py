@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.calibration import InputStatistics, visit_blocks
-from compression.compressed import Compressed
-from compression.errors import RecipeError, naming
-from compression.layers import Layer, check_untied, selected_layers
-from compression.low_rank.svd import is_smaller
-from compression.probing import check_called, uncalled_layers
-from compression.recipe import Step, calibrates
-from compression.surgery import factored_like, set_module
-from compression.watching import Batch
+from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import RecipeError, naming
+from compression_gates.compression.low_rank.svd import is_smaller
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import Layer, check_untied, selected_layers
+from compression_gates.compression.model.surgery import factored_like, set_module
+from compression_gates.compression.model.tracing import check_called, uncalled_layers
+from compression_gates.compression.recipe import Step, calibrates
 
 
 def check(model: PreTrainedModel, step: Step) -> None:

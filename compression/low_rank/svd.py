@@ -14,10 +14,10 @@ the calibration inputs, truncating ``W L`` makes the loss of *outputs* what was 
 import torch
 from torch import Tensor
 
-from compression.calibration import InputStatistics
-from compression.errors import CompressionError
-from compression.hessian import rising_damping
-from compression.recipe import Step
+from compression_gates.compression.calibration.driver import InputStatistics
+from compression_gates.compression.calibration.hessian import rising_damping
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.recipe import Step
 
 DAMPING = 1e-6
 """Added to the diagonal of ``X X^T`` as a share of its mean: a feature may never fire."""

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from compression.compressed import Compressed
-from compression.layers import Layer
-from compression.pruning.masks import Scores, apply_masks, masks_of
-from compression.pruning.patterns import Pattern
-from compression.recipe import Step
-from compression.watching import Batch
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.pruning.masks import Scores, apply_masks, masks_of
+from compression_gates.compression.pruning.patterns import Pattern
+from compression_gates.compression.recipe import Step
 
 
 def magnitude_scores(weight: Tensor) -> Tensor:

@@ -5,9 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from compression.errors import CompressionError, naming
-from compression.layers import Layer
-from compression.pruning.patterns import NofM, Pattern, Unstructured, global_masks, prune_mask
+from compression_gates.compression.errors import CompressionError, naming
+from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.pruning.patterns import (
+    NofM,
+    Pattern,
+    Unstructured,
+    global_masks,
+    prune_mask,
+)
 
 Scores = tuple[Tensor, Tensor | None]
 """Scores of a layer's weights, and what decides among equal ones."""

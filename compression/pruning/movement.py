@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from compression.compressed import Compressed
-from compression.gradients import inputs_of, is_seq2seq, task_loss
-from compression.layers import Layer
-from compression.pruning.magnitude import magnitude_scores
-from compression.pruning.masks import apply_masks
-from compression.pruning.patterns import (
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.gradients import inputs_of, is_seq2seq, task_loss
+from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.model.training import Part, fit
+from compression_gates.compression.pruning.magnitude import magnitude_scores
+from compression_gates.compression.pruning.masks import apply_masks
+from compression_gates.compression.pruning.patterns import (
     Pattern,
     Unstructured,
     global_masks,
     lowest,
     prune_mask,
 )
-from compression.recipe import Step
-from compression.training import Part, fit
-from compression.watching import Batch
+from compression_gates.compression.recipe import Step
 
 WARM_UP, COOL_DOWN = 0.1, 0.3
 """Shares of the steps before sparsity rises and after it has risen."""

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.calibration import blocks
-from compression.pruning.wanda import wanda_scores
+from compression_gates.compression.calibration.driver import blocks
+from compression_gates.compression.pruning.wanda import wanda_scores
 
 
 def outlier_share(scores: Mapping[str, Tensor], outlier: float) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compression.errors import RecipeError
+from compression_gates.compression.errors import RecipeError
 
 
 def lowest(scores: Tensor, count: int, tie_break: Tensor | None = None) -> Tensor:

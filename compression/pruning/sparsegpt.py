@@ -18,17 +18,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from compression.calibration import InputStatistics, visit_blocks
-from compression.compressed import Compressed
-from compression.errors import naming
-from compression.hessian import DAMPING, inverse_factor, output_error
-from compression.layers import Layer
-from compression.pruning.magnitude import magnitude_scores
-from compression.pruning.masks import put
-from compression.pruning.patterns import NofM, Pattern, lowest, prune_mask
-from compression.pruning.wanda import wanda
-from compression.recipe import Step
-from compression.watching import Batch
+from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor, output_error
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import naming
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.pruning.magnitude import magnitude_scores
+from compression_gates.compression.pruning.masks import put
+from compression_gates.compression.pruning.patterns import NofM, Pattern, lowest, prune_mask
+from compression_gates.compression.pruning.wanda import wanda
+from compression_gates.compression.recipe import Step
 
 BLOCK = 128
 """Columns whose mask is chosen together (B_s in the paper)."""

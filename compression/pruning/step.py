@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedModel
 
-from compression.calibration import collect
-from compression.compressed import Compressed
-from compression.errors import RecipeError, naming
-from compression.layers import Layer, check_untied, selected_layers
-from compression.probing import check_called
-from compression.pruning.owl import owl_sparsities
-from compression.pruning.patterns import NofM, Pattern, Unstructured
-from compression.recipe import Step, calibrates, trains
-from compression.watching import Batch
+from compression_gates.compression.calibration.driver import collect
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import RecipeError, naming
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import Layer, check_untied, selected_layers
+from compression_gates.compression.model.tracing import check_called
+from compression_gates.compression.pruning.owl import owl_sparsities
+from compression_gates.compression.pruning.patterns import NofM, Pattern, Unstructured
+from compression_gates.compression.recipe import Step, calibrates, trains
 
 
 def pattern_of(step: Step) -> Pattern:

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from compression.compressed import Compressed
-from compression.gradients import mean_gradients
-from compression.layers import Layer
-from compression.pruning.magnitude import magnitude_scores
-from compression.pruning.masks import Scores, apply_masks, masks_of, part_of
-from compression.pruning.patterns import Pattern
-from compression.recipe import Step
-from compression.watching import Batch
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.gradients import mean_gradients
+from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.pruning.magnitude import magnitude_scores
+from compression_gates.compression.pruning.masks import Scores, apply_masks, masks_of, part_of
+from compression_gates.compression.pruning.patterns import Pattern
+from compression_gates.compression.recipe import Step
 
 
 def taylor_scores(weight: Tensor, gradient: Tensor) -> Tensor:

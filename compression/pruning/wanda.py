@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from compression.calibration import visit_blocks
-from compression.compressed import Compressed
-from compression.errors import naming
-from compression.layers import Layer
-from compression.pruning.masks import put
-from compression.pruning.patterns import Pattern, prune_mask
-from compression.recipe import Step
-from compression.watching import Batch
+from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import naming
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.pruning.masks import put
+from compression_gates.compression.pruning.patterns import Pattern, prune_mask
+from compression_gates.compression.recipe import Step
 
 
 def wanda_scores(weight: Tensor, input_norm: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ dimensions, a pooler's or OPT's, compressed-tensors 0.20 gives each number a sca
 import torch
 from torch import Tensor, nn
 
-from compression.quantization.grids import LARGEST_FLOAT8, Float8, Grid
+from compression_gates.compression.quantization.grids import LARGEST_FLOAT8, Float8, Grid
 
 LEVELS = 255
 INT8, FLOAT8 = "int8", "float8"

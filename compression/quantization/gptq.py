@@ -15,11 +15,11 @@ its mask, and the corrections that it was given are passed on.
 import torch
 from torch import Tensor
 
-from compression.calibration import InputStatistics
-from compression.hessian import DAMPING, inverse_factor, output_error
-from compression.quantization.grids import Grid, Quantized, Uniform, groups_of
-from compression.quantization.nearest import rtn
-from compression.recipe import Step
+from compression_gates.compression.calibration.driver import InputStatistics
+from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor, output_error
+from compression_gates.compression.quantization.grids import Grid, Quantized, Uniform, groups_of
+from compression_gates.compression.quantization.nearest import rtn
+from compression_gates.compression.recipe import Step
 
 BLOCK = 128
 """Columns after which corrections reach the rest of the matrix (B in the paper)."""

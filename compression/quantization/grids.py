@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compression.errors import RecipeError
+from compression_gates.compression.errors import RecipeError
 
 TINY = 1e-44
 """Stands in for the largest weight where all are zero."""

@@ -20,11 +20,11 @@ seen for each row, so the learned grid is never worse than the uniform one.
 import torch
 from torch import Tensor
 
-from compression.calibration import InputStatistics
-from compression.hessian import output_error
-from compression.quantization.grids import Quantized, Uniform, groups_of
-from compression.quantization.nearest import rtn
-from compression.recipe import Step
+from compression_gates.compression.calibration.driver import InputStatistics
+from compression_gates.compression.calibration.hessian import output_error
+from compression_gates.compression.quantization.grids import Quantized, Uniform, groups_of
+from compression_gates.compression.quantization.nearest import rtn
+from compression_gates.compression.recipe import Step
 
 LEARNING_RATE = 1e-2
 """Of Adam, on the factor by which a step differs from where it began."""

@@ -2,8 +2,14 @@
 
 from torch import Tensor
 
-from compression.quantization.grids import Float8, Log, Quantized, Uniform, round_to_nearest
-from compression.recipe import Step
+from compression_gates.compression.quantization.grids import (
+    Float8,
+    Log,
+    Quantized,
+    Uniform,
+    round_to_nearest,
+)
+from compression_gates.compression.recipe import Step
 
 
 def rtn(weight: Tensor, step: Step, seen: object = None, keep_zeros: bool = False) -> Quantized:

@@ -14,15 +14,20 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from compression.calibration import InputStatistics, visit_blocks
-from compression.compressed import Compressed
-from compression.errors import CompressionError, RecipeError, naming
-from compression.layers import Layer, all_layers, check_untied, selected_layers
-from compression.probing import check_called
-from compression.quantization.activations import kind_of, round_inputs_of
-from compression.quantization.grids import groups_of
-from compression.recipe import Step, calibrates
-from compression.watching import Batch
+from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import CompressionError, RecipeError, naming
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import (
+    Layer,
+    all_layers,
+    check_untied,
+    selected_layers,
+)
+from compression_gates.compression.model.tracing import check_called
+from compression_gates.compression.quantization.activations import kind_of, round_inputs_of
+from compression_gates.compression.quantization.grids import groups_of
+from compression_gates.compression.recipe import Step, calibrates
 
 
 def check(model: PreTrainedModel, step: Step) -> None:

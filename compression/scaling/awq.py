@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.errors import naming
-from compression.hessian import output_error
-from compression.quantization.grids import Grid, Uniform, round_to_nearest
-from compression.recipe import Step
-from compression.scaling.pairs import Pair
-from compression.scaling.step import visit_pairs
-from compression.watching import Batch
+from compression_gates.compression.calibration.hessian import output_error
+from compression_gates.compression.errors import naming
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.quantization.grids import Grid, Uniform, round_to_nearest
+from compression_gates.compression.recipe import Step
+from compression_gates.compression.scaling.pairs import Pair
+from compression_gates.compression.scaling.step import visit_pairs
 
 
 def activation_aware_scales(magnitudes: Tensor, alpha: float) -> Tensor:

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.calibration import blocks
-from compression.layers import Layer, all_layers
-from compression.probing import probe_batch
-from compression.scaling.probing import carried_channels, reached_layers
-from compression.watching import Batch
+from compression_gates.compression.calibration.driver import blocks
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import Layer, all_layers
+from compression_gates.compression.model.tracing import probe_batch
+from compression_gates.compression.scaling.probing import carried_channels, reached_layers
 
 TOLERANCE = 1e-4
 """How much the logits may change, as a share of what scaling the consumers alone changes."""

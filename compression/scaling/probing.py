@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.layers import Layer
-from compression.watching import Batch, watched
+from compression_gates.compression.model.capture import Batch, watched
+from compression_gates.compression.model.layers import Layer
 
 NOWHERE = -1
 """Stands for the channel of an input that is carried from none."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.errors import naming
-from compression.recipe import Step
-from compression.scaling.pairs import Pair
-from compression.scaling.step import visit_pairs
-from compression.watching import Batch
+from compression_gates.compression.errors import naming
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.recipe import Step
+from compression_gates.compression.scaling.pairs import Pair
+from compression_gates.compression.scaling.step import visit_pairs
 
 
 def smoothing_scales(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:

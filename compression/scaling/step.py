@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from compression.calibration import InputStatistics, visit_blocks
-from compression.catalogue import QUANTIZATION
-from compression.compressed import Compressed
-from compression.errors import RecipeError, naming
-from compression.layers import selected_layers
-from compression.quantization.grids import groups_of
-from compression.recipe import Step
-from compression.scaling.pairs import Pair, find_pairs, write
-from compression.watching import Batch
+from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.catalogue import QUANTIZATION
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import RecipeError, naming
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import selected_layers
+from compression_gates.compression.quantization.grids import groups_of
+from compression_gates.compression.recipe import Step
+from compression_gates.compression.scaling.pairs import Pair, find_pairs, write
 
 
 def check(model: PreTrainedModel, step: Step) -> None:

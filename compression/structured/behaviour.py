@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.probing import random_outputs, run_probe
-from compression.structured.cutting import Cut
+from compression_gates.compression.model.tracing import random_outputs, run_probe
+from compression_gates.compression.structured.cutting import Cut
 
 
 def behaviour(model: PreTrainedModel, cuts: Sequence[Cut], shrunk: int) -> list[Tensor]:

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.calibration import blocks
-from compression.errors import RecipeError
-from compression.layers import Layer, all_layers
-from compression.probing import random_outputs, run_probe
+from compression_gates.compression.calibration.driver import blocks
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.layers import Layer, all_layers
+from compression_gates.compression.model.tracing import random_outputs, run_probe
 
 FFN, HEADS = "ffn", "heads"
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compression.layers import Layer
-from compression.structured.coupling import Coupling
-from compression.surgery import resized_like, set_module
+from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.model.surgery import resized_like, set_module
+from compression_gates.compression.structured.coupling import Coupling
 
 
 @dataclass(frozen=True, eq=False)

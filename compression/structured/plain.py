@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from compression.structured.coupling import Coupling
-from compression.structured.cutting import layer_at, set_attribute
-from compression.surgery import Layout
+from compression_gates.compression.model.surgery import Layout
+from compression_gates.compression.structured.coupling import Coupling
+from compression_gates.compression.structured.cutting import layer_at, set_attribute
 
 _MOST_KEYS = 3
 

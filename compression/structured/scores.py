@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.errors import CompressionError, naming
-from compression.gradients import is_causal, is_seq2seq, losses
-from compression.structured.coupling import Coupling
-from compression.watching import Batch, one_by_one, watched
+from compression_gates.compression.errors import CompressionError, naming
+from compression_gates.compression.model.capture import Batch, one_by_one, watched
+from compression_gates.compression.model.gradients import is_causal, is_seq2seq, losses
+from compression_gates.compression.structured.coupling import Coupling
 
 
 def unit_scores(

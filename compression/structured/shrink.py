@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.compressed import Compressed
-from compression.errors import RecipeError
-from compression.low_rank.factors import LowRank
-from compression.structured.behaviour import behaviour, same
-from compression.structured.cutting import Cut, resize, set_attribute, sizes_after
-from compression.structured.plain import Plain, find_plain
-from compression.surgery import Layout
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.low_rank.factors import LowRank
+from compression_gates.compression.model.surgery import Layout
+from compression_gates.compression.structured.behaviour import behaviour, same
+from compression_gates.compression.structured.cutting import Cut, resize, set_attribute, sizes_after
+from compression_gates.compression.structured.plain import Plain, find_plain
 
 _MOST_NUMBERS = 3
 """A module keeps at most this many numbers that count the same units."""

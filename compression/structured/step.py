@@ -10,16 +10,16 @@ from fnmatch import fnmatchcase
 import torch
 from transformers import PreTrainedModel
 
-from compression.compressed import Compressed
-from compression.errors import RecipeError
-from compression.layers import selected_layers
-from compression.pruning.patterns import lowest
-from compression.recipe import Step
-from compression.structured.coupling import Coupling
-from compression.structured.cutting import Cut
-from compression.structured.scores import unit_scores
-from compression.structured.shrink import shrink
-from compression.watching import Batch
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.layers import selected_layers
+from compression_gates.compression.pruning.patterns import lowest
+from compression_gates.compression.recipe import Step
+from compression_gates.compression.structured.coupling import Coupling
+from compression_gates.compression.structured.cutting import Cut
+from compression_gates.compression.structured.scores import unit_scores
+from compression_gates.compression.structured.shrink import shrink
 
 
 def check(model: PreTrainedModel, step: Step) -> None:

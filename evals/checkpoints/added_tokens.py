@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.checkpoints.encoding import Pair, encode
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.stress import AROUND, is_control, is_reserved
-from evals.checkpoints.tokens import decoding
-from evals.errors import listed
-from evals.foreign_text import snippet
+from compression_gates.evals.checkpoints.encoding import Pair, encode
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.stress import AROUND, is_control, is_reserved
+from compression_gates.evals.checkpoints.tokens import decoding
+from compression_gates.evals.errors import listed
+from compression_gates.evals.foreign_text import snippet
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.checkpoint import CAUSAL, Checkpoint, json_object
-from evals.checkpoints.encoding import (
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint, json_object
+from compression_gates.evals.checkpoints.encoding import (
     SHOWN,
     Pair,
     encode,
@@ -16,17 +16,17 @@ from evals.checkpoints.encoding import (
     parting,
     token_text,
 )
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.stress import CONVERSATIONS, TOOLS
-from evals.checkpoints.tokens import are_one, first_of
-from evals.data import DataSet, Prompt
-from evals.errors import EvalError, listed
-from evals.foreign_text import snippet
-from evals.guard import guarded
-from evals.scoring.prompts import RENDER_MEMORY, RENDER_SECONDS
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.stress import CONVERSATIONS, TOOLS
+from compression_gates.evals.checkpoints.tokens import are_one, first_of
+from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.errors import EvalError, listed
+from compression_gates.evals.foreign_text import snippet
+from compression_gates.evals.guard import guarded
+from compression_gates.evals.scoring.prompts import RENDER_MEMORY, RENDER_SECONDS
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 LONGEST = 1_000_000
 """Characters of a rendered conversation; those that are compared are short."""

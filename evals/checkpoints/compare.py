@@ -6,11 +6,11 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.checkpoint import Checkpoint
-from evals.checkpoints.findings import CheckpointComparison
-from evals.checkpoints.lengths import Lengths, lengths_of
-from evals.data import DataSet
-from evals.scoring.loading import load_tokenizer
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.findings import CheckpointComparison
+from compression_gates.evals.checkpoints.lengths import Lengths, lengths_of
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.models.loading import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def compare(sides: Sides) -> CheckpointComparison:
 
 def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
     """In the order in which the report tells what they find."""
-    from evals.checkpoints import (
+    from compression_gates.evals.checkpoints import (
         added_tokens,
         chat,
         configuration,

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ
-from evals.checkpoints import settings
-from evals.checkpoints.effective import Part, parts_of
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.rope import rope_differences
-from evals.checkpoints.settings import (
+from compression_gates.evals.checkpoints import settings
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ
+from compression_gates.evals.checkpoints.effective import Part, parts_of
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.rope import rope_differences
+from compression_gates.evals.checkpoints.settings import (
     ABSENT,
     ACTIVATION,
     CONTEXT,
@@ -29,10 +29,10 @@ from evals.checkpoints.settings import (
     same,
     short_name,
 )
-from evals.errors import listed
+from compression_gates.evals.errors import listed
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 _IN_LAYER_TYPES = (
     "use_sliding_window", "max_window_layers", "sliding_window_pattern",

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from evals.checkpoint import Checkpoint
-from evals.checkpoints.files import CONFIG, json_object, weight_files
-from evals.errors import EvalError
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.files import CONFIG, json_object, weight_files
+from compression_gates.evals.errors import EvalError
 
 _DEPTH = re.compile(r"(?:^|_)(?:layers?|blocks?)$")
 """Keys of a configuration that say how often a block is repeated, such as num_hidden_layers."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-from evals.checkpoint import Checkpoint
-from evals.scoring.loading import load_config
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.models.loading import load_config
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.errors import kind_and_line
-from evals.foreign_text import snippet
-from evals.guard import is_panic
+from compression_gates.evals.errors import kind_and_line
+from compression_gates.evals.foreign_text import snippet
+from compression_gates.evals.guard import is_panic
 
 Pair = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
 Ids = list[int] | str

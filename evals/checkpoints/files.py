@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from evals.errors import EvalError
+from compression_gates.evals.errors import EvalError
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TEMPLATES, CUSTOM_GENERATE = "additional_chat_templates", "custom_generate"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from transformers import GenerationConfig
 
-from evals.checkpoint import CAUSAL, SEQ2SEQ, Checkpoint, json_object
-from evals.checkpoints.chat import assistant_turns
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.settings import Difference, same, short_name, shown
-from evals.errors import EvalError, listed
-from evals.scoring.loading import end_tokens, load_generation_config
+from compression_gates.evals.checkpoints.chat import assistant_turns
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ, Checkpoint, json_object
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.settings import Difference, same, short_name, shown
+from compression_gates.evals.errors import EvalError, listed
+from compression_gates.evals.models.loading import end_tokens, load_generation_config
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 FILE = "generation_config.json"
 MILDER = "milder generation setting"

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.checkpoint import Checkpoint
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.errors import EvalError, kind_and_line
-from evals.foreign_text import on_one_line
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.errors import EvalError, kind_and_line
+from compression_gates.evals.foreign_text import on_one_line
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 _FLOATS = ("BF16", "F16", "F32", "F64")
 _MODEL = "model"
@@ -120,7 +120,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
     Raises:
         EvalError: the header or a configuration cannot be read.
     """
-    from evals.checkpoints import gguf_loading, gguf_settings, gguf_tokenizer
+    from compression_gates.evals.checkpoints import gguf_loading, gguf_settings, gguf_tokenizer
 
     if not sides.candidate.file:
         return CheckpointComparison()

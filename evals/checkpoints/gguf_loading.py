@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.gguf_header import Header
-from evals.errors import listed
-from evals.foreign_text import on_one_line
-from evals.scoring.loading import load_config
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.gguf_header import Header
+from compression_gates.evals.errors import listed
+from compression_gates.evals.foreign_text import on_one_line
+from compression_gates.evals.models.loading import load_config
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 _OWN_LOADERS = ("gpt-oss",)
 """Architectures of which transformers takes tensors by other names than those of its mapping."""

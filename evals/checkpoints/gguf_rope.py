@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import PreTrainedConfig
 
-from evals.checkpoints.gguf_header import Header
-from evals.foreign_text import on_one_line
+from compression_gates.evals.checkpoints.gguf_header import Header
+from compression_gates.evals.foreign_text import on_one_line
 
 NONE = "none"
 _TOLERANCE = 1e-3

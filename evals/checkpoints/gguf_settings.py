@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig
 
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.gguf_header import Header
-from evals.checkpoints.gguf_rope import (
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.gguf_header import Header
+from compression_gates.evals.checkpoints.gguf_rope import (
     RopeScaling,
     head_dimensions,
     rope_parameters,
@@ -22,11 +22,11 @@ from evals.checkpoints.gguf_rope import (
     scaling_of_config,
     scaling_of_header,
 )
-from evals.data import whole_text
-from evals.scoring.loading import load_config
+from compression_gates.evals.data.items import whole_text
+from compression_gates.evals.models.loading import load_config
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 _TOLERANCE = 1e-4
 """Headers hold float32."""

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.checkpoints.chat import Chat, rendered
-from evals.checkpoints.encoding import first_difference
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.gguf_header import Header
-from evals.foreign_text import snippet
-from evals.scoring.loading import end_tokens, load_generation_config
+from compression_gates.evals.checkpoints.chat import Chat, rendered
+from compression_gates.evals.checkpoints.encoding import first_difference
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.gguf_header import Header
+from compression_gates.evals.foreign_text import snippet
+from compression_gates.evals.models.loading import end_tokens, load_generation_config
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 _MODELS = {"BPE": ("gpt2", "llama", "gemma4"), "Unigram": ("llama", "t5"), "WordPiece": ("bert",)}
 """What llama.cpp may call the tokenizers of the tokenizers library."""

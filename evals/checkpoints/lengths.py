@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.checkpoint import CAUSAL, Checkpoint
-from evals.data import DataSet, Item, Prompt, whole_text
-from evals.scoring.protocols import (
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint
+from compression_gates.evals.data.items import DataSet, Item, Prompt, whole_text
+from compression_gates.evals.scoring.protocols import (
     WINDOW,
     ContinuationProtocol,
     TextProtocol,

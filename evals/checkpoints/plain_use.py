@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from evals.checkpoint import SEQ2SEQ
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.errors import first_line
-from evals.foreign_text import on_one_line
-from evals.guard import is_panic
+from compression_gates.evals.checkpoints.checkpoint import SEQ2SEQ
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.errors import first_line
+from compression_gates.evals.foreign_text import on_one_line
+from compression_gates.evals.guard import is_panic
 
 if TYPE_CHECKING:
     import torch

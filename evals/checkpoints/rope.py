@@ -7,7 +7,7 @@ import torch
 from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from evals.checkpoints.settings import Difference, same
+from compression_gates.evals.checkpoints.settings import Difference, same
 
 DEFAULT = "default"
 BEYOND = 4

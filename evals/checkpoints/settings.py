@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from transformers.activations import ACT2FN
 
-from evals.foreign_text import on_one_line
+from compression_gates.evals.foreign_text import on_one_line
 
 NAMELESS = "setting"
 """The kind of a declared setting that no pattern knows."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from evals.checkpoints.files import weight_files
+from compression_gates.evals.checkpoints.files import weight_files
 
 _CHUNK = 1 << 22
 

@@ -12,16 +12,23 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from evals.checkpoint import CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ, Checkpoint, json_object
-from evals.checkpoints.encoding import SHOWN, Ids, encode, parting, reason
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.tokens import first_of, stress_texts
-from evals.data import input_text
-from evals.errors import EvalError
-from evals.foreign_text import snippet
+from compression_gates.evals.checkpoints.checkpoint import (
+    CAUSAL,
+    CLASSIFIER,
+    EXTRACTIVE,
+    SEQ2SEQ,
+    Checkpoint,
+    json_object,
+)
+from compression_gates.evals.checkpoints.encoding import SHOWN, Ids, encode, parting, reason
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.tokens import first_of, stress_texts
+from compression_gates.evals.data.items import input_text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.foreign_text import snippet
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 FILE = "tokenizer.json"
 ENDLESS = 1 << 30

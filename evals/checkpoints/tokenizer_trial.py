@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
-from evals.checkpoint import Checkpoint
-from evals.checkpoints.files import read_files
-from evals.checkpoints.stress import TEXTS
-from evals.data import DataSet, Prompt, Question, input_text
-from evals.errors import EvalError
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.files import read_files
+from compression_gates.evals.checkpoints.stress import TEXTS
+from compression_gates.evals.data.items import DataSet, Prompt, Question, input_text
+from compression_gates.evals.errors import EvalError
 
 FILE = "tokenizer.json"
 _SCRIPT = Path(__file__).with_name("tokenizer_trial_script.py")

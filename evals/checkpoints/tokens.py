@@ -5,16 +5,24 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.checkpoint import Checkpoint
-from evals.checkpoints.encoding import SHOWN, Ids, Pair, encode, first_difference, parting, reason
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.stress import AROUND, TEXTS, is_reserved
-from evals.data import DataSet, Prompt, input_text
-from evals.errors import listed
-from evals.foreign_text import snippet
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.encoding import (
+    SHOWN,
+    Ids,
+    Pair,
+    encode,
+    first_difference,
+    parting,
+    reason,
+)
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.stress import AROUND, TEXTS, is_reserved
+from compression_gates.evals.data.items import DataSet, Prompt, input_text
+from compression_gates.evals.errors import listed
+from compression_gates.evals.foreign_text import snippet
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 SPECIAL = ("bos", "eos", "unk", "cls", "sep", "mask")
 """Tokens that mean something wherever they stand; padding is compared with the other settings."""

@@ -3,15 +3,15 @@ predict over."""
 
 from typing import TYPE_CHECKING
 
-from evals.checkpoint import Checkpoint, json_object
-from evals.checkpoints.encoding import Pair
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.stress import is_reserved
-from evals.errors import listed
-from evals.foreign_text import snippet
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint, json_object
+from compression_gates.evals.checkpoints.encoding import Pair
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.stress import is_reserved
+from compression_gates.evals.errors import listed
+from compression_gates.evals.foreign_text import snippet
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 
 def compare(sides: "Sides") -> CheckpointComparison:

@@ -8,16 +8,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evals.checkpoint import Checkpoint
-from evals.checkpoints.files import INDEX, indexed, named_weights, unread_weights, weight_files
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.checkpoints.tensors import StoredTensor, headers, same_bytes
-from evals.errors import EvalError, kind_and_line, listed
-from evals.foreign_text import on_one_line
-from evals.formats import PLAIN
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.files import (
+    INDEX,
+    indexed,
+    named_weights,
+    unread_weights,
+    weight_files,
+)
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.formats import PLAIN
+from compression_gates.evals.checkpoints.tensors import StoredTensor, headers, same_bytes
+from compression_gates.evals.errors import EvalError, kind_and_line, listed
+from compression_gates.evals.foreign_text import on_one_line
 
 if TYPE_CHECKING:
-    from evals.checkpoints.compare import Sides
+    from compression_gates.evals.checkpoints.compare import Sides
 
 _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
 """Names of the output layer, which may be tied to the embedding."""

@@ -11,12 +11,19 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.data import DataSet
-from evals.items import SHARE, ItemValues
-from evals.metrics.normal_forms import form_of, squad
-from evals.reading import Reading, Scored, at_chance, check_paired, no_data
-from evals.regressions import Regression, regression, worst_items
-from evals.statistics import clustered_mcnemar, clustered_proportion, clustered_share
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.metrics.normal_forms import form_of, squad
+from compression_gates.evals.metrics.reading import (
+    Reading,
+    Scored,
+    at_chance,
+    check_paired,
+    no_data,
+)
+from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
+from compression_gates.evals.statistics.changes import clustered_mcnemar
+from compression_gates.evals.statistics.item_values import SHARE, ItemValues
+from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
 
 NAMES = {"exact_match": "exact match", "f1": "F1", "rouge1": "ROUGE-1"}
 """Of scores, in sentences."""

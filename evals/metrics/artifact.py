@@ -2,9 +2,9 @@
 
 import math
 
-from evals.checkpoints.findings import CheckpointComparison, Severity
-from evals.estimate import exact
-from evals.reading import Reading, not_judged
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Severity
+from compression_gates.evals.metrics.reading import Reading, not_judged
+from compression_gates.evals.statistics.estimate import exact
 
 
 def artifact_differences(comparison: CheckpointComparison | None) -> Reading:

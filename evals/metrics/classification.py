@@ -4,13 +4,24 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evals.errors import EvalError
-from evals.items import PROPORTION, SHARE, ItemValues
-from evals.metrics.answers import changes
-from evals.metrics.divergence import check_same_classes
-from evals.reading import Reading, Scored, at_chance, check_paired, no_data
-from evals.regressions import PROMPT_WIDTH, Regression, regression, worst_items
-from evals.statistics import clustered_proportion, clustered_share
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.answers import changes
+from compression_gates.evals.metrics.divergence import check_same_classes
+from compression_gates.evals.metrics.reading import (
+    Reading,
+    Scored,
+    at_chance,
+    check_paired,
+    no_data,
+)
+from compression_gates.evals.metrics.regressions import (
+    PROMPT_WIDTH,
+    Regression,
+    regression,
+    worst_items,
+)
+from compression_gates.evals.statistics.item_values import PROPORTION, SHARE, ItemValues
+from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
 
 
 def predictions(scored: Scored) -> np.ndarray:

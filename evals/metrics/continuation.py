@@ -10,11 +10,11 @@ which the baseline was sure. A healthy candidate hardly ever changes one.
 
 import numpy as np
 
-from evals.items import PROPORTION, SHARE, ItemValues
-from evals.metrics.rouge import rouge1
-from evals.reading import Reading, Scored, check_paired, not_judged
-from evals.regressions import Regression, regression, worst_items
-from evals.statistics import clustered_proportion, clustered_share
+from compression_gates.evals.metrics.reading import Reading, Scored, check_paired, not_judged
+from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
+from compression_gates.evals.metrics.rouge import rouge1
+from compression_gates.evals.statistics.item_values import PROPORTION, SHARE, ItemValues
+from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
 
 SURE = 0.99
 """Probability of a token from which on a model is sure of it."""

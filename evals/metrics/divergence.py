@@ -12,13 +12,19 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.errors import EvalError
-from evals.estimate import Estimate
-from evals.items import MEAN, ItemValues
-from evals.reading import Reading, Scored, check_paired, check_same_tokens, guessed_tokens
-from evals.regressions import Regression, regression, worst_items
-from evals.scoring.divergence import divergences
-from evals.statistics import series_mean, studentized_mean
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.reading import (
+    Reading,
+    Scored,
+    check_paired,
+    check_same_tokens,
+    guessed_tokens,
+)
+from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
+from compression_gates.evals.scoring.divergence import divergences
+from compression_gates.evals.statistics.estimate import Estimate
+from compression_gates.evals.statistics.item_values import MEAN, ItemValues
+from compression_gates.evals.statistics.means import series_mean, studentized_mean
 
 LARGEST = math.log(2)
 """No Jensen-Shannon divergence is larger, in nats."""

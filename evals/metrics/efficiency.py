@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from evals.errors import EvalError
-from evals.estimate import Estimate, estimate, exact
-from evals.reading import Reading, not_judged
-from evals.sequential import ratio_of
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.reading import Reading, not_judged
+from compression_gates.evals.statistics.estimate import Estimate, estimate, exact
+from compression_gates.evals.statistics.sequential import ratio_of
 
 
 def compression_ratio(
@@ -33,7 +33,7 @@ def compression_ratio(
 def speedup(seconds: np.ndarray, untimed: str = "") -> Reading:
     """Median over interleaved pairs of baseline time over candidate time.
 
-    The interval holds at whichever look timing stopped, see :mod:`evals.sequential`.
+    The interval holds at whichever look timing stopped, see :mod:`evals.statistics.sequential`.
 
     Args:
         seconds: ``(pairs, 2)``, baseline and candidate of each pair.

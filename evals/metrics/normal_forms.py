@@ -12,7 +12,7 @@ import re
 import string
 from collections.abc import Callable, Mapping
 
-from evals.data import DataSet
+from compression_gates.evals.data.items import DataSet
 
 SQUAD, SYMBOLS = "squad", "symbols"
 SETTING = "normal_form"

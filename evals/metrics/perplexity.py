@@ -10,14 +10,20 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.data import DROP, Text
-from evals.errors import EvalError
-from evals.estimate import Estimate
-from evals.items import ItemValues
-from evals.metrics.divergence import group_means, windows_of
-from evals.reading import Reading, Scored, check_paired, check_same_tokens, guessed_tokens
-from evals.regressions import worst_items
-from evals.statistics import series_mean, studentized_mean
+from compression_gates.evals.data.items import DROP, Text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.divergence import group_means, windows_of
+from compression_gates.evals.metrics.reading import (
+    Reading,
+    Scored,
+    check_paired,
+    check_same_tokens,
+    guessed_tokens,
+)
+from compression_gates.evals.metrics.regressions import worst_items
+from compression_gates.evals.statistics.estimate import Estimate
+from compression_gates.evals.statistics.item_values import ItemValues
+from compression_gates.evals.statistics.means import series_mean, studentized_mean
 
 
 def perplexity(nll: ArrayLike, units: int | None = None) -> float:

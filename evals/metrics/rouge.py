@@ -2,8 +2,8 @@
 
 from functools import cache, lru_cache
 
-from evals.metrics.answers import mean_drop
-from evals.reading import Reading, Scored
+from compression_gates.evals.metrics.answers import mean_drop
+from compression_gates.evals.metrics.reading import Reading, Scored
 
 
 @cache

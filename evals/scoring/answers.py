@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from evals.data import DataSet
-from evals.errors import EvalError
-from evals.scoring.batches import in_batches
-from evals.scoring.loading import Loaded
-from evals.scoring.protocols import ExtractionProtocol
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.scoring.batches import in_batches
+from compression_gates.evals.scoring.protocols import ExtractionProtocol
 
 LEAST = 8
 """Tokens of its context that a window holds at least beside the question."""

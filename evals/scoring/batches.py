@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
-from evals.errors import EvalError
+from compression_gates.evals.errors import EvalError
 
 _NO_ROOM = ("out of memory", "can't allocate memory", "not enough memory")
 

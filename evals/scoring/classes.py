@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from evals.data import DataSet
-from evals.errors import EvalError
-from evals.scoring.batches import in_batches
-from evals.scoring.loading import Loaded
-from evals.scoring.protocols import ClassProtocol
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.scoring.batches import in_batches
+from compression_gates.evals.scoring.protocols import ClassProtocol
 
 
 @torch.inference_mode()

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from evals.data import DataSet
-from evals.errors import EvalError
-from evals.scoring.batches import in_batches
-from evals.scoring.generation import greedy
-from evals.scoring.loading import Loaded
-from evals.scoring.prompts import encode_prompts
-from evals.scoring.protocols import ContinuationProtocol
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.scoring.batches import in_batches
+from compression_gates.evals.scoring.generation import greedy
+from compression_gates.evals.scoring.prompts import encode_prompts
+from compression_gates.evals.scoring.protocols import ContinuationProtocol
 
 NONE = -1
 """Stands behind the end of a continuation."""

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from evals.checkpoint import SEQ2SEQ
-from evals.data import DataSet
-from evals.errors import EvalError
-from evals.scoring.batches import in_batches
-from evals.scoring.loading import Loaded
-from evals.scoring.prompts import encode_prompts
-from evals.scoring.protocols import GenerationProtocol
-from evals.tables import extracted
+from compression_gates.evals.checkpoints.checkpoint import SEQ2SEQ
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.data.tables import extracted
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.scoring.batches import in_batches
+from compression_gates.evals.scoring.prompts import encode_prompts
+from compression_gates.evals.scoring.protocols import GenerationProtocol
 
 
 class _Finite(LogitsProcessor):

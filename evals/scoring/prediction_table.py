@@ -17,8 +17,8 @@ from types import TracebackType
 
 import numpy as np
 
-from evals.errors import EvalError
-from evals.measurement import DamagedError
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.store.measurement import DamagedError
 
 BLOCK = 1 << 22
 """Entries of a block at most, unless a row has more."""

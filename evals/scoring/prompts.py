@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from evals.checkpoint import SEQ2SEQ
-from evals.data import DataSet
-from evals.errors import EvalError
-from evals.guard import guarded
-from evals.scoring.loading import Loaded
+from compression_gates.evals.checkpoints.checkpoint import SEQ2SEQ
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.guard import guarded
+from compression_gates.evals.models.loading import Loaded
 
 RENDER_SECONDS, RENDER_MEMORY = 10, 1 << 30
 """Limits of one rendering of a chat template."""

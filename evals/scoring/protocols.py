@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TypeVar
 
-from evals.checkpoint import CLASSIFIER, EXTRACTIVE
-from evals.data import DataSet
-from evals.sequential import LOOKS
+from compression_gates.evals.checkpoints.checkpoint import CLASSIFIER, EXTRACTIVE
+from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.statistics.sequential import LOOKS
 
 Protocol = TypeVar("Protocol")
 
@@ -53,7 +53,7 @@ class GenerationProtocol(_Batched):
     Attributes:
         max_new_tokens: of an answer.
         stop: an answer ends before it; without one, where the model ends it.
-        extract: what of an answer counts, as :func:`evals.tables.extracted` has it.
+        extract: what of an answer counts, as :func:`evals.data.tables.extracted` has it.
         chat: whether prompts are put as a user's turn through the model's chat template.
         batch_tokens: tokens of a padded batch.
     """

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from evals.data import DataSet, input_text
-from evals.errors import EvalError
-from evals.scoring.loading import Loaded
-from evals.scoring.protocols import SpeedProtocol
-from evals.sequential import repeat_until_decided
+from compression_gates.evals.data.items import DataSet, input_text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.scoring.protocols import SpeedProtocol
+from compression_gates.evals.statistics.sequential import repeat_until_decided
 
 
 @torch.inference_mode()
@@ -32,7 +32,7 @@ def time_pairs(
         baseline, candidate: the two sides.
         data: texts to run.
         protocol: how often, how long and on how many tokens.
-        limits: of the speedup, as for :func:`evals.sequential.repeat_until_decided`.
+        limits: of the speedup, as for :func:`evals.statistics.sequential.repeat_until_decided`.
 
     Returns:
         ``seconds``, ``(pairs, 2)``: baseline and candidate.

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evals.checkpoint import SEQ2SEQ
-from evals.data import DROP, DataSet, Prompt
-from evals.errors import EvalError
-from evals.scoring.batches import in_batches
-from evals.scoring.divergence import divergences
-from evals.scoring.loading import Loaded
-from evals.scoring.prediction_table import Table, TableWriter, blocks
-from evals.scoring.prompts import encode_prompts
-from evals.scoring.protocols import WINDOW, TextProtocol
+from compression_gates.evals.checkpoints.checkpoint import SEQ2SEQ
+from compression_gates.evals.data.items import DROP, DataSet, Prompt
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.scoring.batches import in_batches
+from compression_gates.evals.scoring.divergence import divergences
+from compression_gates.evals.scoring.prediction_table import Table, TableWriter, blocks
+from compression_gates.evals.scoring.prompts import encode_prompts
+from compression_gates.evals.scoring.protocols import WINDOW, TextProtocol
 
 SHOWN_TOKENS = 64
 """Tokens of a window that are kept as text, to show where a candidate got worse."""

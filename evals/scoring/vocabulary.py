@@ -5,8 +5,8 @@ import json
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from evals.coverage import scripts_of
-from evals.data import DataSet, whole_text
+from compression_gates.evals.data.items import DataSet, whole_text
+from compression_gates.evals.report.coverage import scripts_of
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, data: DataSet) -> dict[str, np.ndarray]:

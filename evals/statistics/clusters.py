@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.estimate import Estimate, estimate
+from compression_gates.evals.statistics.estimate import Estimate, estimate
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.estimate import CONFIDENCE, Bounds, Estimate, estimate
-from evals.statistics.clusters import ClusterSums, student_t
-from evals.statistics.tails import Tail, reach_of, unreliable
+from compression_gates.evals.statistics.clusters import ClusterSums, student_t
+from compression_gates.evals.statistics.estimate import CONFIDENCE, Bounds, Estimate, estimate
+from compression_gates.evals.statistics.tails import Tail, reach_of, unreliable
 
 BANDWIDTH = 0.3
 """Cosines of a series of T windows are ``BANDWIDTH * T^(2/3)``; Lazarus et al. take 0.4, which

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.estimate import CONFIDENCE, Estimate, estimate
-from evals.statistics.clusters import ClusterSums
+from compression_gates.evals.statistics.clusters import ClusterSums
+from compression_gates.evals.statistics.estimate import CONFIDENCE, Estimate, estimate
 
 RESAMPLES = 4999
 _SEED = 20140501

@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evals.estimate import CONFIDENCE, Bounds, Estimate, estimate
-from evals.statistics.clusters import ClusterSums, carriers, student_t
-from evals.statistics.means import t_bounds
-from evals.statistics.tails import Tail, reach_of, unreliable
+from compression_gates.evals.statistics.clusters import ClusterSums, carriers, student_t
+from compression_gates.evals.statistics.estimate import CONFIDENCE, Bounds, Estimate, estimate
+from compression_gates.evals.statistics.means import t_bounds
+from compression_gates.evals.statistics.tails import Tail, reach_of, unreliable
 
 RARE = 8
 """Items on the rare side of a share; of fewer, Wilson's interval may cover less than it says."""

@@ -11,7 +11,8 @@ the one before:
       g(T) = T + A T^2 / 3 + A^2 T^3 / 27 + A / 6,    T_z = (3 / A) (cbrt(1 + A (z - A / 6)) - 1)
 
 * A multiple of t where documents are spread as in a long tail, whether or not this sample holds
-  its largest values. Its constants are calibrated by `python -m evals.simulation`.
+  its largest values. Its constants are calibrated by
+  `python -m compression_gates.fixtures.experiments.simulation`.
 """
 
 import math
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evals.statistics.clusters import ClusterSums, student_t
+from compression_gates.evals.statistics.clusters import ClusterSums, student_t
 
 FEW = 30
 """Below so many effective documents the interval of a mean may cover less than it says."""

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from compression.pruning.patterns import Unstructured, prune_mask
+from compression_gates.compression.pruning.patterns import Unstructured, prune_mask
 
 LIMIT = 6.0
 """An exact, stable mask costs at most this times the sort and comparison of a threshold."""

@@ -4,13 +4,13 @@ import time
 
 import torch
 
-from evals.checkpoint import open_checkpoint
-from evals.scoring.loading import load
-from evals.scoring.protocols import TextProtocol
-from evals.scoring.text import score_text
-from fixtures.datasets import data_set
-from fixtures.shipped import MODELS
-from fixtures.sources import DataSource
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.models.loading import load
+from compression_gates.evals.scoring.protocols import TextProtocol
+from compression_gates.evals.scoring.text import score_text
+from compression_gates.fixtures.suite.datasets import data_set
+from compression_gates.fixtures.suite.sources import DataSource
+from compression_gates.fixtures.world.shipped import MODELS
 
 ROUNDS = 5
 LIMIT = 2.5

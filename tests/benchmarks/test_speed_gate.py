@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from tabulate import tabulate
 
-from evals.device import all_cores
-from evals.gate import FAILED, Gate, judge
-from evals.metrics.efficiency import speedup
-from evals.scoring.protocols import SpeedProtocol
-from evals.sequential import LOOKS, repeat_until_decided
+from compression_gates.evals.gates.gate import FAILED, Gate, judge
+from compression_gates.evals.metrics.efficiency import speedup
+from compression_gates.evals.models.device import all_cores
+from compression_gates.evals.scoring.protocols import SpeedProtocol
+from compression_gates.evals.statistics.sequential import LOOKS, repeat_until_decided
 
 LIMIT = 0.8
 RATIOS = (0.6, 0.8, 0.82, 0.85, 0.95)
@@ -157,11 +157,11 @@ def test_simulated(benchmark, capsys):
 @pytest.fixture(scope="module")
 def sides():
     """A shipped model twice, with the data that it is timed on."""
-    from evals.checkpoint import open_checkpoint
-    from evals.scoring.loading import load
-    from fixtures.datasets import data_set
-    from fixtures.shipped import MODELS
-    from fixtures.sources import DataSource
+    from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+    from compression_gates.evals.models.loading import load
+    from compression_gates.fixtures.suite.datasets import data_set
+    from compression_gates.fixtures.suite.sources import DataSource
+    from compression_gates.fixtures.world.shipped import MODELS
 
     checkpoint = open_checkpoint(MODELS / "bert-tiny")
     data = data_set("reviews", DataSource("reviews", count=64), "classifier")
@@ -215,7 +215,7 @@ MACHINES = {"this machine": False, "one core busy": True}
 
 
 def test_timed(benchmark, capsys, sides):
-    from evals.scoring.speed import time_pairs
+    from compression_gates.evals.scoring.speed import time_pairs
 
     baseline, candidate, data = sides
     tally = Tally()
@@ -236,7 +236,7 @@ def test_timed(benchmark, capsys, sides):
 
 
 def test_replayed(benchmark, capsys, sides):
-    from evals.scoring.speed import time_pairs
+    from compression_gates.evals.scoring.speed import time_pairs
 
     baseline, candidate, data = sides
     tally = Tally()

@@ -4,15 +4,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compression.apply import compress
-from compression.calibration import visit_blocks
-from compression.errors import CompressionError, RecipeError
-from compression.layers import backbone_layers
-from compression.pruning.patterns import NofM, Unstructured
-from compression.pruning.sparsegpt import sparsegpt
-from compression.pruning.wanda import wanda
-from compression.quantization.grids import Uniform, round_to_nearest
-from compression.recipe import Recipe
+from compression_gates.compression.apply import compress
+from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.errors import CompressionError, RecipeError
+from compression_gates.compression.model.layers import backbone_layers
+from compression_gates.compression.pruning.patterns import NofM, Unstructured
+from compression_gates.compression.pruning.sparsegpt import sparsegpt
+from compression_gates.compression.pruning.wanda import wanda
+from compression_gates.compression.quantization.grids import Uniform, round_to_nearest
+from compression_gates.compression.recipe import Recipe
 
 PRUNING = ["magnitude-50", "wanda-50", "sparsegpt-50"]
 PATTERNS = ["magnitude-2:4", "wanda-2:4", "sparsegpt-4:8"]
@@ -104,7 +104,9 @@ def test_rounding_that_leaves_its_grid_is_an_error(tiny_llama, monkeypatch):
         rounded = round_to_nearest(weight, Uniform(8))
         return replace(rounded, codes=rounded.codes * 2)
 
-    monkeypatch.setattr("compression.quantization.nearest.round_to_nearest", wrong)
+    monkeypatch.setattr(
+        "compression_gates.compression.quantization.nearest.round_to_nearest", wrong
+    )
     with pytest.raises(CompressionError, match="a code is outside of 8 bits"):
         apply(tiny_llama, "rtn-int8")
 
@@ -149,7 +151,9 @@ def test_a_width_that_the_pattern_does_not_divide_names_its_layer(tiny_llama):
 
 
 def test_a_layer_that_misses_its_sparsity_is_an_error(tiny_llama, batches, monkeypatch):
-    monkeypatch.setattr("compression.pruning.wanda.wanda", lambda weight, norm, pattern: weight)
+    monkeypatch.setattr(
+        "compression_gates.compression.pruning.wanda.wanda", lambda weight, norm, pattern: weight
+    )
     with pytest.raises(CompressionError, match="0 zeros where 512 were asked for"):
         apply(tiny_llama, "wanda-50", batches)
 
@@ -160,7 +164,7 @@ def test_a_group_that_misses_its_pattern_is_an_error(tiny_llama, batches, monkey
         weight[:, : weight.shape[1] // 2] = 0.0
         return weight
 
-    monkeypatch.setattr("compression.pruning.wanda.wanda", halves)
+    monkeypatch.setattr("compression_gates.compression.pruning.wanda.wanda", halves)
     with pytest.raises(CompressionError, match="a group keeps more than 2:4"):
         apply(tiny_llama, "wanda-2:4", batches)
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from compression.apply import compress
-from compression.calibration import collect
-from compression.checkpoint import load, save
-from compression.errors import RecipeError
-from compression.layers import all_layers, backbone_layers
-from compression.recipe import Recipe
-from compression.watching import one_by_one
-from fixtures import vocabulary
+from compression_gates.compression.apply import compress
+from compression_gates.compression.calibration.driver import collect
+from compression_gates.compression.checkpoint.saving import load, save
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.capture import one_by_one
+from compression_gates.compression.model.layers import all_layers, backbone_layers
+from compression_gates.compression.recipe import Recipe
+from compression_gates.fixtures.world import tokenizers as vocabulary
 from tests.compression import zoo
 
 RECIPES = [

@@ -1,14 +1,21 @@
-"""``python -m compression.architectures`` and the table in ``compression/README.md``."""
+"""The command that prints the table in ``compression/README.md``, and that table."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-import compression
-from compression.architectures.__main__ import FAILS, LETTERS, WORSE, Refusals, main, row
-from compression.architectures.models import ARCHITECTURES
-from compression.catalogue import METHODS
+from compression_gates import compression
+from compression_gates.compression.architectures.__main__ import (
+    FAILS,
+    LETTERS,
+    WORSE,
+    Refusals,
+    main,
+    row,
+)
+from compression_gates.compression.architectures.models import ARCHITECTURES
+from compression_gates.compression.catalogue import METHODS
 
 README = Path(compression.__file__).with_name("README.md")
 CHEAP = {
@@ -66,7 +73,7 @@ def test_a_method_that_breaks_is_marked_and_the_exit_code_says_so(capsys, monkey
     def broken(*args):
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr("compression.architectures.trial.attempt", broken)
+    monkeypatch.setattr("compression_gates.compression.architectures.trial.attempt", broken)
     assert main(["llama", "--methods", "rtn"]) == 1
     told = capsys.readouterr()
     assert f"| llama | {FAILS} |" in told.out

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from compression.calibration import blocks, visit_blocks
-from compression.errors import CompressionError
-from compression.layers import backbone_layers
+from compression_gates.compression.calibration.driver import blocks, visit_blocks
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.layers import backbone_layers
 
 
 def recorded_inputs(model, layer, batches):

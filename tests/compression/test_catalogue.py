@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compression import catalogue
-from compression.apply import compress
-from compression.catalogue import METHODS
-from compression.compressed import Compressed
-from compression.errors import CompressionError
-from compression.recipe import Recipe
+from compression_gates.compression import catalogue
+from compression_gates.compression.apply import compress
+from compression_gates.compression.catalogue import METHODS
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.recipe import Recipe
 
 ONE_OF_EACH_FAMILY = {
     catalogue.QUANTIZATION: "rtn-int8",
@@ -66,10 +66,13 @@ def test_an_entry_without_a_function_raises_with_its_name(name):
 @pytest.mark.parametrize(
     ("function", "complaint"),
     [
-        ("compression.quantization.nowhere:f", "'compression.quantization.nowhere:f' cannot be im"),
-        ("compression.quantization.gptq:nowhere", "cannot be imported"),
-        ("compression.quantization.gptq", "cannot be imported"),
-        ("compression.quantization.gptq:BLOCK", "cannot be called"),
+        (
+            "compression_gates.compression.quantization.nowhere:f",
+            "'compression_gates.compression.quantization.nowhere:f' cannot be im",
+        ),
+        ("compression_gates.compression.quantization.gptq:nowhere", "cannot be imported"),
+        ("compression_gates.compression.quantization.gptq", "cannot be imported"),
+        ("compression_gates.compression.quantization.gptq:BLOCK", "cannot be called"),
     ],
 )
 @pytest.mark.parametrize("recipe", ONE_OF_EACH_FAMILY.values())
@@ -113,7 +116,7 @@ def test_a_method_does_the_same_under_another_name(tiny_llama, batches, add, rec
 
 def test_a_quantizer_of_ones_own(tiny_llama, add):
     """A function that is handed in takes the arguments that its family's step names."""
-    from compression.quantization.grids import Uniform, round_to_nearest
+    from compression_gates.compression.quantization.grids import Uniform, round_to_nearest
 
     def towards_two_bits(weight, step, seen, keep_zeros):
         assert seen is None

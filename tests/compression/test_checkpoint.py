@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from compression.apply import compress
-from compression.checkpoint import save
-from compression.recipe import Recipe
-from fixtures import vocabulary
+from compression_gates.compression.apply import compress
+from compression_gates.compression.checkpoint.saving import save
+from compression_gates.compression.recipe import Recipe
+from compression_gates.fixtures.world import tokenizers as vocabulary
 
 
 @pytest.fixture(scope="module")

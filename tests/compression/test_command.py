@@ -1,4 +1,4 @@
-"""Wrong uses of ``python -m compression``; right ones stand in tests/end_to_end."""
+"""Wrong uses of ``compression-gates compress``; right ones stand in tests/end_to_end."""
 
 import json
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from compression.__main__ import _change, main
-from compression.catalogue import LOSSES
-from compression.recipe import Recipe
-from compression.references import check_reference
-from fixtures import corpus
-from fixtures.shipped import MODELS
+from compression_gates.compression.__main__ import _change, main
+from compression_gates.compression.catalogue import LOSSES
+from compression_gates.compression.model.references import check_reference
+from compression_gates.compression.recipe import Recipe
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
 
 
 @pytest.fixture
@@ -179,11 +179,11 @@ def test_an_interruption_is_one_line(tmp_path, capsys, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compression.apply.compress", interrupted)
+    monkeypatch.setattr("compression_gates.compression.apply.compress", interrupted)
     words = ["magnitude-50", "--model", str(MODELS / "bert-tiny")]
     assert main([*words, "--output", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err.splitlines() == [
-        "python -m compression: interrupted; nothing was written"
+        "compression-gates compress: interrupted; nothing was written"
     ]
 
 
@@ -251,29 +251,31 @@ def _raises(*args, **kwargs):
 @pytest.mark.parametrize(
     ("recipe", "place", "layer"),
     [
-        ("rtn-int8", "compression.quantization.nearest.round_to_nearest", "layer bert.encoder"),
-        ("svd-50", "compression.low_rank.svd.factorise", "layer bert.encoder"),
-        ("magnitude-50", "compression.pruning.magnitude.magnitude_scores", "layer bert.encoder"),
-        ("wanda-50", "compression.pruning.wanda.wanda_scores", "layer bert.encoder"),
-        ("sparsegpt-50", "compression.pruning.sparsegpt.inverse_factor", "layer bert.encoder"),
+        ("rtn-int8", "quantization.nearest.round_to_nearest", "layer bert.encoder"),
+        ("svd-50", "low_rank.svd.factorise", "layer bert.encoder"),
+        ("magnitude-50", "pruning.magnitude.magnitude_scores", "layer bert.encoder"),
+        ("wanda-50", "pruning.wanda.wanda_scores", "layer bert.encoder"),
+        ("sparsegpt-50", "pruning.sparsegpt.inverse_factor", "layer bert.encoder"),
         ("wanda-50", "transformers.models.bert.modeling_bert.BertOutput.forward",
          "layer bert.encoder.layer.0"),
-        ("heads-50", "compression.structured.scores._magnitude", "layer bert.encoder"),
-        ("awq-int4", "compression.scaling.awq.search", "layer bert.encoder"),
-        ("smoothquant", "compression.scaling.smoothquant.smoothing_scales", "layer bert.encoder"),
+        ("heads-50", "structured.scores._magnitude", "layer bert.encoder"),
+        ("awq-int4", "scaling.awq.search", "layer bert.encoder"),
+        ("smoothquant", "scaling.smoothquant.smoothing_scales", "layer bert.encoder"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("debug", [False, True])
 def test_whatever_a_method_raises_is_one_line(
     tmp_path, reviews, capsys, monkeypatch, recipe, place, layer, debug
 ):
+    if not place.startswith("transformers"):
+        place = f"compression_gates.compression.{place}"
     monkeypatch.setattr(place, _raises)
     words = [recipe, "--model", str(MODELS / "bert-tiny"), "--data", str(reviews)]
     words += ["--output", str(tmp_path / "out"), *(["--debug"] if debug else [])]
     assert main(words) == 2
     told = capsys.readouterr()
     *before, line = told.err.splitlines()
-    assert line.startswith("python -m compression: error: ")
+    assert line.startswith("compression-gates compress: error: ")
     assert "a method's own fault" in line
     assert layer in line
     assert told.out == ""

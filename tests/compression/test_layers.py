@@ -1,8 +1,8 @@
 import pytest
 
-from compression.errors import RecipeError
-from compression.layers import selected_layers
-from compression.recipe import Recipe
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.layers import selected_layers
+from compression_gates.compression.recipe import Recipe
 
 
 def names(model, **settings):

@@ -5,13 +5,18 @@ import warnings
 import pytest
 import torch
 
-from compression.apply import compress
-from compression.architectures.models import ARCHITECTURES
-from compression.architectures.trial import calibration
-from compression.calibration import collect, visit_blocks
-from compression.layers import all_layers, backbone_layers, routers, selected_layers
-from compression.recipe import Recipe
-from compression.silent_experts import expert_of
+from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import ARCHITECTURES
+from compression_gates.compression.architectures.trial import calibration
+from compression_gates.compression.calibration.driver import collect, visit_blocks
+from compression_gates.compression.calibration.silent_experts import expert_of
+from compression_gates.compression.model.layers import (
+    all_layers,
+    backbone_layers,
+    routers,
+    selected_layers,
+)
+from compression_gates.compression.recipe import Recipe
 
 LINEAR_ROUTERS = {
     "phimoe": {"model.layers.{}.mlp.router"},

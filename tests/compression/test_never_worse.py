@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.calibration import InputStatistics
-from compression.pruning.patterns import Unstructured
-from compression.pruning.sparsegpt import _least_error
-from compression.quantization.gptq import quantize
-from compression.quantization.lsq import quantize as learn
-from compression.recipe import Recipe
+from compression_gates.compression.calibration.driver import InputStatistics
+from compression_gates.compression.pruning.patterns import Unstructured
+from compression_gates.compression.pruning.sparsegpt import _least_error
+from compression_gates.compression.quantization.gptq import quantize
+from compression_gates.compression.quantization.lsq import quantize as learn
+from compression_gates.compression.recipe import Recipe
 
 
 def problem(seed, rows, columns, tokens):

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from compression.apply import compress
-from compression.errors import CompressionError, RecipeError
-from compression.layers import all_layers
-from compression.recipe import Recipe, Step
+from compression_gates.compression.apply import compress
+from compression_gates.compression.errors import CompressionError, RecipeError
+from compression_gates.compression.model.layers import all_layers
+from compression_gates.compression.recipe import Recipe, Step
 from tests.compression import zoo
 
 

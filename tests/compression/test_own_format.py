@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from compression.apply import compress
-from compression.checkpoint import form_of, load, save
-from compression.errors import CompressionError
-from compression.own_format import METHOD
-from compression.recipe import Recipe
-from fixtures import vocabulary
+from compression_gates.compression.apply import compress
+from compression_gates.compression.checkpoint.own_format import METHOD
+from compression_gates.compression.checkpoint.saving import form_of, load, save
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.recipe import Recipe
+from compression_gates.fixtures.world import tokenizers as vocabulary
 
 
 @pytest.fixture(scope="module")

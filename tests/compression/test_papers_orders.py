@@ -9,21 +9,21 @@ from functools import cache
 import pytest
 import torch
 
-from compression.calibration import collect
-from compression.hessian import output_error
-from compression.layers import backbone_layers
-from compression.low_rank.svd import factorise
-from compression.pruning.magnitude import magnitude_scores
-from compression.pruning.patterns import NofM, Unstructured, prune_mask
-from compression.pruning.sparsegpt import sparsegpt
-from compression.pruning.wanda import wanda
-from compression.quantization.gptq import gptq
-from compression.quantization.grids import Uniform, round_to_nearest
-from compression.quantization.lsq import learned_steps
-from compression.recipe import Recipe
-from compression.texts import batches_of
-from fixtures import corpus
-from fixtures.shipped import CAUSAL, MODELS, NAMES
+from compression_gates.compression.calibration.driver import collect
+from compression_gates.compression.calibration.hessian import output_error
+from compression_gates.compression.low_rank.svd import factorise
+from compression_gates.compression.model.layers import backbone_layers
+from compression_gates.compression.model.texts import batches_of
+from compression_gates.compression.pruning.magnitude import magnitude_scores
+from compression_gates.compression.pruning.patterns import NofM, Unstructured, prune_mask
+from compression_gates.compression.pruning.sparsegpt import sparsegpt
+from compression_gates.compression.pruning.wanda import wanda
+from compression_gates.compression.quantization.gptq import gptq
+from compression_gates.compression.quantization.grids import Uniform, round_to_nearest
+from compression_gates.compression.quantization.lsq import learned_steps
+from compression_gates.compression.recipe import Recipe
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import CAUSAL, MODELS, NAMES
 
 PATTERNS = [Unstructured(0.5), NofM(2, 4), NofM(4, 8)]
 

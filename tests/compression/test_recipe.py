@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.catalogue import METHODS
-from compression.errors import RecipeError
-from compression.recipe import Recipe
+from compression_gates.compression.catalogue import METHODS
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.recipe import Recipe
 
 
 @pytest.mark.parametrize(

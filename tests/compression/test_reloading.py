@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from compression.apply import compress
-from compression.architectures.models import ARCHITECTURES
-from compression.architectures.trial import calibration, tokenizer
-from compression.checkpoint import save
-from compression.errors import CompressionError
-from compression.own_format import METHOD
-from compression.recipe import Recipe
+from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import ARCHITECTURES
+from compression_gates.compression.architectures.trial import calibration, tokenizer
+from compression_gates.compression.checkpoint.own_format import METHOD
+from compression_gates.compression.checkpoint.saving import save
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", ["modernbert", "falcon", "mamba", "gpt_bigcode"])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.errors import CompressionError
-from compression.text_files import read_texts
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.text_files import read_texts
 
 TEXTS = ["a good story", "a dull one,\nin two lines", 'he said "no"']
 LABELS = [1, 0, 0]

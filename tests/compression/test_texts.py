@@ -3,13 +3,22 @@
 import pytest
 import torch
 
-from compression.apply import compress
-from compression.architectures.models import ARCHITECTURES, VOCABULARY, Architecture
-from compression.distillation.augment import augmented, back_translate, sample_texts
-from compression.errors import CompressionError, RecipeError
-from compression.recipe import Recipe, needs_data
-from compression.texts import batches_of, check_labels, padded
-from fixtures import corpus, vocabulary
+from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import (
+    ARCHITECTURES,
+    VOCABULARY,
+    Architecture,
+)
+from compression_gates.compression.distillation.augment import (
+    augmented,
+    back_translate,
+    sample_texts,
+)
+from compression_gates.compression.errors import CompressionError, RecipeError
+from compression_gates.compression.model.texts import batches_of, check_labels, padded
+from compression_gates.compression.recipe import Recipe, needs_data
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world import tokenizers as vocabulary
 from tests.compression import zoo
 
 REVIEWS = [corpus.review("calibration", index) for index in range(40)]
@@ -165,7 +174,7 @@ def test_translated_texts_keep_their_labels_and_sampled_ones_have_none(
 def test_a_student_learns_from_texts_that_models_made(
     classifier, tokenizer, generator, translators, tmp_path
 ):
-    from compression.apply import compress
+    from compression_gates.compression.apply import compress
 
     model, own = generator
     model.save_pretrained(tmp_path / "lm")
@@ -213,7 +222,7 @@ def test_texts_without_a_label_keep_the_others_their_labels(classifier, tokenize
 def test_a_single_output_is_refused_by_what_trains_on_cross_entropy(tokenizer):
     from transformers import AutoModelForSequenceClassification, BertConfig
 
-    from compression.apply import compress
+    from compression_gates.compression.apply import compress
 
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1,

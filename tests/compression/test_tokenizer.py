@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from compression.__main__ import main
-from compression.tokenizer import save_tokenizer
-from fixtures import vocabulary
+from compression_gates.compression.__main__ import main
+from compression_gates.compression.checkpoint.tokenizer_files import save_tokenizer
+from compression_gates.fixtures.world import tokenizers as vocabulary
 
 MODELS = Path("fixtures/models")
 TEXT = "Rufus lives in Merrin and owns a steel drum that he likes very much.\n"

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from compression.apply import compress
-from compression.architectures.models import ARCHITECTURES
-from compression.architectures.trial import calibration
-from compression.errors import RecipeError
-from compression.recipe import Recipe
+from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import ARCHITECTURES
+from compression_gates.compression.architectures.trial import calibration
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.recipe import Recipe
 
 LEFT_OUT = {
     "mamba": "exclude=*.dt_proj",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+COMPRESS = (sys.executable, "-m", "compression_gates", "compress")
 
 PROFILE = """
 [data.reviews]

@@ -224,7 +224,7 @@ def gptqmodel(method: str):
         from gptqmodel.looper.awq_processor import AWQProcessor
         from gptqmodel.quantization import FORMAT, METHOD
 
-        from fixtures import corpus
+        from compression_gates.fixtures.world import corpus
 
         settings, more = {"desc_act": False}, {}
         if method == "awq":

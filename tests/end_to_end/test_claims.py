@@ -3,8 +3,8 @@
 import json
 import shutil
 
-from fixtures import corpus
-from fixtures.shipped import MODELS
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
 from tests.end_to_end.conftest import run_gates
 from tests.end_to_end.test_formats import verdicts_in

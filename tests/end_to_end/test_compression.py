@@ -1,15 +1,14 @@
-"""``python -m compression`` as a user runs it."""
+"""``compression-gates compress`` as a user runs it."""
 
 import json
 import subprocess
-import sys
 
 import pytest
 
-from compression.catalogue import METHODS
-from fixtures import corpus
-from fixtures.shipped import MODELS
-from tests.end_to_end.conftest import ROOT
+from compression_gates.compression.catalogue import METHODS
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
+from tests.end_to_end.conftest import COMPRESS, ROOT
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def reviews(tmp_path):
 
 def compression(*words, **options):
     return subprocess.run(
-        [sys.executable, "-m", "compression", *map(str, words)],
+        [*COMPRESS, *map(str, words)],
         cwd=ROOT, capture_output=True, text=True, **options,
     )  # fmt: skip
 
@@ -57,4 +56,5 @@ def test_wrong_use_is_one_line_and_an_exit_code(tmp_path):
     done = compression("wanda-50", "--model", MODELS / "bert-tiny", "--output", tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == ("python -m compression: error: wanda-50 needs texts; give --data FILE\n")
+    told = "compression-gates compress: error: wanda-50 needs texts; give --data FILE\n"
+    assert done.stderr == told

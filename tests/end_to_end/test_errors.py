@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fixtures.shipped import MODELS
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.conftest import run_gates
 
 USAGE, FAILED = 4, 1

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.shipped import MODELS
+from compression_gates.fixtures.world.shipped import MODELS
 
 HOSTILE = "x\x1b[31m\u202e\n::error::gone|<img src=x>`http://x.org @octocat\x00##[group]"
 COMMAND = re.compile(r"^\s*::|##\[", re.MULTILINE)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evals.checkpoint import open_checkpoint
-from evals.checkpoints.compare import Sides, compare
-from evals.checkpoints.findings import Severity
-from evals.data import DataSet, Text
-from fixtures import corpus
-from fixtures.shipped import MODELS
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.compare import Sides, compare
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.data.items import DataSet, Text
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
 
 BASE = MODELS / "llama-tiny"

@@ -98,7 +98,7 @@ def test_a_failing_case_shows_the_evidence(gates, profile, tmp_path):
         "(n = 200)",
         "worst 1",
         "expected 1, baseline 1, candidate 0",
-        "rerun      pytest 'tests/gates/test_accuracy_drop.py::",
+        "rerun      compression-gates 'tests/gates/test_accuracy_drop.py::",
     ):
         assert (
             part in done.stdout
@@ -140,10 +140,10 @@ def checkpoints(tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from compression.apply import compress
-    from compression.checkpoint import save
-    from compression.recipe import Recipe
-    from fixtures.shipped import MODELS
+    from compression_gates.compression.apply import compress
+    from compression_gates.compression.checkpoint.saving import save
+    from compression_gates.compression.recipe import Recipe
+    from compression_gates.fixtures.world.shipped import MODELS
 
     for name, recipe in (("healthy", "rtn-int8"), ("ruined", "magnitude-90")):
         model = AutoModelForCausalLM.from_pretrained(MODELS / "llama-tiny", dtype=torch.float32)
@@ -153,7 +153,7 @@ def checkpoints(tmp_path):
 
 
 def test_two_checkpoints_on_a_text_of_ones_own(gates, checkpoints):
-    from fixtures import corpus
+    from compression_gates.fixtures.world import corpus
 
     text = checkpoints / "mine.txt"
     text.write_text("\n\n".join(corpus.passage("calibration", i).text for i in range(40)))

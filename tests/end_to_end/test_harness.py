@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from evals.errors import EvalError
-from evals.harness.log import is_log, read_log
-from evals.harness.pairing import paired
-from fixtures import corpus
-from fixtures.shipped import MODELS
-from tests.end_to_end.conftest import ROOT, run_gates
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.lm_eval.log import is_log, read_log
+from compression_gates.evals.lm_eval.pairing import paired
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
+from tests.end_to_end.conftest import COMPRESS, ROOT, run_gates
 
 BASE = MODELS / "llama-tiny"
 COUNT = 16
@@ -116,7 +116,7 @@ def harness(tmp_path_factory):
 def candidate(tmp_path_factory):
     out = tmp_path_factory.mktemp("candidate") / "magnitude"
     done = subprocess.run(
-        [sys.executable, "-m", "compression", "magnitude-50", "--model", BASE, "--output", out],
+        [*COMPRESS, "magnitude-50", "--model", BASE, "--output", out],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from fixtures import corpus
-from fixtures.shipped import MODELS
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.conftest import run_gates
 
 BACKTRACKS = {"type": "Split", "pattern": {"Regex": "(a|a)*$|(a+)+$"}, "behavior": "Isolated",

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from fixtures import corpus, vocabulary
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world import tokenizers as vocabulary
 
 
 @pytest.fixture

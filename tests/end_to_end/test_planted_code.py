@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fixtures.shipped import MODELS
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.conftest import ROOT
 
 EVIL = """
 from pathlib import Path
 Path({marks!r}, str(abs(hash(__file__)))).write_text(__file__)
-from evals.gate import Verdict
+from compression_gates.evals.gates.gate import Verdict
 Verdict.holds = lambda self, policy: True
 """
 SETTINGS = {

@@ -3,7 +3,7 @@
 import json
 import re
 
-from fixtures.defects import DEFECTS
+from compression_gates.fixtures.defects.defects import DEFECTS
 
 
 def test_every_planted_defect_is_caught_and_no_healthy_recipe_fails(gates, tmp_path):

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
-from fixtures import corpus
-from fixtures.shipped import MODELS
-from tests.end_to_end.conftest import ROOT
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
+from tests.end_to_end.conftest import COMPRESS, ROOT
 
 STUDIES = {
     "llama-2-7b": "meta-llama/Llama-2-7b-hf",
@@ -117,7 +116,7 @@ def test_what_got_worse_since_a_report(gates, tmp_path):
     healthy, broken = tmp_path / "healthy", tmp_path / "broken"
     for recipe, out in (("magnitude-20", healthy), ("magnitude-95", broken)):
         out.mkdir()
-        words = [sys.executable, "-m", "compression", recipe, "--model", MODELS / "bert-tiny",
+        words = [*COMPRESS, recipe, "--model", MODELS / "bert-tiny",
                  "--output", out / "student"]  # fmt: skip
         done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -3,14 +3,13 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fixtures import corpus
-from fixtures.shipped import MODELS
-from tests.end_to_end.conftest import ROOT, run_gates
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
+from tests.end_to_end.conftest import COMPRESS, ROOT, run_gates
 
 BASE = MODELS / "llama-tiny"
 HEALTHY = ("rtn-int8", "rtn-int4,group=32", "gptq-int4,group=32", "wanda-30")
@@ -44,7 +43,7 @@ def folder(tmp_path_factory):
     (folder / "calibration.txt").write_text(calibration)
     broken(folder / "broken")
     for recipe in HEALTHY:
-        words = [sys.executable, "-m", "compression", recipe, "--model", BASE, "--output",
+        words = [*COMPRESS, recipe, "--model", BASE, "--output",
                  folder / recipe, "--data", folder / "calibration.txt"]  # fmt: skip
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

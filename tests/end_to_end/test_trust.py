@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from fixtures.shipped import MODELS
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.conftest import PROFILE
 
 

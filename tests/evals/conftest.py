@@ -9,8 +9,8 @@ def causal_checkpoint(tiny_llama, tmp_path):
     import torch
     from transformers import LlamaForCausalLM
 
-    from evals.checkpoint import open_checkpoint
-    from fixtures import vocabulary
+    from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+    from compression_gates.fixtures.world import tokenizers as vocabulary
 
     tokenizer = vocabulary.causal(64)
 
@@ -34,8 +34,9 @@ def causal_checkpoint(tiny_llama, tmp_path):
 @pytest.fixture
 def classifier_checkpoint(tiny_encoder, tmp_path):
     """A random BERT classifier with a WordPiece tokenizer."""
-    from evals.checkpoint import open_checkpoint
-    from fixtures import train_encoder, vocabulary
+    from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+    from compression_gates.fixtures.world import tokenizers as vocabulary
+    from compression_gates.fixtures.world import train_encoder
 
     tokenizer = vocabulary.wordpiece(64)
     sizes = dict(

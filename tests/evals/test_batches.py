@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.errors import EvalError
-from evals.scoring.batches import in_batches
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.scoring.batches import in_batches
 
 
 @given(

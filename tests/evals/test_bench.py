@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from evals.bench import NOISE_BATCH, Bench, Tasks
-from evals.data import DataSet, Prompt, Text
-from evals.device import cores, cpu_model
-from evals.measurement import Measurement
-from evals.models import Models
-from evals.sequential import repeat_until_decided
-from evals.store import Store
-from fixtures import corpus
+from compression_gates.evals.bench import NOISE_BATCH, Bench, Tasks
+from compression_gates.evals.data.items import DataSet, Prompt, Text
+from compression_gates.evals.models.cache import Models
+from compression_gates.evals.models.device import cores, cpu_model
+from compression_gates.evals.statistics.sequential import repeat_until_decided
+from compression_gates.evals.store.measurement import Measurement
+from compression_gates.evals.store.store import Store
+from compression_gates.fixtures.suite.lab import OWN_FORMATS
+from compression_gates.fixtures.world import corpus
 
 TEXTS = DataSet("texts", tuple(Text(corpus.passage("held-out", i).text[:200], i) for i in range(3)))
 PROMPTS = DataSet("prompts", (Prompt("Question: Where?", "there", 0),), {"max_new_tokens": 2})
@@ -70,7 +71,7 @@ def race(causal_checkpoint, tmp_path, monkeypatch):
 
     def run(*ratios, limits=(0.8,), workers=1, **options):
         timer = Timer(*ratios)
-        monkeypatch.setattr("evals.scoring.speed.time_pairs", timer)
+        monkeypatch.setattr("compression_gates.evals.scoring.speed.time_pairs", timer)
         bench = Bench(Store(tmp_path / "store"), workers=workers)
         run.found = bench.race(one, two, TEXTS, limits, **options)
         run.threads = timer.threads
@@ -119,7 +120,7 @@ def test_a_timing_is_of_a_processor_and_not_of_a_host(race, monkeypatch):
     assert origin["machine"] == [cpu_model(), cores()]
     monkeypatch.setattr("platform.node", lambda: "another")
     assert race(1.0) == 0
-    monkeypatch.setattr("evals.device.cpu_model", lambda: "Another CPU")
+    monkeypatch.setattr("compression_gates.evals.models.device.cpu_model", lambda: "Another CPU")
     assert race(1.0) == 1
 
 
@@ -186,6 +187,9 @@ def test_forged_entries_are_measured_again(causal_checkpoint, tmp_path, name):
 def test_the_formats_are_in_the_key_of_a_comparison(causal_checkpoint, tmp_path):
     one = causal_checkpoint("one")
     own = replace(one, form="compression-gates")
-    Bench(Store(tmp_path), formats=("compression.own_format",)).compare(one, own, TASKS)
+    Bench(Store(tmp_path), formats=OWN_FORMATS).compare(one, own, TASKS)
     (file,) = tmp_path.glob("measurements/*.npz")
-    assert "compression.own_format" in Measurement.read(file).origin["packages"]
+    assert (
+        "compression_gates.compression.checkpoint.own_format"
+        in Measurement.read(file).origin["packages"]
+    )

@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from evals.clusters import numbered, passages, shared_lines
+from compression_gates.evals.data.documents import numbered, passages, shared_lines
 
 PASSAGE = "Mara Holt is a baker and lives in Karsby by the river, where she keeps a silver kettle."
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from evals.columns import columns_of, recognised
-from evals.errors import EvalError
-from evals.tables import BARE, LABELLED, PROMPT, QUESTION, SUMMARY, TEXT
+from compression_gates.evals.data.columns import columns_of, recognised
+from compression_gates.evals.data.tables import BARE, LABELLED, PROMPT, QUESTION, SUMMARY, TEXT
+from compression_gates.evals.errors import EvalError
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from evals.data import DataSet, Prompt
-from evals.errors import EvalError
-from evals.measurement import Measurement
-from evals.metrics import continuation
-from evals.metrics.continuation import (
+from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics import continuation
+from compression_gates.evals.metrics.continuation import (
     SURE,
     confident_flips,
     continuation_changes,
@@ -18,12 +17,13 @@ from evals.metrics.continuation import (
     continuation_rouge1_drop,
     parting,
 )
-from evals.metrics.rouge import rouge1
-from evals.reading import Scored
-from evals.scoring.continuation import NONE, continue_prompts
-from evals.scoring.loading import load
-from evals.scoring.protocols import ContinuationProtocol
-from fixtures import corpus
+from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.metrics.rouge import rouge1
+from compression_gates.evals.models.loading import load
+from compression_gates.evals.scoring.continuation import NONE, continue_prompts
+from compression_gates.evals.scoring.protocols import ContinuationProtocol
+from compression_gates.evals.store.measurement import Measurement
+from compression_gates.fixtures.world import corpus
 
 PROMPTS = DataSet(
     "prompts",

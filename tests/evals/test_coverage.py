@@ -7,11 +7,11 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.coverage import Coverage, scripts_of
-from evals.data import DataSet, Prompt, Text
-from evals.scoring.routing import routed
-from evals.scoring.vocabulary import tokens_of
-from fixtures.shipped import MODELS
+from compression_gates.evals.data.items import DataSet, Prompt, Text
+from compression_gates.evals.report.coverage import Coverage, scripts_of
+from compression_gates.evals.scoring.routing import routed
+from compression_gates.evals.scoring.vocabulary import tokens_of
+from compression_gates.fixtures.world.shipped import MODELS
 
 SIZES = dict(
     vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -161,9 +161,9 @@ def test_positions_are_those_that_are_read():
 
 
 def test_a_bench_counts_experts_while_it_scores(tmp_path):
-    from evals.bench import Bench, Tasks
-    from evals.checkpoint import open_checkpoint
-    from evals.store import Store
+    from compression_gates.evals.bench import Bench, Tasks
+    from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+    from compression_gates.evals.store.store import Store
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODELS / "llama-tiny")
     config = transformers.MixtralConfig(

@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from evals.device import all_cores, cores, cpu_model, device_facts, device_of, timed_on
-from evals.errors import EvalError
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.device import (
+    all_cores,
+    cores,
+    cpu_model,
+    device_facts,
+    device_of,
+    timed_on,
+)
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from evals.earlier import read_earlier
-from evals.errors import EvalError
-from evals.gate import Gate, judge
-from evals.items import SHARE, ItemValues
-from evals.reading import Reading
-from evals.report import Entry, write
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.gates.earlier import read_earlier
+from compression_gates.evals.gates.gate import Gate, judge
+from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.report.report import Entry, write
+from compression_gates.evals.statistics.item_values import SHARE, ItemValues
 
 ORIGIN = {"baseline": "b", "data": "d", "protocol": "p"}
 

@@ -3,8 +3,8 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from evals.data import DataSet, Prompt, Text
-from evals.excerpts import CUTS, LONGEST, SHORTEST, excerpts, prompts_of
+from compression_gates.evals.data.excerpts import CUTS, LONGEST, SHORTEST, excerpts, prompts_of
+from compression_gates.evals.data.items import DataSet, Prompt, Text
 
 LINE = "The lantern of the old mill is kept in the tower by the river. " * 5
 

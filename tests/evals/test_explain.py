@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.data import DataSet, Prompt
-from evals.estimate import NOTHING, Estimate
-from evals.explain import explain, needed
-from evals.gate import DEFAULT, SMOKE, STRICT, Gate, judge
-from evals.reading import Reading
-from evals.regressions import regression, worst_items
-from evals.statistics import clustered_mean, clustered_share, studentized_mean
+from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.gates.explain import explain, needed
+from compression_gates.evals.gates.gate import DEFAULT, SMOKE, STRICT, Gate, judge
+from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.metrics.regressions import regression, worst_items
+from compression_gates.evals.statistics.estimate import NOTHING, Estimate
+from compression_gates.evals.statistics.means import clustered_mean, studentized_mean
+from compression_gates.evals.statistics.shares import clustered_share
 
 DATA = DataSet("q", tuple(Prompt(f"Context.\nWho is {i}?\nAnswer:", "a", i) for i in range(9)))
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from statsmodels.stats.multitest import multipletests
 
-from evals.families import BENJAMINI_HOCHBERG, HOLM, alarms, told
-from evals.gate import Verdict
+from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG, HOLM, alarms, told
+from compression_gates.evals.gates.gate import Verdict
 
 P_VALUES = st.lists(st.floats(0, 1) | st.floats(0, 0.01), min_size=1, max_size=30)
 

@@ -7,9 +7,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import open_checkpoint
-from evals.scoring.footprint import footprint, holds_pattern, linear_weights
-from evals.scoring.loading import Loaded, load
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.models.loading import Loaded, load
+from compression_gates.evals.scoring.footprint import footprint, holds_pattern, linear_weights
 
 SIZES = dict(
     vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -62,7 +62,7 @@ def counted(model, tmp_path) -> dict[str, int]:
 
 
 def open_plain(path):
-    from evals.checkpoint import CAUSAL, Checkpoint
+    from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint
 
     return Checkpoint(path, CAUSAL, 0, "model")
 
@@ -151,9 +151,9 @@ RECIPES = {
 def test_what_is_unpacked_on_loading_is_not_the_form_that_is_stored(
     recipe, causal_checkpoint, tmp_path
 ):
-    from compression.apply import compress
-    from compression.checkpoint import save
-    from compression.recipe import Recipe
+    from compression_gates.compression.apply import compress
+    from compression_gates.compression.checkpoint.saving import save
+    from compression_gates.compression.recipe import Recipe
 
     base = load(causal_checkpoint())
     directory = tmp_path / "made"

@@ -11,7 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from evals.foreign_text import fenced, in_markdown, on_one_line, on_terminal, snippet, valid_unicode
+from compression_gates.evals.foreign_text import (
+    fenced,
+    in_markdown,
+    on_one_line,
+    on_terminal,
+    snippet,
+    valid_unicode,
+)
 
 FRAGMENTS = (
     "::error::", "::error file=a.py,line=1::no", " ::set-output name=x::y", "##[group]", "##vso[x]",

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from evals.errors import EvalError
-from evals.estimate import NOTHING, Estimate
-from evals.gate import (
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.gates.gate import (
     DEFAULT,
     FAILED,
     INCONCLUSIVE,
@@ -20,9 +19,10 @@ from evals.gate import (
     Gate,
     judge,
 )
-from evals.reading import Reading
-from evals.sequential import sequential_median
-from evals.statistics import clustered_mean, studentized_mean
+from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.statistics.estimate import NOTHING, Estimate
+from compression_gates.evals.statistics.means import clustered_mean, studentized_mean
+from compression_gates.evals.statistics.sequential import sequential_median
 
 COSTS = [name for name, metric in METRICS.items() if metric.at_most]
 GAINS = [name for name, metric in METRICS.items() if not metric.at_most]

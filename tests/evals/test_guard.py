@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from evals.errors import EvalError
-from evals.guard import TimeUp, guarded
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.guard import TimeUp, guarded
 
 
 class PanicException(BaseException):
@@ -64,7 +64,7 @@ def test_own_errors_and_those_that_are_named_pass():
     ids=["loop", "sleep", "swallowed"],
 )
 def test_a_time_limit(wait, monkeypatch):
-    monkeypatch.setattr("evals.guard._AGAIN", 0.1)
+    monkeypatch.setattr("compression_gates.evals.guard._AGAIN", 0.1)
     start = time.monotonic()
     with pytest.raises(EvalError, match="it fails: no end after"), guarded("it fails", 0.2):
         wait()

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import ADAPTER, ADAPTER_WEIGHTS, open_checkpoint
-from evals.identical import adds_nothing, same_weights
-from fixtures.shipped import MODELS
+from compression_gates.evals.checkpoints.checkpoint import ADAPTER, ADAPTER_WEIGHTS, open_checkpoint
+from compression_gates.evals.checkpoints.identical import adds_nothing, same_weights
+from compression_gates.fixtures.world.shipped import MODELS
 
 
 @pytest.fixture

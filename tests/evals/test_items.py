@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evals.data import DataSet, Prompt
-from evals.errors import EvalError
-from evals.items import MEAN, PROPORTION, SHARE, ItemValues, pack, unpack
-from evals.measurement import Measurement
-from evals.reading import Scored
-from evals.statistics import clustered_share, studentized_mean
+from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.statistics.item_values import (
+    MEAN,
+    PROPORTION,
+    SHARE,
+    ItemValues,
+    pack,
+    unpack,
+)
+from compression_gates.evals.statistics.means import studentized_mean
+from compression_gates.evals.statistics.shares import clustered_share
+from compression_gates.evals.store.measurement import Measurement
 
 
 def scored(model="m", count=4, protocol="p", name="d"):

@@ -7,22 +7,27 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evals.checkpoint import EXTRACTIVE, SEQ2SEQ, open_checkpoint
-from evals.data import DataSet, Prompt, Question, Text
-from evals.errors import EvalError
-from evals.measurement import Measurement
-from evals.metrics.divergence import js_divergence
-from evals.metrics.perplexity import perplexity, perplexity_drift
-from evals.reading import Scored
-from evals.scoring.answers import Window, _best, extract, questions_encoded
-from evals.scoring.generation import generate
-from evals.scoring.loading import load
-from evals.scoring.prompts import encode_prompts
-from evals.scoring.protocols import ExtractionProtocol, GenerationProtocol, TextProtocol
-from evals.scoring.text import score_text
-from fixtures import corpus, vocabulary
-from fixtures.finetune import ends_of
-from fixtures.shipped import MODELS
+from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, SEQ2SEQ, open_checkpoint
+from compression_gates.evals.data.items import DataSet, Prompt, Question, Text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.divergence import js_divergence
+from compression_gates.evals.metrics.perplexity import perplexity, perplexity_drift
+from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.models.loading import load
+from compression_gates.evals.scoring.answers import Window, _best, extract, questions_encoded
+from compression_gates.evals.scoring.generation import generate
+from compression_gates.evals.scoring.prompts import encode_prompts
+from compression_gates.evals.scoring.protocols import (
+    ExtractionProtocol,
+    GenerationProtocol,
+    TextProtocol,
+)
+from compression_gates.evals.scoring.text import score_text
+from compression_gates.evals.store.measurement import Measurement
+from compression_gates.fixtures.experiments.finetune import ends_of
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world import tokenizers as vocabulary
+from compression_gates.fixtures.world.shipped import MODELS
 
 CONTEXT = corpus.passage("held-out", 0).text
 QUESTIONS = DataSet(
@@ -278,7 +283,7 @@ class TestOffload:
         """What ``auto`` does with layers that fit on no GPU."""
         from accelerate import cpu_offload
 
-        from evals.scoring.footprint import footprint
+        from compression_gates.evals.scoring.footprint import footprint
 
         loaded = load(causal_checkpoint())
         before = score_text(loaded, PROMPTS, TextProtocol())["nll"]

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from evals.layout import NARROWEST_CELL, NARROWEST_NAME, fitted, shortened
+from compression_gates.evals.report.layout import NARROWEST_CELL, NARROWEST_NAME, fitted, shortened
 
 HEADS = ["model", *(f"metric {i}\n≤ 0.0{i}" for i in range(8))]
 ROWS = [[f"candidate-{row}", *(f"{row}.{i}" for i in range(8))] for row in range(4)]

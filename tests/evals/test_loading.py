@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import open_checkpoint
-from evals.errors import EvalError
-from evals.scoring.loading import load
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import load
 
 
 def rewrite(checkpoint, change):
@@ -212,8 +212,8 @@ def test_label_maps_are_read_by_index(classifier_checkpoint):
 
 
 def test_classes_of_the_data_in_another_order_are_refused(classifier_checkpoint):
-    from evals.checkpoint import check_names
-    from evals.data import DataSet, Labelled
+    from compression_gates.evals.checkpoints.checkpoint import check_names
+    from compression_gates.evals.data.items import DataSet, Labelled
 
     reconfigure(classifier_checkpoint, id2label={"0": "bad", "1": "good"})
     checkpoint = open_checkpoint(classifier_checkpoint.path)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from evals.bench import Bench, Tasks
-from evals.data import DataSet, Text
-from evals.errors import EvalError
-from evals.models import Models
-from evals.store import Store
-from fixtures import corpus
+from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.data.items import DataSet, Text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.cache import Models
+from compression_gates.evals.store.store import Store
+from compression_gates.fixtures.world import corpus
 
 DATA = DataSet("texts", tuple(Text(corpus.passage("held-out", i).text[:300], i) for i in range(3)))
 
@@ -67,7 +67,7 @@ def test_divergence_without_a_table_is_the_same(causal_checkpoint, tmp_path, mon
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     by_table = Bench(Store(tmp_path / "a")).scores(two, Tasks(text=DATA), one).text
     assert list((tmp_path / "a" / "measurements").glob("*.npy"))
-    monkeypatch.setattr("evals.bench.WORTH_KEEPING", 0)
+    monkeypatch.setattr("compression_gates.evals.bench.WORTH_KEEPING", 0)
     beside = Bench(Store(tmp_path / "b")).scores(two, Tasks(text=DATA), one).text
     assert not list((tmp_path / "b" / "measurements").glob("*.npy"))
     # Where the two do not fit together, the table is written after all.

@@ -8,13 +8,13 @@ import torch
 import transformers as T
 from safetensors.torch import load_file, save_file
 
-from evals.bench import Bench, Tasks
-from evals.checkpoint import CAUSAL, CLASSIFIER, open_checkpoint
-from evals.checkpoints.findings import Severity
-from evals.data import DataSet, Prompt, Text
-from evals.errors import EvalError
-from evals.scoring.loading import load
-from evals.store import Store
+from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, open_checkpoint
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.data.items import DataSet, Prompt, Text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import load
+from compression_gates.evals.store.store import Store
 
 TEXTS = DataSet("texts", tuple(Text(f"Rufus lives in Merrin, number {i}.", i) for i in range(3)))
 PROMPTS = DataSet("prompts", (Prompt("Question: Where?", "there", 0),), {"max_new_tokens": 2})
@@ -80,7 +80,7 @@ def llava():
 
 @pytest.fixture
 def folder_of(tmp_path):
-    from fixtures import vocabulary
+    from compression_gates.fixtures.world import tokenizers as vocabulary
 
     def make(build):
         torch.manual_seed(0)

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evals.earlier import Earlier, Record
-from evals.families import BENJAMINI_HOCHBERG
-from evals.gate import NOT_JUDGED
-from evals.items import MEAN, SHARE, ItemValues
-from evals.nightly import NIGHTS, compared
-from evals.nightly_simulation import false_alarms, found_losses, found_slowdowns
+from compression_gates.evals.gates.earlier import Earlier, Record
+from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG
+from compression_gates.evals.gates.gate import NOT_JUDGED
+from compression_gates.evals.gates.nightly import NIGHTS, compared
+from compression_gates.evals.statistics.item_values import MEAN, SHARE, ItemValues
+from compression_gates.fixtures.experiments.nightly_simulation import (
+    false_alarms,
+    found_losses,
+    found_slowdowns,
+)
 
 ORIGIN = {"baseline": "b", "data": "d", "protocol": "p"}
 
@@ -240,7 +244,7 @@ def test_the_first_night_is_one_line():
 
 
 def test_quiet_months_raise_no_alarm():
-    """`python -m evals.nightly_simulation` draws a thousand of them."""
+    """``nightly_simulation`` of the experiments draws a thousand of them."""
     assert false_alarms(10, 0.03) == 0.0
 
 

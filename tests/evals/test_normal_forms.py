@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.data import DataSet, Prompt
-from evals.metrics.answers import exact_match, f1, score_each
-from evals.metrics.normal_forms import SETTING, SYMBOLS, keeping_symbols, squad
-from evals.rows import Place
-from evals.tables import Table, data_set
+from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.data.rows import Place
+from compression_gates.evals.data.tables import Table, data_set
+from compression_gates.evals.metrics.answers import exact_match, f1, score_each
+from compression_gates.evals.metrics.normal_forms import SETTING, SYMBOLS, keeping_symbols, squad
 from tests.evals.test_metrics import scored
 
 DIFFERENT = [

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from evals.data import DataSet, Labelled, Prompt
-from evals.gate import FAILED, NOT_JUDGED, PASSED, STRICT, Gate, judge
-from evals.metrics.answers import exact_match_drop, f1_drop
-from evals.metrics.classification import accuracy_drop, flips
-from evals.metrics.continuation import (
+from compression_gates.evals.data.items import DataSet, Labelled, Prompt
+from compression_gates.evals.gates.gate import FAILED, NOT_JUDGED, PASSED, STRICT, Gate, judge
+from compression_gates.evals.metrics.answers import exact_match_drop, f1_drop
+from compression_gates.evals.metrics.classification import accuracy_drop, flips
+from compression_gates.evals.metrics.continuation import (
     confident_flips,
     continuation_changes,
     continuation_parting,
     continuation_rouge1_drop,
 )
-from evals.metrics.efficiency import compression_ratio, weighted_score
-from evals.metrics.rouge import rouge1_drop
+from compression_gates.evals.metrics.efficiency import compression_ratio, weighted_score
+from compression_gates.evals.metrics.rouge import rouge1_drop
 from tests.evals.test_continuation import side
 from tests.evals.test_metrics import scored
 

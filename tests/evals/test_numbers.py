@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from evals.numbers import EXTRA, Unit
+from compression_gates.evals.metrics.units import EXTRA, Unit
 
 TIMES = Unit("x", digits=2)
 POINTS = Unit(" pt", digits=2, scale=100, flags="+", end_digits=1)

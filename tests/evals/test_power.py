@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
-from evals.estimate import exact
-from evals.items import MEAN, PROPORTION, SHARE, ItemValues
-from evals.planning_simulation import power_of
-from evals.power import (
+from compression_gates.evals.statistics.estimate import exact
+from compression_gates.evals.statistics.item_values import MEAN, PROPORTION, SHARE, ItemValues
+from compression_gates.evals.statistics.means import clustered_mean
+from compression_gates.evals.statistics.power import (
     POWER,
     flipped,
     needed_items,
@@ -20,7 +20,8 @@ from evals.power import (
     tiled,
     unknown,
 )
-from evals.statistics import clustered_mean, clustered_proportion, clustered_share
+from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
+from compression_gates.fixtures.experiments.planning_simulation import power_of
 
 
 def items_of(values, documents=None, kind=SHARE):
@@ -39,7 +40,7 @@ def test_agrees_with_statsmodels_on_normal_items(n):
 
 @pytest.mark.parametrize(("flips", "limit"), [(0.02, 0.02), (0.05, 0.02), (0.05, 0.05)])
 def test_planned_items_have_the_power_that_they_promise(flips, limit):
-    """`python -m evals.planning_simulation` draws more of them."""
+    """`python -m compression_gates.fixtures.experiments.planning_simulation` draws more of them."""
     items = needed_items(lambda n: flipped(n, flips), limit)
     assert 0.75 <= power_of(items, flips, limit, repeats=600) <= 0.9
 

@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evals.estimate import estimate, exact
-from evals.items import MEAN, PROPORTION, SHARE, ItemValues
-from evals.planning_simulation import DOCUMENTS, answers, failing_limits, flipping
-from evals.prediction import fresh_upper
+from compression_gates.evals.statistics.estimate import estimate, exact
+from compression_gates.evals.statistics.item_values import MEAN, PROPORTION, SHARE, ItemValues
+from compression_gates.evals.statistics.prediction import fresh_upper
+from compression_gates.fixtures.experiments.planning_simulation import (
+    DOCUMENTS,
+    answers,
+    failing_limits,
+    flipping,
+)
 
 
 def items_of(values, kind=MEAN, sizes=None):
@@ -75,7 +80,7 @@ def test_what_never_varies_stays_what_it_is():
     ],
 )
 def test_fresh_draws_seldom_break_a_limit(draw, kind, count, strict):
-    """`python -m evals.planning_simulation` draws more of them."""
+    """`python -m compression_gates.fixtures.experiments.planning_simulation` draws more of them."""
     share, none = failing_limits(draw, kind, count, strict, draws=60)
     assert share <= 0.02
     assert none == 0.0

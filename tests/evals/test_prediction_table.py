@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.errors import EvalError
-from evals.measurement import DamagedError
-from evals.scoring import prediction_table
-from evals.scoring.prediction_table import Table, TableWriter, blocks
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.scoring import prediction_table
+from compression_gates.evals.scoring.prediction_table import Table, TableWriter, blocks
+from compression_gates.evals.store.measurement import DamagedError
 
 ROWS = np.random.default_rng(0).normal(size=(11, 5)).astype(np.float32)
 OFFSETS = (0, 3, 4, 11)

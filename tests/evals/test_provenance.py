@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import evals
-from evals.provenance import code_version, source_version, unpacked_by
+from compression_gates import evals
+from compression_gates.evals.store.provenance import code_version, source_version, unpacked_by
 
 ROOM = Path(evals.__file__).parent
 
@@ -28,7 +28,7 @@ def edited(monkeypatch):
 
 def fresh(version, *arguments):
     """What a new process would say."""
-    import evals.provenance as module
+    import compression_gates.evals.store.provenance as module
 
     for function in vars(module).values():
         if hasattr(function, "cache_clear") and function.__module__ == module.__name__:
@@ -41,9 +41,9 @@ def fresh(version, *arguments):
 @pytest.mark.parametrize(
     "name",
     [
-        "bench", "checkpoint", "data", "formats", "models", "rows", "scoring/classes",
-        "scoring/divergence", "scoring/generation", "scoring/loading", "scoring/text", "sequential",
-        "tables",
+        "bench", "checkpoints/checkpoint", "checkpoints/formats", "data/items", "data/rows",
+        "data/tables", "models/cache", "models/loading", "scoring/classes", "scoring/divergence",
+        "scoring/generation", "scoring/text", "statistics/sequential",
     ],
 )  # fmt: skip
 def test_a_measurement_depends_on_what_scoring_imports(name, edited):
@@ -57,10 +57,15 @@ def test_a_measurement_depends_on_what_scoring_imports(name, edited):
     assert fresh(code_version) != before
 
 
-@pytest.mark.parametrize("name", ["gate", "report", "statistics", "nightly", "metrics/perplexity"])
+@pytest.mark.parametrize(
+    "name",
+    ["gates/gate", "report/report", "gates/nightly", "metrics/perplexity"],
+)
 def test_a_measurement_does_not_depend_on_how_it_is_judged(name, edited):
     before = fresh(code_version)
-    edited(ROOM / f"{name}.py", "\nLIMIT = 1\n")
+    file = ROOM / f"{name}.py"
+    assert file.is_file()
+    edited(file, "\nLIMIT = 1\n")
     assert fresh(code_version) == before
 
 
@@ -140,16 +145,16 @@ def test_no_such_module_is_an_error():
 
 
 def test_a_form_depends_on_the_source_that_unpacks_it(causal_checkpoint, edited):
-    import compression.packing
+    import compression_gates.compression.checkpoint.packing
 
     plain = causal_checkpoint()
     own = replace(plain, form="compression-gates")
-    formats = ("compression.own_format",)
+    formats = ("compression_gates.compression.checkpoint.own_format",)
     assert unpacked_by(plain, formats) == {}
     assert unpacked_by(replace(plain, form="compressed-tensors int-quantized"), formats) == {}
     before = fresh(unpacked_by, own, formats)
     assert list(before) == list(formats)
-    edited(Path(compression.packing.__file__), "\nMORE = 1\n")
+    edited(Path(compression_gates.compression.checkpoint.packing.__file__), "\nMORE = 1\n")
     assert fresh(unpacked_by, own, formats) != before
     adapter = replace(plain, form="lora on compression-gates", base=own)
     assert unpacked_by(adapter, formats) == fresh(unpacked_by, own, formats)

@@ -9,8 +9,8 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 
-from evals.data import DataSet, Labelled, Prompt, Question
-from evals.regressions import (
+from compression_gates.evals.data.items import DataSet, Labelled, Prompt, Question
+from compression_gates.evals.metrics.regressions import (
     KEPT,
     LONGEST_ANSWER,
     LONGEST_PROMPT,

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals import report
-from evals.data import DataSet, Prompt
-from evals.errors import EvalError
-from evals.estimate import NOTHING, Estimate
-from evals.gate import METRICS, Gate, judge
-from evals.reading import NO_DATA, Reading
-from evals.regressions import KEPT, regression, worst_items
+from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.gates.gate import METRICS, Gate, judge
+from compression_gates.evals.metrics.reading import NO_DATA, Reading
+from compression_gates.evals.metrics.regressions import KEPT, regression, worst_items
+from compression_gates.evals.report import report
+from compression_gates.evals.statistics.estimate import NOTHING, Estimate
 
 
 def entry(row, metric, value, limit, half=0.0, passed=None, reason="", text=""):

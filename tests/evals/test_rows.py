@@ -6,8 +6,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from evals.errors import EvalError
-from evals.rows import Place, read_rows
+from compression_gates.evals.data.rows import Place, read_rows
+from compression_gates.evals.errors import EvalError
 
 ROWS = [{"text": "one, two", "label": 0}, {"text": 'zwei\u2028"drei"', "label": 1}]
 

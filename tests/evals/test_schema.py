@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from evals.checkpoints.findings import CheckpointComparison, Finding
-from evals.schema import BESIDE_BASELINE, SCHEMAS, check
-from evals.scoring.protocols import ClassProtocol, protocol_of
+from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.scoring.protocols import ClassProtocol, protocol_of
+from compression_gates.evals.store.schema import BESIDE_BASELINE, SCHEMAS, check
 
 TEXT = {"protocol": {"task": "text"}, "reference": None}
 BESIDE = {"protocol": {"task": "text"}, "reference": {"model": "m"}}

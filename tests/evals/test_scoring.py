@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evals.data import DataSet, Labelled, Prompt, Text
-from evals.errors import EvalError
-from evals.metrics.divergence import divergences
-from evals.scoring.classes import classify
-from evals.scoring.generation import generate
-from evals.scoring.loading import Loaded, load
-from evals.scoring.protocols import (
+from compression_gates.evals.data.items import DataSet, Labelled, Prompt, Text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.divergence import divergences
+from compression_gates.evals.models.loading import Loaded, load
+from compression_gates.evals.scoring.classes import classify
+from compression_gates.evals.scoring.generation import generate
+from compression_gates.evals.scoring.protocols import (
     ClassProtocol,
     GenerationProtocol,
     SpeedProtocol,
     TextProtocol,
 )
-from evals.scoring.speed import time_pairs
-from evals.scoring.text import score_text
-from fixtures import corpus
+from compression_gates.evals.scoring.speed import time_pairs
+from compression_gates.evals.scoring.text import score_text
+from compression_gates.fixtures.world import corpus
 
 PASSAGES = [corpus.passage("calibration", index) for index in range(7)]
 TEXTS = DataSet("texts", tuple(Text(p.text[: 60 * (i + 1)], i) for i, p in enumerate(PASSAGES)))
@@ -230,7 +230,8 @@ def test_sides_take_turns_in_going_first(loaded, monkeypatch):
     order = []
     other = replace(loaded)
     monkeypatch.setattr(
-        "evals.scoring.speed._timed", lambda side, ids: order.append(side is loaded) or 1.0
+        "compression_gates.evals.scoring.speed._timed",
+        lambda side, ids: order.append(side is loaded) or 1.0,
     )
     time_pairs(loaded, other, TEXTS, SpeedProtocol(looks=(4,), warmup=0))
     assert order in ([True, False, False, True] * 2, [False, True, True, False] * 2)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.metrics.efficiency import speedup
-from evals.sequential import (
+from compression_gates.evals.metrics.efficiency import speedup
+from compression_gates.evals.statistics.sequential import (
     LOOKS,
     PROOF,
     is_settled,

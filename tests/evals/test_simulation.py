@@ -2,8 +2,15 @@ import math
 
 import pytest
 
-from evals.scenarios import SCENARIOS, divergences
-from evals.simulation import NULLS, Coverage, coverage, main, rejections, runs
+from compression_gates.fixtures.experiments.scenarios import SCENARIOS, divergences
+from compression_gates.fixtures.experiments.simulation import (
+    NULLS,
+    Coverage,
+    coverage,
+    main,
+    rejections,
+    runs,
+)
 
 REPEATS = 200
 NAMES = {scenario.name: scenario for scenario in SCENARIOS}

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.errors import EvalError
-from evals.locks import locked
-from evals.measurement import DamagedError, Measurement, key_of
-from evals.store import NotStoredError, Store
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.store.locks import locked
+from compression_gates.evals.store.measurement import DamagedError, Measurement, key_of
+from compression_gates.evals.store.store import NotStoredError, Store
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.data import Labelled, Prompt, Question, Text
-from evals.errors import EvalError
-from evals.rows import Place
-from evals.tables import Table, check_prompt, data_set, extracted, first_row
+from compression_gates.evals.data.items import Labelled, Prompt, Question, Text
+from compression_gates.evals.data.rows import Place
+from compression_gates.evals.data.tables import Table, check_prompt, data_set, extracted, first_row
+from compression_gates.evals.errors import EvalError
 
 SQUAD = [
     {

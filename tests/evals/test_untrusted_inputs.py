@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.bench import Bench, Tasks
-from evals.data import DataSet, Prompt, Text, text_file
-from evals.earlier import read_earlier
-from evals.errors import EvalError
-from evals.paths import expanded
-from evals.rows import Place, read_rows
-from evals.scoring import prompts
-from evals.scoring.loading import load
-from evals.scoring.prompts import encode_prompts
-from evals.store import Store
-from evals.tables import Table, data_set
+from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.data.items import DataSet, Prompt, Text, text_file
+from compression_gates.evals.data.paths import expanded
+from compression_gates.evals.data.rows import Place, read_rows
+from compression_gates.evals.data.tables import Table, data_set
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.gates.earlier import read_earlier
+from compression_gates.evals.models.loading import load
+from compression_gates.evals.scoring import prompts
+from compression_gates.evals.scoring.prompts import encode_prompts
+from compression_gates.evals.store.store import Store
 
 CHAT = DataSet("chat", (Prompt("Where?", "there", 0),), {"chat": True})
 TEMPLATES = {

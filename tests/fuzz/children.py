@@ -14,14 +14,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 
-from fixtures.cases import USER_ERRORS
+from compression_gates.fixtures.suite.cases import USER_ERRORS
 
 SECONDS = 60
 """For one input, on a machine that is busy with others."""
 MEMORY = 16 << 30
 """Bytes of address space for what an input makes."""
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["evals.scoring.loading", "fixtures.lab", "compression.own_format"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "compression_gates.evals.models.loading",
+        "compression_gates.fixtures.suite.lab",
+        "compression_gates.compression.checkpoint.own_format",
+    ]
+)
 
 
 class HangError(BaseException):

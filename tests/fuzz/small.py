@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from evals.bench import Bench
-from evals.gate import METRICS
-from evals.store import Store
-from fixtures.lab import Lab
-from fixtures.matrix import Candidate, candidates
-from fixtures.profile import read_profile
-from fixtures.readings import READINGS
+from compression_gates.evals.bench import Bench
+from compression_gates.evals.gates.gate import METRICS
+from compression_gates.evals.store.store import Store
+from compression_gates.fixtures.suite.lab import OWN_FORMATS, Lab
+from compression_gates.fixtures.suite.matrix import Candidate, candidates
+from compression_gates.fixtures.suite.profile import read_profile
+from compression_gates.fixtures.suite.readings import READINGS
 
 PROFILE = """
 [data.reviews]
@@ -67,7 +67,10 @@ class Small:
 
     def lab(self, root: Path) -> Lab:
         """A lab with a store at ``root``, and no model in memory."""
-        return Lab(self.profile, Bench(Store(root), formats=("compression.own_format",)))
+        return Lab(
+            self.profile,
+            Bench(Store(root), formats=OWN_FORMATS),
+        )
 
     def numbers(self, lab: Lab) -> dict[tuple[str, str, str], float]:
         """Value and interval of every metric."""

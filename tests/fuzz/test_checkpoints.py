@@ -10,11 +10,12 @@ from random import Random
 
 import pytest
 
-from evals.bench import Bench, Tasks
-from evals.checkpoint import check_readable, open_checkpoint
-from evals.data import DataSet, Text
-from evals.store import Store
-from fixtures.shipped import MODELS
+from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.checkpoints.checkpoint import check_readable, open_checkpoint
+from compression_gates.evals.data.items import DataSet, Text
+from compression_gates.evals.store.store import Store
+from compression_gates.fixtures.suite.lab import OWN_FORMATS
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.foreign import sharded
 from tests.fuzz.children import result_of
 from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_json_file
@@ -75,7 +76,10 @@ class Candidates:
         shutil.copytree(baseline, self.folder)
         self.file = self.folder / name
         self.content = self.file.read_bytes()
-        self.bench = Bench(Store(folder / "store"), formats=("compression.own_format",))
+        self.bench = Bench(
+            Store(folder / "store"),
+            formats=OWN_FORMATS,
+        )
         self.bench.scores(self.before, TASKS)
 
     def __call__(self, rng: Random) -> None:
@@ -99,14 +103,20 @@ def own_format(tmp_path_factory):
 
 
 def saved_in_own_format(folder: Path) -> Path:
-    from fixtures.lab import Lab
-    from fixtures.matrix import candidates
-    from fixtures.profile import read_profile
+    from compression_gates.fixtures.suite.lab import Lab
+    from compression_gates.fixtures.suite.matrix import candidates
+    from compression_gates.fixtures.suite.profile import read_profile
 
     file = folder / "own.toml"
     file.write_text(OWN)
     profile = read_profile(str(file))
-    lab = Lab(profile, Bench(Store(folder / "store"), formats=("compression.own_format",)))
+    lab = Lab(
+        profile,
+        Bench(
+            Store(folder / "store"),
+            formats=OWN_FORMATS,
+        ),
+    )
     return lab.checkpoint(candidates(profile)[0]).path
 
 

@@ -8,10 +8,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fixtures.datasets import data_set
-from fixtures.given import Files, with_files
-from fixtures.opening import open_baseline
-from fixtures.profile import read_profile
+from compression_gates.fixtures.suite.datasets import data_set
+from compression_gates.fixtures.suite.given import Files, with_files
+from compression_gates.fixtures.suite.opening import open_baseline
+from compression_gates.fixtures.suite.profile import read_profile
 from tests.fuzz.mutations import mutated_bytes, mutated_json_file, mutated_json_lines
 
 LABELLED = [{"text": f"The soup was good {i}.", "label": i % 2} for i in range(6)]

@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from random import Random
 
-from evals.gate import DEFAULT, METRICS, NOT_JUDGED, judge
-from fixtures.lab import Lab
-from fixtures.matrix import with_logs
-from fixtures.profile import read_profile
-from fixtures.readings import READINGS
+from compression_gates.evals.gates.gate import DEFAULT, METRICS, NOT_JUDGED, judge
+from compression_gates.fixtures.suite.lab import Lab
+from compression_gates.fixtures.suite.matrix import with_logs
+from compression_gates.fixtures.suite.profile import read_profile
+from compression_gates.fixtures.suite.readings import READINGS
 from tests.fuzz.mutations import mutated_json_file, mutated_json_lines
 
 DATE = "2026-01-01T00-00-00"

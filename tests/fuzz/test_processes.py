@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from evals.errors import EvalError
+from compression_gates.evals.errors import EvalError
 from tests.fuzz.children import result_of, start
 from tests.fuzz.small import Small, near, numbers_of
 

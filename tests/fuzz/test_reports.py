@@ -7,12 +7,20 @@ from random import Random
 
 import numpy as np
 
-from evals import report
-from evals.earlier import REPORT, Record, read_earlier
-from evals.gate import Gate, judge
-from evals.items import FILE, MEAN, SHARE, ItemValues, digest_of, pack, unpack
-from evals.nightly import compared
-from evals.reading import Reading
+from compression_gates.evals.gates.earlier import REPORT, Record, read_earlier
+from compression_gates.evals.gates.gate import Gate, judge
+from compression_gates.evals.gates.nightly import compared
+from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.report import report
+from compression_gates.evals.statistics.item_values import (
+    FILE,
+    MEAN,
+    SHARE,
+    ItemValues,
+    digest_of,
+    pack,
+    unpack,
+)
 from tests.fuzz.mutations import mutated_bytes, mutated_json_lines
 from tests.fuzz.test_stores import forged
 

@@ -7,9 +7,9 @@ from random import Random
 import pytest
 import tomli_w
 
-from compression.recipe import Recipe
-from fixtures.matrix import candidates
-from fixtures.profile import read_profile
+from compression_gates.compression.recipe import Recipe
+from compression_gates.fixtures.suite.matrix import candidates
+from compression_gates.fixtures.suite.profile import read_profile
 from tests.fuzz.mutations import mutated_bytes, mutated_json
 
 PROFILES = sorted((Path(__file__).parents[2] / "fixtures" / "profiles").glob("*.toml"))

@@ -8,9 +8,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from evals.measurement import Measurement
-from evals.schema import check
-from evals.store import Store
+from compression_gates.evals.store.measurement import Measurement
+from compression_gates.evals.store.schema import check
+from compression_gates.evals.store.store import Store
 from tests.fuzz.children import result_of
 from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_json_file
 from tests.fuzz.small import Small, near, numbers_of

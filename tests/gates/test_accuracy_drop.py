@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.classification import accuracy_drop
+from compression_gates.evals.metrics.classification import accuracy_drop
 
 pytestmark = pytest.mark.quality
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.artifact import artifact_differences
+from compression_gates.evals.metrics.artifact import artifact_differences
 
 pytestmark = pytest.mark.quality
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.efficiency import compression_ratio
+from compression_gates.evals.metrics.efficiency import compression_ratio
 
 pytestmark = pytest.mark.efficiency
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.continuation import confident_flips
+from compression_gates.evals.metrics.continuation import confident_flips
 
 pytestmark = pytest.mark.quality
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.continuation import continuation_changes
+from compression_gates.evals.metrics.continuation import continuation_changes
 
 pytestmark = pytest.mark.quality
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.continuation import continuation_parting
+from compression_gates.evals.metrics.continuation import continuation_parting
 
 pytestmark = pytest.mark.quality
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.answers import f1_drop
+from compression_gates.evals.metrics.answers import f1_drop
 
 pytestmark = pytest.mark.quality
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.classification import flips
+from compression_gates.evals.metrics.classification import flips
 
 pytestmark = pytest.mark.quality
 

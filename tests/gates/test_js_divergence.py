@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.divergence import js_divergence
+from compression_gates.evals.metrics.divergence import js_divergence
 
 pytestmark = pytest.mark.quality
 

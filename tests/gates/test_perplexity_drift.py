@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.perplexity import perplexity_drift
+from compression_gates.evals.metrics.perplexity import perplexity_drift
 
 pytestmark = pytest.mark.quality
 

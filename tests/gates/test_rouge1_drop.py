@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.rouge import rouge1_drop
+from compression_gates.evals.metrics.rouge import rouge1_drop
 
 pytestmark = pytest.mark.quality
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.metrics.efficiency import weighted_score
+from compression_gates.evals.metrics.efficiency import weighted_score
 
 pytestmark = pytest.mark.efficiency
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from compression.apply import compress
-from compression.distillation.recording import recorded
-from compression.distillation.student import layer_map, make_student
-from compression.errors import RecipeError
-from compression.gradients import inputs_of
-from compression.layers import backbone_layers
-from compression.recipe import Recipe
+from compression_gates.compression.apply import compress
+from compression_gates.compression.distillation.recording import recorded
+from compression_gates.compression.distillation.student import layer_map, make_student
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.gradients import inputs_of
+from compression_gates.compression.model.layers import backbone_layers
+from compression_gates.compression.recipe import Recipe
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_recorded_maps_are_the_models_own(tiny_encoder, tiny_llama, batches):
     "loss", ["labels", "response", "feature", "layerwise", "attention", "relations"]
 )
 def test_training_lowers_the_loss_that_it_is_given(tiny_encoder, labelled, loss):
-    from compression.distillation.step import Lesson
+    from compression_gates.compression.distillation.step import Lesson
 
     teacher = loud(tiny_encoder("bert"))
     step = Recipe.parse(f"distill-2layers,loss={loss},steps=30,learning_rate=0.003").steps[0]
@@ -158,8 +158,8 @@ def test_masks_survive_and_the_teacher_is_the_dense_model(tiny_encoder, labelled
 
 
 def test_a_student_is_a_plain_checkpoint(tiny_llama, batches, tmp_path):
-    from compression.checkpoint import form_of, save
-    from fixtures import vocabulary
+    from compression_gates.compression.checkpoint.saving import form_of, save
+    from compression_gates.fixtures.world import tokenizers as vocabulary
 
     result = compress(tiny_llama, Recipe.parse("distill-1layers,steps=2"), batches)
     assert form_of(result) == "plain"

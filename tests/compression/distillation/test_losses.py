@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from compression.distillation.losses import (
+from compression_gates.compression.distillation.losses import (
     attention_loss,
     feature_loss,
     relation_loss,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from compression.low_rank.factors import LowRank
-from compression.low_rank.svd import DAMPING, factorise, is_smaller, rank_of
+from compression_gates.compression.low_rank.factors import LowRank
+from compression_gates.compression.low_rank.svd import DAMPING, factorise, is_smaller, rank_of
 
 HALF = [torch.float16, torch.bfloat16]
 

@@ -11,10 +11,10 @@ from torch.nn.utils import parametrize
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from compression.apply import compress
-from compression.errors import CompressionError, RecipeError
-from compression.layers import all_layers
-from compression.pruning.movement import (
+from compression_gates.compression.apply import compress
+from compression_gates.compression.errors import CompressionError, RecipeError
+from compression_gates.compression.model.layers import all_layers
+from compression_gates.compression.pruning.movement import (
     COOL_DOWN,
     WARM_UP,
     Masked,
@@ -22,7 +22,7 @@ from compression.pruning.movement import (
     movement,
     rising_sparsity,
 )
-from compression.recipe import Recipe
+from compression_gates.compression.recipe import Recipe
 
 
 class Config(PretrainedConfig):

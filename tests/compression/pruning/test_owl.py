@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import assume, given
 
-from compression.layers import backbone_layers
-from compression.pruning.owl import outlier_share, owl_sparsities, spread_out
+from compression_gates.compression.model.layers import backbone_layers
+from compression_gates.compression.pruning.owl import outlier_share, owl_sparsities, spread_out
 
 CLOSE = 1e-9
 """Far above the roundings of a few sums in float64, far below one weight of a model."""

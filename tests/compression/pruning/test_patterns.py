@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from compression.errors import RecipeError
-from compression.pruning.patterns import NofM, Unstructured, lowest, prune_mask
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.pruning.patterns import NofM, Unstructured, lowest, prune_mask
 
 
 @given(

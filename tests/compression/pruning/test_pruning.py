@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from compression.pruning.magnitude import magnitude_scores
-from compression.pruning.patterns import NofM, Unstructured, prune_mask
-from compression.pruning.wanda import wanda, wanda_scores
+from compression_gates.compression.pruning.magnitude import magnitude_scores
+from compression_gates.compression.pruning.patterns import NofM, Unstructured, prune_mask
+from compression_gates.compression.pruning.wanda import wanda, wanda_scores
 
 
 def magnitude(weight, pattern):

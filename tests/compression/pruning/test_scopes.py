@@ -8,12 +8,12 @@ from hypothesis import given
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from compression.errors import CompressionError
-from compression.layers import Layer
-from compression.pruning.magnitude import magnitude_scores
-from compression.pruning.masks import masks_of as step_masks
-from compression.pruning.masks import put
-from compression.pruning.patterns import NofM, Unstructured, prune_mask
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.pruning.magnitude import magnitude_scores
+from compression_gates.compression.pruning.masks import masks_of as step_masks
+from compression_gates.compression.pruning.masks import put
+from compression_gates.compression.pruning.patterns import NofM, Unstructured, prune_mask
 
 
 def layer_of(name, weight):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from compression.errors import CompressionError
-from compression.hessian import DAMPING, inverse_factor
-from compression.pruning.patterns import NofM, Unstructured
-from compression.pruning.sparsegpt import sparsegpt
+from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.pruning.patterns import NofM, Unstructured
+from compression_gates.compression.pruning.sparsegpt import sparsegpt
 
 
 def hessian_of(inputs: torch.Tensor) -> torch.Tensor:

@@ -12,12 +12,18 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from compression.errors import CompressionError
-from compression.gradients import inputs_of, is_causal, losses, mean_gradients, task_loss
-from compression.layers import all_layers
-from compression.pruning.masks import part_of
-from compression.pruning.taylor import taylor_scores
-from compression.recipe import Recipe
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.gradients import (
+    inputs_of,
+    is_causal,
+    losses,
+    mean_gradients,
+    task_loss,
+)
+from compression_gates.compression.model.layers import all_layers
+from compression_gates.compression.pruning.masks import part_of
+from compression_gates.compression.pruning.taylor import taylor_scores
+from compression_gates.compression.recipe import Recipe
 
 
 def texts(batch):
@@ -263,7 +269,7 @@ def test_a_quadratic_loss_rises_by_the_score_and_half_the_curvature():
 
 
 def test_the_step_prunes_what_changes_the_loss_least(tiny_llama, batches):
-    from compression.apply import compress
+    from compression_gates.compression.apply import compress
 
     double = deepcopy(tiny_llama).double()
     _, expected = reference(double, batches, next_token_loss)

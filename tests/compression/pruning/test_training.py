@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from compression.errors import CompressionError
-from compression.training import Part, endless, fit
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.training import Part, endless, fit
 
 
 def run(parameter, loss, steps, batches=({},), rate=0.1, seed=0, after_step=lambda: None):

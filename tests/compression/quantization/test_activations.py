@@ -8,7 +8,12 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from hypothesis import given
 
-from compression.quantization.activations import FLOAT8, INT8, round_inputs_of, rounded_inputs
+from compression_gates.compression.quantization.activations import (
+    FLOAT8,
+    INT8,
+    round_inputs_of,
+    rounded_inputs,
+)
 
 
 @st.composite

@@ -8,9 +8,9 @@ they were rounded to. Damping is a least-squares problem too: rows ``sqrt(d) I``
 import pytest
 import torch
 
-from compression.hessian import DAMPING
-from compression.quantization.gptq import gptq
-from compression.quantization.grids import Log, Uniform, round_to_nearest
+from compression_gates.compression.calibration.hessian import DAMPING
+from compression_gates.compression.quantization.gptq import gptq
+from compression_gates.compression.quantization.grids import Log, Uniform, round_to_nearest
 
 ROWS, COLUMNS, TOKENS = 6, 12, 80
 

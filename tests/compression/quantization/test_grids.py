@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from compression.errors import RecipeError
-from compression.quantization.grids import Float8, Log, Uniform, round_to_nearest
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.quantization.grids import Float8, Log, Uniform, round_to_nearest
 
 RATIO = 256 * 2.0**-23
 HALF = [torch.float16, torch.bfloat16]

@@ -9,10 +9,10 @@ from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from compression.errors import RecipeError
-from compression.hessian import output_error
-from compression.quantization.grids import Uniform, round_to_nearest
-from compression.quantization.lsq import _Rounding, learned_steps
+from compression_gates.compression.calibration.hessian import output_error
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.quantization.grids import Uniform, round_to_nearest
+from compression_gates.compression.quantization.lsq import _Rounding, learned_steps
 
 
 def slope(weight, step, highest):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from compression.packing import (
+from compression_gates.compression.checkpoint.packing import (
     describe_grid,
     from_bitmask,
     grid_of,
@@ -15,7 +15,13 @@ from compression.packing import (
     to_bitmask,
     unpack,
 )
-from compression.quantization.grids import Float8, Log, Quantized, Uniform, round_to_nearest
+from compression_gates.compression.quantization.grids import (
+    Float8,
+    Log,
+    Quantized,
+    Uniform,
+    round_to_nearest,
+)
 
 GRIDS = [
     *(Uniform(bits, symmetric) for bits in range(2, 9) for symmetric in (True, False)),

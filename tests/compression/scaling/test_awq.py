@@ -5,8 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.quantization.grids import Uniform, round_to_nearest
-from compression.scaling.awq import activation_aware_scales, rounding_error, search
+from compression_gates.compression.quantization.grids import Uniform, round_to_nearest
+from compression_gates.compression.scaling.awq import (
+    activation_aware_scales,
+    rounding_error,
+    search,
+)
 
 
 def test_scales_by_hand():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from compression.layers import all_layers, backbone_layers
-from compression.scaling.pairs import find_pairs, write
-from compression.scaling.probing import NOWHERE
+from compression_gates.compression.model.layers import all_layers, backbone_layers
+from compression_gates.compression.scaling.pairs import find_pairs, write
+from compression_gates.compression.scaling.probing import NOWHERE
 from tests.compression import zoo
 
 GATED = {

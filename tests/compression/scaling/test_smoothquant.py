@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.scaling.smoothquant import smoothing_scales
+from compression_gates.compression.scaling.smoothquant import smoothing_scales
 
 
 def test_equation_4_by_hand():

@@ -5,16 +5,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compression.apply import compress
-from compression.calibration import collect
-from compression.checkpoint import form_of
-from compression.errors import RecipeError
-from compression.hessian import output_error
-from compression.layers import all_layers, backbone_layers
-from compression.quantization.grids import Uniform, round_to_nearest
-from compression.recipe import Recipe
-from compression.scaling.pairs import find_pairs
-from fixtures import corpus
+from compression_gates.compression.apply import compress
+from compression_gates.compression.calibration.driver import collect
+from compression_gates.compression.calibration.hessian import output_error
+from compression_gates.compression.checkpoint.saving import form_of
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.layers import all_layers, backbone_layers
+from compression_gates.compression.quantization.grids import Uniform, round_to_nearest
+from compression_gates.compression.recipe import Recipe
+from compression_gates.compression.scaling.pairs import find_pairs
+from compression_gates.fixtures.world import corpus
 from tests.compression import zoo
 
 LLAMA = Path(__file__).parents[3] / "fixtures/models/llama-tiny"

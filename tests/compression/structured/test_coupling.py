@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from compression.apply import compress
-from compression.errors import RecipeError
-from compression.recipe import Recipe
-from compression.structured.coupling import FFN, HEADS, find_couplings
+from compression_gates.compression.apply import compress
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.recipe import Recipe
+from compression_gates.compression.structured.coupling import FFN, HEADS, find_couplings
 
 
 def found(model, method):

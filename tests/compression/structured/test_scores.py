@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compression.apply import compress
-from compression.errors import CompressionError
-from compression.recipe import Recipe
-from compression.structured.coupling import FFN, HEADS, find_couplings
-from compression.structured.scores import unit_scores
-from compression.structured.step import kept_units
+from compression_gates.compression.apply import compress
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.recipe import Recipe
+from compression_gates.compression.structured.coupling import FFN, HEADS, find_couplings
+from compression_gates.compression.structured.scores import unit_scores
+from compression_gates.compression.structured.step import kept_units
 
 ALBERT = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.dense"
 

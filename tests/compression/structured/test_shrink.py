@@ -10,13 +10,13 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from compression.apply import compress
-from compression.checkpoint import METHOD, PLAIN, form_of, save
-from compression.errors import RecipeError
-from compression.layers import all_layers
-from compression.recipe import Recipe
-from compression.structured import cutting
-from fixtures import vocabulary
+from compression_gates.compression.apply import compress
+from compression_gates.compression.checkpoint.saving import METHOD, PLAIN, form_of, save
+from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.layers import all_layers
+from compression_gates.compression.recipe import Recipe
+from compression_gates.compression.structured import cutting
+from compression_gates.fixtures.world import tokenizers as vocabulary
 
 FFN = {
     "llama": PLAIN, "mistral": PLAIN, "qwen2": PLAIN, "qwen3": PLAIN, "gemma2": PLAIN,
@@ -279,7 +279,7 @@ def test_a_surgery_that_computes_something_else_is_undone(tiny, forward, monkeyp
 
     model = tiny("llama", num_key_value_heads=4)
     before = forward(model)
-    monkeypatch.setattr("compression.structured.shrink.resize", wrong)
+    monkeypatch.setattr("compression_gates.compression.structured.shrink.resize", wrong)
     with pytest.raises(RecipeError, match=r"self_attn\.o_proj: LlamaForCausalLM does not compute"):
         apply(model, "heads-50,include=*.1.*")
     assert torch.equal(forward(model), before)

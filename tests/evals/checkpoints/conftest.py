@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from evals.checkpoint import CAUSAL, Checkpoint, open_checkpoint
-from evals.checkpoints.compare import Sides, compare
-from evals.data import DataSet, Text
-from fixtures import vocabulary
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint, open_checkpoint
+from compression_gates.evals.checkpoints.compare import Sides, compare
+from compression_gates.evals.data.items import DataSet, Text
+from compression_gates.fixtures.world import tokenizers as vocabulary
 
 DATA = DataSet("texts", (Text("Rufus lives in Merrin.", 0), Text("Lena owns a steel drum.", 1)))
 """Texts of seven tokens at most."""

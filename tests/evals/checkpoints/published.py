@@ -20,7 +20,7 @@ from tokenizers import (
     trainers,
 )
 
-from fixtures import corpus
+from compression_gates.fixtures.world import corpus
 
 ENDLESS = 1000000000000000019884624838656
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

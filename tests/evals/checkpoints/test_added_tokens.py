@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from evals.checkpoints.findings import Severity
+from compression_gates.evals.checkpoints.findings import Severity
 
 
 def added(**flags):

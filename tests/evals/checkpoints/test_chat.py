@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from evals.checkpoints.chat import LONGEST
-from evals.checkpoints.findings import Severity
-from evals.data import DataSet, Prompt
+from compression_gates.evals.checkpoints.chat import LONGEST
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.data.items import DataSet, Prompt
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"

@@ -9,13 +9,19 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ, Checkpoint, open_checkpoint
-from evals.checkpoints.compare import Sides
-from evals.checkpoints.configuration import compare
-from evals.checkpoints.findings import Severity
-from evals.checkpoints.settings import same
-from evals.data import DataSet, Prompt, Text
-from evals.errors import EvalError
+from compression_gates.evals.checkpoints.checkpoint import (
+    CAUSAL,
+    CLASSIFIER,
+    SEQ2SEQ,
+    Checkpoint,
+    open_checkpoint,
+)
+from compression_gates.evals.checkpoints.compare import Sides
+from compression_gates.evals.checkpoints.configuration import compare
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.checkpoints.settings import same
+from compression_gates.evals.data.items import DataSet, Prompt, Text
+from compression_gates.evals.errors import EvalError
 
 SMALL = {"vocab_size": 576, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
          "intermediate_size": 128, "max_position_embeddings": 512}  # fmt: skip
@@ -359,7 +365,7 @@ def test_the_shipped_models_beside_themselves(name):
 
 
 def test_severities(found):
-    from evals.checkpoints.findings import KINDS
+    from compression_gates.evals.checkpoints.findings import KINDS
 
     assert {KINDS[kind].severity for kind, _ in BREAKS} == {Severity.FAILED}
 

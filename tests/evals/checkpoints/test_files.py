@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import open_checkpoint
-from evals.checkpoints.files import read_files, weight_files
-from evals.errors import EvalError
-from evals.models import Models
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.files import read_files, weight_files
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.cache import Models
 
 
 @pytest.fixture
@@ -288,9 +288,9 @@ class TestChanges:
 
     @pytest.mark.parametrize("when", ["before", "during", "only during", "after"])
     def test_nothing_is_kept_of_weights_that_change(self, folder, tmp_path, monkeypatch, when):
-        from evals.bench import Bench
-        from evals.scoring import loading
-        from evals.store import Store
+        from compression_gates.evals.bench import Bench
+        from compression_gates.evals.models import loading
+        from compression_gates.evals.store.store import Store
 
         checkpoint = open_checkpoint(folder)
         assert checkpoint.digest
@@ -310,7 +310,8 @@ class TestChanges:
             self.swap(file, self.destroy)
         if when == "after":
             monkeypatch.setattr(
-                "evals.bench._footprint", lambda loaded: self.swap(file, self.destroy) or {}
+                "compression_gates.evals.bench._footprint",
+                lambda loaded: self.swap(file, self.destroy) or {},
             )
         store = Store(tmp_path / "store")
         with pytest.raises(EvalError, match=r"model\.safetensors was changed while it was read"):
@@ -346,6 +347,6 @@ class TestChanges:
 
 
 def _no_tasks():
-    from evals.bench import Tasks
+    from compression_gates.evals.bench import Tasks
 
     return Tasks()

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from evals.checkpoints import findings
-from evals.checkpoints.findings import KINDS, CheckpointComparison, Finding, Severity
+from compression_gates.evals.checkpoints import findings
+from compression_gates.evals.checkpoints.findings import (
+    KINDS,
+    CheckpointComparison,
+    Finding,
+    Severity,
+)
 
 ONE = CheckpointComparison((Finding("tokens", "a"),), ("tokens",), {"template": "there is none"})
 TWO = CheckpointComparison((Finding("normalization", "b"),), ("tokens", "configuration"))

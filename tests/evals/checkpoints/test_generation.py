@@ -8,14 +8,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from evals.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ, Checkpoint, open_checkpoint
-from evals.checkpoints.compare import Sides
-from evals.checkpoints.findings import KINDS, Severity
-from evals.checkpoints.generation import FILE, compare
-from evals.errors import EvalError
-from evals.models import Models
-from evals.scoring.loading import end_tokens, load, load_generation_config
-from fixtures.shipped import MODELS
+from compression_gates.evals.checkpoints.checkpoint import (
+    CAUSAL,
+    CLASSIFIER,
+    SEQ2SEQ,
+    Checkpoint,
+    open_checkpoint,
+)
+from compression_gates.evals.checkpoints.compare import Sides
+from compression_gates.evals.checkpoints.findings import KINDS, Severity
+from compression_gates.evals.checkpoints.generation import FILE, compare
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.cache import Models
+from compression_gates.evals.models.loading import end_tokens, load, load_generation_config
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
 
 CONFIG = {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}

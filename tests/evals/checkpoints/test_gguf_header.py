@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from evals.checkpoint import open_checkpoint
-from evals.checkpoints.compare import Sides
-from evals.checkpoints.findings import Severity
-from evals.checkpoints.gguf_header import compare, read_header
-from evals.data import DataSet, Text
-from evals.errors import EvalError
-from fixtures.shipped import MODELS
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.compare import Sides
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.checkpoints.gguf_header import compare, read_header
+from compression_gates.evals.data.items import DataSet, Text
+from compression_gates.evals.errors import EvalError
+from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
 
 gguf = pytest.importorskip("gguf")
@@ -129,7 +129,7 @@ def test_llama3_is_what_transformers_computes(base_with):
     from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    from evals.checkpoints.gguf_rope import scaling_of_config
+    from compression_gates.evals.checkpoints.gguf_rope import scaling_of_config
 
     config = AutoConfig.from_pretrained(base_with(rope_parameters=LLAMA3))
     frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from evals.checkpoints.findings import Severity
+from compression_gates.evals.checkpoints.findings import Severity
 from tests.evals.checkpoints import published
 
 SHIPPED = ["llama-tiny", "bert-tiny", "albert-tiny", "roberta-tiny"]

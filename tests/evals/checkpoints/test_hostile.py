@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from evals.bench import Bench, Tasks
-from evals.checkpoint import open_checkpoint
-from evals.checkpoints import tokenizer_trial
-from evals.checkpoints.description import check_description
-from evals.checkpoints.files import read_files
-from evals.data import DataSet, Text
-from evals.errors import EvalError
-from evals.scoring.loading import load
-from evals.store import Store
-from fixtures.shipped import MODELS, NAMES
+from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.checkpoints import tokenizer_trial
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.description import check_description
+from compression_gates.evals.checkpoints.files import read_files
+from compression_gates.evals.data.items import DataSet, Text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.loading import load
+from compression_gates.evals.store.store import Store
+from compression_gates.fixtures.world.shipped import MODELS, NAMES
 
 TEXTS = DataSet("texts", (Text("a" * 60 + "b and a story", 0), Text("another one", 1)))
 SOON = 120

@@ -7,15 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evals.bench import Bench
-from evals.checkpoint import open_checkpoint
-from evals.checkpoints.compare import Sides
-from evals.checkpoints.findings import Severity
-from evals.checkpoints.plain_use import BATCH, GENERATION, PADDED, attempt
-from evals.guard import TimeUp
-from evals.scoring.loading import load
-from evals.store import Store
-from fixtures.shipped import MODELS
+from compression_gates.evals.bench import Bench
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.compare import Sides
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.checkpoints.plain_use import BATCH, GENERATION, PADDED, attempt
+from compression_gates.evals.guard import TimeUp
+from compression_gates.evals.models.loading import load
+from compression_gates.evals.store.store import Store
+from compression_gates.fixtures.world.shipped import MODELS
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_copy_is_used_as_its_baseline(sides, used):
 
 def test_the_result_is_stored(sides, used, monkeypatch):
     used(*sides)
-    monkeypatch.setattr("evals.models.Models.load", None)
+    monkeypatch.setattr("compression_gates.evals.models.cache.Models.load", None)
     assert not used(*sides).findings
 
 
@@ -156,7 +156,7 @@ def test_what_the_loader_warns_of_is_noted(sides, used, spoil, word):
 def test_a_warning_of_the_warnings_module_is_noted(sides, used, monkeypatch):
     import warnings
 
-    from evals.scoring import loading
+    from compression_gates.evals.models import loading
 
     plain = loading.AutoTokenizer.from_pretrained
     set_in(sides[1], "config.json", _name_or_path="another")
@@ -191,7 +191,7 @@ def test_tensors_that_the_loader_renames_are_noted(classifier_checkpoint, used):
 
 @pytest.mark.parametrize("name", ["llama-tiny", "bert-tiny", "albert-tiny", "roberta-tiny"])
 def test_nothing_is_found_where_a_shipped_model_is_its_own_baseline(name, used):
-    from evals.checkpoints.weights import compare as compare_files
+    from compression_gates.evals.checkpoints.weights import compare as compare_files
 
     path = MODELS / name
     found = used(path, path)
@@ -203,7 +203,7 @@ def test_nothing_is_found_where_a_shipped_model_is_its_own_baseline(name, used):
 
 def test_a_foreign_format_that_loads_in_part_is_blamed_on_the_loader(sides):
     """As asymmetric weights of compressed-tensors, whose zero points transformers shapes anew."""
-    from evals.errors import EvalError
+    from compression_gates.evals.errors import EvalError
 
     pytest.importorskip("compressed_tensors")
     weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
@@ -222,7 +222,7 @@ def test_a_foreign_format_that_loads_in_part_is_blamed_on_the_loader(sides):
 
 @pytest.mark.parametrize(("method", "reader"), [("exl2", "ExLlamaV2"), ("modelopt", "vLLM")])
 def test_what_transformers_does_not_read_names_who_does(sides, method, reader):
-    from evals.errors import EvalError
+    from compression_gates.evals.errors import EvalError
 
     set_in(sides[1], "config.json", quantization_config={"quant_method": method})
     with pytest.raises(EvalError, match=f"knows no quant_method '{method}'; {reader}.* may read"):
@@ -230,7 +230,7 @@ def test_what_transformers_does_not_read_names_who_does(sides, method, reader):
 
 
 def test_code_of_another_repository_is_not_run(sides):
-    from evals.errors import EvalError
+    from compression_gates.evals.errors import EvalError
 
     set_in(sides[1], "config.json", auto_map={"AutoModelForCausalLM": "other/repo--code.Model"})
     checkpoint = open_checkpoint(sides[1])

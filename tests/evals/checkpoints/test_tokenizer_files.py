@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from evals.checkpoints.findings import Severity
+from compression_gates.evals.checkpoints.findings import Severity
 
 FAILED, NOTED = Severity.FAILED, Severity.NOTED
 

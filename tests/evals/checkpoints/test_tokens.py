@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
-from evals.checkpoint import open_checkpoint
-from evals.checkpoints.compare import Sides, compare
-from evals.checkpoints.encoding import parting
-from evals.checkpoints.findings import Severity
-from evals.data import DataSet, Prompt, Text
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.compare import Sides, compare
+from compression_gates.evals.checkpoints.encoding import parting
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.data.items import DataSet, Prompt, Text
 
 REFUSED, FAILED = Severity.REFUSED, Severity.FAILED
 DATA = DataSet("texts", (Text("Rufus lives in Merrin.", 0), Text("Lena owns a steel drum.", 1)))

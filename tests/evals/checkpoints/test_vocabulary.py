@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evals.bench import Bench, Tasks
-from evals.checkpoint import open_checkpoint
-from evals.checkpoints.findings import Severity
-from evals.data import DataSet, Text
-from evals.store import Store
-from fixtures import corpus
+from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.data.items import DataSet, Text
+from compression_gates.evals.store.store import Store
+from compression_gates.fixtures.world import corpus
 
 DATA = DataSet("texts", tuple(Text(corpus.passage("held-out", i).text[:300], i) for i in range(3)))
 ROWS = "model.embed_tokens.weight"
@@ -42,7 +42,7 @@ def test_other_rows_are_noted(copies, rows, shared):
 def test_rows_beyond_the_tokens_are_no_divergence(copies, tmp_path, monkeypatch, rows, kept):
     """Weights that compute the same over the shared rows diverge by nothing, from a table and side
     by side."""
-    monkeypatch.setattr("evals.bench.WORTH_KEEPING", kept)
+    monkeypatch.setattr("compression_gates.evals.bench.WORTH_KEEPING", kept)
     made = copies()
     resize(made, rows)
     one, two = map(open_checkpoint, (made.base, made.candidate))

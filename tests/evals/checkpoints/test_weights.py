@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evals.checkpoint import open_checkpoint
-from evals.checkpoints.compare import Sides
-from evals.checkpoints.findings import Severity
-from evals.checkpoints.weights import compare
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.compare import Sides
+from compression_gates.evals.checkpoints.findings import Severity
+from compression_gates.evals.checkpoints.weights import compare
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 INDEX = "model.safetensors.index.json"

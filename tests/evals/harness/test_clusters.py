@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from evals.harness.scores import Task, documents_of
-from evals.metrics.answers import exact_match_drop
-from evals.metrics.perplexity import perplexity_drift
+from compression_gates.evals.lm_eval.scores import Task, documents_of
+from compression_gates.evals.metrics.answers import exact_match_drop
+from compression_gates.evals.metrics.perplexity import perplexity_drift
 
 CONFIG = {"output_type": "generate_until"}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from scipy import stats
 
-from evals.statistics import clustered_mcnemar, mcnemar
+from compression_gates.evals.statistics.changes import clustered_mcnemar, mcnemar
 
 
 def test_mcnemar_agrees_with_statsmodels():

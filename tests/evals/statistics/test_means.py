@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from scipy import linalg, stats
 
-from evals.estimate import exact
-from evals.statistics import accelerated_mean, clustered_mean, series_mean, studentized_mean
+from compression_gates.evals.statistics.estimate import exact
+from compression_gates.evals.statistics.means import clustered_mean, series_mean, studentized_mean
+from compression_gates.evals.statistics.resampling import accelerated_mean
 
 
 def test_with_one_item_a_cluster_it_is_the_t_interval():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from scipy import stats
 
-from evals.statistics import clustered_mean, clustered_proportion, clustered_share
+from compression_gates.evals.statistics.means import clustered_mean
+from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
 
 
 def test_no_event_ends_at_the_mid_p_limit():

@@ -1,0 +1,1 @@
+"""Runs calibration batches through a model and gathers statistics of its layers."""

@@ -1,0 +1,1 @@
+"""Checkpoints of compressed models: formats, packing, saving and loading."""

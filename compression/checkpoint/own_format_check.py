@@ -1,0 +1,92 @@
+"""Checks what a checkpoint in the project's own format says of itself, before it is believed.
+
+A description that does not fit the model would decode to other weights than were stored, or reach
+for memory that nobody has; every complaint names the parameter.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from compression_gates.compression.checkpoint.packing import bits_of, grid_of
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.layers import is_transposed
+from compression_gates.compression.quantization.activations import FLOAT8, INT8
+
+_PACKED = {"form", "shape", "scales", "transposed", "grid"}
+_GRIDS = {"uniform": {"bits", "symmetric"}, "log": {"bits"}, "float8": set()}
+_BITMASK = {"form", "shape", "values", "transposed"}
+
+
+def check_stored(model: nn.Module, name: str, stored: object) -> None:
+    """Raises a CompressionError where ``stored`` cannot describe the parameter ``name``."""
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise CompressionError(f"{name}: its stored form has a wrong {what}: {stored}")
+
+    require(isinstance(stored, Mapping), "description")
+    form = stored.get("form")
+    require(form in ("packed", "bitmask"), "form")
+    grid = stored.get("grid")
+    require(form == "bitmask" or grid in _GRIDS, "grid")
+    keys = _BITMASK if form == "bitmask" else _PACKED | _GRIDS[grid]
+    require(stored.keys() == keys, "set of keys")
+    path, _, key = name.rpartition(".")
+    try:
+        module = model.get_submodule(path)
+        parameter = module.get_parameter(key)
+    except AttributeError:
+        raise CompressionError(f"the checkpoint stores {name}, which the model lacks") from None
+    shape = stored["shape"]
+    require(isinstance(shape, list) and all(type(size) is int for size in shape), "shape")
+    turned = is_transposed(module)
+    require(stored["transposed"] is turned, "transposed")
+    own = parameter.mT.shape if turned else parameter.shape
+    require(list(own) == shape and len(shape) in (2, 3), "shape")
+    if form == "bitmask":
+        values = stored["values"]
+        require(type(values) is int and 0 <= values <= parameter.numel(), "number of values")
+        return
+    for setting, kind in (("bits", int), ("symmetric", bool)):
+        require(setting not in keys or type(stored[setting]) is kind, setting)
+    require("bits" not in keys or 2 <= stored["bits"] <= 8, "bits")
+    scales = stored["scales"]
+    require(
+        isinstance(scales, list)
+        and len(scales) == 2
+        and all(type(size) is int and size > 0 for size in scales)
+        and scales[0] in (1, shape[-2])
+        and shape[-1] % scales[1] == 0,
+        "number of scales",
+    )
+
+
+def check_activations(model: nn.Module, name: str, kind: object) -> None:
+    """Raises a CompressionError where ``name`` is no layer whose inputs can be rounded so."""
+    module = dict(model.named_modules()).get(name)
+    if kind not in (INT8, FLOAT8) or not isinstance(module, nn.Linear | Conv1D):
+        raise CompressionError(f"{name}: its inputs cannot be rounded to {kind!r}")
+
+
+def check_parts(name: str, stored: Mapping[str, object], parts: Mapping[str, Tensor]) -> None:
+    """Raises a CompressionError where the stored tensors are not what their form says."""
+    if stored["form"] == "bitmask":
+        kinds = {"bitmask": torch.uint8}
+        good = int(bits_of(parts["bitmask"]).sum()) == stored["values"]
+    else:
+        kinds = {"packed": torch.int32, "zeros": torch.uint8}
+        scales = parts["scales"]
+        good = bool((scales.isfinite() & (scales > 0)).all())
+        if "zeros" in parts:
+            good = good and int(parts["zeros"].max()) <= grid_of(stored).highest
+    for part, tensor in parts.items():
+        wanted = kinds.get(part)
+        if tensor.dtype != wanted if wanted else not tensor.is_floating_point():
+            raise CompressionError(f"{name}_{part} is of dtype {tensor.dtype}")
+    if not good:
+        raise CompressionError(
+            f"{name}: its stored tensors are missing or do not fit their description"
+        )

@@ -1,0 +1,123 @@
+"""Data sets: items with their roles, the document that each belongs to, and a digest."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from compression_gates.evals.data.paths import is_stream
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.foreign_text import on_one_line
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document to predict token by token. Without a label it may also be classified."""
+
+    text: str
+    document: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to continue, and what is expected of its continuation.
+
+    ``accepted`` are further answers that are as right as the expected one.
+    """
+
+    prompt: str
+    expected: str
+    document: int
+    accepted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question whose answer is a piece of its context; without one the answer is empty."""
+
+    question: str
+    context: str
+    expected: str
+    document: int
+    accepted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text and the index of its class."""
+
+    text: str
+    label: int
+    document: int
+
+
+DROP = "drop"
+"""What becomes of a last window that is shorter than the others: kept, or dropped as some do."""
+Item = Text | Prompt | Question | Labelled
+
+
+def input_text(item: Item) -> str:
+    """What a model is given of an item."""
+    if isinstance(item, Prompt):
+        return item.prompt
+    return f"{item.question}\n{item.context}" if isinstance(item, Question) else item.text
+
+
+def whole_text(item: Item) -> str:
+    """An item with what is expected of a model, as it stood in a training text."""
+    return f"{item.prompt} {item.expected}\n" if isinstance(item, Prompt) else input_text(item)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Items of one kind under a name.
+
+    Attributes:
+        how: settings of the protocols that it is scored by, where they are not the usual ones.
+
+    Raises:
+        EvalError: no item.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    how: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", on_one_line(self.name))
+        if not self.items:
+            raise EvalError(f"data set {self.name}: no item")
+
+    @cached_property
+    def digest(self) -> str:
+        rows = [[type(item).__name__, *astuple(item)] for item in self.items]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    @property
+    def documents(self) -> Sequence[int]:
+        return [item.document for item in self.items]
+
+
+def text_file(path: str, by_line: bool, option: str = "--text") -> DataSet:
+    """A plain text file as one document, or as a document a line that is not blank.
+
+    ``option`` names the file in errors.
+
+    Raises:
+        EvalError: no such file, not UTF-8, or nothing but white space.
+    """
+    if is_stream(Path(path)):
+        raise EvalError(f"{option} {path}: not a regular file; write it to one first")
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise EvalError(f"{option} {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise EvalError(f"{option} {path}: not UTF-8 at byte {error.start}") from error
+    texts = [line for line in text.splitlines() if line.strip()] if by_line else [text]
+    if not any(char.isprintable() and not char.isspace() for char in text):
+        raise EvalError(f"{option} {path}: no text in it")
+    items = tuple(Text(part, index) for index, part in enumerate(texts))
+    return DataSet(Path(path).name, items)

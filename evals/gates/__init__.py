@@ -1,0 +1,1 @@
+"""Gates, verdicts and their explanation, and comparison with earlier runs."""

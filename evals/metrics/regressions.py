@@ -1,0 +1,146 @@
+"""The items that a candidate does worse on than its baseline, and how they are shown. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from compression_gates.evals.data.items import DataSet, Prompt, Question, input_text
+from compression_gates.evals.foreign_text import fenced, snippet, valid_unicode
+
+ON_SCREEN, IN_MARKDOWN, KEPT = 3, 10, 1000
+"""Items of a failing case that are printed, shown in full in the report, and kept at most."""
+PROMPT_WIDTH, ANSWER_WIDTH = 100, 60
+"""Characters of a prompt and of an answer that are printed."""
+LONGEST_PROMPT, LONGEST_ANSWER = 2000, 500
+"""Characters of a prompt and of an answer that are kept."""
+
+Answer = str | int | bool | None
+"""A text, the index of a class, or whether an answer was right; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """An item that the candidate does worse on than the baseline.
+
+    Attributes:
+        row: the item's place in its data set, counted from 1.
+        document: the document that it belongs to, counted from 1.
+        prompt: what the model was given; the middle of a long one is left out.
+        question: the line of the prompt that asks, where the rest of it is context.
+        expected, baseline, candidate: the right answer and those of both models.
+        loss: what the candidate lost, in the metric's stored unit; NaN where it gave no number.
+        unit: of ``loss`` where that is shown in place of answers.
+        window: which part of a long text, counted from 1; 0 for a whole item.
+    """
+
+    row: int
+    document: int
+    prompt: str
+    question: str = ""
+    expected: Answer = None
+    baseline: Answer = None
+    candidate: Answer = None
+    loss: float = 0.0
+    unit: str = ""
+    window: int = 0
+
+    @property
+    def place(self) -> str:
+        """``row 7, document 3, window 2``, as far as they differ from each other."""
+        parts = [f"row {self.row}"]
+        if self.document != self.row:
+            parts.append(f"document {self.document}")
+        if self.window:
+            parts.append(f"window {self.window}")
+        return ", ".join(parts)
+
+    def line(self) -> str:
+        """The item in one line, shortened, for the terminal."""
+        asked = snippet(self.question or self.prompt, PROMPT_WIDTH)
+        answers = [f"{name} {_shown(answer)}" for name, answer in self._answers()]
+        return f"{self.place}: " + ", ".join([*self._lost(), asked, *answers])
+
+    def markdown(self) -> str:
+        """The whole item as a fenced block."""
+        answers = [f"{name + ':':<10} {_plain(answer)}" for name, answer in self._answers()]
+        head = ", ".join([self.place, *self._lost()])
+        return fenced("\n".join([head, "", self.prompt.rstrip("\n"), *([""] if answers else []),
+                                 *answers]))  # fmt: skip
+
+    def _answers(self) -> list[tuple[str, Answer]]:
+        found = [(name, getattr(self, name)) for name in ("expected", "baseline", "candidate")]
+        return [(name, answer) for name, answer in found if answer is not None]
+
+    def _lost(self) -> list[str]:
+        return [f"{self.loss:.3g} {self.unit}"] if self.unit else []
+
+
+@dataclass(frozen=True)
+class Regressions:
+    """The items that got worse, worst first, and how many more there are."""
+
+    items: tuple[Regression, ...] = ()
+    omitted: int = 0
+
+    def __len__(self) -> int:
+        """How many items got worse, the omitted ones included."""
+        return len(self.items) + self.omitted
+
+
+def regression(data: DataSet, index: int, **fields) -> Regression:
+    """The item at ``index`` of a data set, with further fields of :class:`Regression`; long texts
+    lose their middle, and lone surrogates are escaped."""
+    item = data.items[index]
+    found = {"prompt": input_text(item), "question": _question(item), **fields}
+    for name, value in found.items():
+        if isinstance(value, str) and name != "unit":
+            value = valid_unicode(value)
+            found[name] = _cut(value, LONGEST_PROMPT if name == "prompt" else LONGEST_ANSWER)
+    return Regression(row=index + 1, document=int(item.document) + 1, **found)
+
+
+def worst_items(
+    losses: Sequence[float] | np.ndarray, describe: Callable[[int], Regression]
+) -> Regressions:
+    """The items with a positive loss, the largest first and NaN before all.
+
+    Args:
+        losses: ``(items,)``.
+        describe: the item at an index; its loss is filled in.
+    """
+    losses = np.asarray(losses, dtype=np.float64)
+    ranked = np.nan_to_num(losses, nan=np.inf, posinf=np.finfo(np.float64).max)
+    order = np.argsort(-ranked, kind="stable")
+    order = order[ranked[order] > 0]
+    kept = order[:KEPT]
+    items = tuple(replace(describe(int(i)), loss=float(losses[i])) for i in kept)
+    return Regressions(items, len(order) - len(kept))
+
+
+def _question(item: object) -> str:
+    if isinstance(item, Question):
+        return item.question
+    if not isinstance(item, Prompt):
+        return ""
+    # The last line is where the answer goes; the one before it asks.
+    lines = item.prompt.rstrip().splitlines()
+    return lines[-2] if len(lines) > 1 else ""
+
+
+def _cut(text: str, length: int) -> str:
+    """``text`` without its middle where it is longer than ``length``."""
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
+
+
+def _shown(answer: Answer) -> str:
+    return snippet(answer, ANSWER_WIDTH) if isinstance(answer, str) else _plain(answer)
+
+
+def _plain(answer: Answer) -> str:
+    if isinstance(answer, bool):
+        return "right" if answer else "wrong"
+    return str(answer)

@@ -1,0 +1,1 @@
+"""Loaded models: loading, cache and devices."""

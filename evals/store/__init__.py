@@ -1,0 +1,1 @@
+"""Stored measurements: files, keys and locks."""
