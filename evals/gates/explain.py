@@ -29,7 +29,8 @@ TOO_MANY = 10_000_000
 
 
 def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: str) -> str:
-    """What a case prints that does not pass. The first line says it in a few words."""
+    """What a case prints that does not pass. The first line says it in a few words, and the last
+    one how to run it again, where ``rerun`` says it."""
     metric = METRICS[verdict.metric]
     lines = [headline(verdict, policy), f"  promised   {gate.promise}{_POLICIES[policy]}"]
     if verdict.outcome != NOT_JUDGED:
@@ -43,7 +44,7 @@ def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: 
     if len(reading.worst) > len(shown):
         more = counted(len(reading.worst) - len(shown), "more item")
         lines.append(f"             {more} got worse")
-    return "\n".join([*lines, f"  rerun      {rerun}"])
+    return "\n".join([*lines, *([f"  rerun      {rerun}"] if rerun else [])])
 
 
 def headline(verdict: Verdict, policy: str) -> str:

@@ -266,6 +266,15 @@ class Verdict:
         return self.met or lenient
 
 
+def unmeasured(candidate: str, gate: Gate) -> Verdict:
+    """The verdict on a candidate that could not be measured: failed, with no number."""
+    nan = math.nan
+    return Verdict(
+        candidate, gate.metric, gate.limit, nan, nan, nan, nan, 0, 0, nan, nan, nan, "", "", False,
+        FAILED,
+    )  # fmt: skip
+
+
 def nothing_to_lose(gate: Gate, reading: Reading) -> str:
     """Why keeping a limit on a drop proves nothing: the baseline is no further above guessing than
     the limit allows it to fall. Empty where it does prove something, or where the reading is no
