@@ -1,0 +1,186 @@
+"""The built wheel in an environment of its own, used from a folder that holds nothing else.
+
+The environment sees the packages of this one and, in place of PyPI's packages ``fixtures`` and
+``evals``, two that may not be imported.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from compression_gates.fixtures.world import corpus
+from compression_gates.fixtures.world.shipped import MODELS
+from tests.end_to_end.conftest import ROOT
+
+BASE = MODELS / "bert-tiny"
+NOT_OURS = 'raise ImportError("another distribution of this name")\n'
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> Path:
+    """A virtual environment with the wheel."""
+    root = tmp_path_factory.mktemp("package")
+    source = root / "source"
+    for name in ("compression", "evals", "fixtures", "tests/gates"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", root, source],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    [wheel] = root.glob("*.whl")
+    place = root / "environment"
+    venv.create(place, with_pip=False)
+    packages = next(place.glob("lib/python*/site-packages"))
+    shutil.unpack_archive(wheel, packages, "zip")
+    # Behind the wheel: the packages that it needs, without the editable install beside them, since
+    # files of a folder that is named here are not read for further folders.
+    (packages / "needed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    for name in ("fixtures", "evals"):
+        (packages / f"{name}.py").write_text(NOT_OURS)
+    script = place / "bin" / "compression-gates"
+    script.write_text(
+        f"#!{place}/bin/python\nimport sys\n"
+        "from compression_gates.fixtures.suite.command import main\nsys.exit(main())\n"
+    )
+    script.chmod(0o755)
+    return place
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with labelled texts alone."""
+    folder = tmp_path_factory.mktemp("empty")
+    rows = [corpus.review("test", index) for index in range(120)]
+    lines = [json.dumps({"text": row.text, "label": row.label}) for row in rows]
+    (folder / "labelled.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def run(environment, folder):
+    """``run(program, *words)``: in that folder, by the environment's Python."""
+
+    def call(program: str, *words: object, files: dict[str, str] | None = None):
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text)
+        first = [environment / "bin" / "python"]
+        first += ["-m", program] if program == "pytest" else []
+        first = [environment / "bin" / program] if program == "compression-gates" else first
+        done = subprocess.run(
+            list(map(str, [*first, *words])), cwd=folder, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": ""},
+        )  # fmt: skip
+        for name in files or {}:
+            (folder / name).unlink()
+        return done
+
+    return call
+
+
+GIVEN = ("--baseline", BASE, "--labelled", "labelled.jsonl", "--recipes", "rtn-int8")
+CASES = ("-m", "quality", "-q")
+
+
+def test_the_command_judges_and_names_a_command_that_works(run):
+    done = run("compression-gates", *GIVEN, "magnitude-95", "--", *CASES)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "✗" in done.stdout
+    [again] = {line.split("rerun")[1].strip() for line in done.stdout.splitlines()
+               if "test_accuracy_drop" in line and "rerun" in line}  # fmt: skip
+    assert again.startswith("compression-gates 'tests/gates/test_accuracy_drop.py::")
+
+
+def test_a_profile_of_ones_own(run):
+    profile = """
+[data.texts]
+path = "labelled.jsonl"
+columns = { text = "text", label = "label" }
+
+[[suite]]
+kind = "classifier"
+baselines = ["bert-tiny"]
+recipes = ["rtn-int8", "magnitude-30"]
+labels = "texts"
+gates = { flips = 0.05 }
+"""
+    done = run("compression-gates", "--profile", "mine.toml", "--", "-k", "rtn and flips", "-q",
+               files={"mine.toml": profile})  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rtn-int8" in done.stdout
+    assert "magnitude-30" not in done.stdout
+
+
+def test_compressing_and_listing_methods(run, folder):
+    made = run("compression-gates", "compress", "rtn-int8", "--model", BASE, "--output", "int8")
+    assert made.returncode == 0, made.stderr
+    assert (folder / "int8" / "model.safetensors").is_file()
+    assert "gptq" in run("compression-gates", "methods").stdout
+
+
+def test_pytest_with_the_plugin_finds_the_gates_of_the_package(run):
+    done = run("pytest", "-p", "compression_gates.plugin", "--pyargs",
+               "compression_gates.tests.gates", *GIVEN, *CASES)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+    assert "policy      default" in done.stdout
+
+
+def test_other_runs_of_pytest_do_not_load_the_plugin(run):
+    test = {
+        "test_other.py": "def test_other(request):\n"
+        "    assert not request.config.pluginmanager.hasplugin('compression_gates.plugin')\n"
+    }
+    assert run("pytest", "test_other.py", "-q", files=test).returncode == 0
+    assert run("pytest", "test_other.py", "--baseline", "x", files=test).returncode == 4
+
+
+@pytest.mark.parametrize("place", ["conftest.py", "test_mine.py"])
+def test_a_case_in_a_test_of_ones_own(run, place):
+    case = """
+from compression_gates.fixtures.suite.readings import READINGS
+
+
+def test_flips(pair, gate):
+    gate.holds(READINGS["flips"](pair, gate.weights))
+"""
+    plugin = 'pytest_plugins = ["compression_gates.plugin"]\n'
+    files = {"test_mine.py": case, "conftest.py": ""}
+    files[place] = plugin + files[place]
+    # Where the plugin comes with the test module, options are read before it is there.
+    given = GIVEN if place == "conftest.py" else ("-k", "bert-tiny-rtn-int8 and not albert")
+    done = run("pytest", "test_mine.py", *given, "-q", files=files)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert "rtn-int8" in done.stdout
+
+
+def test_models_in_memory_are_judged_from_python(run):
+    script = f"""
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from compression_gates import judge
+base = {str(BASE)!r}
+model = AutoModelForSequenceClassification.from_pretrained(base)
+with torch.no_grad():
+    for name, parameter in model.named_parameters():
+        if "output.dense.weight" in name:
+            parameter.zero_()
+tokenizer = AutoTokenizer.from_pretrained(base)
+found = judge(base, (model, tokenizer), labelled="labelled.jsonl")
+assert not found.passed
+print(found)
+"""
+    done = run("python", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert "✗" in done.stdout
+    assert "candidate" in done.stdout
