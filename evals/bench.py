@@ -4,12 +4,8 @@ A model is loaded only when something about it is not stored yet, and stays load
 asked about. Scoring holds the device together with other workers; timing holds it alone.
 """
 
-import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -17,52 +13,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compression_gates.evals.checkpoints.checkpoint import (
-    CAUSAL,
-    EXTRACTIVE,
-    SEQ2SEQ,
-    Checkpoint,
-    check_names,
-)
-from compression_gates.evals.checkpoints.findings import CheckpointComparison, Severity
+from compression_gates.evals import comparing
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, EXTRACTIVE, SEQ2SEQ, Checkpoint
+from compression_gates.evals.checkpoints.findings import CheckpointComparison
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.guard import guarded
+from compression_gates.evals.measuring import Measurer
 from compression_gates.evals.metrics.reading import Scored
-from compression_gates.evals.models.cache import Models
-from compression_gates.evals.models.device import CPU, all_cores, cores, device_facts, timed_on
-from compression_gates.evals.report.coverage import Coverage
+from compression_gates.evals.models.device import all_cores, timed_on
+from compression_gates.evals.report.coverage import Coverage, coverage_of
 from compression_gates.evals.scoring.protocols import (
     ContinuationProtocol,
-    Protocol,
     SpeedProtocol,
     TextProtocol,
     protocol_of,
     set_by,
 )
 from compression_gates.evals.statistics.sequential import is_settled
-from compression_gates.evals.store.locks import locked
 from compression_gates.evals.store.measurement import DamagedError, Measurement
-from compression_gates.evals.store.provenance import (
-    PACKAGES,
-    code_version,
-    packages_of,
-    unpacked_by,
-    version_of,
-)
-from compression_gates.evals.store.schema import check
-from compression_gates.evals.store.store import Store
 
 if TYPE_CHECKING:
-    from compression_gates.evals.checkpoints.plain_use import PlainUse
     from compression_gates.evals.models.loading import Loaded
 
 WORTH_KEEPING = 1 << 30
 """Bytes of a baseline's predictions that are kept on disk; of more, it is run beside candidates."""
-CPU_BATCH, GPU_BATCH = 4096, 16384
-"""Tokens of a batch at first; where they do not fit, batches are halved."""
-COMPARED = 3600
-"""Seconds in which two checkpoints are held side by side; each part of it is bounded by itself."""
 NOISE_BATCH = 1000
 """Tokens of a batch where a baseline is held against itself."""
 _SIMULATED, _DIGEST = "simulated", "weights_digest"
@@ -136,32 +110,8 @@ class Scores:
         return str(self.weights[_SIMULATED])
 
 
-class Bench:
-    """Scores and times models on one device.
-
-    Args:
-        store: where measurements are kept.
-        device, dtype, trust_remote_code, formats: as for :class:`evals.models.cache.Models`.
-        workers: processes that share the machine.
-        batch_tokens: of a padded batch at first; by default what the device is likely to take.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        device: str = "cpu",
-        workers: int = 1,
-        trust_remote_code: bool = False,
-        formats: Sequence[str] = (),
-        dtype: str = "auto",
-        batch_tokens: int | None = None,
-    ):
-        self.store = store
-        self.device = device
-        self.batch_tokens = batch_tokens or (CPU_BATCH if device == CPU else GPU_BATCH)
-        self.threads = max(cores() // workers, 1)
-        self.trust_remote_code = trust_remote_code
-        self.models = Models(device, dtype, self.threads, trust_remote_code, formats)
+class Bench(Measurer):
+    """Scores, times and compares models on one device."""
 
     def scores(
         self, checkpoint: Checkpoint, tasks: Tasks, baseline: Checkpoint | None = None
@@ -173,9 +123,9 @@ class Bench:
             if data is None:
                 continue
             found[role] = Scored(data, self._role(role, checkpoint, data, baseline))
-        weights = self._measure(
+        weights = self.measure(
             checkpoint,
-            {**self._weights(checkpoint), "protocol": {"task": "footprint"}},
+            {**self.model_origin(checkpoint), "protocol": {"task": "footprint"}},
             lambda: _footprint(self.models.load(checkpoint, like=baseline)),
         )
         return Scores(checkpoint, weights, **found)
@@ -183,94 +133,20 @@ class Bench:
     def compare(
         self, baseline: Checkpoint, candidate: Checkpoint, tasks: Tasks
     ) -> CheckpointComparison:
-        """Looks at both sides before either is scored.
-
-        Raises:
-            EvalError: they cannot be compared; the reason is that of the first finding.
-        """
-        if tasks.labels is not None:
-            check_names(baseline, tasks.labels)
-        used = [data for data in vars(tasks).values() if data is not None]
-        origin = {
-            **self._weights(candidate),
-            "baseline": self._weights(baseline),
-            "data": [data.digest for data in used],
-            "how": [[data.name, *sorted(map(repr, data.how.items()))] for data in used],
-            "protocol": {"task": "compare"},
-        }
-
-        def run() -> Mapping[str, np.ndarray]:
-            from compression_gates.evals.checkpoints.compare import Sides, compare
-            from compression_gates.evals.checkpoints.tokenizer_trial import check_encoding
-
-            for side in (baseline, candidate):
-                check_encoding(side, used)
-            found = compare(Sides(baseline, candidate, used, self.trust_remote_code))
-            for side in (baseline, candidate):
-                side.check_unchanged()
-            return {"comparison": np.array(found.to_json())}
-
-        found = CheckpointComparison.from_json(
-            str(self._measure(candidate, origin, run, seconds=COMPARED)["comparison"])
-        )
-        if refused := found.of(Severity.REFUSED):
-            raise EvalError(refused[0])
-        return found
+        """As :func:`evals.comparing.compare`."""
+        return comparing.compare(self, baseline, candidate, tasks)
 
     def compare_use(self, baseline: Checkpoint, candidate: Checkpoint) -> CheckpointComparison:
-        """Holds side by side what loading and plain use of both led to. Loads what is not stored,
-        so that it costs little beside scoring."""
-        from compression_gates.evals.checkpoints import plain_use
-
-        return plain_use.compare(self._plain_use(baseline), self._plain_use(candidate, baseline))
-
-    def _plain_use(self, checkpoint: Checkpoint, baseline: Checkpoint | None = None) -> "PlainUse":
-        from compression_gates.evals.checkpoints.plain_use import PlainUse
-
-        def run() -> Mapping[str, np.ndarray]:
-            loaded = self.models.load(checkpoint, like=baseline)
-            return {"use": np.array(loaded.plain_use.to_json())}
-
-        origin = {**self._weights(checkpoint), "protocol": {"task": "plain use"}}
-        return PlainUse.from_json(str(self._measure(checkpoint, origin, run)["use"]))
+        """As :func:`evals.comparing.compare_use`."""
+        return comparing.compare_use(self, baseline, candidate)
 
     def coverage(self, scores: Scores) -> list[Coverage]:
-        """What each data set that a model was scored on has touched of it."""
+        """What each data set that a model was scored on exercised of it."""
         return [
-            self._covered(scores.checkpoint, role, part)
+            coverage_of(self, scores.checkpoint, role, part)
             for role, part in vars(scores).items()
             if isinstance(part, Scored)
         ]
-
-    def _covered(self, checkpoint: Checkpoint, role: str, scored: Scored) -> Coverage:
-        data, arrays = scored.data, scored.measurement.arrays
-
-        def run() -> Mapping[str, np.ndarray]:
-            from compression_gates.evals.models.loading import load_tokenizer
-            from compression_gates.evals.scoring.vocabulary import tokens_of
-
-            return tokens_of(load_tokenizer(checkpoint, self.trust_remote_code), data)
-
-        origin = {
-            "model": checkpoint.digest,
-            "data": data.digest,
-            "protocol": {"task": "vocabulary"},
-        }
-        found = self._measure(checkpoint, origin, run).arrays
-        experts = arrays.get("experts")
-        counted = experts is not None and experts.size > 0
-        return Coverage(
-            baseline=checkpoint.label,
-            role=role,
-            data=data.name,
-            **{name: int(found[name]) for name in ("used", "vocabulary", "longest")},
-            context=checkpoint.context,
-            window=int(arrays["windowing"][0]) if "windowing" in arrays else None,
-            scripts=json.loads(str(found["scripts"])),
-            experts=experts.size if counted else None,
-            reached=int((experts > 0).sum()) if counted else None,
-            has_experts=experts is not None,
-        )
 
     def noise(self, baseline: Checkpoint, tasks: Tasks) -> tuple[Scores, Scores]:
         """A baseline beside itself, scored in batches of another size: what differs means nothing.
@@ -329,17 +205,12 @@ class Bench:
         def keep(arrays: Mapping[str, np.ndarray]) -> bool:
             return is_settled(arrays["seconds"], limits, keep_failed)
 
-        origin = self._origin(candidate, data, protocol) | {
-            "baseline": self._weights(baseline),
+        origin = self.origin(candidate, data, protocol) | {
+            "baseline": self.model_origin(baseline),
             "limits": sorted(limits),
             "machine": timed_on(self.device),
         }
-        return self._measure(candidate, origin, run, alone=True, keep=keep)
-
-    def busy(self, alone: bool = False) -> AbstractContextManager[None]:
-        """Holds the device: with other scorers, or ``alone`` to time."""
-        name = f"gates-{os.getuid()}-{self.device.replace(':', '-')}.lock"
-        return locked(Path(tempfile.gettempdir()) / name, shared=not alone)
+        return self.measure(candidate, origin, run, alone=True, keep=keep)
 
     def _text(
         self,
@@ -350,9 +221,9 @@ class Bench:
     ) -> Measurement:
         usual = replace(set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
-        table = self._table_path(self._origin(baseline or checkpoint, data, protocol))
-        origin = self._origin(checkpoint, data, protocol, batch_tokens)
-        origin["reference"] = baseline and self._weights(baseline)
+        table = self._table_path(self.origin(baseline or checkpoint, data, protocol))
+        origin = self.origin(checkpoint, data, protocol, batch_tokens)
+        origin["reference"] = baseline and self.model_origin(baseline)
         windows = None
         if baseline is not None:
             windows = self._text(baseline, data, None)["windowing"].tolist()
@@ -361,7 +232,8 @@ class Bench:
             from compression_gates.evals.scoring.text import score_text
 
             if baseline is None:
-                return self._with_table(checkpoint, data, protocol, table, WORTH_KEEPING)
+                with self.store.locked(table.name):  # candidates may wait for it
+                    return self._with_table(checkpoint, data, protocol, table, WORTH_KEEPING)
             # A candidate that takes more is cut as its baseline is.
             same = replace(protocol, context=windows[0], stride=windows[1])
 
@@ -373,27 +245,41 @@ class Bench:
             if table.exists():
                 try:
                     return against(table)
-                except DamagedError as error:
-                    with self.store.locked(table.name):
-                        self.store.discard(table, error)
+                except DamagedError:
+                    self._discard_if_damaged(table)
                     most = WORTH_KEEPING
             elif self.models.fit_together(baseline, checkpoint):
                 return against(self.models.load(baseline))
-            self._with_table(baseline, data, usual, table, most)
+            with self.store.locked(table.name):
+                if not table.exists():
+                    self._with_table(baseline, data, usual, table, most)
             return against(table if table.exists() else self.models.load(baseline))
 
-        return self._measure(checkpoint, origin, run, data)
+        return self.measure(checkpoint, origin, run, data)
+
+    def _discard_if_damaged(self, table: Path) -> None:
+        """Looks again under the lock: another worker may have made a whole table meanwhile."""
+        from compression_gates.evals.scoring.prediction_table import Table
+
+        with self.store.locked(table.name):
+            if not table.exists():
+                return
+            try:
+                with Table(table) as found:
+                    found.check()
+            except DamagedError as error:
+                self.store.discard(table, error)
 
     def _with_table(
         self, checkpoint: Checkpoint, data: DataSet, protocol: object, table: Path, most: float
     ) -> Mapping[str, np.ndarray]:
-        """Scores a baseline, and keeps its predictions where they take at most ``most`` bytes."""
+        """Scores a baseline, and keeps its predictions where they take at most ``most`` bytes; the
+        lock of the table is held."""
         from compression_gates.evals.scoring.text import score_text
 
-        with self.store.locked(table.name):  # another candidate may wait for it
-            keep = None if table.exists() else table
-            loaded = self.models.load(checkpoint)
-            return _routed(loaded, lambda: score_text(loaded, data, protocol, keep=keep, most=most))
+        keep = None if table.exists() else table
+        loaded = self.models.load(checkpoint)
+        return _routed(loaded, lambda: score_text(loaded, data, protocol, keep=keep, most=most))
 
     def _other(
         self,
@@ -411,8 +297,8 @@ class Bench:
             loaded = self.models.load(checkpoint, like=baseline)
             return _routed(loaded, lambda: score(loaded, data, protocol))
 
-        origin = self._origin(checkpoint, data, protocol, batch_tokens)
-        return self._measure(checkpoint, origin, run, data)
+        origin = self.origin(checkpoint, data, protocol, batch_tokens)
+        return self.measure(checkpoint, origin, run, data)
 
     def _continuations(
         self,
@@ -424,8 +310,8 @@ class Bench:
         protocol = set_by(data, ContinuationProtocol(), leave="max_new_tokens")
         protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
         reference = None if baseline is None else self._continuations(baseline, data, None)
-        origin = self._origin(checkpoint, data, protocol, batch_tokens)
-        origin["reference"] = baseline and self._weights(baseline)
+        origin = self.origin(checkpoint, data, protocol, batch_tokens)
+        origin["reference"] = baseline and self.model_origin(baseline)
 
         def run() -> Mapping[str, np.ndarray]:
             from compression_gates.evals.scoring.continuation import continue_prompts
@@ -434,65 +320,10 @@ class Bench:
             given = reference and reference.arrays
             return _routed(loaded, lambda: continue_prompts(loaded, data, protocol, given))
 
-        return self._measure(checkpoint, origin, run, data)
-
-    def _measure(
-        self,
-        checkpoint: Checkpoint,
-        origin: Mapping[str, object],
-        run: Callable[[], Mapping[str, np.ndarray]],
-        data: DataSet | None = None,
-        seconds: float | None = None,
-        alone: bool = False,
-        keep: Callable[[Mapping[str, np.ndarray]], bool] | None = None,
-    ) -> Measurement:
-        def make() -> Mapping[str, np.ndarray]:
-            what = f"{checkpoint.label} could not be measured"
-            with self.busy(alone), guarded(what, seconds):
-                arrays = run()
-            self.models.check_unchanged()  # pages of weights may be read when they are first used
-            return arrays
-
-        items = None if data is None else len(data.items)
-        origin = self._complete(origin)
-        return self.store.measurement(
-            origin, make, keep, lambda arrays: check(arrays, origin, items)
-        )
-
-    def _origin(
-        self,
-        checkpoint: Checkpoint,
-        data: DataSet,
-        protocol: Protocol,
-        batch_tokens: int | None = None,
-    ) -> dict[str, object]:
-        """What a score is of. ``batch_tokens`` tells a measurement in batches of another size
-        apart, where that is its purpose."""
-        batches = {} if batch_tokens is None else {"batch_tokens": batch_tokens}
-        described = {"data": data.digest, "protocol": protocol.describe()}
-        return {**self._weights(checkpoint), **described, **batches}
-
-    def _weights(self, checkpoint: Checkpoint) -> dict[str, object]:
-        """A model in a measurement's key: its files, and what turns them into weights."""
-        return {
-            "model": checkpoint.digest,
-            "packages": packages_of(checkpoint) | unpacked_by(checkpoint, self.models.formats),
-        }
-
-    def _complete(self, origin: Mapping[str, object]) -> dict[str, object]:
-        return {**origin, "environment": self.environment(), "code": code_version()}
-
-    def environment(self) -> dict[str, object]:
-        """What a number depends on beside the model, the data and the protocol."""
-        found: dict[str, object] = {name: version_of(name) for name in PACKAGES}
-        if self.trust_remote_code:
-            found["remote code"] = True
-        if self.models.dtype != "auto":
-            found["dtype"] = self.models.dtype
-        return found | device_facts(self.device)
+        return self.measure(checkpoint, origin, run, data)
 
     def _table_path(self, origin: Mapping[str, object]) -> Path:
-        return self.store.beside(self._complete(origin), "log-probabilities.npy")
+        return self.store.beside(self.complete_origin(origin), "log-probabilities.npy")
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint, json_object
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint
 from compression_gates.evals.checkpoints.encoding import (
     SHOWN,
     Pair,
@@ -16,20 +16,18 @@ from compression_gates.evals.checkpoints.encoding import (
     parting,
     token_text,
 )
+from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.stress import CONVERSATIONS, TOOLS
 from compression_gates.evals.checkpoints.tokens import are_one, first_of
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.errors import EvalError, listed
 from compression_gates.evals.foreign_text import snippet
-from compression_gates.evals.guard import guarded
-from compression_gates.evals.scoring.prompts import RENDER_MEMORY, RENDER_SECONDS
+from compression_gates.evals.scoring.prompts import rendered
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
 
-LONGEST = 1_000_000
-"""Characters of a rendered conversation; those that are compared are short."""
 DEFAULT = "default"
 FILES = ("tokenizer_config.json", "chat_template.json")
 """Files in which readers other than transformers look for a template."""
@@ -66,7 +64,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         )
     chats = list(_chats())
     chats += [chat for data in sides.data if data.how.get("chat") for chat in _asked(data)]
-    taken = [chat for chat in chats if rendered(pair[0], chat)[0]]
+    taken = [chat for chat in chats if render(pair[0], chat)[0]]
     findings = _lost_tokens(pair, before)
     if not after:
         findings.append(Finding("chat template", "only the baseline has a chat template"))
@@ -77,42 +75,25 @@ def compare(sides: "Sides") -> CheckpointComparison:
             findings += _named(pair, name, after, chats)
     findings += _elsewhere(sides, taken)
     if not taken:
-        why = f"the baseline's renders no conversation: {rendered(pair[0], chats[0])[1]}"
+        why = f"the baseline's renders no conversation: {render(pair[0], chats[0])[1]}"
         return CheckpointComparison(tuple(findings), not_compared={"chat template": why})
     return CheckpointComparison(tuple(findings), (f"{len(taken)} rendered chats",))
 
 
-def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, template: str | None = None) -> str:
-    """A conversation as a template writes it, in the sandbox of transformers.
-
-    A template is a program that comes with a checkpoint: it may raise anything and need not end.
+def render(
+    tokenizer: PreTrainedTokenizerBase, chat: Chat, template: str | None = None
+) -> tuple[str, str]:
+    """What a template writes of a conversation, or nothing and the reason.
 
     Args:
         template: the text or the name of one; by default the one that transformers takes.
     """
-    return tokenizer.apply_chat_template(
-        [dict(message) for message in chat.messages],
-        chat_template=template,
-        tools=chat.tools and list(chat.tools),
-        add_generation_prompt=chat.add_generation_prompt,
-        tokenize=False,
-        **chat.variables,
-    )
-
-
-def rendered(
-    tokenizer: PreTrainedTokenizerBase, chat: Chat, template: str | None = None
-) -> tuple[str, str]:
-    """The rendered text, or nothing and the reason."""
+    tools = chat.tools and list(chat.tools)
+    options = {"chat_template": template, "tools": tools, **chat.variables}
     try:
-        with guarded("it fails", RENDER_SECONDS, RENDER_MEMORY):
-            text = render(tokenizer, chat, template)
+        text = rendered(tokenizer, chat.messages, "it fails", chat.add_generation_prompt, **options)
     except EvalError as error:
         return "", str(error)
-    if not text:
-        return "", "it renders nothing"
-    if len(text) > LONGEST:
-        return "", f"it renders {len(text):,} characters"
     return text, ""
 
 
@@ -213,7 +194,7 @@ def _difference(
     """Kind and text of what differs in a conversation; None where its tokens are equal, or where
     the baseline takes no such conversation."""
     before, after = (
-        rendered(side, chat, template) for side, template in zip(pair, templates, strict=True)
+        render(side, chat, template) for side, template in zip(pair, templates, strict=True)
     )
     if not before[0]:
         return None

@@ -13,7 +13,8 @@ from pathlib import Path
 from compression_gates.evals.checkpoints.files import (
     CONFIG,
     INDEX,
-    READ,
+    SETTINGS,
+    WEIGHTS,
     WHOLE,
     json_object,
     pickled_weights,
@@ -21,6 +22,7 @@ from compression_gates.evals.checkpoints.files import (
     weight_files,
 )
 from compression_gates.evals.checkpoints.formats import GGUF, LORA, PLAIN, check_loadable
+from compression_gates.evals.checkpoints.names import POSITIONS
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.data.paths import expanded
 from compression_gates.evals.errors import EvalError, kind_and_line
@@ -42,7 +44,6 @@ _ENCODERS = ("vision", "audio", "encoder")
 ABSENT = "absent"
 """The form of a baseline on the hub that a plan does not fetch."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
@@ -180,8 +181,8 @@ def resolve(reference: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(name, revision=revision or None, allow_patterns=list(READ))
-        return Path(found)
+        read = [*WEIGHTS, *SETTINGS]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=read))
     except Exception as error:
         raise EvalError(
             f"{reference}: no such directory, and not to be had from the hub "
@@ -283,7 +284,7 @@ def _context(described: Mapping[str, object]) -> int | None:
     """Positions that a configuration names, by whichever of its families' names."""
     inner = described.get("text_config")
     for part in (described, inner if isinstance(inner, dict) else {}):
-        for name in _POSITIONS:
+        for name in POSITIONS:
             if isinstance(part.get(name), int):
                 return part[name]
     return None
@@ -340,36 +341,6 @@ def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint
 
 def _has_tokenizer(path: Path) -> bool:
     return any(file.is_file() for name in _TOKENIZERS for file in path.glob(name))
-
-
-def check_readable(checkpoint: Checkpoint) -> None:
-    """Raises an EvalError for a file of weights that is cut off or is none, from its header; those
-    that an adapter adapts included."""
-    from safetensors import SafetensorError, safe_open
-
-    if checkpoint.base is not None:
-        check_readable(checkpoint.base)
-    if checkpoint.file:
-        _check_gguf(checkpoint.path / checkpoint.file)
-    if checkpoint.base is not None:
-        files = [checkpoint.path / ADAPTER_WEIGHTS]
-    else:
-        files = [] if checkpoint.file else weight_files(checkpoint.path)
-    for file in files:
-        try:
-            with safe_open(file, "np"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise EvalError(f"{file} does not load: {type(error).__name__}: {error}") from error
-
-
-def _check_gguf(file: Path) -> None:
-    from gguf import GGUFReader
-
-    try:
-        GGUFReader(file)
-    except Exception as error:  # whatever its parts are read as
-        raise EvalError(f"{file} does not load: {kind_and_line(error)}") from error
 
 
 def check_names(checkpoint: Checkpoint, data: DataSet) -> None:

@@ -7,12 +7,12 @@ from compression_gates.evals.checkpoints import settings
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ
 from compression_gates.evals.checkpoints.effective import Part, parts_of
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
+from compression_gates.evals.checkpoints.names import EXPERT_COUNTS
 from compression_gates.evals.checkpoints.rope import rope_differences
 from compression_gates.evals.checkpoints.settings import (
     ABSENT,
     ACTIVATION,
     CONTEXT,
-    EXPERTS,
     FORWARD,
     HEADS,
     NORMALIZATION,
@@ -29,6 +29,7 @@ from compression_gates.evals.checkpoints.settings import (
     same,
     short_name,
 )
+from compression_gates.evals.checkpoints.tokens import shorter_context
 from compression_gates.evals.errors import listed
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class _Pair:
             return UNKNOWN
         if kind == HEADS:
             return HEADS if self._splits_the_same_weights() else SIZE
-        if kind == ROUTING and any(map(self._differs, EXPERTS)):
+        if kind == ROUTING and any(map(self._differs, EXPERT_COUNTS)):
             return SIZE
         if kind == TOKEN:
             return self._token_kind(name, one, two)
@@ -228,8 +229,7 @@ class _Pair:
         if two < one and self._names_its_context():
             return  # of what the files themselves say, the comparison of tokens tells
         if two < one:
-            text = f"the candidate takes {two} tokens at most, the baseline {one}"
-            yield Finding("context length", text)
+            yield Finding("context length", shorter_context(one, two))
         else:
             text = f"the candidate is said to take {two} tokens, the baseline {one}"
             yield Finding("longer context", text)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
-from compression_gates.evals.models.loading import load_config
+from compression_gates.evals.models.configurations import load_config
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from compression_gates.evals.errors import EvalError
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TEMPLATES, CUSTOM_GENERATE = "additional_chat_templates", "custom_generate"
-READ = (
-    "*.safetensors", "*.json", "*.txt", "*.model", "*.model.*", "*.tiktoken", "*.jinja", "*.py",
+WEIGHTS = ("*.safetensors",)
+SETTINGS = (
+    "*.json", "*.txt", "*.model", "*.model.*", "*.tiktoken", "*.spm", "bpe.codes",
+    "prophetnet.tokenizer", "*.jinja", "*.py",
 )  # fmt: skip
-"""Files at the top of a folder that transformers reads weights, settings, tokenizers, chat
-templates and code from."""
+"""Files at the top of a folder that transformers reads settings, tokenizers, chat templates and
+code from."""
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -100,9 +102,11 @@ def read_files(path: Path, weights: bool = True) -> list[Path]:
     Raises:
         EvalError: one of them is no regular file in the folder.
     """
-    files = {file for pattern in READ[not weights :] for file in path.glob(pattern)}
+    files = {file for pattern in SETTINGS for file in path.glob(pattern)}
     files |= {*(path / TEMPLATES).glob("*.jinja"), *_named_files(path), *_code(path)}
-    files |= {*weight_files(path)} if weights else set()
+    if weights:
+        files |= {file for pattern in WEIGHTS for file in path.glob(pattern)}
+        files |= {*weight_files(path)}
     files = {file for file in files if not file.is_dir()}
     for file in files:
         check_file(path, file)

@@ -32,7 +32,7 @@ KINDS: Mapping[str, Kind] = {
     "stress text": Kind(_FAILED, "Texts that these data do not have are other tokens."),
     "decoded text": Kind(_FAILED, "Users read another answer than the one that was judged."),
     "chat template": Kind(_REFUSED, "An instruct model is trained on its template."),
-    "chat token": Kind(_REFUSED, "The model reads letters where it knows a token of a chat."),
+    "chat token": Kind(_REFUSED, "A chat token is split into ordinary tokens."),
     "other chat template": Kind(_FAILED, "Which template is used depends on the reader."),
     "new chat template": Kind(_NOTED, "The baseline has none, so no chat can be judged."),
     "added token": Kind(_FAILED, "It is read as other tokens or shown where it was hidden."),
@@ -48,13 +48,13 @@ KINDS: Mapping[str, Kind] = {
     "padding side": Kind(_FAILED, "In a batch, the model goes on from padding or is shifted."),
     "other padding": Kind(_NOTED, "Padding is masked."),
     "no padding token": Kind(_FAILED, "A batch can no longer be padded."),
-    "truncation side": Kind(_FAILED, "Of a long text the model reads another part."),
-    "other truncation side": Kind(_NOTED, "Prompts are cut by whoever asks for it."),
+    "truncation side": Kind(_FAILED, "Long texts are truncated at the other end."),
+    "other truncation side": Kind(_NOTED, "Prompts are truncated only on request."),
     "tokenizer.json": Kind(_FAILED, "Servers that read this file give the model other tokens."),
     "no tokenizer.json": Kind(_NOTED, "Some servers read this file alone."),
     "plain use": Kind(_FAILED, "Users of transformers meet it at once."),
     "index of weights": Kind(_FAILED, "Readers that go by the index miss tensors."),
-    "tensor in two files": Kind(_REFUSED, "Which value is meant is not said."),
+    "tensor in two files": Kind(_REFUSED, "It is ambiguous which value is used."),
     "tied weights": Kind(_FAILED, "Readers that go by the flag compute something else."),
     "untied weights": Kind(_REFUSED, "The output layer would be random."),
     "as the baseline": Kind(_NOTED, "The baseline has the same fault."),
@@ -67,7 +67,7 @@ KINDS: Mapping[str, Kind] = {
     "activation": Kind(_FAILED, "Every layer computes something else."),
     "scaling": Kind(_FAILED, "Multipliers and soft caps are part of what was trained."),
     "rope": Kind(_FAILED, "Positions are rotated by angles that the weights do not know."),
-    "attention pattern": Kind(_FAILED, "Tokens see others than they saw in training."),
+    "attention pattern": Kind(_FAILED, "Tokens attend to other positions than in training."),
     "heads": Kind(_FAILED, "The same weights are split into other heads."),
     "expert routing": Kind(_FAILED, "Tokens go to other experts, or to more or fewer."),
     "tied head": Kind(_FAILED, "The output layer of the baseline gives way to the embedding."),
@@ -110,10 +110,17 @@ class Finding:
     Attributes:
         kind: a key of :data:`KINDS`.
         text: names what differs and shows both sides, in one line.
+
+    Raises:
+        ValueError: there is no such kind.
     """
 
     kind: str
     text: str
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is no kind of difference")
 
     @property
     def severity(self) -> Severity:
@@ -168,9 +175,6 @@ class CheckpointComparison:
             unable = {str(name): str(why) for name, why in fields["not_compared"].items()}
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ValueError("not a comparison of two checkpoints") from error
-        for found in findings:
-            if found.kind not in KINDS:
-                raise ValueError(f"{found.kind!r} is no kind of difference")
         return CheckpointComparison(findings, compared, unable)
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from transformers import GenerationConfig
 
 from compression_gates.evals.checkpoints.chat import assistant_turns
-from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ, Checkpoint, json_object
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ, Checkpoint
+from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.settings import Difference, same, short_name, shown
 from compression_gates.evals.errors import EvalError, listed
-from compression_gates.evals.models.loading import end_tokens, load_generation_config
+from compression_gates.evals.models.configurations import end_tokens, load_generation_config
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides

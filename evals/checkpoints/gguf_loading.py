@@ -8,7 +8,7 @@ from compression_gates.evals.checkpoints.findings import CheckpointComparison, F
 from compression_gates.evals.checkpoints.gguf_header import Header
 from compression_gates.evals.errors import listed
 from compression_gates.evals.foreign_text import on_one_line
-from compression_gates.evals.models.loading import load_config
+from compression_gates.evals.models.configurations import load_config
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides

@@ -23,7 +23,7 @@ from compression_gates.evals.checkpoints.gguf_rope import (
     scaling_of_header,
 )
 from compression_gates.evals.data.items import whole_text
-from compression_gates.evals.models.loading import load_config
+from compression_gates.evals.models.configurations import load_config
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides

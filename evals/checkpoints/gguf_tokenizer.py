@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from compression_gates.evals.checkpoints.chat import Chat, rendered
+from compression_gates.evals.checkpoints.chat import Chat, render
 from compression_gates.evals.checkpoints.encoding import first_difference
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.gguf_header import Header
 from compression_gates.evals.foreign_text import snippet
-from compression_gates.evals.models.loading import end_tokens, load_generation_config
+from compression_gates.evals.models.configurations import end_tokens, load_generation_config
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
@@ -173,7 +173,7 @@ def _template(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[st
         yield f"{has} a chat template"
         return
     # A template that fails is told by the reason.
-    sides = ["".join(rendered(tokenizer, _CHAT, str(template))) for template in (meant, held)]
+    sides = ["".join(render(tokenizer, _CHAT, str(template))) for template in (meant, held)]
     if sides[0] != sides[1]:
         place = first_difference(*sides)
         shown = [snippet(side[max(place - 10, 0) : place + 30], 60) for side in sides]

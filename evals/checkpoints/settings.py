@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from transformers.activations import ACT2FN
 
+from compression_gates.evals.checkpoints.names import POSITIONS
 from compression_gates.evals.foreign_text import on_one_line
 
 NAMELESS = "setting"
@@ -40,7 +41,7 @@ _PATTERNS = {
     ),
     TOKEN: r".*_token_(id|index|ids)",
     TYING: r"tie_word_embeddings",
-    CONTEXT: r"max_position_embeddings|n_positions|n_ctx|max_seq(uence)?_len(gth)?|seq_length",
+    CONTEXT: "|".join(POSITIONS),
     ROPE: r"rope_parameters|rope_scaling|rope_theta|partial_rotary_factor|rotary_(pct|emb_base)"
     r"|rope_local_base_freq|original_max_position_embeddings",
     HEADS: r"num_attention_heads|num_key_value_heads|head_dim",
@@ -72,7 +73,6 @@ ABSENT: Mapping[str, object] = {
 """What an architecture does that has no such setting."""
 READ_BY_ALL = ("is_causal",)
 """Settings that transformers reads for any architecture, whether its class declares them or not."""
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)

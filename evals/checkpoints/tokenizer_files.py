@@ -18,9 +18,9 @@ from compression_gates.evals.checkpoints.checkpoint import (
     EXTRACTIVE,
     SEQ2SEQ,
     Checkpoint,
-    json_object,
 )
 from compression_gates.evals.checkpoints.encoding import SHOWN, Ids, encode, parting, reason
+from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.tokens import first_of, stress_texts
 from compression_gates.evals.data.items import input_text

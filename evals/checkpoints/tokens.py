@@ -173,5 +173,10 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], skip: bool) ->
 def _context(baseline: Checkpoint, candidate: Checkpoint) -> str:
     before, after = baseline.context, candidate.context
     if before is not None and after is not None and after < before:
-        return f"the candidate takes {after} tokens at most, the baseline {before}"
+        return shorter_context(before, after)
     return ""
+
+
+def shorter_context(baseline: int, candidate: int) -> str:
+    """That a candidate takes fewer tokens than its baseline."""
+    return f"the candidate takes {candidate} tokens at most, the baseline {baseline}"

@@ -3,8 +3,9 @@ predict over."""
 
 from typing import TYPE_CHECKING
 
-from compression_gates.evals.checkpoints.checkpoint import Checkpoint, json_object
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.encoding import Pair
+from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.stress import is_reserved
 from compression_gates.evals.errors import listed

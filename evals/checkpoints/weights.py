@@ -21,8 +21,11 @@ from compression_gates.evals.checkpoints.formats import PLAIN
 from compression_gates.evals.checkpoints.tensors import StoredTensor, headers, same_bytes
 from compression_gates.evals.errors import EvalError, kind_and_line, listed
 from compression_gates.evals.foreign_text import on_one_line
+from compression_gates.evals.models.configurations import load_config
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from compression_gates.evals.checkpoints.compare import Sides
 
 _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
@@ -39,6 +42,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
     try:
         known = set(_faults(sides.baseline, sides.trust_remote_code))
         faults = list(_faults(sides.candidate, sides.trust_remote_code))
+        not_compared = _not_compared(sides.candidate, sides.trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = on_one_line(kind_and_line(error))
         return CheckpointComparison(not_compared={"files of weights": reason})
@@ -47,7 +51,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         if fault in known else fault
         for fault in faults
     ]  # fmt: skip
-    return CheckpointComparison(tuple(findings), ("files of weights",))
+    return CheckpointComparison(tuple(findings), ("files of weights",), not_compared)
 
 
 def _faults(side: Checkpoint, trust_remote_code: bool) -> Iterator[Finding]:
@@ -57,7 +61,7 @@ def _faults(side: Checkpoint, trust_remote_code: bool) -> Iterator[Finding]:
     yield from _twice(files)
     yield from _index(side.path, files)
     if side.form == PLAIN:
-        yield from _tying(side.path, files, trust_remote_code)
+        yield from _tying(side, files, trust_remote_code)
     if unread := unread_weights(side.path):
         names = on_one_line(listed(unread))
         yield Finding("unread weights", f"the folder also holds {names}, which nothing here reads")
@@ -109,15 +113,29 @@ def _index_file(path: Path) -> Path | None:
     return file if file.name.endswith(".index.json") and file.is_file() else None
 
 
+def _not_compared(side: Checkpoint, trust_remote_code: bool) -> dict[str, str]:
+    """Why it cannot be told which weights a class ties; nothing where it can."""
+    if side.form != PLAIN:
+        return {}
+    try:
+        config = load_config(side, trust_remote_code)
+    except EvalError as error:
+        return {"tied weights": str(error)}
+    unknown = [name for name, known in _classes(config) if known is None]
+    if not unknown:
+        return {}
+    return {"tied weights": f"transformers has no class {on_one_line(listed(unknown))}"}
+
+
 def _tying(
-    path: Path, files: Mapping[Path, Mapping[str, StoredTensor]], trust_remote_code: bool
+    side: Checkpoint,
+    files: Mapping[Path, Mapping[str, StoredTensor]],
+    trust_remote_code: bool,
 ) -> Iterator[Finding]:
     """Where ``tie_word_embeddings`` is not what the file holds."""
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception:  # told by the loader, in its own words
+        config = load_config(side, trust_remote_code)
+    except EvalError:  # told as not compared
         return
     tied = bool(getattr(config, "tie_word_embeddings", False))
     held = {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
@@ -137,11 +155,17 @@ def _tying(
             )
 
 
-def _tied_names(config: object) -> Iterator[tuple[str, str]]:
+def _tied_names(config: "PretrainedConfig") -> Iterator[tuple[str, str]]:
     """Pairs of an output layer and the embedding that it may be tied to."""
+    for _, known in _classes(config):
+        tied = getattr(known, "_tied_weights_keys", None)
+        if isinstance(tied, dict):
+            yield from tied.items()
+
+
+def _classes(config: "PretrainedConfig") -> Iterator[tuple[str, type | None]]:
+    """Names of the classes of a model, and the classes; None for one that transformers lacks."""
     import transformers
 
-    for name in getattr(config, "architectures", None) or ():
-        known = getattr(getattr(transformers, str(name), None), "_tied_weights_keys", None)
-        if isinstance(known, dict):
-            yield from known.items()
+    for name in map(str, config.architectures or ()):
+        yield name, getattr(transformers, name, None)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compression_gates.evals.checkpoints.checkpoint import json_object
+from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.data.paths import expanded
 from compression_gates.evals.data.rows import json_row
 from compression_gates.evals.errors import EvalError

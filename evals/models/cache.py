@@ -60,7 +60,8 @@ class Models:
                 self._forget()
             checkpoint.check_unchanged()
             loaded = load(checkpoint, self.device, self.dtype, self.trust_remote_code)
-            # Touched is enough here: what was loaded may be neither what was nor what is there.
+            # Any change of a file's metadata is an error here: the loaded bytes may match neither
+            # version.
             checkpoint.check_unchanged(by_content=False)
             self._loaded[checkpoint.digest] = loaded
         self._used[checkpoint.digest] = checkpoint
@@ -89,7 +90,10 @@ class Models:
 
         Its settings of padding and generation, which scoring replaces, are those of the checkpoint.
         """
-        from compression_gates.evals.models.loading import load_config, load_generation_config
+        from compression_gates.evals.models.configurations import (
+            load_config,
+            load_generation_config,
+        )
 
         loaded = self.load(checkpoint)
         if self._needed(checkpoint, None) <= self._free():

@@ -1,29 +1,24 @@
 """Loads a checkpoint whole, or says what is wrong with it."""
 
-import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 import transformers
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    GenerationConfig,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    QuantizedCache,
 )
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -47,11 +42,15 @@ from compression_gates.evals.checkpoints.formats import (
 from compression_gates.evals.checkpoints.plain_use import PlainUse, attempt
 from compression_gates.evals.checkpoints.tensors import tensor_names
 from compression_gates.evals.errors import EvalError, listed
-from compression_gates.evals.foreign_text import on_one_line
-from compression_gates.evals.guard import REASON, guarded
+from compression_gates.evals.models.configurations import (
+    end_tokens,
+    file_in,
+    greedy_generation,
+    read_config,
+)
 from compression_gates.evals.models.device import AUTO, CPU
 from compression_gates.evals.models.quanto import unpack_in_python
-from compression_gates.evals.models.warned import recorded_warnings
+from compression_gates.evals.models.warned import explained
 
 _AUTO = {
     CAUSAL: AutoModelForCausalLM,
@@ -59,8 +58,6 @@ _AUTO = {
     EXTRACTIVE: AutoModelForQuestionAnswering,
     SEQ2SEQ: AutoModelForSeq2SeqLM,
 }
-LOAD_SECONDS, LOAD_BYTES_PER_SECOND = 300, 1 << 22
-"""Time limit of loading: a fixed part, and the least speed."""
 MOST_PER_BYTE = 64
 """Weights that a byte of a file may stand for; 8 of a bit each, and whole zero blocks."""
 MOST_BUFFERED = 1 << 33
@@ -68,7 +65,6 @@ MOST_BUFFERED = 1 << 33
 _NO_LIMIT = 1 << 30
 PROBED = 16
 """Tokens of the forward pass that a model is tried with when it is loaded."""
-_DECODED = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 _PROBLEMS = {
     "missing_keys": "lacks",
     "unexpected_keys": "has unexpected",
@@ -145,66 +141,125 @@ def load(
     Raises:
         EvalError: names the checkpoint and the first keys at fault, or the loader's own reason.
     """
+    _refuse(checkpoint, device, trust_remote_code)
+    with explained(checkpoint) as warned:
+        model, report, repairs = _open(checkpoint, device, dtype, trust_remote_code)
+    _unpack_quanto_in_python(checkpoint, model)
+    _check_kind(checkpoint, model)
+    tokenizer = load_tokenizer(checkpoint, trust_remote_code, warned)
+    _check_whole(checkpoint, report)
+    _check_ids(checkpoint, model, tokenizer)
+    loaded = Loaded(checkpoint, model.eval(), tokenizer)
+    with explained(checkpoint) as more:
+        output = _first_pass(loaded, device)
+    warned += [text for text in more if text not in warned]
+    _check_finite(loaded, output)
+    with explained(checkpoint) as in_use:
+        failures = attempt(model, tokenizer, checkpoint.kind, loaded.device)
+    _settle(checkpoint, model, tokenizer)
+    return replace(loaded, plain_use=PlainUse(failures, tuple(warned), repairs, tuple(in_use)))
+
+
+def _refuse(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> None:
+    """Raises an EvalError for what is not opened at all."""
     check_device(checkpoint.path, checkpoint.form, device)
     source = checkpoint.base or checkpoint
     read_files(source.path, weights=False)  # refuses what is no file in the folder
-    with _explained(checkpoint):
+    with explained(checkpoint):
         check_description(source)
     if trust_remote_code and (named := borrowed_code(source.path)):
         raise EvalError(
             f"{source.path}: auto_map names {named}, code of another repository that may change; "
             "copy the code into the folder and name it without --"
         )
-    method = source.form.partition(" ")[0]
+    method = _quant_method(checkpoint)
     known = (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING)
     # bitsandbytes goes by its number of bits there.
     if not any(name == method or name.startswith(f"{method}_") for name in known):
         # transformers would leave it aside, and take codes for numbers.
         readers = f"; {read_by(method)} may read it" if read_by(method) else ""
         raise EvalError(f"{source.path}: transformers knows no quant_method {method!r}{readers}")
-    placed = format_of(source.form).placed
+
+
+def _quant_method(checkpoint: Checkpoint) -> str:
+    return (checkpoint.base or checkpoint).form.partition(" ")[0]
+
+
+def _is_placed(checkpoint: Checkpoint) -> bool:
+    """Whether its weights go to their device while they are loaded."""
+    return format_of((checkpoint.base or checkpoint).form).placed
+
+
+def _open(
+    checkpoint: Checkpoint, device: str, dtype: str, trust_remote_code: bool
+) -> tuple[PreTrainedModel, Mapping[str, Iterable], dict[str, str]]:
+    """The model, with an adapter merged into it; the loader's report of keys; its repairs."""
+    source = checkpoint.base or checkpoint
     auto = AutoModelForMultimodalLM if source.multimodal else _AUTO[checkpoint.kind]
-    with _explained(checkpoint) as warned:
-        _check_size(source, auto, trust_remote_code)
-        model, report = auto.from_pretrained(
-            source.path,
-            dtype=dtype,
-            device_map=AUTO if device == AUTO else {"": device} if placed else None,
-            output_loading_info=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported below, by name
-            trust_remote_code=trust_remote_code,
-            **_file_in(source),
-        )
-        repairs = {} if source.file or source.form != PLAIN else _repairs(model, source.path)
-        if checkpoint.base is not None:
-            model = merged(model, checkpoint.path)
-    decoding = getattr(model, "generation_config", None)
-    if method == "quanto" or getattr(decoding, "cache_implementation", "") == "quantized":
+    _check_size(source, auto, trust_remote_code)
+    model, report = auto.from_pretrained(
+        source.path,
+        dtype=dtype,
+        device_map=AUTO if device == AUTO else {"": device} if _is_placed(checkpoint) else None,
+        output_loading_info=True,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # reported below, by name
+        trust_remote_code=trust_remote_code,
+        **file_in(source),
+    )
+    repairs = {} if source.file or source.form != PLAIN else _repairs(model, source.path)
+    if checkpoint.base is not None:
+        model = merged(model, checkpoint.path)
+    return model, report, repairs
+
+
+def _unpack_quanto_in_python(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+    """Keeps quanto from compiling an extension, for weights or a cache that it unpacks."""
+    generation = getattr(model, "generation_config", None)
+    caches = getattr(generation, "cache_implementation", "") == "quantized"
+    if _quant_method(checkpoint) == "quanto" or caches:
         unpack_in_python()
+
+
+def _check_kind(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+    """Raises an EvalError for a decoder whose configuration claims an encoder."""
     if checkpoint.kind == CAUSAL and getattr(model.config, "is_encoder_decoder", False):
+        source = checkpoint.base or checkpoint
         raise EvalError(
             f"{source.path}: config.json says is_encoder_decoder, and {type(model).__name__} "
             "has no encoder"
         )
-    tokenizer = load_tokenizer(checkpoint, trust_remote_code, warned)
-    _check_whole(checkpoint, report)
+
+
+def _check_ids(
+    checkpoint: Checkpoint, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises an EvalError for a token that has no row in the embedding."""
     known, held = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
     if known >= held:
         raise EvalError(
             f"{checkpoint.path}: its tokenizer gives ids up to {known}, its embedding holds {held}"
         )
-    loaded = Loaded(checkpoint, model.eval(), tokenizer)
-    with _explained(checkpoint) as more:
-        if device != AUTO and not placed:
-            model.to(device)
-        with torch.inference_mode():
-            # Packed weights are unpacked by the first forward.
-            ids = torch.arange(min(PROBED, held), device=loaded.device)[None]
-            output = model(**loaded.inputs(ids))
-    warned += [text for text in more if text not in warned]
+
+
+def _first_pass(loaded: Loaded, device: str) -> torch.Tensor:
+    """Logits of a few tokens, from a model that is put onto its device for it."""
+    if device != AUTO and not _is_placed(loaded.checkpoint):
+        loaded.model.to(device)
+    held = loaded.model.get_input_embeddings().num_embeddings
+    with torch.inference_mode():
+        # Packed weights are unpacked by the first forward.
+        ids = torch.arange(min(PROBED, held), device=loaded.device)[None]
+        output = loaded.model(**loaded.inputs(ids))
+    return output[0] if isinstance(output, tuple) else next(iter(output.values()))
+
+
+def _check_finite(loaded: Loaded, logits: torch.Tensor) -> None:
+    """Raises an EvalError for weights that are not finite, or logits where weights are packed or
+    wait elsewhere."""
+    checkpoint, model = loaded.checkpoint, loaded.model
     whole = checkpoint.form == PLAIN and not any(p.is_meta for p in model.parameters())
-    if not whole and not _first(output).isfinite().all():
+    if not whole and not logits.isfinite().all():
         # Scales of a packed weight are not among its tensors for every library.
         raise EvalError(f"{checkpoint.path} predicts what is not finite")
     for name, tensor in model.state_dict().items():
@@ -212,11 +267,6 @@ def load(
             continue
         if tensor.is_floating_point() and not _plain(tensor).isfinite().all():
             raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
-    with _explained(checkpoint) as in_use:
-        failures = attempt(model, tokenizer, checkpoint.kind, loaded.device)
-    plain_use = PlainUse(failures, tuple(warned), repairs, tuple(in_use))
-    _settle(checkpoint, model, tokenizer)
-    return Loaded(checkpoint, model, tokenizer, plain_use)
 
 
 def _settle(
@@ -231,8 +281,8 @@ def _settle(
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = tokenizer.pad_token_id
     if checkpoint.kind in (CAUSAL, SEQ2SEQ):
-        with _explained(checkpoint):
-            model.generation_config = _decoding(model)
+        with explained(checkpoint):
+            model.generation_config = greedy_generation(model)
 
 
 def _check_whole(checkpoint: Checkpoint, report: Mapping[str, Iterable]) -> None:
@@ -267,67 +317,6 @@ def _repairs(model: PreTrainedModel, path: Path) -> dict[str, str]:
             for what, names in found.items() if names}  # fmt: skip
 
 
-def load_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration of a checkpoint, or of what an adapter adapts, with the defaults of its
-    class.
-
-    Raises:
-        EvalError: names the checkpoint and the loader's own reason.
-    """
-    source = checkpoint.base or checkpoint
-    with _explained(source):
-        check_description(source)
-        return _config_of(source, trust_remote_code)
-
-
-def _config_of(source: Checkpoint, trust_remote_code: bool) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(
-        source.path, trust_remote_code=trust_remote_code, **_file_in(source)
-    )
-
-
-def _file_in(source: Checkpoint) -> dict[str, str]:
-    """The argument by which loaders take a GGUF file of a folder."""
-    return {"gguf_file": source.file} if source.file else {}
-
-
-def load_generation_config(
-    checkpoint: Checkpoint, trust_remote_code: bool = False
-) -> GenerationConfig:
-    """What plain ``generate`` of a checkpoint, or of what an adapter adapts, goes by: its
-    ``generation_config.json``, or where there is none that transformers can read, and of a GGUF
-    file, what the configuration says of generation.
-
-    Raises:
-        EvalError: names the checkpoint and the loader's own reason.
-    """
-    source = checkpoint.base or checkpoint
-    if source.file:
-        config = load_config(source, trust_remote_code)
-        with _explained(source):
-            return GenerationConfig.from_model_config(config.get_text_config())
-    with _explained(source):
-        try:
-            return GenerationConfig.from_pretrained(source.path)
-        except OSError:
-            return GenerationConfig.from_pretrained(
-                source.path, config_file_name="config.json", _from_model_config=True
-            )
-
-
-def end_tokens(asked: GenerationConfig) -> list[int]:
-    """Tokens that end what a model says, in order; none where it goes on to its longest.
-
-    Raises:
-        EvalError: what stands there are no tokens.
-    """
-    ends = [] if asked.eos_token_id is None else asked.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    if not all(type(end) is int for end in ends):
-        raise EvalError(f"generation_config.json: eos_token_id = {ends!r:.80} are no tokens")
-    return sorted(set(ends))
-
-
 def load_tokenizer(
     checkpoint: Checkpoint, trust_remote_code: bool = False, warned: list[str] | None = None
 ) -> PreTrainedTokenizerBase:
@@ -339,7 +328,8 @@ def load_tokenizer(
     if checkpoint.tokenizer is None:
         raise EvalError(f"{checkpoint.path}: no tokenizer beside {checkpoint.file}")
     read_files(checkpoint.tokenizer, weights=False)
-    with _explained(checkpoint) as more:
+    with explained(checkpoint) as more:
+        check_description(checkpoint)  # AutoTokenizer makes an object of the configuration
         found = AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, trust_remote_code=trust_remote_code
         )
@@ -372,11 +362,6 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return adapted.merge_and_unload(safe_merge=True)
 
 
-def _first(output) -> torch.Tensor:
-    """Logits of an output, whichever kind of model it is of."""
-    return output[0] if isinstance(output, tuple) else next(iter(output.values()))
-
-
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of a kind that can be asked whether it is finite."""
     if not is_plain(tensor) and hasattr(tensor, "dequantize"):
@@ -389,52 +374,12 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in (torch.Tensor, nn.Parameter)
 
 
-def _decoding(model: PreTrainedModel) -> GenerationConfig:
-    """Greedy for everyone: penalties that a checkpoint brings are not compression. The tokens that
-    begin and end an answer stay, and so does a quantized cache, which is compression."""
-    asked = model.generation_config
-    kept = {name: getattr(asked, name) for name in _DECODED if getattr(asked, name) is not None}
-    for name, value in kept.items():
-        for token in value if isinstance(value, list) else [value]:
-            if (
-                not isinstance(token, int)
-                or not 0 <= token < model.config.get_text_config().vocab_size
-            ):
-                raise EvalError(f"generation_config.json: {name} = {value!r} is no token")
-    if asked.cache_implementation == "quantized":
-        settings = asked.cache_config or {}
-        # Made once here, so that a package that it lacks is missed now.
-        QuantizedCache(**{"backend": "quanto", "config": model.config, **settings})
-        kept |= {"cache_implementation": "quantized", "cache_config": settings}
-    return GenerationConfig(**kept)
-
-
-@contextmanager
-def _explained(checkpoint: Checkpoint) -> Iterator[list[str]]:
-    """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line.
-
-    Yields:
-        A list that is filled with the loaders' warnings when the block ends, a line each.
-    """
-    told: list[str] = []
-    seconds = LOAD_SECONDS + checkpoint.weight_bytes / LOAD_BYTES_PER_SECOND
-    with (
-        recorded_warnings() as warned,
-        guarded(f"{checkpoint.path} does not load", seconds),
-        redirect_stderr(io.StringIO()),
-        redirect_stdout(io.StringIO()),
-    ):
-        yield told
-    place = str(checkpoint.path)
-    told += [on_one_line(text.replace(place, "the checkpoint"))[:REASON] for text in warned]
-
-
 def _check_size(checkpoint: Checkpoint, auto: type, trust_remote_code: bool) -> None:
     """Raises an EvalError for a configuration of a model that is out of proportion to the files of
     its weights, and would be allocated: transformers makes up what a file lacks."""
     model = None
     with suppress(Exception), torch.device("meta"):  # what is wrong here, its loader tells
-        config = _config_of(checkpoint, trust_remote_code)
+        config = read_config(checkpoint, trust_remote_code)
         model = auto.from_config(config, trust_remote_code=trust_remote_code)
     if model is None:
         return

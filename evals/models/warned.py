@@ -1,13 +1,20 @@
-"""What libraries warn of while a model is loaded."""
+"""What libraries warn of, and how they fail, while a model is loaded."""
 
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from transformers.utils import logging as transformers_logging
 
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.foreign_text import on_one_line
+from compression_gates.evals.guard import REASON, guarded
+
+LOAD_SECONDS, LOAD_BYTES_PER_SECOND = 300, 1 << 22
+"""Time limit of loading: a fixed part, and the least speed."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOADERS = ("transformers", "compressed_tensors", "peft", "gptqmodel", "optimum", "bitsandbytes")
 """Libraries that speak of the checkpoint; others speak of the machine, once in a process."""
@@ -56,3 +63,23 @@ def recorded_warnings() -> Iterator[list[str]]:
         transformers_logging.set_verbosity(verbosity)
         told = [*found, *(str(warning.message) for warning in caught)]
         lines += dict.fromkeys(" ".join(_COLOUR.sub("", text).split()) for text in told)
+
+
+@contextmanager
+def explained(checkpoint: Checkpoint) -> Iterator[list[str]]:
+    """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line.
+
+    Yields:
+        A list that is filled with the loaders' warnings when the block ends, a line each.
+    """
+    told: list[str] = []
+    seconds = LOAD_SECONDS + checkpoint.weight_bytes / LOAD_BYTES_PER_SECOND
+    with (
+        recorded_warnings() as warned,
+        guarded(f"{checkpoint.path} does not load", seconds),
+        redirect_stderr(io.StringIO()),
+        redirect_stdout(io.StringIO()),
+    ):
+        yield told
+    place = str(checkpoint.path)
+    told += [on_one_line(text.replace(place, "the checkpoint"))[:REASON] for text in warned]

@@ -1,9 +1,18 @@
-"""What of a model the data of a run have touched, so that a report claims no more than it saw."""
+"""What share of a model a run's data exercised."""
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+    from compression_gates.evals.measuring import Measurer
+    from compression_gates.evals.metrics.reading import Scored
 
 FEW = 0.01
 """Scripts with a smaller share of the letters are not named."""
@@ -61,6 +70,40 @@ class Coverage:
             parts.append("experts not counted")
         where = self.role if self.role == self.data else f"{self.role} ({self.data})"
         return f"{where}: {', '.join(parts)}"
+
+
+def coverage_of(
+    measurer: "Measurer", checkpoint: "Checkpoint", role: str, scored: "Scored"
+) -> Coverage:
+    """What the data of a role exercised of a model that was scored on them."""
+    data, arrays = scored.data, scored.measurement.arrays
+
+    def run() -> "Mapping[str, np.ndarray]":
+        from compression_gates.evals.models.loading import load_tokenizer
+        from compression_gates.evals.scoring.vocabulary import tokens_of
+
+        return tokens_of(load_tokenizer(checkpoint, measurer.trust_remote_code), data)
+
+    origin = {
+        "model": checkpoint.digest,
+        "data": data.digest,
+        "protocol": {"task": "vocabulary"},
+    }
+    found = measurer.measure(checkpoint, origin, run).arrays
+    experts = arrays.get("experts")
+    counted = experts is not None and experts.size > 0
+    return Coverage(
+        baseline=checkpoint.label,
+        role=role,
+        data=data.name,
+        **{name: int(found[name]) for name in ("used", "vocabulary", "longest")},
+        context=checkpoint.context,
+        window=int(arrays["windowing"][0]) if "windowing" in arrays else None,
+        scripts=json.loads(str(found["scripts"])),
+        experts=experts.size if counted else None,
+        reached=int((experts > 0).sum()) if counted else None,
+        has_experts=experts is not None,
+    )
 
 
 def scripts_of(texts: Iterable[str]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -92,21 +92,29 @@ class TableWriter:
 
 
 class Table:
-    """A table that is read block by block.
+    """A table that is read block by block, from one descriptor: another process may put another
+    table in its place meanwhile.
 
     Raises:
         DamagedError: the file is not what was written.
     """
 
     def __init__(self, path: Path):
-        self.path = path
-        try:
-            if not path.is_file():
-                raise ValueError("not a file")
-            with path.open("rb") as stream:
-                self.shape, self._digests = _described(path.name, stream)
-        except Exception as error:  # whatever numpy makes of other bytes
-            raise DamagedError(f"cannot be read ({type(error).__name__})") from error
+        with ExitStack() as opened:
+            try:
+                if not path.is_file():
+                    raise ValueError("not a file")
+                self._stream = opened.enter_context(path.open("rb"))
+                self.shape, self._digests = _described(path.name, self._stream)
+            except Exception as error:  # whatever numpy makes of other bytes
+                raise DamagedError(f"cannot be read ({type(error).__name__})") from error
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> "Table":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """A block ``(stop - start, vocabulary)``, as :func:`blocks` gives its ends.
@@ -114,12 +122,16 @@ class Table:
         Raises:
             DamagedError: it is not what was written.
         """
-        with self.path.open("rb") as stream:
-            stream.seek(_HEADER + start * self.shape[1] * 4)
-            content = stream.read((stop - start) * self.shape[1] * 4)
+        self._stream.seek(_HEADER + start * self.shape[1] * 4)
+        content = self._stream.read((stop - start) * self.shape[1] * 4)
         if self._digests.get(start) != _digest(start, content):
             raise DamagedError("its rows do not match their digest")
         return np.frombuffer(bytearray(content), "<f4").reshape(stop - start, self.shape[1])
+
+    def check(self) -> None:
+        """Raises a DamagedError unless every block is what was written."""
+        for start, stop in pairwise([*sorted(self._digests), self.shape[0]]):
+            self.rows(start, stop)
 
 
 def _described(name: str, stream: io.BufferedReader) -> tuple[tuple[int, int], dict[int, bytes]]:

@@ -32,9 +32,9 @@ def encode_prompts(loaded: Loaded, data: DataSet, chat: bool) -> list[list[int]]
         raise EvalError(
             f"data set {data.name} is a chat, and {loaded.checkpoint.label} has no chat template"
         )
-    label = loaded.checkpoint.label
+    what = f"{loaded.checkpoint.label}: its chat template fails"
     turns = [
-        rendered(loaded.tokenizer, [{"role": "user", "content": prompt}], label)
+        rendered(loaded.tokenizer, [{"role": "user", "content": prompt}], what)
         for prompt in prompts
     ]
     # The template has written the special tokens itself.
@@ -43,22 +43,28 @@ def encode_prompts(loaded: Loaded, data: DataSet, chat: bool) -> list[list[int]]
 
 def rendered(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, str]],
-    label: str,
+    messages: Sequence[Mapping[str, object]],
+    what: str,
     add_generation_prompt: bool = True,
+    **options: object,
 ) -> str:
-    """A chat as its template writes it. A template is a program that the checkpoint brings, so it
-    runs under limits of time, memory and output.
+    """A chat as a template writes it, in the sandbox of transformers. A template is a program that
+    the checkpoint brings, so it runs under limits of time, memory and output.
+
+    Args:
+        what: begins the line that says how the template fails.
+        options: further ones of ``apply_chat_template``: the template, where it is not the one
+            that transformers takes, tools, and variables of the template.
 
     Raises:
-        EvalError: names ``label`` and says how the template fails; or it writes nothing.
+        EvalError: the template fails, or it writes nothing or too much.
     """
-    what = f"{label}: its chat template fails"
+    messages = [dict(message) for message in messages]
     with guarded(what, RENDER_SECONDS, RENDER_MEMORY):
         text = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False, **options
         )
-        most = MOST_RENDERED + 2 * sum(len(message["content"]) for message in messages)
+        most = MOST_RENDERED + 2 * len(str([messages, options]))
         if not text.strip():
             raise EvalError(f"{what}: it writes nothing")
         if len(text) > most:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+from compression_gates.evals.checkpoints.names import EXPERT_COUNTS
+
 EXPERTS = "experts"
 """The array of :func:`routed`."""
 
@@ -37,7 +38,7 @@ def routed(model: nn.Module) -> Iterator[Callable[[], dict[str, np.ndarray]]]:
 
 def _has_experts(model: nn.Module) -> bool:
     config = model.config.get_text_config()
-    return any((getattr(config, name, None) or 0) > 1 for name in _COUNTS)
+    return any((getattr(config, name, None) or 0) > 1 for name in EXPERT_COUNTS)
 
 
 def _holds_experts(module: nn.Module) -> bool:
@@ -88,8 +89,8 @@ def _reached(inputs: list, experts: int) -> torch.Tensor | None:
         if indices.is_floating_point() or indices.ndim < 2:
             continue
         indices = indices.reshape(-1, indices.shape[-1])
-        if indices.shape[-1] == experts and int(indices.max()) <= 1:
-            return indices.bool()  # one column for each expert
+        if _is_one_hot(indices, experts):
+            return indices.bool()
         found = torch.zeros(len(indices), experts + 1, dtype=torch.bool, device=indices.device)
         # An index beyond the last expert stands for none.
         return found.scatter_(1, indices.long().clamp(max=experts), True)[:, :experts]
@@ -97,3 +98,17 @@ def _reached(inputs: list, experts: int) -> torch.Tensor | None:
         # Every expert is given all tokens, as zeros where they are not for it.
         return (tensors[0] != 0).any(-1).view(experts, -1).T
     return None
+
+
+def _is_one_hot(given: torch.Tensor, experts: int) -> bool:
+    """Whether ``given`` ``(tokens, chosen)`` has one column for each expert.
+
+    The indices of a token that goes to all experts are as many; they are told by their order, a
+    permutation. Of two experts, one chosen, integer columns look the same and count as indices.
+    """
+    if given.shape[-1] != experts:
+        return False
+    if given.dtype == torch.bool:
+        return True
+    order = torch.arange(experts, device=given.device)
+    return int(given.max()) <= 1 and not (given.sort(-1).values == order).all(-1).any()

@@ -9,7 +9,7 @@ and its response the response alone is predicted, by an encoder-decoder from the
 import math
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,66 +139,86 @@ def score_text(
         EvalError: no text, another tokenization than the reference's, or a disk that is full.
         DamagedError: the file of the reference is not what was written.
     """
-    tokenizer = loaded.tokenizer
     context = context_of(loaded, protocol)
     stride = min(protocol.stride or context, context)
-    if isinstance(data.items[0], Prompt):
-        parts = responses(loaded, data, context, protocol.chat)
-    else:
-        parts = windows(
-            data, lambda text: tokenizer(text, verbose=False).input_ids, context, stride,
-            protocol.tail == DROP,
-        )  # fmt: skip
+    parts = _cut(loaded, data, protocol, context, stride)
     offsets = np.cumsum([0, *(part.predicted for part in parts)])
-    total, vocabulary = int(offsets[-1]), loaded.model.get_output_embeddings().out_features
+    vocabulary = loaded.model.get_output_embeddings().out_features
     result = {
+        **_layout(loaded, data, parts, offsets),
+        "windowing": np.array([context, stride]),
+        "vocabulary": np.array(vocabulary),
+        **_unfilled(int(offsets[-1]), compared=reference is not None),
+    }
+    label = f"{loaded.checkpoint.label}: {data.name}"
+    with (
+        _table(reference, int(offsets[-1]), loaded) as expected,
+        _writer(keep, offsets, vocabulary, most) as kept,
+    ):
+
+        def run(batch: list[int]) -> None:
+            inputs = _inputs([parts[index] for index in batch], loaded.device)
+            logits = loaded.model(**inputs).logits
+            beside = reference.model(**inputs).logits if isinstance(reference, Loaded) else None
+            for row, index in enumerate(batch):
+                part, rows = parts[index], slice(int(offsets[index]), int(offsets[index + 1]))
+                predicting = row, slice(part.skip, len(part.ids) - 1)
+                log_p = logits[predicting].float().log_softmax(-1)
+                result["nll"][rows] = _nll(log_p, result["tokens"][rows])
+                if kept is not None:
+                    kept.put(rows.start, log_p.cpu().numpy())
+                if expected is not None:
+                    _compare(expected, log_p, rows, result)
+                elif beside is not None:
+                    _compare(beside[predicting].float().log_softmax(-1), log_p, rows, result)
+
+        in_batches([len(part.ids) for part in parts], protocol.batch_tokens, run, label, "window")
+    return result
+
+
+def _cut(
+    loaded: Loaded, data: DataSet, protocol: TextProtocol, context: int, stride: int
+) -> list[_Window]:
+    """The windows of texts, or of prompts and their responses."""
+    if isinstance(data.items[0], Prompt):
+        return responses(loaded, data, context, protocol.chat)
+
+    def encode(text: str) -> list[int]:
+        return loaded.tokenizer(text, verbose=False).input_ids
+
+    return windows(data, encode, context, stride, protocol.tail == DROP)
+
+
+def _layout(
+    loaded: Loaded, data: DataSet, parts: list[_Window], offsets: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What is known of the predicted tokens before the model runs."""
+    shown = [loaded.tokenizer.decode(part.ids[:SHOWN_TOKENS]) for part in parts]
+    return {
         "tokens": np.concatenate([part.ids[1 + part.skip :] for part in parts]),
         "window": np.repeat(np.arange(len(parts)), np.diff(offsets)),
         "cluster": _clusters(data, parts, offsets),
         "window_item": np.array([part.item for part in parts]),
-        "window_text": np.array([tokenizer.decode(p.ids[:SHOWN_TOKENS]) for p in parts]),
+        "window_text": np.array(shown),
         "units": np.array([_count(data, str.split), _count(data, str.encode)]),
-        "windowing": np.array([context, stride]),
         "longest": np.array(max(part.end or len(part.ids) for part in parts)),
-        "vocabulary": np.array(vocabulary),
-        "nll": np.empty(total, np.float32),
     }
-    expected = None
-    if isinstance(reference, Path):
-        expected = _table(reference, total, loaded)
-    if reference is not None:
+
+
+def _unfilled(total: int, compared: bool) -> dict[str, np.ndarray]:
+    """Arrays that the pass over ``total`` tokens fills."""
+    found = {"nll": np.empty(total, np.float32)}
+    if compared:
         for name in ("js", "kl_forward", "kl_backward"):
-            result[name] = np.empty(total, np.float64)
-        result["agree"] = np.empty(total, bool)
-    kept: TableWriter | None = None
-    if keep is not None and total * vocabulary * 4 <= most:
-        _check_room(keep, total * vocabulary * 4)
-        kept = TableWriter(keep, offsets, vocabulary)
+            found[name] = np.empty(total, np.float64)
+        found["agree"] = np.empty(total, bool)
+    return found
 
-    def run(batch: list[int]) -> None:
-        inputs = _inputs([parts[index] for index in batch], loaded.device)
-        logits = loaded.model(**inputs).logits
-        beside = None
-        if isinstance(reference, Loaded):
-            beside = reference.model(**inputs).logits
-        for row, index in enumerate(batch):
-            part = parts[index]
-            here = slice(part.skip, len(part.ids) - 1)
-            rows = slice(int(offsets[index]), int(offsets[index + 1]))
-            log_p = logits[row, here].float().log_softmax(-1)
-            targets = torch.as_tensor(result["tokens"][rows], device=log_p.device)
-            result["nll"][rows] = -log_p.gather(1, targets[:, None])[:, 0].cpu().numpy()
-            if kept is not None:
-                kept.put(rows.start, log_p.cpu().numpy())
-            if expected is not None:
-                _compare(expected, log_p, rows, result)
-            elif beside is not None:
-                _compare(beside[row, here].float().log_softmax(-1), log_p, rows, result)
 
-    label = f"{loaded.checkpoint.label}: {data.name}"
-    with kept or nullcontext():
-        in_batches([len(part.ids) for part in parts], protocol.batch_tokens, run, label, "window")
-    return result
+def _nll(log_p: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
+    """Negative log-likelihoods of ``tokens`` under ``log_p`` ``(tokens, vocabulary)``."""
+    targets = torch.as_tensor(tokens, device=log_p.device)
+    return -log_p.gather(1, targets[:, None])[:, 0].cpu().numpy()
 
 
 def _clusters(data: DataSet, parts: list[_Window], offsets: np.ndarray) -> np.ndarray:
@@ -215,24 +235,38 @@ def _count(data: DataSet, split) -> int:
     return sum(len(split(text)) for text in texts)
 
 
-def _check_room(path: Path, needed: int) -> None:
+def _writer(
+    path: Path | None, offsets: np.ndarray, vocabulary: int, most: float
+) -> AbstractContextManager[TableWriter | None]:
+    """Writes log-probabilities to ``path``; nothing where there is none, or where they take more
+    than ``most`` bytes."""
+    needed = int(offsets[-1]) * vocabulary * 4
+    if path is None or needed > most:
+        return nullcontext()
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise EvalError(
             f"the baseline's predictions take {needed:,} bytes, {path.parent} has {free:,} free; "
             "give less text or another --store"
         )
+    return TableWriter(path, offsets, vocabulary)
 
 
-def _table(path: Path, total: int, loaded: Loaded) -> Table:
-    """The baseline's log-probabilities."""
-    expected = Table(path)
-    if expected.shape[0] != total:
-        raise EvalError(
-            f"{loaded.checkpoint.label} predicts {total} tokens, its baseline {expected.shape[0]}: "
-            "tokenizer or context differ, so there is nothing to compare"
-        )
-    return expected
+def _table(
+    reference: Path | Loaded | None, total: int, loaded: Loaded
+) -> AbstractContextManager[Table | None]:
+    """The baseline's log-probabilities, where they are in a file."""
+    if not isinstance(reference, Path):
+        return nullcontext()
+    with ExitStack() as opened:
+        expected = opened.enter_context(Table(reference))
+        if (known := expected.shape[0]) != total:
+            raise EvalError(
+                f"{loaded.checkpoint.label} predicts {total} tokens, its baseline {known}: "
+                "tokenizer or context differ, so there is nothing to compare"
+            )
+        opened.pop_all()
+        return expected
 
 
 def _shared(log_p: torch.Tensor, entries: int) -> torch.Tensor:

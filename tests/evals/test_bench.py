@@ -160,6 +160,33 @@ def test_a_damaged_table_is_made_again(causal_checkpoint, tmp_path, monkeypatch,
     assert table.exists()  # for the next candidate
 
 
+def test_a_table_that_another_worker_made_again_is_not_discarded(
+    causal_checkpoint, tmp_path, monkeypatch
+):
+    """Both find it damaged; this one gets the lock when the other has put a whole one there."""
+    one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    tasks, store = Tasks(text=TEXTS), Store(tmp_path)
+    Bench(store).scores(one, tasks)
+    (table,) = store.root.glob("measurements/*.npy")
+    whole = tmp_path / "whole"
+    whole.write_bytes(table.read_bytes())
+    damage(table, flip)
+    original = store.locked
+
+    def locked_by_another_before(name):
+        if name == table.name and whole.exists():
+            whole.replace(table)
+        return original(name)
+
+    monkeypatch.setattr(store, "locked", locked_by_another_before)
+    scored = []
+    monkeypatch.setattr(Bench, "_with_table", lambda *args: scored.append(args))
+    assert np.isfinite(Bench(store).scores(two, tasks, one).text["js"]).all()
+    assert table.exists()
+    assert not store.notes
+    assert not scored
+
+
 @pytest.mark.parametrize("name", ["nll", "finite", "comparison", "parameters"])
 def test_forged_entries_are_measured_again(causal_checkpoint, tmp_path, name):
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from compression_gates.evals.data.items import DataSet, Prompt, Text
 from compression_gates.evals.report.coverage import Coverage, scripts_of
+from compression_gates.evals.scoring import routing
 from compression_gates.evals.scoring.routing import routed
 from compression_gates.evals.scoring.vocabulary import tokens_of
 from compression_gates.fixtures.world.shipped import MODELS
@@ -44,6 +45,31 @@ def test_tokens_are_counted_as_the_router_sends_them(name):
         sent = logits.topk(2, dim=-1).indices[MASK.reshape(-1).bool()]
         assert layer.tolist() == torch.bincount(sent.reshape(-1), minlength=8).tolist()
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_tokens_that_go_to_both_of_two_experts(name):
+    counted = "num_local_experts" if "num_local_experts" in MIXTURES[name] else "num_experts"
+    model = model_of(name, more={name: MIXTURES[name] | {counted: 2}})
+    with routed(model) as counts, torch.inference_mode():
+        model(IDS, attention_mask=MASK)
+    assert counts()["experts"].tolist() == [[10, 10], [10, 10]]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([[0, 1], [0, 1], [1, 0]], [3, 3]),
+        ([[False, True], [False, True], [True, False]], [1, 2]),
+        ([[1, 1], [1, 1]], [2, 2]),
+        ([[0, 0], [0, 0]], [0, 0]),
+        ([[0, 1, 1], [0, 0, 1]], [0, 1, 2]),
+        ([[2, 1, 0], [0, 1, 2]], [2, 2, 2]),
+    ],
+)
+def test_indices_and_columns_of_experts_are_told_apart(given, expected):
+    found = routing._reached([torch.tensor(given)], len(expected))
+    assert found.sum(0).tolist() == expected
 
 
 def test_tokens_of_a_generation_are_counted_once():

@@ -46,6 +46,26 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["table.npy"]
 
 
+def test_a_table_that_is_open_is_read_on_when_another_takes_its_place(tmp_path):
+    path = tmp_path / "table.npy"
+    write(path)
+    with Table(path) as table:
+        write(path, rows=ROWS + 1)
+        assert np.array_equal(table.rows(0, 2), ROWS[:2])
+        path.unlink()
+        table.check()
+
+
+def test_a_check_finds_any_damaged_block(tmp_path):
+    path = tmp_path / "table.npy"
+    write(path)
+    content = bytearray(path.read_bytes())
+    content[128 + 10 * 5 * 4] ^= 1  # in the last row
+    path.write_bytes(content)
+    with Table(path) as table, pytest.raises(DamagedError):
+        table.check()
+
+
 @given(place=st.integers(0), bit=st.integers(0, 7))
 def test_no_flipped_bit_is_read(tmp_path_factory, place, bit):
     path = tmp_path_factory.getbasetemp() / "flipped.npy"

@@ -7,9 +7,9 @@ threads cannot be forked.
 import multiprocessing
 import os
 import resource
-import signal
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
@@ -17,7 +17,10 @@ from random import Random
 from compression_gates.fixtures.suite.cases import USER_ERRORS
 
 SECONDS = 60
-"""For one input, on a machine that is busy with others."""
+"""For one input, on a machine that is busy with others; the time limits of the code under test
+that are shorter end in a result or a line of their own."""
+START_SECONDS = 300
+"""For what is made once, before the first input."""
 MEMORY = 16 << 30
 """Bytes of address space for what an input makes."""
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -30,8 +33,19 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
-class HangError(BaseException):
-    """An input that took too long."""
+@dataclass
+class Outcome:
+    """What became of many inputs.
+
+    Attributes:
+        tried: number of inputs.
+        reached: number of those that ended in a result, not in a line that says why there is none.
+        failures: what went wrong, a text each.
+    """
+
+    tried: int = 0
+    reached: int = 0
+    failures: list[str] = field(default_factory=list)
 
 
 def start(target: Callable, *arguments: object) -> multiprocessing.Process:
@@ -56,8 +70,12 @@ def _send(writer: Connection, target: Callable, arguments: tuple) -> None:
     writer.send(target(*arguments))
 
 
-def failures(name: str, seed: int, numbers: Iterable[int], make: Callable, *arguments) -> list[str]:
-    """What goes wrong when ``make(*arguments)`` is called with a generator for each number.
+def run_each(name: str, seed: int, numbers: Iterable[int], make: Callable, *arguments) -> Outcome:
+    """Calls ``make(*arguments)`` with a generator for each number, in a process of its own.
+
+    The limit of time of an input is kept from outside of that process: code under test that sets
+    an alarm of its own would replace one that is set around it. An input that passes the limit is
+    the last.
 
     Args:
         name, seed: what the generators follow from.
@@ -67,45 +85,47 @@ def failures(name: str, seed: int, numbers: Iterable[int], make: Callable, *argu
     reader, writer = _CONTEXT.Pipe(duplex=False)
     process = start(_run_all, writer, name, seed, list(numbers), make, arguments)
     writer.close()
-    found, last = [], "none"
+    found, last, seconds = Outcome(), "none", START_SECONDS
     while True:
-        if not reader.poll(2 * SECONDS):
+        if not reader.poll(seconds):
             process.kill()
-            return [*found, f"input {last}: did not end within {SECONDS} seconds"]
+            process.join()
+            found.failures.append(f"input {last}: did not end within {seconds} seconds")
+            return found
         try:
-            number, told = reader.recv()
+            event, number, text = reader.recv()
         except EOFError:
             process.join()
-            return [*found, f"input {last}: ended the process ({process.exitcode})"]
-        if number is None:
-            process.join()
+            found.failures.append(f"input {last}: ended the process ({process.exitcode})")
             return found
-        last = number
-        if told:
-            found.append(f"input {number}: {told}")
+        match event:
+            case "end":
+                process.join()
+                return found
+            case "start":
+                found.tried += 1
+                last, seconds = number, SECONDS
+            case "reached":
+                found.reached += 1
+            case "failure":
+                found.failures.append(f"input {number}: {text}")
 
 
 def _run_all(writer, name, seed, numbers, make, arguments) -> None:
-    signal.signal(signal.SIGALRM, _hang)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     call = make(*arguments)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for number in numbers:
-        writer.send((number, ""))
-        signal.alarm(SECONDS)
+        writer.send(("start", number, ""))
         try:
             call(Random(f"{name} {seed} {number}"))
         except USER_ERRORS as error:
             if not str(error).strip() or "Traceback" in str(error):
-                writer.send((number, f"told as {str(error)!r}"))
+                writer.send(("failure", number, f"told as {str(error)!r}"))
         except BaseException:
-            writer.send((number, traceback.format_exc(limit=-6)))
-        finally:
-            signal.alarm(0)
-    writer.send((None, ""))
-
-
-def _hang(*_) -> None:
-    raise HangError
+            writer.send(("failure", number, traceback.format_exc(limit=-6)))
+        else:
+            writer.send(("reached", number, ""))
+    writer.send(("end", None, ""))

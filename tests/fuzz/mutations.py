@@ -59,11 +59,31 @@ def mutated_json(rng: Random, value: object) -> object:
     return root[0]
 
 
+def nearby_json(rng: Random, value: object) -> object:
+    """``value`` with one value replaced by another of its type, as a writer may have meant it."""
+    root = [copy.deepcopy(value)]
+    places = [(h, k) for h, k in _places(root) if isinstance(h[k], int | float | str)]
+    if not places:
+        return root[0]
+    holder, key = rng.choice(places)
+    match holder[key]:
+        case bool(old):
+            holder[key] = not old
+        case int(old):
+            holder[key] = rng.choice((old + 1, old - 1, 2 * old, -old, 0))
+        case float(old):
+            holder[key] = old * rng.choice((1.0000001, 0.5, 2, -1, 0))
+        case str(old):
+            holder[key] = rng.choice((old.upper(), old + " ", old[::-1], "other"))
+    return root[0]
+
+
 def mutated_json_file(rng: Random, content: bytes) -> bytes:
     """A JSON file with other values, or with damaged bytes."""
-    if rng.random() < 0.25:
+    if (kind := rng.random()) < 0.25:
         return mutated_bytes(rng, content)
-    return json.dumps(mutated_json(rng, json.loads(content))).encode()
+    mutated = nearby_json if kind < 0.5 else mutated_json
+    return json.dumps(mutated(rng, json.loads(content))).encode()
 
 
 def mutated_json_lines(rng: Random, content: bytes) -> bytes:

@@ -61,9 +61,13 @@ class DataFiles:
         suites = self.profile.suites
         self.suite = next(suite for suite in suites if suite.kind == self.baseline.kind)
         self.path = folder / name
+        self.read(self.content)
 
     def __call__(self, rng: Random) -> None:
-        self.path.write_bytes(self.mutated(rng, self.content))
+        self.read(self.mutated(rng, self.content))
+
+    def read(self, content: bytes) -> None:
+        self.path.write_bytes(content)
         path = str(self.path) if self.option == "text" else [str(self.path)]
         given = Files(**{self.option: path})
         profile, suite = with_files(self.profile, self.suite, self.baseline, given, keep=False)
@@ -76,4 +80,4 @@ class DataFiles:
 
 @pytest.mark.parametrize("name", CASES)
 def test_data_files(each, tmp_path, name):
-    each(25, DataFiles, name, tmp_path)
+    each(25, DataFiles, name, tmp_path, share=0)

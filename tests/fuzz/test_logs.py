@@ -85,4 +85,4 @@ class Logs:
 
 
 def test_logs(each, tmp_path):
-    each(60, Logs, tmp_path)
+    each(60, Logs, tmp_path, share=0.05)

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.store.store import Store
 from tests.fuzz.children import result_of, start
 from tests.fuzz.small import Small, near, numbers_of
 
@@ -25,6 +26,22 @@ def numbers_and_notes(folder: Path) -> tuple[dict, list[str]]:
     small = Small(folder)
     lab = small.lab(folder / "store")
     return small.numbers(lab), lab.bench.store.notes
+
+
+def numbers_and_makes(folder: Path) -> None:
+    """Measures with the store in a folder, and writes a line for each thing that is made."""
+    original = Store._read_or_make
+
+    def recorded(self, key, path, read, make):
+        def make_and_tell():
+            with (folder / "made").open("a") as stream:
+                stream.write(f"{key}\n")
+            return make()
+
+        return original(self, key, path, read, make_and_tell)
+
+    Store._read_or_make = recorded
+    numbers_of(folder)
 
 
 def check_whole(folder: Path, expected: dict) -> None:
@@ -60,14 +77,17 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def test_two_runs_on_one_store(expected, tmp_path):
-    processes = [start(numbers_of, tmp_path) for _ in range(2)]
+def test_two_runs_on_one_store_make_everything_once(expected, tmp_path):
+    processes = [start(numbers_and_makes, tmp_path) for _ in range(2)]
     for process in processes:
         process.join()
         assert process.exitcode == 0
     check_whole(tmp_path, expected[1])
-    counted = [len(list((f / "store/measurements").iterdir())) for f in (tmp_path, expected[0])]
-    assert counted[0] == counted[1]
+    made = (tmp_path / "made").read_text().split()
+    rooms = [tmp_path / "store" / "measurements", tmp_path / "store" / "candidates"]
+    stored = [file.stem for file in rooms[0].glob("*.npz")]
+    stored += [folder.name for folder in rooms[1].iterdir() if folder.is_dir()]
+    assert sorted(made) == sorted(stored)
 
 
 def read_only(folder: Path, batch_tokens: int | None) -> object:

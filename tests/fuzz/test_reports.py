@@ -84,4 +84,4 @@ class Reports:
 
 
 def test_reports(each, tmp_path):
-    each(200, Reports, tmp_path)
+    each(200, Reports, tmp_path, share=0.2)

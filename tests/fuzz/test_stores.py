@@ -89,7 +89,7 @@ class Entries:
 
 
 def test_entries(each, whole, tmp_path):
-    each(150, Entries, whole[0], tmp_path)
+    each(150, Entries, whole[0], tmp_path, share=1)
 
 
 class Stores:
@@ -122,7 +122,7 @@ class Stores:
 
 
 def test_whole_stores(each, whole, tmp_path):
-    each(2, Stores, *whole, tmp_path)
+    each(2, Stores, *whole, tmp_path, share=1)
 
 
 class ForgedStores(Stores):
@@ -136,4 +136,4 @@ class ForgedStores(Stores):
 
 
 def test_forged_stores(each, whole, tmp_path):
-    each(2, ForgedStores, *whole, tmp_path)
+    each(2, ForgedStores, *whole, tmp_path, share=1)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from compression_gates.evals.checkpoints.chat import LONGEST
 from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.data.items import DataSet, Prompt
 
@@ -123,12 +122,12 @@ def test_another_chat(chats, change, shown):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{# nothing #}", "it renders nothing"),
+        ("{# nothing #}", "it fails: it writes nothing"),
         ("{{ raise_exception('no\nchats') }}", "it fails: TemplateError: no"),
         ("{{ messages[0].content.nothing.more }}", "it fails: UndefinedError"),
         ("{% for", "it fails: TemplateSyntaxError"),
         ("{{ ''.__class__.__mro__ }}", "it fails: SecurityError"),
-        ("{{ 'x' * 10000000 }}", "it renders 10,000,000 characters"),
+        ("{{ 'x' * 10000000 }}", "it fails: it writes 10,000,000 characters"),
     ],
 )
 def test_a_template_that_is_of_no_use(chats, text, told):
@@ -137,9 +136,14 @@ def test_a_template_that_is_of_no_use(chats, text, told):
     assert told in text
 
 
+def test_a_template_has_the_limits_that_it_is_scored_with(chats):
+    _, text = template(chats, "{{ 'x' * 100000 }}")["chat template"]
+    assert "it fails: it writes 100,000 characters" in text
+
+
 def test_a_long_chat_is_not_tokenized(chats, monkeypatch):
     def small(tokenizer, text, *rest, **options):
-        assert len(str(text)) < LONGEST
+        assert len(str(text)) < 1_000_000
         return call(tokenizer, text, *rest, **options)
 
     from transformers import PreTrainedTokenizerFast

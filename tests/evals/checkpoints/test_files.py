@@ -1,15 +1,18 @@
 """The files that are loaded are those that are hashed, counted and checked."""
 
+import ast
 import json
 import os
 import shutil
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint, resolve
 from compression_gates.evals.checkpoints.files import read_files, weight_files
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.cache import Models
@@ -344,6 +347,45 @@ class TestChanges:
         self.swap(folder / "model.safetensors", self.destroy)
         with pytest.raises(EvalError, match="was changed while it was read"):
             checkpoint.check_unchanged()
+
+
+def vocabulary_files():
+    """Names of the files of all tokenizers of transformers, from its source: some classes cannot
+    be imported without packages that are not installed."""
+    import transformers
+
+    files = Path(transformers.__file__).parent.rglob("tokenization_*.py")
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_bytes())))
+    for node in nodes:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            names = [getattr(target, "id", "").lower() for target in node.targets]
+            values = node.value.values if "vocab_files_names" in names else []
+            yield from (name.value for name in values if isinstance(name, ast.Constant))
+
+
+def test_every_file_of_a_tokenizer_is_read(folder, tmp_path, monkeypatch):
+    names = {*vocabulary_files()}
+    assert names >= {"bpe.codes", "prophetnet.tokenizer", "source.spm", "vocab.txt"}
+    for name in names:
+        if not (folder / name).exists():
+            (folder / name).write_text("x")
+    assert {file.name for file in read_files(folder, weights=False)} >= names
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, revision, allow_patterns: asked.extend(allow_patterns) or tmp_path,
+    )
+    assert resolve("maker/model") == tmp_path
+    for name in names:
+        assert any(fnmatch(name, pattern) for pattern in asked), name
+
+
+@pytest.mark.parametrize("name", ["bpe.codes", "prophetnet.tokenizer", "source.spm"])
+def test_a_tokenizer_in_a_file_of_its_own_is_in_the_digest(folder, name):
+    (folder / name).write_text("one")
+    before = open_checkpoint(folder).digest
+    (folder / name).write_text("two")
+    assert open_checkpoint(folder).digest != before
 
 
 def _no_tasks():

@@ -35,9 +35,12 @@ def test_every_kind_gives_its_reason(kind):
     assert KINDS[kind].reason.endswith(".")
 
 
-def test_a_kind_that_is_not_in_the_table_has_no_severity():
-    with pytest.raises(KeyError):
-        Finding("new", "text").severity  # noqa: B018
+def test_a_kind_that_is_not_in_the_table_is_no_finding():
+    with pytest.raises(ValueError, match="'new' is no kind of difference"):
+        Finding("new", "text")
+    forged = ONE.to_json().replace('"kind": "tokens"', '"kind": "new"')
+    with pytest.raises(ValueError, match="'new' is no kind of difference"):
+        CheckpointComparison.from_json(forged)
 
 
 def test_the_readme_holds_the_table_that_the_command_prints():

@@ -20,7 +20,8 @@ from compression_gates.evals.checkpoints.findings import KINDS, Severity
 from compression_gates.evals.checkpoints.generation import FILE, compare
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.cache import Models
-from compression_gates.evals.models.loading import end_tokens, load, load_generation_config
+from compression_gates.evals.models.configurations import end_tokens, load_generation_config
+from compression_gates.evals.models.loading import load
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from compression_gates.evals.bench import Bench, Tasks
-from compression_gates.evals.checkpoints import tokenizer_trial
-from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints import description, tokenizer_trial
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint, open_checkpoint
 from compression_gates.evals.checkpoints.description import check_description
 from compression_gates.evals.checkpoints.files import read_files
+from compression_gates.evals.checkpoints.names import POSITIONS
 from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.models.loading import load
+from compression_gates.evals.models.loading import load, load_tokenizer
 from compression_gates.evals.store.store import Store
 from compression_gates.fixtures.world.shipped import MODELS, NAMES
 
@@ -50,6 +51,8 @@ def told(act, *parts):
         ("num_hidden_layers", 300, "num_hidden_layers = 300, but the weights are"),
         ("num_hidden_layers", 2**400, "num_hidden_layers = a number of 401 bits"),
         ("max_position_embeddings", 2**40, "is no number of positions"),
+        ("max_source_positions", 2**40, "is no number of positions"),
+        *((name, 2**40, f"{name} = 1099511627776 is no number of positions") for name in POSITIONS),
         ("vocab_size", 2**40, "weights"),
         ("intermediate_size", 2**36, "weights"),
         ("hidden_size", 2**31, ""),
@@ -58,6 +61,35 @@ def told(act, *parts):
 def test_sizes_out_of_proportion_to_the_weights(causal_checkpoint, key, value, part):
     broken = edit(causal_checkpoint(), "config.json", lambda c: c.update({key: value}))
     told(lambda: load(broken), part)
+
+
+QWEN = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 16,
+        "num_hidden_layers": 2**31 - 1}  # fmt: skip
+"""A configuration whose class lists the type of each layer when it is read."""
+
+
+def as_qwen(checkpoint):
+    broken = edit(checkpoint, "config.json", lambda c: (c.clear(), c.update(QWEN)))
+    file = broken.path / "tokenizer_config.json"
+    described = json.loads(file.read_text())
+    described.pop("tokenizer_class")  # the configuration says which one it is
+    file.write_text(json.dumps(described))
+    return broken
+
+
+def test_layers_are_counted_before_a_class_lists_them(causal_checkpoint, tmp_path):
+    baseline, broken = causal_checkpoint("one"), as_qwen(causal_checkpoint("two", seed=1))
+    part = "num_hidden_layers = 2147483647, but the weights are"
+    told(lambda: load_tokenizer(broken), part)
+    bench, tasks = Bench(Store(tmp_path)), Tasks(text=TEXTS)
+    told(lambda: bench.compare(baseline, broken, tasks), part)
+    told(lambda: bench.compare(broken, baseline, tasks), part)
+
+
+def test_a_configuration_beside_the_tokenizer_of_an_adapter(causal_checkpoint, tmp_path):
+    base, broken = causal_checkpoint("base"), as_qwen(causal_checkpoint("broken"))
+    adapter = Checkpoint(tmp_path, CAUSAL, 1, "adapter", base=base, tokenizer=broken.path)
+    told(lambda: load_tokenizer(adapter), "num_hidden_layers = 2147483647, but the weights are")
 
 
 def test_sizes_of_another_architecture(causal_checkpoint):
@@ -99,7 +131,44 @@ def test_shared_layers_need_no_tensors_of_their_own(tiny_encoder, tmp_path):
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 def test_attention_that_is_compiled_or_fetched(causal_checkpoint, key, value):
     broken = edit(causal_checkpoint(), "config.json", lambda c: c.update({key: value}))
-    told(lambda: load(broken), "is compiled or fetched when it is used")
+    told(lambda: load(broken), "is refused as unsafe: it is compiled or fetched when it is used")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("experts_implementation", "sonicmoe"),
+        ("_experts_implementation", "deepgemm"),
+        ("experts_implementation", {"": "eager", "text_config": "sonicmoe"}),
+        ("chunkwise_kernel", "chunkwise--triton_xl_chunk"),
+        ("sequence_kernel", "native_sequence__triton"),
+        ("step_kernel", "triton"),
+        ("text_config", {"experts_implementation": "deepgemm"}),
+        ("per_layer_config", {"0": {"experts_implementation": "deepgemm"}}),
+        ("parts", [1, {"attn_implementation": "flex_attention"}]),
+    ],
+)
+def test_other_code_that_is_compiled_or_fetched(causal_checkpoint, key, value):
+    broken = edit(causal_checkpoint(), "config.json", lambda c: c.update({key: value}))
+    told(lambda: load(broken), "is refused as unsafe")
+
+
+def test_a_flash_attention_where_kernels_can_be_fetched(causal_checkpoint, monkeypatch):
+    checkpoint = edit(
+        causal_checkpoint(), "config.json",
+        lambda c: c.update(attn_implementation="flash_attention_2"),
+    )  # fmt: skip
+    monkeypatch.setattr(description, "find_spec", lambda name: None)
+    check_description(checkpoint)
+    monkeypatch.setattr(description, "find_spec", lambda name: object())
+    told(lambda: check_description(checkpoint), "is refused as unsafe")
+
+
+@pytest.mark.parametrize("value", ["eager", "batched_mm", "grouped_mm", None, {"": "eager"}])
+def test_experts_that_are_plain(causal_checkpoint, value):
+    check_description(
+        edit(causal_checkpoint(), "config.json", lambda c: c.update(experts_implementation=value))
+    )
 
 
 @pytest.mark.parametrize("value", ["eager", "sdpa", None])

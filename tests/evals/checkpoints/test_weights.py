@@ -168,3 +168,14 @@ def test_another_fault_of_the_kind_that_the_baseline_has_is_not_excused(sides):
     assert [f.kind for f in found(base, candidate).findings] == ["as the baseline"]
     reindex(candidate, {key: value for key, value in told.items() if key not in (first, second)})
     assert [f.kind for f in found(base, candidate).findings] == ["index of weights"]
+
+
+def test_a_class_that_transformers_lacks_is_told_as_not_compared(sides):
+    base, candidate = sides
+    config = json.loads((candidate / "config.json").read_text())
+    config["architectures"] = ["OtherForCausalLM"]
+    (candidate / "config.json").write_text(json.dumps(config))
+    comparison = compare(Sides(open_checkpoint(base), open_checkpoint(candidate), []))
+    told = {"tied weights": "transformers has no class OtherForCausalLM"}
+    assert comparison.not_compared == told
+    assert comparison.compared == ("files of weights",)

@@ -1,0 +1,9 @@
+"""What families of models call the same setting of a ``config.json``."""
+
+POSITIONS = (
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length",
+    "max_sequence_len", "max_sequence_length", "seq_length",
+)  # fmt: skip
+"""The longest input, in tokens; the first that a configuration has counts."""
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Experts of a layer that a router chooses from."""
