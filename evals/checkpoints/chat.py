@@ -105,8 +105,8 @@ def assistant_turns(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         if messages[-1]["role"] != "assistant":
             continue
         for tools in (None, TOOLS):
-            asked, _ = rendered(tokenizer, Chat(name, messages[:-1], True, tools))
-            whole, _ = rendered(tokenizer, Chat(name, messages, False, tools))
+            asked, _ = render(tokenizer, Chat(name, messages[:-1], True, tools))
+            whole, _ = render(tokenizer, Chat(name, messages, False, tools))
             if asked and whole.startswith(asked):
                 found.append(whole.removeprefix(asked))
     return found
