@@ -11,16 +11,20 @@ gptq-int4,group=32, wanda-50+gptq-int4. The last command prints what works on wh
 import argparse
 import os
 import re
+import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from compression_gates.compression.catalogue import METHODS, Method
-from compression_gates.compression.errors import CompressionError, reason_of
+from compression_gates.compression.errors import CompressionError, is_failure, reason_of
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.model.references import check_helpers, check_reference
 from compression_gates.compression.model.text_files import read_texts
@@ -136,7 +140,7 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     from compression_gates.compression.checkpoint.saving import PLAIN, save
     from compression_gates.compression.model.layers import backbone_layers
     from compression_gates.compression.model.loading import load
-    from compression_gates.compression.model.texts import batches_of, check_labels
+    from compression_gates.compression.model.texts import batches_of, check_labels, padding_token
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
         raise CompressionError(f"--device {options.device}: give cpu, cuda or cuda:N")
@@ -151,7 +155,10 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
     before = sum(tensor.nbytes for tensor in _distinct(model))
     start = time.monotonic()
     result = compress(
-        model, recipe, lambda step: batches_of(step, model, tokenizer, *texts[step["data"]])
+        model,
+        recipe,
+        lambda step: batches_of(step, model, tokenizer, *texts[step["data"]]),
+        padding_token(model, tokenizer),
     )
     layers = backbone_layers(result.model).values()
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
@@ -214,11 +221,14 @@ def main(words: list[str] | None = None) -> int:
         print(listing())
         return 0
     try:
-        make(options)
+        with _terminable():
+            make(options)
     except KeyboardInterrupt:
         print("compression-gates compress: interrupted; nothing was written", file=sys.stderr)
         return 130
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         if options.debug:
             traceback.print_exc()
         known = isinstance(error, CompressionError | OSError)
@@ -226,6 +236,24 @@ def main(words: list[str] | None = None) -> int:
         print(f"compression-gates compress: error: {told}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Ends on SIGTERM with an exception, so that what was half written is removed."""
+
+    def stop(signum: int, frame: object) -> None:
+        print("compression-gates compress: terminated; nothing was written", file=sys.stderr)
+        raise SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,24 @@ class RecipeError(CompressionError):
     """A recipe that cannot be understood, or that does not fit the model."""
 
 
+def unreached(layer: str, how: str = "") -> RecipeError:
+    """The error of a layer whose inputs a method needs and never sees."""
+    return RecipeError(
+        f"layer {layer}: no calibration input reached it; exclude it from the recipe{how}"
+    )
+
+
 class CompressionWarning(UserWarning):
     """Something that a step did otherwise than asked, for a person to read."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether it is an error and no interruption.
+
+    A panic of a library written in Rust, such as ``tokenizers``, is one too: its class derives from
+    BaseException and cannot be imported.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def reason_of(error: BaseException) -> str:
@@ -53,7 +69,9 @@ def naming(layer: str) -> Iterator[None]:
             yield
         except CompressionError as error:
             raise type(error)(f"layer {layer}: {error}") from error
-        except Exception as error:  # a method may be anybody's
+        except BaseException as error:  # a method may be anybody's
+            if not is_failure(error):
+                raise
             raise CompressionError(f"layer {layer}: {reason_of(error)}") from error
     for warning in caught:
         warnings.warn(f"layer {layer}: {warning.message}", warning.category, stacklevel=4)

@@ -19,7 +19,9 @@ from compression_gates.compression.model.quiet import quiet
 LETTERS = {"plain": "p", "compressed-tensors": "c", "compression-gates": "o"}
 LEGEND = (
     "p: works, a plain checkpoint; c: compressed-tensors; o: the project's own format; a number: "
-    "refused before anything is changed, see below; **worse**: more output error than without data."
+    "refused before anything is changed, see below; **worse**: more output error than without "
+    "data. Errors are those of single layers, on the inputs that they have in the whole model, and "
+    "summed; what the model as a whole puts out is not measured."
 )
 FAILS, WORSE = "**fails**", "**worse**"
 

@@ -19,6 +19,7 @@ _T5 = {
     "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
     "decoder_start_token_id": 0,
 }  # fmt: skip
+_VISION = _SIZES | {"intermediate_size": 48, "image_size": 28, "patch_size": 14}
 _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}
 
 
@@ -28,20 +29,22 @@ class Architecture:
 
     Attributes:
         model: name of the class of transformers.
-        settings: of its configuration, beside the vocabulary.
+        settings: of its configuration, beside the vocabulary where it has no ``text_config``.
     """
 
     model: str
     settings: Mapping[str, object] = field(default_factory=dict)
 
-    def make(self):
-        """A random model in evaluation mode; the same one each time."""
+    def make(self, **changes: object):
+        """A random model in evaluation mode, with ``changes`` of its settings; the same one each
+        time."""
         import torch
         import transformers
 
         torch.manual_seed(SEED)
         kind = getattr(transformers, self.model)
-        return kind(kind.config_class(**_TOKENS | self.settings)).eval()
+        tokens = {} if "text_config" in self.settings else _TOKENS
+        return kind(kind.config_class(**tokens | self.settings | changes)).eval()
 
 
 def _causal(name: str, **settings: object) -> Architecture:
@@ -124,6 +127,22 @@ ARCHITECTURES: dict[str, Architecture] = {
                            n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1,
                            q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4,
                            qk_nope_head_dim=4, v_head_dim=8, first_k_dense_replace=1),
+    "gemma3_vision": Architecture("Gemma3ForConditionalGeneration", {
+        "text_config": _TOKENS | _HEADS, "vision_config": _VISION, "mm_tokens_per_image": 4,
+        "image_token_index": 90, "boi_token_index": 91, "eoi_token_index": 92,
+    }),
+    "mistral3": Architecture("Mistral3ForConditionalGeneration", {
+        "text_config": _TOKENS | _HEADS | {"model_type": "mistral"}, "image_token_index": 90,
+        "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
+    }),
+    "qwen2_vl": Architecture("Qwen2VLForConditionalGeneration", {
+        "text_config": _TOKENS | _HEADS | {"rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}},
+        "vision_config": {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4,
+                          "patch_size": 14},
+        "image_token_id": 90, "video_token_id": 91, "vision_start_token_id": 92,
+        "vision_end_token_id": 93,
+    }),
     "t5": _seq2seq("T5", **_T5),
     "mt5": _seq2seq("MT5", **_T5),
     "umt5": _seq2seq("UMT5", **_T5),

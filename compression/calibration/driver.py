@@ -11,7 +11,7 @@ all its uses. Layers that are given the same tensor share their statistics.
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration.silent_experts import SilentExpert
-from compression_gates.compression.errors import CompressionError
-from compression_gates.compression.model.capture import Batch, one_by_one, watched
+from compression_gates.compression.errors import CompressionError, unreached
+from compression_gates.compression.model.capture import Batch, one_by_one, watched, without_cache
 from compression_gates.compression.model.gradients import is_seq2seq
 from compression_gates.compression.model.layers import Layer
 
@@ -106,7 +106,7 @@ def visit_blocks(
     Raises:
         CompressionError: no batch, a layer that no input reaches, or inputs that are not finite.
     """
-    with _calm(model):
+    with without_cache(model):
         batches = _checked(model, layers, batches)
         order, leaders = _first_pass(model, layers, batches[0])
         found = blocks(model, order).values()
@@ -127,20 +127,10 @@ def collect(
     Raises:
         CompressionError: as :func:`visit_blocks`.
     """
-    with _calm(model):
+    with without_cache(model):
         batches = _checked(model, layers, batches)
         order, leaders = _first_pass(model, layers, batches[0])
         return _collect(model, layers, layers, batches, order, leaders, with_products)
-
-
-@contextmanager
-def _calm(model: PreTrainedModel) -> Iterator[None]:
-    """Without a cache, which would keep every block's keys and values."""
-    with ExitStack() as stack:
-        if getattr(model.config, "use_cache", False):
-            stack.callback(setattr, model.config, "use_cache", True)
-            model.config.use_cache = False
-        yield
 
 
 def _checked(
@@ -175,9 +165,7 @@ def _first_pass(
         model(**batch)
     for name, layer in layers.items():
         if name not in given and not layer.routed:
-            raise CompressionError(
-                f"layer {name}: no calibration input reached it; exclude it from the recipe"
-            )
+            raise unreached(name)
     order += [name for name in layers if name not in given]
     first: dict[tuple[int, ...], str] = {}
     leaders = {

@@ -35,10 +35,10 @@ def silent_experts(notes: list[str], step: Step) -> Iterator[None]:
                 warning.message, warning.category, warning.filename, warning.lineno
             )
     if silent:
-        notes.append(f"{step.name}: {_told(list(silent), step.entry.family)}")
+        notes.append(f"{step.name}: {_summary(list(silent), step.entry.family)}")
 
 
-def _told(weights: list[str], family: str) -> str:
+def _summary(weights: list[str], family: str) -> str:
     mixtures: dict[str, dict[str, None]] = {}
     for weight in weights:
         mixture, number = expert_of(weight)
@@ -57,11 +57,12 @@ def _told(weights: list[str], family: str) -> str:
 def expert_of(weight: str) -> tuple[str, str]:
     """The mixture that holds an expert's weight, and the expert's number.
 
-    ``MIXTURE.PARAMETER.NUMBER`` of a stacked weight, ``MIXTURE.NUMBER.LAYER`` of a module's, where
-    the number may stand in a name: ``expert_3``.
+    ``MIXTURE.PARAMETER.NUMBER`` of a stacked weight, or ``MIXTURE.MODULE.weight.NUMBER`` where each
+    stack is a module (JetMoe); ``MIXTURE.NUMBER.LAYER`` of a module's, where the number may stand
+    in a name: ``expert_3``.
     """
     inside = re.fullmatch(rf"(.*\.{_SELECTED})\.(?:\w*?)(\d+)\.[^.]*[a-z].*", weight)
     if inside:
         return inside[1], inside[2]
     path, _, number = weight.rpartition(".")
-    return path.rpartition(".")[0], number
+    return path.removesuffix(".weight").rpartition(".")[0], number

@@ -15,7 +15,8 @@ A stored parameter is one of::
 
     {"form": "packed", "shape": [experts, out, in] or [out, in], "scales": [rows, groups],
      "transposed": bool, "grid": "uniform", "bits": 4, "symmetric": true}
-    {"form": "bitmask", "shape": [out, in], "values": number, "transposed": bool}
+    {"form": "bitmask", "shape": [experts, out, in] or [out, in], "values": number,
+     "transposed": bool}
 
 and in place of ``PARAMETER`` the files hold ``PARAMETER_packed``, ``PARAMETER_scales``,
 ``PARAMETER_zeros`` or ``PARAMETER_bitmask``, ``PARAMETER_values`` (see
@@ -25,6 +26,7 @@ Importing this module teaches the format to transformers: ``from_pretrained`` th
 weights decoded to the values that were computed with.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -99,7 +101,7 @@ def _stored_shapes(
     *experts, rows, columns = stored["shape"]
     if stored["form"] == "bitmask":
         return {
-            "bitmask": ((-(-rows * columns // 8),), torch.uint8),
+            "bitmask": ((-(-math.prod(stored["shape"]) // 8),), torch.uint8),
             "values": ((stored["values"],), None),
         }
     shapes = packed_shapes(grid_of(stored), rows, columns, tuple(stored["scales"]))
@@ -116,24 +118,24 @@ def _reveal(model: nn.Module, name: str, stored: Mapping[str, object]) -> None:
         if part.startswith(prefix)
     }
     check_parts(name, stored, parts)
-    *experts, rows, columns = stored["shape"]
-    if experts:
-        slices = [{k: t[e] for k, t in parts.items()} for e in range(experts[0])]
-        weight = torch.stack([_decoded(part, stored, rows, columns) for part in slices])
+    if stored["form"] == "bitmask":
+        weight = from_bitmask(parts, stored["shape"])
     else:
-        weight = _decoded(parts, stored, rows, columns)
+        weight = _unpacked(parts, stored)
     if stored["transposed"]:
         weight = weight.mT.contiguous()
+    weight = weight.view(module.__dict__[key].shape)
     del module.__dict__[key]
     module.register_parameter(key, nn.Parameter(weight, requires_grad=False))
 
 
-def _decoded(
-    parts: dict[str, Tensor], stored: Mapping[str, object], rows: int, columns: int
-) -> Tensor:
-    if stored["form"] == "bitmask":
-        return from_bitmask(parts, rows, columns)
-    return unpack(parts, grid_of(stored), columns).dequantized()
+def _unpacked(parts: dict[str, Tensor], stored: Mapping[str, object]) -> Tensor:
+    *experts, _, columns = stored["shape"]
+    grid = grid_of(stored)
+    if not experts:
+        return unpack(parts, grid, columns).dequantized()
+    slices = [{part: t[e] for part, t in parts.items()} for e in range(experts[0])]
+    return torch.stack([unpack(one, grid, columns).dequantized() for one in slices])
 
 
 @register_quantization_config(METHOD)

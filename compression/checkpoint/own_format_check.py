@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compression_gates.compression.checkpoint.packing import bits_of, grid_of
 from compression_gates.compression.errors import CompressionError
-from compression_gates.compression.model.layers import is_transposed
+from compression_gates.compression.model.layers import is_transposed, stack_of
 from compression_gates.compression.quantization.activations import FLOAT8, INT8
 
 _PACKED = {"form", "shape", "scales", "transposed", "grid"}
@@ -42,9 +42,10 @@ def check_stored(model: nn.Module, name: str, stored: object) -> None:
         raise CompressionError(f"the checkpoint stores {name}, which the model lacks") from None
     shape = stored["shape"]
     require(isinstance(shape, list) and all(type(size) is int for size in shape), "shape")
-    turned = is_transposed(module)
+    turned = is_transposed(module, key)
     require(stored["transposed"] is turned, "transposed")
-    own = parameter.mT.shape if turned else parameter.shape
+    whole = stack_of(module, parameter)
+    own = whole.mT.shape if turned else whole.shape
     require(list(own) == shape and len(shape) in (2, 3), "shape")
     if form == "bitmask":
         values = stored["values"]

@@ -4,6 +4,9 @@ A packed weight takes its bits and its scales; a bitmask takes a bit a weight an
 are not zero.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -74,7 +77,7 @@ def grid_of(description: dict[str, object]) -> Grid:
 
 
 def to_bitmask(weight: Tensor) -> Tensors:
-    """The tensors of a sparse weight ``(rows, columns)``: ``bitmask`` uint8, eight weights a byte
+    """The tensors of a sparse weight of any shape: ``bitmask`` uint8, eight weights a byte
     with the first in the lowest bit, and ``values``, what is not zero, row after row."""
     flat = weight.detach().cpu().flatten()
     kept = flat != 0
@@ -91,10 +94,10 @@ def bits_of(bitmask: Tensor) -> Tensor:
     return ((bitmask[:, None] >> places) & 1).flatten()
 
 
-def from_bitmask(tensors: Tensors, rows: int, columns: int) -> Tensor:
+def from_bitmask(tensors: Tensors, shape: Sequence[int]) -> Tensor:
     """The weight of :func:`to_bitmask`'s tensors."""
     bitmask, values = tensors["bitmask"], tensors["values"]
-    kept = bits_of(bitmask)[: rows * columns].bool()
-    weight = torch.zeros(rows * columns, dtype=values.dtype, device=values.device)
+    kept = bits_of(bitmask)[: math.prod(shape)].bool()
+    weight = torch.zeros(len(kept), dtype=values.dtype, device=values.device)
     weight[kept] = values
-    return weight.view(rows, columns)
+    return weight.view(*shape)

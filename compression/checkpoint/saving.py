@@ -28,8 +28,8 @@ from compression_gates.compression.checkpoint.packing import describe_grid, pack
 from compression_gates.compression.checkpoint.reloading import check_reloads
 from compression_gates.compression.checkpoint.tokenizer_files import save_tokenizer
 from compression_gates.compression.compressed import Compressed
-from compression_gates.compression.errors import CompressionError, reason_of
-from compression_gates.compression.model.layers import Layer, all_layers
+from compression_gates.compression.errors import CompressionError, is_failure, reason_of
+from compression_gates.compression.model.layers import Layer, all_layers, stack_of
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.quantization.activations import kind_of
 from compression_gates.compression.quantization.grids import Float8, Quantized, Uniform
@@ -44,12 +44,7 @@ def form_of(compressed: Compressed) -> str:
     if not compressed.quantized:
         return PLAIN
     layers = all_layers(compressed.model)
-    # Code that keeps modules in float32 asks for their weight before they are unpacked.
-    asked = set(compressed.model._keep_in_fp32_modules or ())
-    fits = all(
-        _fits(layers[name], quantized) and not asked & set(name.split("."))
-        for name, quantized in compressed.quantized.items()
-    )
+    fits = all(_fits(layers[name], quantized) for name, quantized in compressed.quantized.items())
     formats = {_format(q) for q in compressed.quantized.values()}
     return COMPRESSED_TENSORS if fits and len(formats) == 1 else METHOD
 
@@ -94,38 +89,40 @@ def _first_that_reloads(
 ) -> tuple[Path, str]:
     """Writes the checkpoint into ``scratch``; where it lies, and its format.
 
-    Some architectures ask layers for a weight that compressed-tensors has not unpacked yet.
+    Some architectures ask layers for a weight that compressed-tensors has not unpacked yet; and of
+    an input of two dimensions compressed-tensors rounds each number by itself.
     """
     form = form_of(compressed)
     forms = [form, METHOD] if form == COMPRESSED_TENSORS else [form]
     reasons: list[str] = []
     for form in forms:
         try:
-            _write_checked(compressed, tokenizer, scratch / form, form)
+            notes = _write_checked(compressed, tokenizer, scratch / form, form)
         except (OSError, SafetensorError):
             raise  # of the disk, and no fault of the format
-        except Exception as error:  # writers and loaders are anybody's code
+        except BaseException as error:  # writers and loaders are anybody's code
+            if not is_failure(error):
+                raise
             reasons.append(str(error) if isinstance(error, CompressionError) else reason_of(error))
             shutil.rmtree(scratch / form, ignore_errors=True)
         else:
             compressed.notes += [f"not stored as {COMPRESSED_TENSORS}: {why}" for why in reasons]
+            compressed.notes += notes
             return scratch / form, form
     raise CompressionError(f"the checkpoint is of no use and was not kept: {reasons[-1]}")
 
 
 def _write_checked(
     compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: Path, form: str
-) -> None:
-    """Writes a checkpoint and loads it again.
+) -> list[str]:
+    """Writes a checkpoint and loads it again; returns notes on what could not be compared.
 
     Raises:
         CompressionError: it does not give back the model.
     """
     _write(compressed, directory, form)
     save_tokenizer(tokenizer, directory)
-    # Of an input without a dimension for texts compressed-tensors rounds each number by itself.
-    rounds = any(quantized.activations for quantized in compressed.quantized.values())
-    check_reloads(compressed.model, directory, exact=not (rounds and form == COMPRESSED_TENSORS))
+    return check_reloads(compressed.model, directory)
 
 
 def load(directory: Path, auto: type, **options: object) -> PreTrainedModel:
@@ -243,20 +240,21 @@ def _own_tensors(
             "transposed": layer.transposed,
             **describe_grid(quantized.grid),
         }
-    for name in compressed.bitmask:
-        layer = layers[name]
-        tensors = to_bitmask(layer.weight)
+    for layer in {layers[name].stored_name: layers[name] for name in compressed.bitmask}.values():
+        weight = stack_of(layer.module, layer.stored)
+        weight = weight.mT if layer.transposed else weight
+        tensors = to_bitmask(weight)
         parts[layer.stored_name] = [tensors]
         stored[layer.stored_name] = {
             "form": "bitmask",
-            "shape": [layer.out_features, layer.in_features],
+            "shape": list(weight.shape),
             "values": len(tensors["values"]),
             "transposed": layer.transposed,
         }
     tensors = {}
     for name, found in parts.items():
         key = name.rpartition(".")[2]
-        experts = len(stored[name]["shape"]) == 3
+        experts = stored[name]["form"] == "packed" and len(stored[name]["shape"]) == 3
         tensors[name] = {
             f"{key}_{part}": torch.stack([one[part] for one in found])
             if experts
@@ -267,7 +265,7 @@ def _own_tensors(
 
 
 def _experts(layer: Layer) -> list[int]:
-    return [] if layer.expert is None else [layer.stored.shape[0]]
+    return [] if layer.expert is None else [len(stack_of(layer.module, layer.stored))]
 
 
 def _describe_own(

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.model.capture import Batch
-from compression_gates.compression.model.layers import check_untied, selected_layers
+from compression_gates.compression.model.layers import all_layers, check_untied, selected_layers
 from compression_gates.compression.recipe import Step
 
 
@@ -26,13 +26,26 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
 
 
 def bitmask(compressed: Compressed, step: Step) -> None:
-    """Marks the pruned layers that are chosen; quantized ones are packed already."""
+    """Marks the pruned layers that are chosen; quantized ones are packed already.
+
+    Experts that share a parameter are stored together, so all of them have to be chosen.
+    """
     chosen = selected_layers(compressed.model, step)
-    compressed.bitmask = [
-        name
-        for name, layer in chosen.items()
-        if layer.expert is None and name not in compressed.quantized and _saves(layer.weight)
-    ]
+    stacks: dict[str, list[str]] = {}
+    for name, layer in all_layers(compressed.model).items():
+        stacks.setdefault(layer.stored_name, []).append(name)
+    compressed.bitmask, partly = [], []
+    for stored, members in stacks.items():
+        known = [n for n in members if n in chosen and n not in compressed.quantized]
+        if 0 < len(known) < len(members):
+            partly.append(stored)
+        elif known and _saves(compressed.model.get_parameter(stored)):
+            compressed.bitmask += members
+    if partly:
+        compressed.notes.append(
+            f"bitmask: {', '.join(partly)}: experts of one parameter are stored together, and only "
+            "some of them are chosen; they stay dense"
+        )
     if not compressed.bitmask:
         compressed.notes.append("bitmask: no layer has zeros enough to save anything")
 

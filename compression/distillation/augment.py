@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compression_gates.compression.model.capture import own_luck
+from compression_gates.compression.model.capture import forked_rng
 from compression_gates.compression.model.loading import load
 
 BATCH = 16
@@ -52,7 +52,7 @@ def sample_texts(
     options = dict(
         do_sample=True, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens
     )
-    with own_luck(model.device):
+    with forked_rng(model.device):
         torch.manual_seed(seed)
         return _generate(model, tokenizer, prompts, "sampling texts", side="left", **options)
 

@@ -24,9 +24,14 @@ from compression_gates.compression.distillation.losses import (
     response_loss,
 )
 from compression_gates.compression.distillation.recording import Attention, recorded
-from compression_gates.compression.distillation.student import layer_map, make_student
+from compression_gates.compression.distillation.student import (
+    check_student,
+    depth_of,
+    layer_map,
+    make_student,
+)
 from compression_gates.compression.errors import RecipeError
-from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.capture import Batch, without_cache
 from compression_gates.compression.model.gradients import (
     IGNORED,
     inputs_of,
@@ -45,9 +50,8 @@ def check(model: PreTrainedModel, step: Step) -> None:
     """Raises a RecipeError where the student cannot be made or watched."""
     if step["include"] or step["exclude"]:
         raise RecipeError("distill: a student is trained whole; leave out include and exclude")
-    depth = getattr(model.config, "num_hidden_layers", None)
-    if step["layers"] is not None and (not isinstance(depth, int) or step["layers"] > depth):
-        raise RecipeError(f"distill: layers = {step['layers']}, but the model has {depth}")
+    if step["layers"] is not None:
+        check_student(model, step["layers"])
     if any(name in MAPS for name, _ in step["loss"]):
         with recorded(model):
             pass
@@ -107,7 +111,7 @@ class Lesson:
         self.student, self.teacher = student, teacher
         self.weights = dict(step["loss"])
         self.temperature = step["temperature"]
-        depths = [model.config.num_hidden_layers for model in (student, teacher)]
+        depths = [depth_of(model) for model in (student, teacher)]
         self.pairs = [(0, 0), *enumerate(layer_map(*depths), 1)]
         self.projections = nn.ModuleList(
             _projection(student, teacher) for _ in self.pairs if set(HIDDEN) & set(self.weights)
@@ -142,11 +146,12 @@ class Lesson:
         with ExitStack() as stack:
             maps = set(MAPS) & set(self.weights)
             found = stack.enter_context(recorded(model)) if maps else []
+            stack.enter_context(without_cache(model))
             output = model(**inputs, output_hidden_states=hidden)
-        if maps and len(found) != model.config.num_hidden_layers:
+        if maps and len(found) != depth_of(model):
             raise RecipeError(
                 f"distill: {type(model).__name__} attends {len(found)} times that can be recorded "
-                f"in {model.config.num_hidden_layers} layers; use other losses"
+                f"in {depth_of(model)} layers; use other losses"
             )
         return output, found
 
@@ -206,7 +211,7 @@ def _relations(own: Attention, other: Attention, mask: Tensor | None) -> Tensor:
 
 
 def _projection(student: PreTrainedModel, teacher: PreTrainedModel) -> nn.Linear:
-    sizes = [model.config.hidden_size for model in (student, teacher)]
+    sizes = [model.config.get_text_config().hidden_size for model in (student, teacher)]
     projection = nn.Linear(*sizes, bias=False)
     nn.init.eye_(projection.weight)
     return projection

@@ -15,21 +15,21 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
 from compression_gates.compression.low_rank.svd import is_smaller
 from compression_gates.compression.model.capture import Batch
-from compression_gates.compression.model.layers import Layer, check_untied, selected_layers
+from compression_gates.compression.model.layers import Layer, check_untied, excluding_experts
 from compression_gates.compression.model.surgery import factored_like, set_module
-from compression_gates.compression.model.tracing import check_called, uncalled_layers
+from compression_gates.compression.model.tracing import select_reached
 from compression_gates.compression.recipe import Step, calibrates
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
     """Raises a RecipeError for a layer that cannot be two."""
-    layers = selected_layers(model, step)
+    layers, _ = select_reached(model, step)
     check_untied(model, layers)
     for name, layer in layers.items():
         if layer.expert is not None:
-            raise RecipeError(f"layer {name}: an expert cannot be factored; exclude experts")
-    if calibrates(step):
-        check_called(model, layers)
+            raise RecipeError(
+                f"layer {name}: an expert cannot be factored; {excluding_experts(layers)}"
+            )
 
 
 @torch.no_grad()
@@ -37,10 +37,8 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     """Factors the layers that the step chooses; one whose factors are no smaller stays dense, and
     one whose weight the model reads by itself, which two factors do not have."""
     model = compressed.model
-    layers = selected_layers(model, step)
-    for name in uncalled_layers(model, layers):
-        compressed.notes.append(f"{name} stays dense: the model does not call it on text")
-        del layers[name]
+    layers, notes = select_reached(model, step)
+    compressed.notes += notes
     found: dict[str, tuple[Tensor, Tensor]] = {}
     if calibrates(step):
         for block in visit_blocks(model, layers, batches, with_products=True, desc=step.name):

@@ -16,9 +16,20 @@ See = Callable[[str, Tensor], None]
 
 
 @contextmanager
-def own_luck(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn while it is open leaves the global generators as they were."""
+def forked_rng(device: torch.device) -> Iterator[None]:
+    """Forks the torch RNG, of the CPU and of ``device``, and restores it on exit."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def without_cache(model: PreTrainedModel) -> Iterator[None]:
+    """Has the model keep no keys and values of what it reads, which nothing here needs."""
+    with ExitStack() as stack:
+        for config in (model.config, model.config.get_text_config()):
+            if getattr(config, "use_cache", False):
+                stack.callback(setattr, config, "use_cache", config.use_cache)
+                config.use_cache = False
         yield
 
 

@@ -1,30 +1,49 @@
 """The loss of a model on a batch, and its gradients, accumulated over calibration batches."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
 
 from compression_gates.compression.errors import CompressionError
-from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.capture import Batch, without_cache
 
 IGNORED = -100
 """A label that counts for nothing."""
 
 
+_DECODERS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM")
+_CLASSIFIERS = ("SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING")
+
+
+@cache
+def _classes(tasks: tuple[str, ...]) -> frozenset[str]:
+    """Names of the classes that transformers has for some tasks."""
+    found: set[str] = set()
+    for task in tasks:
+        table = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {})
+        for names in table.values():
+            found |= {names} if isinstance(names, str) else set(names)
+    return frozenset(found)
+
+
+def _is_for(model: PreTrainedModel, tasks: tuple[str, ...]) -> bool:
+    return any(kind.__name__ in _classes(tasks) for kind in type(model).__mro__)
+
+
 def is_causal(model: PreTrainedModel) -> bool:
     """Whether the model predicts the next token of its own input."""
-    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    return not model.config.is_encoder_decoder and _is_for(model, _DECODERS)
 
 
 def is_seq2seq(model: PreTrainedModel) -> bool:
     """Whether the model decodes a text of its own from an encoder's output."""
-    return bool(model.config.is_encoder_decoder) and not type(model).__name__.endswith(
-        ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-    )
+    return bool(model.config.is_encoder_decoder) and not _is_for(model, _CLASSIFIERS)
 
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
@@ -85,7 +104,9 @@ def losses(
         raise CompressionError("gradients need at least one batch of text")
     for batch in tqdm(batches, desc=desc, unit="batch", leave=False, disable=None):
         keep = batch if is_seq2seq(model) else inputs_of(batch)
-        logits, targets = predictions(model, batch, model(**keep).logits)
+        with without_cache(model):
+            outputs = model(**keep)
+        logits, targets = predictions(model, batch, outputs.logits)
         loss = F.cross_entropy(logits, targets, ignore_index=IGNORED)
         if not loss.isfinite():
             raise CompressionError("the loss on the calibration data is not finite")

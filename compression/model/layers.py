@@ -9,6 +9,7 @@ it takes. Its output is a few numbers on which everything behind it depends, so 
 like the output head unless a pattern names it.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -59,7 +60,9 @@ class Layer:
     @property
     def weight(self) -> Tensor:
         """``(out, in)``, a view of the parameter."""
-        weight = self.stored if self.expert is None else self.stored[self.expert]
+        weight = self.stored
+        if self.expert is not None:
+            weight = stack_of(self.module, weight)[self.expert]
         return weight.T if self.transposed else weight
 
     @property
@@ -93,28 +96,59 @@ def _layers_of(name: str, module: nn.Module) -> Iterator[Layer]:
     if isinstance(module, nn.Linear | Conv1D):
         yield Layer(name, module, transposed=isinstance(module, Conv1D))
         return
-    for key, parameter in stacked_experts(module):
-        for expert in range(len(parameter)):
-            yield Layer(f"{name}.{key}.{expert}", module, key, expert, is_transposed(module))
+    for key, parameter in stacked_experts(name, module):
+        for expert in range(len(stack_of(module, parameter))):
+            yield Layer(f"{name}.{key}.{expert}", module, key, expert, is_transposed(module, key))
 
 
-def stacked_experts(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters of a module that hold a matrix for each of its experts, and their names."""
-    experts = getattr(module, "num_experts", None)
+def stacked_experts(name: str, module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of a module that hold a matrix for each of its experts, and their names.
+
+    Either the module says how many experts it has, or it is in a module called ``experts`` and the
+    parameter is called ``*_proj``.
+    """
+    count = getattr(module, "num_experts", None)
+    inside = _EXPERTS in name.split(".")
     return [
         (key, parameter)
         for key, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3 and parameter.shape[0] == experts
+        if (stack := stack_of(module, parameter)).ndim == 3
+        and (len(stack) == count or stack is not parameter or (inside and key.endswith("_proj")))
     ]
 
 
-def is_transposed(module: nn.Module) -> bool:
-    """Whether a module stores its weights ``(in, out)``.
+def stack_of(module: nn.Module, parameter: Tensor) -> Tensor:
+    """``(experts, rows, columns)``, a view of an experts' parameter. DBRX stores their matrices one
+    below the other, in two dimensions."""
+    count = getattr(module, "moe_num_experts", None)
+    if parameter.ndim == 2 and isinstance(count, int) and parameter.shape[0] % count == 0:
+        return parameter.view(count, -1, parameter.shape[1])
+    return parameter
 
-    Experts of Llama 4 do and do not say so; the sizes of their two weights do.
+
+def excluding_experts(layers: Mapping[str, Layer]) -> str:
+    """The setting that leaves out those of ``layers`` that are slices of an experts' parameter."""
+    experts = {name for name, layer in layers.items() if layer.expert is not None}
+    patterns: dict[str, None] = {}
+    for name in sorted(experts):
+        *_, module, parameter, _ = name.split(".")
+        pattern = f"*.{module}.*"
+        if any(fnmatchcase(other, pattern) for other in layers.keys() - experts):
+            pattern = f"*.{module}.{parameter}.*"
+        patterns[pattern] = None
+    return f"exclude={'|'.join(patterns)}"
+
+
+def is_transposed(module: nn.Module, key: str = "weight") -> bool:
+    """Whether a module stores a weight ``(in, out)``.
+
+    Experts of Llama 4 do and do not say so; the sizes of their two weights do. Of DBRX's three
+    weights ``w2`` is stored like the others and used the other way round.
     """
     if isinstance(module, Conv1D) or hasattr(module, "is_transposed"):
         return isinstance(module, Conv1D) or bool(module.is_transposed)
+    if hasattr(module, "moe_num_experts"):
+        return key == "w2"
     up, down = (getattr(module, name, None) for name in ("gate_up_proj", "down_proj"))
     if isinstance(up, nn.Parameter) and isinstance(down, nn.Parameter):
         return up.ndim == down.ndim == 3 and up.shape[2] == 2 * down.shape[1]
@@ -129,8 +163,9 @@ def routers(model: PreTrainedModel) -> set[str]:
     outputs: dict[str, set[int]] = {}
     for name, module in model.named_modules():
         parent, _, last = name.rpartition(".")
-        if stacked_experts(module):
-            outputs.setdefault(parent, {1}).add(module.num_experts)
+        if stacks := stacked_experts(name, module):
+            counts = {len(stack_of(module, stack)) for _, stack in stacks}
+            outputs.setdefault(parent, {1}).update(counts)
         elif last == _EXPERTS and isinstance(module, nn.ModuleList | nn.ModuleDict):
             outputs.setdefault(parent, {1}).add(len(module))
     found = set()
@@ -140,6 +175,25 @@ def routers(model: PreTrainedModel) -> set[str]:
         if beside or "router" in name or (last in _GATES and parent in outputs):
             found.add(name)
     return found
+
+
+def outside_layers(model: PreTrainedModel) -> tuple[float, str]:
+    """Which share of the weights is in matrices, or more dimensions, that belong to no layer,
+    embedding or norm, so that no method finds them; and the name of the largest one."""
+    known = {id(layer.stored) for layer in all_layers(model).values()}
+    known |= {
+        id(parameter)
+        for module in model.modules()
+        if re.search("Embedding|Norm", type(module).__name__)
+        for parameter in module.parameters(recurse=False)
+    }
+    others = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and id(parameter) not in known
+    }
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return sum(others.values()) / max(total, 1), max(others, key=others.get, default="")
 
 
 def tied_layers(model: PreTrainedModel, layers: Mapping[str, Layer]) -> set[str]:

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
-from compression_gates.compression.errors import CompressionError, reason_of
+from compression_gates.compression.errors import CompressionError, is_failure, reason_of
 from compression_gates.compression.model.finite import check_finite
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.model.references import check_reference
@@ -46,20 +47,19 @@ def load(
             location, dtype="auto", use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip
+        if model.can_generate():
+            _check_generation_config(location)
         tokenizer = transformers.AutoTokenizer.from_pretrained(location)
     for field, verb in _PROBLEMS.items():
         if report[field]:
             key = min(key if isinstance(key, str) else str(key[0]) for key in report[field])
             raise CompressionError(f"{option} {name} {verb} {key}")
     check_finite(model, f"{option} {name}: ")
-    known, held = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
+    known, held = max(tokenizer.get_vocab().values()), len(model.get_input_embeddings().weight)
     if known >= held:
         raise CompressionError(
             f"{option} {name}: its tokenizer gives ids up to {known}, its embedding holds {held}"
         )
-    if model.config.pad_token_id is None:
-        # A classifier over the last token needs to know which tokens are padding.
-        model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
     return model.eval().to(device), tokenizer
 
 
@@ -78,6 +78,15 @@ def _class_of(config, name: str, option: str) -> type:
     return found
 
 
+def _check_generation_config(location: str) -> None:
+    """Raises an error where the file cannot be read: a loader goes on without it."""
+    file = cached_file(
+        location, "generation_config.json", _raise_exceptions_for_missing_entries=False
+    )
+    if file is not None:
+        transformers.GenerationConfig.from_pretrained(location)
+
+
 @contextmanager
 def _explained(name: str, option: str) -> Iterator[None]:
     """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line."""
@@ -86,5 +95,7 @@ def _explained(name: str, option: str) -> Iterator[None]:
             yield
     except CompressionError:
         raise
-    except Exception as error:  # a checkpoint is data: whatever is wrong with it is told
+    except BaseException as error:  # a checkpoint is data: whatever is wrong with it is told
+        if not is_failure(error):
+            raise
         raise CompressionError(f"{option} {name} does not load: {reason_of(error)}") from error

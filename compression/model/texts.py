@@ -14,6 +14,7 @@ from compression_gates.compression.recipe import Step, trains
 
 BATCH = 16
 """Texts that are calibrated on together."""
+_LIMITS = ("max_position_embeddings", "max_seq_len")
 LENGTH = 2048
 """Tokens of a text at most, where a step does not say how many."""
 
@@ -64,7 +65,7 @@ def batches_of(
     found = []
     for start in range(0, len(encoded), size):
         part = slice(start, start + size)
-        batch = padded(encoded[part], tokenizer.pad_token_id or 0)
+        batch = padded(encoded[part], padding_token(model, tokenizer))
         labels = [IGNORED if label is None else label for label in known[part]]
         if is_seq2seq(model):
             batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
@@ -72,6 +73,14 @@ def batches_of(
             batch["labels"] = torch.tensor(labels)
         found.append({key: value.to(model.device) for key, value in batch.items()})
     return found
+
+
+def padding_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """What short texts are filled up with: the model's padding, the tokenizer's, or, where there is
+    none, its end of text."""
+    own = getattr(model.config.get_text_config(), "pad_token_id", None)
+    choices = (own, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((token for token in choices if token is not None and token >= 0), 0)
 
 
 def check_labels(model: PreTrainedModel, labels: Sequence[int | None]) -> None:
@@ -105,7 +114,10 @@ def padded(rows: Sequence[list[int]], filler: int) -> dict[str, Tensor]:
 
 def longest_input(model: PreTrainedModel) -> int:
     """The most tokens that the model takes, special tokens included."""
-    limit = getattr(model.config, "max_position_embeddings", None) or LENGTH
+    config = model.config.get_text_config()
+    limits = [getattr(config, key, None) for key in _LIMITS]
+    # XLNet says -1: it has no limit.
+    limit = min((n for n in limits if isinstance(n, int) and n > 0), default=LENGTH)
     for name, module in model.named_modules():
         # RoBERTa counts positions from behind its padding index.
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compression_gates.compression.errors import CompressionError, naming
-from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.model.layers import Layer, stack_of
 from compression_gates.compression.pruning.patterns import (
     NofM,
     Pattern,
@@ -47,7 +47,7 @@ def masks_of(
 
 def part_of(layer: Layer, tensor: Tensor) -> Tensor:
     """The layer's part ``(out, in)`` of a tensor like the parameter that stores its weight."""
-    part = tensor if layer.expert is None else tensor[layer.expert]
+    part = tensor if layer.expert is None else stack_of(layer.module, tensor)[layer.expert]
     return part.T if layer.transposed else part
 
 

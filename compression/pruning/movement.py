@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from compression_gates.compression.compressed import Compressed
-from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.capture import Batch, without_cache
 from compression_gates.compression.model.gradients import inputs_of, is_seq2seq, task_loss
 from compression_gates.compression.model.layers import Layer
 from compression_gates.compression.model.training import Part, fit
@@ -106,7 +106,9 @@ def movement(
         for mask in masks.values():
             mask.sparsity = rising_sparsity(progress, sparsity)
         keep = batch if is_seq2seq(model) else inputs_of(batch)
-        total = task_loss(model, batch, model(**keep).logits)
+        with without_cache(model):
+            logits = model(**keep).logits
+        total = task_loss(model, batch, logits)
         if soft:
             penalty = PENALTY * rising_sparsity(progress, 1.0)
             total = (

@@ -12,11 +12,16 @@ from compression_gates.compression.calibration.driver import collect
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
 from compression_gates.compression.model.capture import Batch
-from compression_gates.compression.model.layers import Layer, check_untied, selected_layers
-from compression_gates.compression.model.tracing import check_called
+from compression_gates.compression.model.layers import (
+    Layer,
+    check_untied,
+    excluding_experts,
+    selected_layers,
+)
+from compression_gates.compression.model.tracing import select_reached
 from compression_gates.compression.pruning.owl import owl_sparsities
 from compression_gates.compression.pruning.patterns import NofM, Pattern, Unstructured
-from compression_gates.compression.recipe import Step, calibrates, trains
+from compression_gates.compression.recipe import Step, needs_data, trains
 
 
 def pattern_of(step: Step) -> Pattern:
@@ -34,24 +39,28 @@ def check(model: PreTrainedModel, step: Step) -> None:
     if step.settings.get("allocation") == "uniform":
         for name in {"outlier", "spread"} & dict(step.given).keys():
             raise RecipeError(f"{step.name}: {name} is of OWL; give allocation=owl with it")
-    layers = selected_layers(model, step)
+    layers, _ = _chosen(model, step)
     if trains(step):
         check_untied(model, layers)
-    if calibrates(step):
-        check_called(model, layers)
     for name, layer in layers.items():
         with naming(name):
             pattern.check(layer.in_features)
             if trains(step) and layer.expert is not None:
                 raise RecipeError(
-                    f"{step.method} pruning needs a module of its own; exclude experts"
+                    f"{step.method} pruning needs a module of its own; {excluding_experts(layers)}"
                 )
+
+
+def _chosen(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[str]]:
+    """The layers that are pruned, and notes on those that are left out."""
+    return select_reached(model, step) if needs_data(step) else (selected_layers(model, step), [])
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     """Prunes the layers that the step chooses."""
     model = compressed.model
-    layers = selected_layers(model, step)
+    layers, notes = _chosen(model, step)
+    compressed.notes += notes
     patterns = dict.fromkeys(layers, pattern_of(step))
     if step.settings.get("allocation") == "owl":
         patterns = _owl(model, layers, step, batches)

@@ -8,7 +8,8 @@
 in the dtype of the inputs, as compressed-tensors rounds when it loads such a checkpoint. This is
 what a W8A8 kernel computes with; here the values are rounded and multiplied in floating point, so
 it shows what the rounding does to quality and nothing of the speed. (In an input of two
-dimensions, a pooler's or OPT's, compressed-tensors 0.20 gives each number a scale of its own.)
+dimensions, a pooler's or OPT's, compressed-tensors 0.20 gives each number a scale of its own; such
+a checkpoint takes the project's own format.)
 """
 
 import torch

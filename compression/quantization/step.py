@@ -22,9 +22,10 @@ from compression_gates.compression.model.layers import (
     Layer,
     all_layers,
     check_untied,
+    excluding_experts,
     selected_layers,
 )
-from compression_gates.compression.model.tracing import check_called
+from compression_gates.compression.model.tracing import select_reached
 from compression_gates.compression.quantization.activations import kind_of, round_inputs_of
 from compression_gates.compression.quantization.grids import groups_of
 from compression_gates.compression.recipe import Step, calibrates
@@ -32,7 +33,7 @@ from compression_gates.compression.recipe import Step, calibrates
 
 def check(model: PreTrainedModel, step: Step) -> None:
     """Raises a RecipeError where a layer cannot be packed as asked."""
-    layers = selected_layers(model, step)
+    layers, _ = _chosen(model, step)
     check_untied(model, layers)
     if step.settings.get("group") is not None and step.settings.get("scale") == "tensor":
         raise RecipeError(f"{step.name}: a group has scales of its own; leave out scale=tensor")
@@ -40,9 +41,10 @@ def check(model: PreTrainedModel, step: Step) -> None:
         with naming(name):
             groups_of(layer.in_features, step.settings.get("group"))
         if layer.expert is not None and step.settings.get("activations"):
-            raise RecipeError(f"layer {name}: activations of an expert cannot be rounded; exclude")
-    if calibrates(step) or step.settings.get("activations"):
-        check_called(model, layers)
+            raise RecipeError(
+                f"layer {name}: activations of an expert cannot be rounded; "
+                f"{excluding_experts(layers)}"
+            )
     chosen = {id(layer.stored) for layer in layers.values() if layer.expert is not None}
     for name, layer in all_layers(model).items():
         if id(layer.stored) in chosen and name not in layers:
@@ -52,11 +54,19 @@ def check(model: PreTrainedModel, step: Step) -> None:
             )
 
 
+def _chosen(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[str]]:
+    """The layers that are quantized, and notes on those that are left out."""
+    if calibrates(step) or step.settings.get("activations"):
+        return select_reached(model, step)
+    return selected_layers(model, step), []
+
+
 @torch.no_grad()
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     """Quantizes the layers that the step chooses, block by block where it calibrates."""
     model = compressed.model
-    layers = selected_layers(model, step)
+    layers, notes = _chosen(model, step)
+    compressed.notes += notes
     if not calibrates(step):
         for name, layer in layers.items():
             _store(compressed, name, layer, step, None)

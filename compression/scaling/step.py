@@ -32,7 +32,7 @@ def check(model: PreTrainedModel, step: Step) -> None:
         if reason is None:
             return
         left.setdefault(reason, []).append(pair)
-    reasons = "".join(f"; {_told(reason, pairs)}" for reason, pairs in left.items())
+    reasons = "".join(f"; {_summary(reason, pairs)}" for reason, pairs in left.items())
     raise RecipeError(
         f"{step.name}: in {type(model).__name__} no scale can be moved into the chosen layers "
         f"from what comes before them{reasons}"
@@ -62,7 +62,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     if not any(other.entry.family == QUANTIZATION for other in later):
         compressed.notes.append(f"{step.name} prepares a quantization, and none follows")
     for reason, some in left.items():
-        compressed.notes.append(f"{step.name}: {_told(reason, some)}")
+        compressed.notes.append(f"{step.name}: {_summary(reason, some)}")
 
 
 def visit_pairs(
@@ -83,6 +83,6 @@ def visit_pairs(
             yield pair, {name: seen.pop(name) for name in pair.consumers}
 
 
-def _told(reason: str, pairs: Sequence[Pair]) -> str:
+def _summary(reason: str, pairs: Sequence[Pair]) -> str:
     more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
     return f"{pairs[0]}{more} stay unscaled: {reason}"

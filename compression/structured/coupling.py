@@ -19,7 +19,7 @@ zeros: nothing is ever added to them.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration.driver import blocks
 from compression_gates.compression.errors import RecipeError
-from compression_gates.compression.model.layers import Layer, all_layers
+from compression_gates.compression.model.layers import Layer, all_layers, excluding_experts
 from compression_gates.compression.model.tracing import random_outputs, run_probe
 
 FFN, HEADS = "ffn", "heads"
@@ -43,6 +43,9 @@ class Coupling:
         producers: what computes that input.
         rows: for each producer ``(out,)``, unit of each of its output channels.
         units: how many there are.
+        tables: for each embedding with a column for each unit, such as T5's table of position
+            biases, ``(units,)`` the unit of each column. Couplings that share one lose the same
+            units.
     """
 
     consumer: Layer
@@ -50,6 +53,7 @@ class Coupling:
     producers: tuple[Layer, ...]
     rows: tuple[Tensor, ...]
     units: int
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,8 +67,25 @@ class Coupling:
 
 
 def heads(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[Coupling]:
-    """The units of attention: key-value groups with their query heads."""
+    """The units of attention: key-value groups with their query heads.
+
+    Raises:
+        RecipeError: biases of attention that follow from the number of heads.
+    """
+    if _has_alibi(model):
+        raise RecipeError(
+            f"heads: {type(model).__name__} biases attention by ALiBi, whose slopes follow from "
+            "the number of heads: with fewer heads those that stay would get others"
+        )
     return find_couplings(model, HEADS)
+
+
+def _has_alibi(model: PreTrainedModel) -> bool:
+    config = model.config.get_text_config()
+    told = (
+        getattr(part, "alibi", False) for part in (config, getattr(config, "attn_config", None))
+    )
+    return any(told) or hasattr(model.base_model, "build_alibi_tensor")
 
 
 def ffn(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[Coupling]:
@@ -77,7 +98,7 @@ def ffn(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[Coupling]:
         if layer.expert is not None:
             raise RecipeError(
                 f"layer {name}: experts of a mixture share a parameter and cannot be made smaller; "
-                "exclude them"
+                f"{excluding_experts(layers)}"
             )
     return find_couplings(model, FFN)
 
@@ -93,8 +114,41 @@ def find_couplings(model: PreTrainedModel, kind: str) -> list[Coupling]:
     """
     layers = {name: layer for name, layer in all_layers(model).items() if layer.expert is None}
     members = [names for names in blocks(model, list(layers)).values() if len(names) > 1]
-    probe = _probed(model, {name: layers[name] for names in members for name in names})
-    return [found for names in members for found in _in_block(probe, layers, names, kind)]
+    tables = _tables(model)
+    frozen = [table for table in tables.values() if not table.requires_grad]
+    try:
+        for table in frozen:
+            table.requires_grad_(True)
+        probe = _probed(model, {name: layers[name] for names in members for name in names})
+        found = [
+            coupling for names in members for coupling in _in_block(probe, layers, names, kind)
+        ]
+        return [_with_tables(coupling, probe, tables) for coupling in found]
+    finally:
+        for table in frozen:
+            table.requires_grad_(False)
+
+
+def _tables(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Weights of the embeddings beside those of tokens."""
+    tokens = model.get_input_embeddings()
+    return {
+        name: module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and module is not tokens
+    }
+
+
+def _with_tables(coupling: Coupling, probe: "_Probe", tables: Mapping[str, Tensor]) -> Coupling:
+    inputs = probe.inputs[coupling.consumer.name]
+    found = {}
+    for name, table in tables.items():
+        if table.shape[1] != coupling.units or not _reached(inputs, [table])[0].any():
+            continue
+        rows = _rows(inputs, coupling.columns, coupling.units, {name: [table]})
+        if rows is not None:
+            found[name] = rows[0]
+    return replace(coupling, tables=found)
 
 
 @dataclass

@@ -39,11 +39,28 @@ class Cut:
             for layer, rows in zip(coupling.producers, coupling.rows, strict=True)
         }
 
+    @property
+    def tables(self) -> dict[str, Tensor]:
+        """``(units,)`` by embedding: whether a column stays."""
+        return {name: torch.isin(owner, self.kept) for name, owner in self.coupling.tables.items()}
+
 
 def resize(model: PreTrainedModel, cut: Cut, undo: ExitStack) -> None:
+    """Puts smaller layers in the place of a cut's own, until it is undone."""
     for name, rows in cut.rows.items():
         _put_smaller(model, name, undo, rows=rows)
     _put_smaller(model, cut.name, undo, columns=cut.columns)
+
+
+def resize_tables(model: PreTrainedModel, cuts: Sequence[Cut], undo: ExitStack) -> None:
+    """Puts embeddings with fewer columns in the place of the cuts' own, until it is undone."""
+    for name, columns in {n: c for cut in cuts for n, c in cut.tables.items()}.items():
+        old = model.get_submodule(name)
+        weight = old.weight[:, columns]
+        new = nn.Embedding(*weight.shape, device="meta", dtype=weight.dtype)
+        new.weight = nn.Parameter(weight.clone(), requires_grad=old.weight.requires_grad)
+        set_module(model, name, new.train(old.training))
+        undo.callback(set_module, model, name, old)
 
 
 def _put_smaller(
@@ -75,7 +92,8 @@ def layer_at(model: PreTrainedModel, name: str) -> Layer:
 
 
 def sizes_after(model: PreTrainedModel, cuts: Sequence[Cut]) -> dict[str, tuple[int, int]]:
-    """``(out, in)`` of every layer behind the cuts. A layer may lose rows and columns."""
+    """``(out, in)`` of every layer and embedding behind the cuts. A layer may lose rows and
+    columns."""
     found: dict[str, tuple[int, int]] = {}
 
     def size(name: str) -> tuple[int, int]:
@@ -85,6 +103,8 @@ def sizes_after(model: PreTrainedModel, cuts: Sequence[Cut]) -> dict[str, tuple[
         for name, rows in cut.rows.items():
             found[name] = (int(rows.sum()), size(name)[1])
         found[cut.name] = (size(cut.name)[0], int(cut.columns.sum()))
+        for name, columns in cut.tables.items():
+            found[name] = (size(name)[0], int(columns.sum()))
     return found
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression_gates.compression.errors import CompressionError, naming
+from compression_gates.compression.errors import CompressionError, naming, unreached
 from compression_gates.compression.model.capture import Batch, one_by_one, watched
 from compression_gates.compression.model.gradients import is_causal, is_seq2seq, losses
 from compression_gates.compression.structured.coupling import Coupling
@@ -99,7 +99,7 @@ def activation(
             model(**text)
     for name, seen in tokens.items():
         if not seen:
-            raise _unreached(name)
+            raise unreached(name)
     return [
         norms[name] / tokens[name] * _consumer_squares(coupling).sqrt()
         for name, coupling in by_name.items()
@@ -131,7 +131,7 @@ def taylor(
     try:
         for loss, _ in losses(model, texts, desc="taylor"):
             if missing := set(range(len(couplings))) - {number for number, _ in seen}:
-                raise _unreached(couplings[min(missing)].consumer.name)
+                raise unreached(couplings[min(missing)].consumer.name)
             gradients = torch.autograd.grad(loss, [x for _, x in seen], allow_unused=True)
             gates = [torch.zeros_like(total) for total in totals]
             for (number, inputs), gradient in zip(seen, gradients, strict=True):
@@ -157,12 +157,6 @@ def _texts(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Batch]:
 def _has_loss(model: PreTrainedModel, text: Batch) -> bool:
     """Whether there is anything to predict: a single token has no next one."""
     return not is_causal(model) or text["input_ids"].shape[1] > 1
-
-
-def _unreached(name: str) -> CompressionError:
-    return CompressionError(
-        f"layer {name}: no calibration input reached it; exclude it from the recipe"
-    )
 
 
 _SCORES: dict[str, Callable[..., list[Tensor]]] = {

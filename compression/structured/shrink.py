@@ -21,7 +21,13 @@ from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.low_rank.factors import LowRank
 from compression_gates.compression.model.surgery import Layout
 from compression_gates.compression.structured.behaviour import behaviour, same
-from compression_gates.compression.structured.cutting import Cut, resize, set_attribute, sizes_after
+from compression_gates.compression.structured.cutting import (
+    Cut,
+    resize,
+    resize_tables,
+    set_attribute,
+    sizes_after,
+)
 from compression_gates.compression.structured.plain import Plain, find_plain
 
 _MOST_NUMBERS = 3
@@ -36,65 +42,91 @@ def shrink(compressed: Compressed, cuts: Sequence[Cut]) -> None:
     Raises:
         RecipeError: names the consumer of units that cannot go; the model is then as it was.
     """
-    model, layout = compressed.model, compressed.layout
+    with ExitStack() as undo:
+        compressed.layout = _shrunk(compressed.model, compressed.layout, cuts, undo)
+        undo.pop_all()
+
+
+@torch.no_grad()
+def check_shrinks(model: PreTrainedModel, cuts: Sequence[Cut]) -> None:
+    """Raises a RecipeError where :func:`shrink` would; the model stays as it is."""
+    with ExitStack() as undo:
+        _shrunk(model, Layout(), cuts, undo)
+
+
+def _shrunk(model: PreTrainedModel, layout: Layout, cuts: Sequence[Cut], undo: ExitStack) -> Layout:
+    """Makes the cuts until they are undone; the layout of the smaller model."""
     sizes = sizes_after(model, cuts)
     reference = behaviour(model, cuts, shrunk=0)
     plain = find_plain(model, layout, sizes, [(cut.coupling, len(cut.kept)) for cut in cuts])
-    if plain is not None and _all_at_once(model, cuts, plain, reference):
-        layout.resized, layout.attributes = plain.layout.resized, plain.layout.attributes
-        return
-    numbers = _one_by_one(model, cuts, reference)
-    layout.resized |= _described(model, layout, sizes)
+    if plain is not None and _all_at_once(model, cuts, plain, reference, undo):
+        return plain.layout
+    for cut in cuts:
+        if cut.tables:
+            raise _differs(model, cut)
+    numbers = _one_by_one(model, cuts, reference, undo)
+    attributes = {module: dict(known) for module, known in layout.attributes.items()}
     for module, kept in numbers.items():
-        layout.attributes.setdefault(module, {}).update(kept)
+        attributes.setdefault(module, {}).update(kept)
+    return Layout(layout.resized | _described(model, layout, sizes), attributes, layout.factored)
+
+
+def _differs(model: PreTrainedModel, cut: Cut) -> RecipeError:
+    return RecipeError(
+        f"layer {cut.name}: {type(model).__name__} does not compute the same with "
+        f"{len(cut.kept)} of its {cut.coupling.units} units; exclude the layer"
+    )
 
 
 def _all_at_once(
-    model: PreTrainedModel, cuts: Sequence[Cut], plain: Plain, reference: Sequence[Tensor]
+    model: PreTrainedModel,
+    cuts: Sequence[Cut],
+    plain: Plain,
+    reference: Sequence[Tensor],
+    undo: ExitStack,
 ) -> bool:
     def change(undo: ExitStack) -> None:
         for cut in cuts:
             resize(model, cut, undo)
+        resize_tables(model, cuts, undo)
         plain.adopt(model, undo)
 
-    return _kept_if_same(model, cuts, len(cuts), change, reference) is not None
+    made = _kept_if_same(model, cuts, len(cuts), change, reference)
+    if made is not None:
+        undo.enter_context(made)
+    return made is not None
 
 
 def _one_by_one(
-    model: PreTrainedModel, cuts: Sequence[Cut], reference: Sequence[Tensor]
+    model: PreTrainedModel, cuts: Sequence[Cut], reference: Sequence[Tensor], everything: ExitStack
 ) -> dict[str, dict[str, int]]:
-    """Shrinks layer by layer; returns the modules' numbers that changed."""
+    """Shrinks layer by layer, until it is undone; returns the modules' numbers that changed."""
     changed: dict[str, dict[str, int]] = {}
     fitting: tuple[str, ...] = ()
-    with ExitStack() as everything:
-        for done, cut in enumerate(cuts, start=1):
-            owners = _numbers(model, cut)
-            for names in _choices(owners, fitting):
-                numbers = {
-                    module: {key: found[key] for key in names if key in found}
-                    for module, found in owners.items()
-                }
+    for done, cut in enumerate(cuts, start=1):
+        owners = _numbers(model, cut)
+        for names in _choices(owners, fitting):
+            numbers = {
+                module: {key: found[key] for key in names if key in found}
+                for module, found in owners.items()
+            }
 
-                def change(undo: ExitStack, cut: Cut = cut, numbers: dict = numbers) -> None:
-                    resize(model, cut, undo)
-                    for module, values in numbers.items():
-                        for key, value in values.items():
-                            set_attribute(model.get_submodule(module), key, value, undo)
+            def change(undo: ExitStack, cut: Cut = cut, numbers: dict = numbers) -> None:
+                resize(model, cut, undo)
+                for module, values in numbers.items():
+                    for key, value in values.items():
+                        set_attribute(model.get_submodule(module), key, value, undo)
 
-                undo = _kept_if_same(model, cuts, done, change, reference)
-                if undo is not None:
-                    break
-            else:
-                raise RecipeError(
-                    f"layer {cut.name}: {type(model).__name__} does not compute the same with "
-                    f"{len(cut.kept)} of its {cut.coupling.units} units; exclude the layer"
-                )
-            everything.enter_context(undo)
-            fitting = names
-            changed |= {module: values for module, values in numbers.items() if values}
-            # What was rounded otherwise here is no difference of the next layer.
-            reference = behaviour(model, cuts, done)
-        everything.pop_all()
+            undo = _kept_if_same(model, cuts, done, change, reference)
+            if undo is not None:
+                break
+        else:
+            raise _differs(model, cut)
+        everything.enter_context(undo)
+        fitting = names
+        changed |= {module: values for module, values in numbers.items() if values}
+        # What was rounded otherwise here is no difference of the next layer.
+        reference = behaviour(model, cuts, done)
     return changed
 
 

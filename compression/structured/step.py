@@ -19,12 +19,23 @@ from compression_gates.compression.recipe import Step
 from compression_gates.compression.structured.coupling import Coupling
 from compression_gates.compression.structured.cutting import Cut
 from compression_gates.compression.structured.scores import unit_scores
-from compression_gates.compression.structured.shrink import shrink
+from compression_gates.compression.structured.shrink import check_shrinks, shrink
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
     """Raises a RecipeError where the step finds nothing that can go."""
     chosen(model, step)
+
+
+def rehearse(model: PreTrainedModel, step: Step) -> None:
+    """Raises a RecipeError where some units of the model as it is cannot go; it stays as it is.
+
+    For a step behind others, which is reached only once these have changed the model.
+    """
+    couplings = [c for c in chosen(model, step) if gone(c.units, step["sparsity"])]
+    stays = {c: kept_units(torch.arange(c.units), step["sparsity"]) for c in couplings}
+    if couplings:
+        check_shrinks(model, [Cut(c, kept.to(c.columns.device)) for c, kept in stays.items()])
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
@@ -44,7 +55,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     ]
     if not couplings:
         return
-    scores = unit_scores(model, couplings, step["score"], batches)
+    scores = _alike(couplings, unit_scores(model, couplings, step["score"], batches))
     shrink(
         compressed,
         [
@@ -52,6 +63,18 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
             for coupling, worth in zip(couplings, scores, strict=True)
         ],
     )
+
+
+def _alike(couplings: Sequence[Coupling], scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The scores, summed over couplings that share a table and so lose the same units."""
+    sums: dict[str, torch.Tensor] = {}
+    for coupling, worth in zip(couplings, scores, strict=True):
+        for table in coupling.tables:
+            sums[table] = sums[table] + worth if table in sums else worth
+    return [
+        sums[next(iter(coupling.tables))] if coupling.tables else worth
+        for coupling, worth in zip(couplings, scores, strict=True)
+    ]
 
 
 def gone(units: int, sparsity: float) -> int:
@@ -72,9 +95,10 @@ def chosen(model: PreTrainedModel, step: Step) -> list[Coupling]:
         RecipeError: no units, or units that cannot go.
     """
     layers = selected_layers(model, step)
+    everything = step.entry.implementation(model, layers)
     found = [
         coupling
-        for coupling in step.entry.implementation(model, layers)
+        for coupling in everything
         if any(name in layers for name in coupling.names)
         and not any(fnmatchcase(name, p) for name in coupling.names for p in step["exclude"])
     ]
@@ -83,4 +107,12 @@ def chosen(model: PreTrainedModel, step: Step) -> list[Coupling]:
             f"layer {next(iter(layers))}: neither it nor another chosen layer of "
             f"{type(model).__name__} has more than one unit that {step.method} can take away"
         )
+    tables = {table for coupling in found for table in coupling.tables}
+    for coupling in everything:
+        shared = tables & coupling.tables.keys()
+        if coupling not in found and shared:
+            raise RecipeError(
+                f"layer {coupling.consumer.name}: its heads share {min(shared)} with those of "
+                "other layers, which lose the same ones; include or exclude all of them"
+            )
     return found

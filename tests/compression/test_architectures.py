@@ -24,15 +24,12 @@ RECIPES = [
 REFUSED = {
     ("mixtral", "rtn-int8,activations=true"): "activations of an expert cannot be rounded",
     ("mixtral", "fp8,scale=tensor,activations=true"): "activations of an expert cannot be rounded",
-    ("mixtral", "movement-50,steps=3"): "exclude experts",
-    ("mixtral", "svd-50"): "exclude experts",
-    ("mixtral", "svdllm-50"): "exclude experts",
-    ("mixtral", "svd-60+rtn-int8"): "exclude experts",
+    ("mixtral", "movement-50,steps=3"): r"exclude=\*\.experts\.\*",
+    ("mixtral", "svd-50"): r"exclude=\*\.experts\.\*",
+    ("mixtral", "svdllm-50"): r"exclude=\*\.experts\.\*",
+    ("mixtral", "svd-60+rtn-int8"): r"exclude=\*\.experts\.\*",
 }
 """What cannot work on an architecture, and what it says."""
-
-FLAT_INPUTS = ("opt", "bert", "albert")
-"""Where a layer's input has two dimensions, whose tokens compressed-tensors cannot tell apart."""
 
 
 def outputs(model, name, batch):
@@ -61,8 +58,7 @@ def test_every_method_on_every_architecture(name, text, batches, tmp_path):
     save(result, vocabulary.causal(64), tmp_path / "out")
     loaded = load(tmp_path / "out", zoo.auto(name))
     again = outputs(loaded, name, data[0])
-    if not ("activations" in text and name in FLAT_INPUTS):
-        assert torch.equal(again, after)
+    assert torch.equal(again, after)
     own = loaded.state_dict()
     for key, tensor in result.model.state_dict().items():
         assert torch.equal(own[key], tensor), key

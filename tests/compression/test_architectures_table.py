@@ -1,11 +1,13 @@
 """The command that prints the table in ``compression/README.md``, and that table."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compression_gates import compression
+from compression_gates.compression.architectures import trial
 from compression_gates.compression.architectures.__main__ import (
     FAILS,
     LETTERS,
@@ -78,3 +80,15 @@ def test_a_method_that_breaks_is_marked_and_the_exit_code_says_so(capsys, monkey
     told = capsys.readouterr()
     assert f"| llama | {FAILS} |" in told.out
     assert "llama, rtn: ZeroDivisionError: no" in told.err
+
+
+def test_awq_is_held_beside_rounding_alone():
+    outcome = trial.attempt(ARCHITECTURES["opt"], "awq-int4")
+    assert 0 < outcome.error < outcome.naive
+    assert not outcome.worse
+    assert replace(outcome, error=outcome.naive * 1.02).worse
+
+
+def test_what_is_measured_stands_below_the_table(capsys):
+    assert main(["opt", "--methods", "magnitude"]) == 0
+    assert "the model as a whole puts out is not measured" in capsys.readouterr().out

@@ -1,6 +1,9 @@
 """Wrong uses of ``compression-gates compress``; right ones stand in tests/end_to_end."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -187,6 +190,35 @@ def test_an_interruption_is_one_line(tmp_path, capsys, monkeypatch):
     ]
 
 
+def test_a_termination_leaves_nothing_half_written(tmp_path, capfd, monkeypatch):
+    def terminated(*args, **kwargs):
+        assert list(tmp_path.glob("out.*.partial"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("compression_gates.compression.checkpoint.saving.check_reloads", terminated)
+    words = ["magnitude-50", "--model", str(MODELS / "bert-tiny")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--output", str(tmp_path / "out")])
+    assert stopped.value.code == 143
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "terminated; nothing was written" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"num_beams": "many"'])
+def test_broken_generation_settings_are_not_replaced_but_refused(tmp_path, capsys, text):
+    def spoil(directory):
+        (directory / "generation_config.json").write_text(text)
+
+    model = broken_copy(tmp_path, "llama-tiny", spoil)
+    assert main(["rtn-int8", "--model", str(model), "--output", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--model {model} does not load: " in line
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "named",
     ["./x", "../x", "/x", "~/x", "~nosuchuser", "~nosuchuser/x", "here/x", "here/", "a/b/c", "a b",
@@ -242,6 +274,34 @@ def test_choices_stand_in_the_list(capsys):
 def test_names_of_methods_ignore_case(text):
     assert Recipe.parse(text).name == "gptq-int4"
     assert Recipe.parse({"method": "SparseGPT", "pattern": "2:4"}).name == "sparsegpt-2:4"
+
+
+PanicException = type("PanicException", (BaseException,), {})
+"""As tokenizers and safetensors raise it: of a class of their own that cannot be imported."""
+
+
+def _panics(*args, **kwargs):
+    raise PanicException("called `Option::unwrap()`\non a `None` value")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "transformers.AutoTokenizer.from_pretrained",
+        "compression_gates.compression.model.texts.batches_of",
+        "compression_gates.compression.pruning.wanda.wanda_scores",
+        "transformers.models.bert.modeling_bert.BertOutput.forward",
+        "compression_gates.compression.checkpoint.saving.save_tokenizer",
+        "compression_gates.compression.model.texts.check_labels",
+    ],
+)
+def test_a_panic_of_a_library_in_rust_is_one_line(tmp_path, reviews, capsys, monkeypatch, place):
+    monkeypatch.setattr(place, _panics)
+    words = ["wanda-50", "--model", str(MODELS / "bert-tiny"), "--data", str(reviews)]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "PanicException: called `Option::unwrap()` on a `None` value" in line
+    assert not (tmp_path / "out").exists()
 
 
 def _raises(*args, **kwargs):

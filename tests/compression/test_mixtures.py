@@ -10,6 +10,7 @@ from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.architectures.trial import calibration
 from compression_gates.compression.calibration.driver import collect, visit_blocks
 from compression_gates.compression.calibration.silent_experts import expert_of
+from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.layers import (
     all_layers,
     backbone_layers,
@@ -71,6 +72,8 @@ def test_experts_without_a_token_are_told_in_one_line_with_their_number(name, te
     result = compress(model, Recipe.parse(text), [batch])
     (note,) = (note for note in result.notes if "no calibration token" in note)
     assert f"routed to {len(silent)} expert" in note
+    if name == "jetmoe":  # four experts of attention and four of the FFN, two layers, one token
+        assert len(silent) < 2 * (4 + 4)
     assert done in note
     mixture, number = min(silent)
     assert f"{mixture} {number}" in note
@@ -112,8 +115,32 @@ def test_experts_alone_see_the_tokens_that_they_see_among_other_layers(name):
         ("a.mlp.experts.expert_12.wi", ("a.mlp.experts", "12")),
         ("a.experts.7.w1", ("a.experts", "7")),
         ("a.experts.w1.7", ("a.experts", "7")),
-        ("a.mlp.input_linear.weight.0", ("a.mlp.input_linear", "0")),
+        ("a.mlp.input_linear.weight.0", ("a.mlp", "0")),
+        ("a.mlp.output_linear.weight.0", ("a.mlp", "0")),
+        ("a.self_attention.experts.input_linear.weight.2", ("a.self_attention.experts", "2")),
     ],
 )
 def test_the_number_of_an_expert_is_read_from_its_weight(weight, expert):
     assert expert_of(weight) == expert
+
+
+@pytest.mark.parametrize("name", ["mixtral", "jetmoe", "llama4", "granitemoe", "jamba"])
+@pytest.mark.parametrize("text", ["svd-50", "movement-50,steps=1", "rtn-int8,activations=true"])
+def test_a_refusal_of_experts_says_what_to_exclude(name, text):
+    model = ARCHITECTURES[name].make()
+    batches = calibration(model)
+    with pytest.raises(RecipeError, match=r"exclude=\*\.") as caught:
+        compress(model, Recipe.parse(text), batches)
+    setting = str(caught.value).rpartition("; ")[2]
+    result = compress(model, Recipe.parse(f"{text},{setting}"), batches)
+    assert any("attn" in key or "attention" in key or "kv_proj" in key
+               for key in (*result.layers, *result.layout.factored))  # fmt: skip
+
+
+def test_channels_of_a_shared_expert_go_once_the_experts_are_excluded():
+    model = ARCHITECTURES["qwen2_moe"].make()
+    with pytest.raises(RecipeError, match="made smaller") as caught:
+        compress(model, Recipe.parse("ffn-50,score=magnitude"), calibration(model))
+    setting = str(caught.value).rpartition("; ")[2]
+    compress(model, Recipe.parse(f"ffn-50,score=magnitude,{setting}"), calibration(model))
+    assert model.model.layers[0].mlp.shared_expert.up_proj.out_features == 12

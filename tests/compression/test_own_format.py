@@ -8,9 +8,11 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.checkpoint.own_format import METHOD
 from compression_gates.compression.checkpoint.saving import form_of, load, save
 from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.layers import all_layers
 from compression_gates.compression.recipe import Recipe
 from compression_gates.fixtures.world import tokenizers as vocabulary
 
@@ -61,6 +63,43 @@ def test_a_dense_layer_is_not_stored_as_a_bitmask(saved):
     result, _ = saved("magnitude-0+bitmask")
     assert result.bitmask == []
     assert form_of(result) == "plain"
+
+
+def test_a_layer_that_is_packed_is_not_stored_as_a_bitmask_too(saved):
+    result, directory = saved("wanda-50,include=*mlp*+rtn-int4,include=*down_proj+bitmask")
+    assert set(result.bitmask) == set(result.pruned) - set(result.quantized)
+    held = tensors(directory)
+    for name in result.quantized:
+        assert f"{name}.weight_packed" in held
+        assert f"{name}.weight_bitmask" not in held
+
+
+@pytest.mark.parametrize("name", ["mixtral", "llama4", "gpt_oss", "jetmoe"])
+def test_experts_of_one_parameter_are_stored_as_one_bitmask(name, tokenizer, tmp_path):
+    model = ARCHITECTURES[name].make()
+    result = compress(model, Recipe.parse("magnitude-50+bitmask"))
+    assert set(result.bitmask) == set(result.pruned)
+    assert save(result, tokenizer, tmp_path / "out") == METHOD
+    held = tensors(tmp_path / "out")
+    for layer in all_layers(model).values():
+        if layer.expert is not None:
+            assert held[f"{layer.stored_name}_bitmask"].nbytes == -(-layer.stored.numel() // 8)
+            values = held[f"{layer.stored_name}_values"]
+            assert len(values) == int((layer.stored != 0).sum())
+    loaded = load(tmp_path / "out", type(model)).state_dict()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded[key], tensor), key
+
+
+def test_a_bitmask_of_some_experts_alone_is_not_made_and_told():
+    result = compress(
+        ARCHITECTURES["mixtral"].make(), Recipe.parse("magnitude-50+bitmask,exclude=*down_proj.1")
+    )
+    assert not any("down_proj" in name for name in result.bitmask)
+    assert any("gate_up_proj" in name for name in result.bitmask)
+    (note,) = result.notes
+    assert "layers.0.mlp.experts.down_proj" in note
+    assert "only some of them are chosen" in note
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -43,7 +43,7 @@ def test_a_weight_that_is_read_without_a_call_stays_dense(tmp_path):
     model = ARCHITECTURES["mamba"].make()
     result = compress(model, Recipe.parse("svd-50"))
     save(result, tokenizer(), tmp_path / "out")
-    assert [note for note in result.notes if "dt_proj stays dense" in note]
+    assert [note for note in result.notes if "stay as they are" in note and "dt_proj" in note]
     assert not any("dt_proj" in name for name in result.layout.factored)
     assert any("in_proj" in name for name in result.layout.factored)
 
@@ -70,6 +70,19 @@ def configure(**changes):
     return change
 
 
+def gain(directory):
+    file = directory / "model.safetensors"
+    save_file(load_file(file) | {"model.norm.bias": torch.ones(32)}, file, {"format": "pt"})
+
+
+def generate(**changes):
+    def change(directory):
+        path = directory / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -77,7 +90,12 @@ def configure(**changes):
         (lose, "lacks model.layers.1.mlp.down_proj.weight"),
         (configure(num_hidden_layers=3), "lacks model.layers.2"),
         (configure(intermediate_size=40), "has another shape for model.layers"),
-        (configure(rms_norm_eps=0.5), "computes something else"),
+        (
+            configure(rms_norm_eps=0.5),
+            "config.json says rms_norm_eps = 0.5, but the model has",
+        ),
+        (gain, "has unexpected model.norm.bias"),
+        (generate(eos_token_id=7), "generation_config.json says eos_token_id = 7, but the model"),
         (configure(hidden_act="nope"), "it does not load: KeyError"),
     ],
 )
@@ -99,6 +117,88 @@ def test_a_checkpoint_that_is_another_model_is_not_kept(
         assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(rope_parameters={"rope_type": "default", "rope_theta": 100.0}),
+        dict(hidden_act="gelu"),
+        dict(rms_norm_eps=1e-3),
+        dict(max_position_embeddings=48),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_changed_configuration_is_another_model_in_every_dtype(
+    tmp_path, monkeypatch, dtype, changes
+):
+    with monkeypatch.context() as patch:
+        write = PreTrainedModel.save_pretrained
+
+        def wrong(model, directory, **options):
+            write(model, directory, **options)
+            configure(**changes)(directory)
+
+        patch.setattr(PreTrainedModel, "save_pretrained", wrong)
+        result = compress(ARCHITECTURES["llama"].make().to(dtype), Recipe.parse("magnitude-50"))
+        (key,) = changes
+        with pytest.raises(CompressionError, match=f"config.json says {key}"):
+            save(result, tokenizer(), tmp_path / "out")
+        assert not list(tmp_path.iterdir())
+    assert save(result, tokenizer(), tmp_path / "out") == "plain"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_small_difference_of_the_outputs_is_another_model(tmp_path, monkeypatch, dtype):
+    """Of what no configuration says: here a loaded norm computes with another epsilon."""
+    result = compress(ARCHITECTURES["llama"].make().to(dtype), Recipe.parse("magnitude-50"))
+    read = PreTrainedModel.from_pretrained.__func__
+
+    def other(cls, *args, **options):
+        loaded, report = read(cls, *args, **options)
+        loaded.model.norm.variance_epsilon = 1e-2
+        return loaded, report
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreTrainedModel, "from_pretrained", classmethod(other))
+        with pytest.raises(CompressionError, match="computes something else"):
+            save(result, tokenizer(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    save(result, tokenizer(), tmp_path / "out")
+    assert not any("not compared" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("opt", "rtn-int8"), ("bert", "rtn-int8"), ("mobilebert", "fp8"), ("fnet", "fp8")],
+)
+def test_inputs_that_compressed_tensors_rounds_otherwise_take_our_own_format(name, text, tmp_path):
+    """Of an input without a dimension for texts it rounds each number by itself."""
+    model = ARCHITECTURES[name].make()
+    result = compress(model, Recipe.parse(f"{text},activations=true"))
+    assert save(result, tokenizer(), tmp_path / "out") == METHOD
+    assert any("compressed-tensors: it computes something else" in note for note in result.notes)
+    loaded = type(model).from_pretrained(tmp_path / "out").eval()
+    (batch, *_) = calibration(model)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+
+
+def test_a_model_that_does_not_run_here_is_kept_and_the_missing_comparison_noted(tmp_path):
+    model = ARCHITECTURES["fnet"].make().to(torch.bfloat16)  # no Fourier transform in bfloat16
+    result = compress(model, Recipe.parse("magnitude-50"))
+    save(result, tokenizer(), tmp_path / "out")
+    (note,) = (note for note in result.notes if "compared" in note)
+    assert "outputs were not compared: " in note
+
+
+def test_what_takes_no_tokens_is_told_as_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "compression_gates.compression.checkpoint.reloading.takes_tokens", lambda model: False
+    )
+    result = compress(ARCHITECTURES["llama"].make(), Recipe.parse("magnitude-50"))
+    save(result, tokenizer(), tmp_path / "out")
+    assert "not compared: the model takes no tokens" in result.notes[0]
 
 
 def test_a_writer_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):

@@ -1,9 +1,13 @@
 """Texts as batches, and texts that models add to them."""
 
+import json
+
 import pytest
 import torch
 
+from compression_gates.compression.__main__ import main
 from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures import trial
 from compression_gates.compression.architectures.models import (
     ARCHITECTURES,
     VOCABULARY,
@@ -15,7 +19,14 @@ from compression_gates.compression.distillation.augment import (
     sample_texts,
 )
 from compression_gates.compression.errors import CompressionError, RecipeError
-from compression_gates.compression.model.texts import batches_of, check_labels, padded
+from compression_gates.compression.model.loading import load
+from compression_gates.compression.model.texts import (
+    batches_of,
+    check_labels,
+    longest_input,
+    padded,
+    padding_token,
+)
 from compression_gates.compression.recipe import Recipe, needs_data
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world import tokenizers as vocabulary
@@ -268,3 +279,69 @@ def test_an_encoder_decoder_model_that_classifies_keeps_its_labels(text):
     check_labels(model, [2, 0])
     with pytest.raises(CompressionError, match="label 3, but the model knows 3 classes"):
         check_labels(model, [3])
+
+
+class TestPadding:
+    """A classifier over the last token of a model whose configuration names no padding."""
+
+    @pytest.fixture
+    def baseline(self, tmp_path):
+        from transformers import LlamaConfig, LlamaForSequenceClassification
+
+        tokenizer = vocabulary.causal(64)
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=None,
+        )  # fmt: skip
+        LlamaForSequenceClassification(config).save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    @pytest.mark.parametrize(
+        "text", ["wanda-50", "taylor-50", "heads-50", "ffn-50,score=activation",
+                 "distill-1layers,steps=2"],
+    )  # fmt: skip
+    def test_what_is_written_names_none_either(self, baseline, tmp_path, capsys, text):
+        (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+        words = [text, "--model", str(baseline), "--data", str(tmp_path / "texts.txt")]
+        assert main([*words, "--output", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+        written, before = (
+            json.loads((place / "config.json").read_text())
+            for place in (tmp_path / "out", baseline)
+        )
+        assert written["pad_token_id"] is before["pad_token_id"] is None
+        for each in ("bos_token_id", "eos_token_id"):
+            assert written[each] == before[each]
+
+    def test_texts_are_filled_up_with_what_the_model_takes_for_padding(self, baseline):
+        model, tokenizer = load(str(baseline), "--model")
+        assert padding_token(model, tokenizer) == tokenizer.pad_token_id
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        assert padding_token(model, tokenizer) == 0
+        model.config.pad_token_id = 5
+        assert padding_token(model, tokenizer) == 5
+        model.config.pad_token_id = tokenizer.pad_token = None
+        assert padding_token(model, tokenizer) == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(("name", "limit"), [("xlnet", 2048), ("mpt", 96), ("gpt2", 96),
+                                             ("gemma3_vision", 96), ("bert", 96)])  # fmt: skip
+def test_a_text_is_as_long_as_the_model_says(name, limit):
+    model = ARCHITECTURES[name].make()
+    words = trial.tokenizer()
+    (batch,) = batches_of(Recipe.parse("wanda-50").steps[0], model, words, ["<3> " * 4000], size=1)
+    assert longest_input(model) == batch["input_ids"].shape[1] == limit
+
+
+@pytest.mark.parametrize("name", ["ibert", "gemma3_vision", "mistral3", "qwen2_vl", "xlnet"])
+def test_a_model_that_keeps_its_sizes_elsewhere_is_loaded_and_calibrated(name, tmp_path, capsys):
+    ARCHITECTURES[name].make().save_pretrained(tmp_path / "model")
+    trial.tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("<3> <5> <9>\n<7> <8> <10> <11>\n")
+    words = ["wanda-50", "--model", str(tmp_path / "model"), "--data", str(tmp_path / "texts.txt")]
+    code = main([*words, "--output", str(tmp_path / "out")])
+    if name == "ibert":
+        assert "no layer of IBertForSequenceClassification is left" in capsys.readouterr().err
+    else:
+        assert code == 0, capsys.readouterr().err

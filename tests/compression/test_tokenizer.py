@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from pathlib import Path
+import sys
+from types import ModuleType
 
 import pytest
 from tokenizers import Tokenizer
@@ -10,9 +11,10 @@ from transformers import AutoTokenizer
 
 from compression_gates.compression.__main__ import main
 from compression_gates.compression.checkpoint.tokenizer_files import save_tokenizer
+from compression_gates.compression.errors import CompressionError
 from compression_gates.fixtures.world import tokenizers as vocabulary
+from compression_gates.fixtures.world.shipped import MODELS
 
-MODELS = Path("fixtures/models")
 TEXT = "Rufus lives in Merrin and owns a steel drum that he likes very much.\n"
 LONG = "a b c d e f g h i j k l m n o p q r s t u v w x y z"
 
@@ -74,6 +76,15 @@ def test_a_tokenizer_from_memory_loses_the_truncation_of_its_last_call(tmp_path)
     tokenizer(LONG, truncation=True, max_length=4)
     save_tokenizer(tokenizer, tmp_path)
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).truncation is None
+    assert tokenizer.backend_tokenizer.truncation is not None
+
+
+def test_a_tokenizer_from_memory_loses_the_padding_of_its_last_call(tmp_path):
+    tokenizer = vocabulary.causal(64)
+    tokenizer(LONG, padding="max_length", max_length=40)
+    save_tokenizer(tokenizer, tmp_path)
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).padding is None
+    assert tokenizer.backend_tokenizer.padding is not None
 
 
 def test_what_was_added_since_it_was_loaded_is_saved(tmp_path):
@@ -92,3 +103,85 @@ def test_a_folder_that_is_gone_since_is_no_reason_to_fail(tmp_path):
     shutil.rmtree(place)
     save_tokenizer(tokenizer, out)
     assert AutoTokenizer.from_pretrained(out)(LONG) == tokenizer(LONG)
+
+
+def add_token(tokenizer):
+    tokenizer.add_tokens(["<|new|>"])
+
+
+def add_known_word(tokenizer):
+    """It is in the vocabulary, and from now on never part of another token."""
+    tokenizer.add_tokens([tokenizer.convert_ids_to_tokens(300)])
+
+
+def change_special(tokenizer):
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(5)
+
+
+def change_template(tokenizer):
+    tokenizer.chat_template = "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize("change", [add_token, add_known_word, change_special, change_template])
+def test_whatever_was_changed_since_it_was_loaded_is_saved(tmp_path, change):
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "llama-tiny")
+    change(tokenizer)
+    save_tokenizer(tokenizer, tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert saved.get_vocab() == tokenizer.get_vocab()
+    assert saved.eos_token == tokenizer.eos_token
+    assert saved.chat_template == tokenizer.chat_template
+    assert tokenizer.added_tokens_decoder.keys() <= saved.added_tokens_decoder.keys()
+    assert saved(TEXT).input_ids == tokenizer(TEXT).input_ids
+
+
+def phobert(place):
+    (place / "vocab.txt").write_text("a@@ 3\nb 2\nab 1\n")
+    (place / "bpe.codes").write_text("a b</w> 3\n")
+    return {"tokenizer_class": "PhobertTokenizer"}
+
+
+def fsmt(place):
+    words = {
+        token: index for index, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "ab</w>"])
+    }
+    for name in ("vocab-src.json", "vocab-tgt.json"):
+        (place / name).write_text(json.dumps(words))
+    (place / "merges.txt").write_text("a b</w> 3\n")
+    return {"tokenizer_class": "FSMTTokenizer", "langs": ["en", "ru"], "do_lower_case": False}
+
+
+@pytest.mark.parametrize("make", [phobert, fsmt])
+def test_files_of_a_class_of_its_own_are_copied(tmp_path, make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacremoses", ModuleType("sacremoses"))
+    place, out = tmp_path / "base", tmp_path / "out"
+    place.mkdir()
+    out.mkdir()
+    (place / "tokenizer_config.json").write_text(json.dumps(make(place)))
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    save_tokenizer(tokenizer, out)
+    assert files(out, ["*"]) == files(place, ["*"])
+    assert AutoTokenizer.from_pretrained(out).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda file: file.write_text("{}"), "does not load"),
+        (lambda file: file.write_text(file.read_text().replace('"content": "<', '"content": "<_')),
+         "loads with another"),
+    ],
+)  # fmt: skip
+def test_a_written_tokenizer_that_is_another_one_is_an_error(
+    tmp_path, monkeypatch, change, complaint
+):
+    tokenizer = vocabulary.causal(64)
+    write = type(tokenizer).save_pretrained
+
+    def wrong(self, directory, **options):
+        write(self, directory, **options)
+        change(tmp_path / "tokenizer.json")
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", wrong)
+    with pytest.raises(CompressionError, match=f"its tokenizer {complaint}"):
+        save_tokenizer(tokenizer, tmp_path)

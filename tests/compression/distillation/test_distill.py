@@ -7,6 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import ARCHITECTURES
+from compression_gates.compression.architectures.trial import calibration, tokenizer
+from compression_gates.compression.checkpoint.saving import save
 from compression_gates.compression.distillation.recording import recorded
 from compression_gates.compression.distillation.student import layer_map, make_student
 from compression_gates.compression.errors import RecipeError
@@ -69,6 +72,55 @@ def test_a_student_of_shared_layers_uses_them_less_often(tiny_encoder, batches):
         hidden = teacher(**batches[0], output_hidden_states=True).hidden_states[1]
         own = student(**batches[0], output_hidden_states=True).hidden_states[1]
     assert torch.allclose(own, hidden, atol=1e-6)
+
+
+def test_a_layer_of_another_kind_starts_from_the_nearest_of_its_own():
+    """A mixture stands in each second layer: the student's first is dense, its second a mixture."""
+    teacher = ARCHITECTURES["nllb_moe"].make(
+        encoder_layers=4, decoder_layers=4, encoder_sparse_step=4, decoder_sparse_step=4
+    )
+    _, origins = make_student(teacher, 2)
+    dense = [n for n in origins if n.startswith("model.encoder.layers.")]
+    assert all(origins[n].split(".")[3] in "12" for n in dense)  # the last is a mixture
+    teacher = ARCHITECTURES["switch_transformers"].make()
+    student, origins = make_student(teacher, 1)
+    for name, origin in origins.items():
+        assert teacher.state_dict()[origin].shape == student.state_dict()[name].shape
+    number = {origins[n].split(".")[2] for n in origins if n.startswith("encoder.block.0.")}
+    assert len(number) == 1  # of one layer, not of two
+
+
+def test_position_bias_alone_is_taken_from_the_first_layer():
+    teacher = ARCHITECTURES["t5"].make()
+    _, origins = make_student(teacher, 1)
+    first = [n for n, origin in origins.items() if "block.0" in origin]
+    assert first
+    assert all("relative_attention_bias" in name for name in first)
+
+
+def test_a_depth_without_a_layer_of_the_same_kind_is_refused_by_name_before_any_change(batches):
+    model = ARCHITECTURES["jamba"].make(num_hidden_layers=2, attn_layer_offset=0)
+    model.model.layers[0] = model.model.layers[1]  # no attention layer is left
+    with pytest.raises(RecipeError, match=r"teacher is like model\.layers\.0"):
+        make_student(model, 1)
+    with pytest.raises(RecipeError, match="num_hidden_layers of FunnelForSequence"):
+        apply(ARCHITECTURES["funnel"].make(), "magnitude-50+distill-1layers,steps=1", batches)
+
+
+def test_a_student_without_attention_is_trained_and_saved(tmp_path):
+    model = ARCHITECTURES["jamba"].make()
+    recipe = Recipe.parse("distill-1layers,steps=2,loss=response|labels")
+    result = compress(model, recipe, calibration(model))
+    assert not any("self_attn" in name for name in result.model.state_dict())
+    save(result, tokenizer(), tmp_path / "out")
+
+
+def test_a_student_of_a_multimodal_model_has_fewer_layers_of_text(tmp_path):
+    model = ARCHITECTURES["gemma3_vision"].make()
+    result = compress(model, Recipe.parse("distill-1layers,steps=2"), calibration(model))
+    assert result.model.config.text_config.num_hidden_layers == 1
+    assert result.model.config.vision_config.num_hidden_layers == 2
+    save(result, tokenizer(), tmp_path / "out")
 
 
 def test_tied_embeddings_stay_tied(tiny_llama):

@@ -113,7 +113,7 @@ def test_a_bitmask_gives_back_the_weight(rows, columns, sparsity, seed, dtype):
     flat = weight.flatten().float().numpy()
     assert np.array_equal(tensors["bitmask"].numpy(), np.packbits(flat != 0, bitorder="little"))
     assert np.array_equal(tensors["values"].float().numpy(), flat[flat != 0])
-    again = from_bitmask(tensors, rows, columns)
+    again = from_bitmask(tensors, (rows, columns))
     assert again.dtype == dtype
     assert torch.equal(again, weight)
 
@@ -129,7 +129,7 @@ def test_a_negative_zero_is_a_zero():
     weight = torch.tensor([[-0.0, 1.0, 0.0]])
     tensors = to_bitmask(weight)
     assert tensors["values"].tolist() == [1.0]
-    again = from_bitmask(tensors, 1, 3)
+    again = from_bitmask(tensors, (1, 3))
     assert again.tolist() == [[0.0, 1.0, 0.0]]
     assert not again.isnan().any()
 
@@ -137,4 +137,4 @@ def test_a_negative_zero_is_a_zero():
 def test_a_weight_of_zeros_has_no_values():
     tensors = to_bitmask(torch.zeros(3, 5))
     assert tensors["values"].numel() == 0
-    assert torch.equal(from_bitmask(tensors, 3, 5), torch.zeros(3, 5))
+    assert torch.equal(from_bitmask(tensors, (3, 5)), torch.zeros(3, 5))

@@ -11,6 +11,8 @@ from transformers import (
 )
 
 from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import ARCHITECTURES
+from compression_gates.compression.architectures.trial import calibration, tokenizer
 from compression_gates.compression.checkpoint.saving import METHOD, PLAIN, form_of, save
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.layers import all_layers
@@ -28,7 +30,7 @@ HEADS = {
     "llama": PLAIN, "mistral": PLAIN, "qwen2": PLAIN, "qwen3": PLAIN, "gemma2": PLAIN,
     "gemma3": PLAIN, "phi3": PLAIN, "mixtral": PLAIN, "opt": METHOD, "gpt2": METHOD,
     "gpt_neox": METHOD, "bert": METHOD, "roberta": METHOD, "albert": METHOD, "distilbert": METHOD,
-    "deberta": METHOD, "bart": METHOD,
+    "deberta": METHOD, "bart": METHOD, "t5": PLAIN,
 }  # fmt: skip
 CASES = [("ffn", *x) for x in FFN.items()] + [("heads", *x) for x in HEADS.items()]
 
@@ -250,9 +252,20 @@ def test_another_model_of_the_same_configuration_is_left_alone(tiny):
     ("kind", "text", "message"),
     [
         ("mixtral", "ffn-50", r"layers\.0\.mlp\.experts\.\w+\.0: experts of a mixture"),
-        ("t5", "heads-50", r"encoder\.block\.0\.layer\.0\.SelfAttention\.o: T5For.* 2 of its 4"),
+        (
+            "t5",
+            "heads-50,include=*.SelfAttention.*",
+            r"encoder\.block\.0\.layer\.0\.SelfAttention\.o: T5For.* 2 of its 4",
+        ),
+        (
+            "t5",
+            "heads-50,exclude=*encoder.block.1*",
+            r"encoder\.block\.1\.layer\.0\.SelfAttention\.o: its heads share encoder\.block\.0",
+        ),
         ("phi3", "heads-50,include=*.1.*o_proj", r"layers\.1\.self_attn\.o_proj: Phi3ForCausalLM"),
-        ("bloom", "heads-50", r"h\.0\.self_attention\.dense: Bloom.* does not compute the same"),
+        ("bloom", "heads-50", r"heads: BloomForCausalLM biases attention by ALiBi, whose slopes"),
+        ("phi3", "magnitude-50+heads-50,include=*.1.*o_proj", r"Phi3ForCausalLM does not compute"),
+        ("t5", "magnitude-50+heads-50,include=*.SelfAttention.*", r"T5For.* 2 of its 4"),
         ("olmo2", "heads-50", r"layers\.0\.self_attn\.q_proj: neither it .* Olmo2ForCausalLM"),
         ("mamba", "ffn-50", r"layers\.0\.mixer\.in_proj: neither it .* MambaForCausalLM"),
         ("llama", "ffn-50,include=*_attn*", r"layers\.0\.self_attn\.q_proj: neither it nor"),
@@ -283,6 +296,57 @@ def test_a_surgery_that_computes_something_else_is_undone(tiny, forward, monkeyp
     with pytest.raises(RecipeError, match=r"self_attn\.o_proj: LlamaForCausalLM does not compute"):
         apply(model, "heads-50,include=*.1.*")
     assert torch.equal(forward(model), before)
+
+
+@pytest.mark.parametrize("score", ["magnitude", "activation", "taylor"])
+def test_heads_that_share_position_biases_go_together(tiny, batches, score):
+    model = tiny("t5", torch.float32)
+    dense = copy.deepcopy(model)
+    seen = [{**b, "labels": b["input_ids"].masked_fill(b["attention_mask"] == 0, -100)}
+            for b in batches]  # fmt: skip
+    apply(model, f"heads-50,score={score}", seen)
+    kept = kept_columns(dense, model)
+    for stack in ("encoder", "decoder"):
+        name = f"{stack}.block.0.layer.0.SelfAttention"
+        own = [stays for key, stays in kept.items() if key.startswith(stack) and "SelfA" in key]
+        assert len(own) == 2
+        assert torch.equal(own[0], own[1])
+        heads = own[0].view(4, -1).any(1)
+        table = dense.get_submodule(name).relative_attention_bias.weight
+        after = model.get_submodule(name).relative_attention_bias
+        assert torch.equal(after.weight, table[:, heads])
+        assert after.embedding_dim == 2
+    assert model.config.num_heads == 2
+
+
+@pytest.mark.parametrize("name", ["mt5", "umt5", "longt5", "switch_transformers"])
+def test_relatives_of_t5_lose_heads_too(name, tmp_path):
+    model = ARCHITECTURES[name].make()
+    dense = copy.deepcopy(model)
+    result = apply(model, "heads-50,score=magnitude")
+    (batch, *_) = calibration(dense)
+    with torch.no_grad():
+        expected = masked(dense, kept_columns(dense, model))(**batch).logits
+        torch.testing.assert_close(model(**batch).logits, expected)
+    assert save(result, tokenizer(), tmp_path / "out") == PLAIN
+
+
+@pytest.mark.parametrize("name", ["mpt", "bloom"])
+def test_alibi_is_the_reason_that_is_given(name):
+    with pytest.raises(RecipeError, match="slopes follow from the number of heads"):
+        apply(ARCHITECTURES[name].make(), "heads-50,score=magnitude")
+
+
+def test_what_cannot_be_smaller_is_refused_before_an_earlier_step_changes_anything():
+    for name, text in (("codegen", "magnitude-50+heads-50,score=magnitude"),
+                       ("mpnet", "rtn-int8,include=*dense+heads-50,score=magnitude,exclude=*dense"),
+                       ("gpt_oss", "magnitude-50+heads-50,score=magnitude")):  # fmt: skip
+        model = ARCHITECTURES[name].make()
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(RecipeError):
+            apply(model, text, calibration(model))
+        assert model.state_dict().keys() == before.keys()
+        assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
 
 
 def test_one_group_of_heads_has_no_part_that_could_go(tiny):
