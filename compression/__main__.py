@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compression_gates.compression.catalogue import METHODS, Method
+from compression_gates.compression.catalogue import METHODS, Method, load_entry_points
 from compression_gates.compression.errors import CompressionError, is_failure, reason_of
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.model.references import check_helpers, check_reference
@@ -38,6 +38,7 @@ UNCHANGED = "unchanged"
 
 def listing() -> str:
     """Every method with its paper and its settings, family by family."""
+    load_entry_points()
     lines = []
     for family in dict.fromkeys(method.family for method in METHODS.values()):
         lines += [family.capitalize(), ""]

@@ -37,6 +37,7 @@ _STEPS = {
     catalogue.LOW_RANK: ".low_rank.step",
     catalogue.DISTILLATION: ".distillation.step",
     catalogue.STORAGE: ".checkpoint.storage",
+    catalogue.OWN: ".own_method",
 }
 """For each family the module whose ``check`` and ``run`` carry out a step."""
 
@@ -130,7 +131,8 @@ def _compressed(model: PreTrainedModel, recipe: Recipe, data: Data) -> Compresse
 def _outside(model: PreTrainedModel, recipe: Recipe) -> list[str]:
     """A note where steps that choose layers by themselves leave out a good part of the weights."""
     if not any(
-        step.entry.family != catalogue.DISTILLATION and not step["include"] for step in recipe.steps
+        step.entry.family not in (catalogue.DISTILLATION, catalogue.OWN) and not step["include"]
+        for step in recipe.steps
     ):
         return []
     share, largest = outside_layers(model)

@@ -3,9 +3,14 @@
 Importable without torch, so that a recipe is checked before anything heavy is loaded.
 """
 
+import hashlib
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.settings import (
@@ -24,9 +29,9 @@ from compression_gates.compression.settings import (
     words,
 )
 
-QUANTIZATION, SCALING, PRUNING, STRUCTURED, LOW_RANK, DISTILLATION, STORAGE = (
+QUANTIZATION, SCALING, PRUNING, STRUCTURED, LOW_RANK, DISTILLATION, STORAGE, OWN = (
     "quantization", "scaling", "pruning", "structured pruning", "low rank", "distillation",
-    "storage",
+    "storage", "methods of your own",
 )  # fmt: skip
 NOTHING, CALIBRATION, GRADIENTS, TRAINING = "nothing", "calibration", "gradients", "training"
 LOSSES = ("labels", "response", "feature", "layerwise", "attention", "relations")
@@ -85,8 +90,24 @@ class Method:
         return found
 
     @property
+    def version(self) -> str:
+        """A hash of the source of a user's function, which its results depend on; empty for the
+        methods of this package."""
+        if self.family != OWN:
+            return ""
+        try:
+            source = inspect.getsource(self.implementation).encode()
+        except (OSError, TypeError):
+            code = getattr(self.implementation, "__code__", None)
+            source = repr(code and (code.co_code, code.co_consts, code.co_names)).encode()
+        return hashlib.sha256(source).hexdigest()
+
+    @property
     def all_settings(self) -> dict[str, Setting]:
-        """Its own settings, those of its data, and those that every step has."""
+        """Its own settings, those of its data, and those that every step has; none of a function
+        that nothing is known of."""
+        if self.family == OWN:
+            return {}
         shared = {
             NOTHING: {},
             CALIBRATION: DATA,
@@ -272,3 +293,44 @@ METHODS: dict[str, Method] = {
         ),
     )
 }  # fmt: skip
+
+ENTRY_POINTS = "compression_gates.methods"
+"""The group of entry points by which other distributions add methods."""
+
+
+def register_method(name: str, function: Callable, source: str = "") -> None:
+    """Adds a method of a user's own, for recipes to name.
+
+    Args:
+        name: lower-case letters, digits and underscores.
+        function: takes a model of transformers and returns one, or changes it in place and returns
+            None. It is called first of all steps.
+        source: what the catalogue prints about it; the first line of its docstring by default.
+
+    Raises:
+        CompressionError: the name is taken, or is no name for a method.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise CompressionError(
+            f"method {name!r}: a name has lower-case letters, digits and underscores"
+        )
+    if name in METHODS:
+        raise CompressionError(f"method {name} exists already")
+    said = source or (inspect.getdoc(function) or "a function of your own").partition("\n")[0]
+    METHODS[name] = Method(name, OWN, NOTHING, function, said, {})
+
+
+@cache
+def load_entry_points() -> None:
+    """Registers the methods of other distributions, once.
+
+    Raises:
+        CompressionError: one cannot be loaded.
+    """
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            register_method(point.name, point.load())
+        except CompressionError:
+            raise
+        except Exception as error:
+            raise CompressionError(f"method {point.name}: {point.value}: {error}") from error

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.model.layers import all_layers
 from compression_gates.compression.model.surgery import Layout
 from compression_gates.compression.pruning.patterns import Pattern
@@ -26,6 +28,7 @@ class Compressed:
         layout: how the model differs from what its configuration describes.
         bitmask: layers that are stored as a bitmask and values.
         notes: what a step left as it was, and why, for a person to read.
+        tokenizer: of the model, to be saved beside it.
     """
 
     model: PreTrainedModel
@@ -36,6 +39,19 @@ class Compressed:
     layout: Layout = field(default_factory=Layout)
     bitmask: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    def save(self, directory: str | Path) -> str:
+        """Writes the checkpoint with the model's tokenizer, and returns its format.
+
+        Raises:
+            CompressionError: there is no tokenizer, or what was written does not load again.
+        """
+        from compression_gates.compression.checkpoint.saving import save
+
+        if self.tokenizer is None:
+            raise CompressionError("a checkpoint needs the model's tokenizer")
+        return save(self, self.tokenizer, Path(directory))
 
     def zeros_keeper(self, model: PreTrainedModel) -> Callable[[], None]:
         """What, called after an update, zeroes again what is zero now in pruned layers."""

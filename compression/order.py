@@ -9,7 +9,7 @@ from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.layers import selected_layers
 from compression_gates.compression.recipe import Recipe, Step, trains
 
-RENAMING = (catalogue.LOW_RANK, catalogue.STRUCTURED, catalogue.DISTILLATION)
+RENAMING = (catalogue.LOW_RANK, catalogue.STRUCTURED, catalogue.DISTILLATION, catalogue.OWN)
 """Families behind which layers may have other names or sizes."""
 
 
@@ -24,13 +24,17 @@ def check_order(model: PreTrainedModel, recipe: Recipe) -> None:
         if reason is None:
             continue
         # What trains changes every weight of the model, whatever layers it prunes.
-        everywhere = trains(later) and earlier.entry.family == catalogue.QUANTIZATION
+        everywhere = later.entry.family == catalogue.OWN or (
+            trains(later) and earlier.entry.family == catalogue.QUANTIZATION
+        )
         if everywhere or _shared(model, recipe, earlier, later):
             raise RecipeError(f"recipe {recipe.name}: {later.name} after {earlier.name} {reason}")
 
 
 def _conflict(earlier: Step, later: Step) -> str | None:
     first, second = earlier.entry.family, later.entry.family
+    if second == catalogue.OWN:
+        return None if first == catalogue.OWN else "is too late: methods of your own come first"
     if (
         first == catalogue.SCALING
         and second == catalogue.QUANTIZATION

@@ -29,6 +29,7 @@ from compression_gates.compression.catalogue import (
     STRUCTURED,
     TRAINING,
     Method,
+    load_entry_points,
 )
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.settings import text_of
@@ -106,7 +107,10 @@ class Recipe:
 
     def settings(self) -> list[object]:
         """What determines the result: everything but the name. Fit for JSON."""
-        return [[step.method, step.settings] for step in self.steps]
+        return [
+            [step.method, step.settings, *([version] if (version := step.entry.version) else [])]
+            for step in self.steps
+        ]
 
     @classmethod
     def parse(cls, source: object) -> "Recipe":
@@ -177,7 +181,7 @@ def _table_of(text: str) -> dict[str, object]:
     head, *rest = text.strip().split(",")
     method, _, amount = head.partition("-")
     method = method.lower()
-    _known(method, METHODS, "method")
+    _known_method(method)
     table: dict[str, object] = {"method": method}
     if amount:
         table |= _amount(METHODS[method], amount, text)
@@ -252,7 +256,7 @@ def _step(table: Mapping[str, object]) -> Step:
         raise RecipeError(f"step {dict(table)} names no method; known: {', '.join(METHODS)}")
     name = table["method"]
     name = name.lower() if isinstance(name, str) else name
-    _known(name, METHODS, "method")
+    _known_method(name)
     method = METHODS[name]
     known = method.all_settings
     values = {}
@@ -271,6 +275,13 @@ def _step(table: Mapping[str, object]) -> Step:
     # An amount always stands in the name, even where it is the default.
     given |= {key: values[key] for key in amounts}
     return Step(name, tuple(sorted(given.items())))
+
+
+def _known_method(word: object) -> None:
+    """Raises a RecipeError unless a method has this name; other distributions are asked last."""
+    if word not in list(METHODS):
+        load_entry_points()
+    _known(word, METHODS, "method")
 
 
 def _known(word: object, known: Iterable[str], what: str) -> None:

@@ -164,6 +164,51 @@ def test_flips(pair, gate):
     assert "rtn-int8" in done.stdout
 
 
+METHOD = """
+from compression_gates import register_method
+
+
+def shrink(model):
+    \"\"\"Scales every output by a half.\"\"\"
+    for name, parameter in model.named_parameters():
+        if name.endswith("output.dense.weight"):
+            parameter.data.mul_(0.5)
+
+
+register_method("shrink", shrink)
+"""
+
+
+def test_a_method_of_ones_own_is_gated_like_any_other(run):
+    plugin = 'pytest_plugins = ["compression_gates.plugin"]\n'
+    given = (*GIVEN[:-1], "shrink+rtn-int8")
+    done = run("pytest", "--pyargs", "compression_gates.tests.gates", *given, *CASES,
+               files={"conftest.py": plugin + METHOD})  # fmt: skip
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "shrink+rtn-int8" in done.stdout
+    assert "JS" in done.stdout
+
+
+def test_a_model_in_memory_is_compressed_from_python(run, folder):
+    script = (
+        METHOD
+        + f"""
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from compression_gates import compress
+model = AutoModelForSequenceClassification.from_pretrained({str(BASE)!r})
+tokenizer = AutoTokenizer.from_pretrained({str(BASE)!r})
+before = model.bert.encoder.layer[0].output.dense.weight.clone()
+made = compress(model, "shrink+wanda-50", ["A fine film.", "A dull film."] * 8, tokenizer)
+print(made.save("made"))
+assert (model.bert.encoder.layer[0].output.dense.weight == before).all()
+"""
+    )
+    done = run("python", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "plain\n"
+    assert (folder / "made" / "model.safetensors").is_file()
+
+
 def test_models_in_memory_are_judged_from_python(run):
     script = f"""
 import torch
