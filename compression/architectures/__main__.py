@@ -4,7 +4,7 @@
 
 Each method is applied as in ``--methods``' default recipes, the checkpoint saved, loaded again and
 compared, and the output error of the layers held beside that of the method without data. All of it
-takes about fifteen minutes on one core. Exit code 1 if something neither worked nor was refused.
+takes about twenty minutes on one core. Exit code 1 if something neither worked nor was refused.
 """
 
 import argparse
