@@ -27,78 +27,96 @@ class Kind:
 
 _REFUSED, _FAILED, _NOTED = Severity.REFUSED, Severity.FAILED, Severity.NOTED
 KINDS: Mapping[str, Kind] = {
-    "special token": Kind(_REFUSED, "The two models are asked different things."),
-    "tokens": Kind(_REFUSED, "The same text is other tokens, so nothing can be paired."),
-    "stress text": Kind(_FAILED, "Texts that these data do not have are other tokens."),
-    "decoded text": Kind(_FAILED, "Users read another answer than the one that was judged."),
-    "chat template": Kind(_REFUSED, "An instruct model is trained on its template."),
-    "chat token": Kind(_REFUSED, "A chat token is split into ordinary tokens."),
-    "other chat template": Kind(_FAILED, "Which template is used depends on the reader."),
+    "special token": Kind(_REFUSED, "The two models would be given different inputs."),
+    "tokens": Kind(_REFUSED, "The same text becomes different tokens, so nothing can be paired."),
+    "stress text": Kind(_FAILED, "Texts that the data do not contain become different tokens."),
+    "decoded text": Kind(_FAILED, "Users see a different answer from the one that was judged."),
+    "chat template": Kind(_REFUSED, "An instruction-tuned model is trained on its template."),
+    "chat token": Kind(_REFUSED, "The model receives characters instead of a chat token."),
+    "other chat template": Kind(
+        _FAILED, "Which template is used depends on the program that reads it."
+    ),
     "new chat template": Kind(_NOTED, "The baseline has none, so no chat can be judged."),
-    "added token": Kind(_FAILED, "It is read as other tokens or shown where it was hidden."),
-    "flags of an added token": Kind(_NOTED, "No text was found on which it matters."),
-    "vocabulary": Kind(_FAILED, "Texts that hold the entry are other tokens."),
-    "unused vocabulary": Kind(_NOTED, "The baseline keeps it in reserve."),
-    "more vocabulary": Kind(_NOTED, "The compared texts hold no such token."),
+    "added token": Kind(_FAILED, "It becomes different tokens, or is shown where it was hidden."),
+    "flags of an added token": Kind(_NOTED, "No text was found for which it makes a difference."),
+    "vocabulary": Kind(_FAILED, "Texts that contain the entry become different tokens."),
+    "unused vocabulary": Kind(_NOTED, "The baseline reserves the entry and does not use it."),
+    "more vocabulary": Kind(_NOTED, "The compared texts contain no such token."),
     "size of the vocabulary": Kind(_NOTED, "Distributions are compared over the shared entries."),
-    "truncation": Kind(_FAILED, "Inputs that the model takes are cut without a word."),
-    "no truncation": Kind(_FAILED, "Inputs that used to be cut are longer than the model takes."),
-    "other limit": Kind(_NOTED, "It cuts nothing that the model takes."),
-    "fixed padding": Kind(_FAILED, "Every input is padded, also one that stands alone."),
-    "padding side": Kind(_FAILED, "In a batch, the model goes on from padding or is shifted."),
+    "truncation": Kind(_FAILED, "Inputs that fit the model are truncated silently."),
+    "no truncation": Kind(
+        _FAILED, "Inputs that were truncated before now exceed the model's context."
+    ),
+    "other limit": Kind(_NOTED, "It truncates no input that fits the model."),
+    "fixed padding": Kind(_FAILED, "Every input is padded, even a single one."),
+    "padding side": Kind(
+        _FAILED, "In a batch, the model continues from padding, or positions shift."
+    ),
     "other padding": Kind(_NOTED, "Padding is masked."),
     "no padding token": Kind(_FAILED, "A batch can no longer be padded."),
-    "truncation side": Kind(_FAILED, "Long texts are truncated at the other end."),
+    "truncation side": Kind(_FAILED, "The model reads a different part of a long text."),
     "other truncation side": Kind(_NOTED, "Prompts are truncated only on request."),
-    "tokenizer.json": Kind(_FAILED, "Servers that read this file give the model other tokens."),
-    "no tokenizer.json": Kind(_NOTED, "Some servers read this file alone."),
-    "plain use": Kind(_FAILED, "Users of transformers meet it at once."),
-    "index of weights": Kind(_FAILED, "Readers that go by the index miss tensors."),
-    "tensor in two files": Kind(_REFUSED, "It is ambiguous which value is used."),
-    "tied weights": Kind(_FAILED, "Readers that go by the flag compute something else."),
+    "tokenizer.json": Kind(_FAILED, "Servers that read this file give the model different tokens."),
+    "no tokenizer.json": Kind(_NOTED, "Some servers read only this file."),
+    "plain use": Kind(_FAILED, "Users of transformers encounter it at once."),
+    "index of weights": Kind(_FAILED, "Programs that follow the index miss tensors."),
+    "tensor in two files": Kind(_REFUSED, "It is ambiguous which value is meant."),
+    "tied weights": Kind(_FAILED, "Programs that follow the flag compute a different function."),
     "untied weights": Kind(_REFUSED, "The output layer would be random."),
     "as the baseline": Kind(_NOTED, "The baseline has the same fault."),
-    "unread weights": Kind(_NOTED, "Other readers may take them."),
-    "loader's warning": Kind(_NOTED, "What it means depends on the warning."),
+    "unread weights": Kind(_NOTED, "Other programs may load them."),
+    "loader's warning": Kind(_NOTED, "Its meaning depends on the warning."),
     "loader's repair": Kind(_NOTED, "The model is judged as it is loaded."),
-    "context length": Kind(_REFUSED, "The candidate cannot read what the baseline reads."),
-    "label map": Kind(_REFUSED, "The same answer has another name."),
-    "normalization": Kind(_FAILED, "Every layer computes something else."),
-    "activation": Kind(_FAILED, "Every layer computes something else."),
-    "scaling": Kind(_FAILED, "Multipliers and soft caps are part of what was trained."),
-    "rope": Kind(_FAILED, "Positions are rotated by angles that the weights do not know."),
-    "attention pattern": Kind(_FAILED, "Tokens attend to other positions than in training."),
-    "heads": Kind(_FAILED, "The same weights are split into other heads."),
-    "expert routing": Kind(_FAILED, "Tokens go to other experts, or to more or fewer."),
-    "tied head": Kind(_FAILED, "The output layer of the baseline gives way to the embedding."),
-    "padding token": Kind(_FAILED, "What is padded is read or counted otherwise in a batch."),
-    "first token of the decoder": Kind(_FAILED, "The decoder begins with another token."),
-    "setting": Kind(_FAILED, "Its class computes something else; no compression changes it."),
-    "end of generation": Kind(_FAILED, "Plain generate runs on, or stops at an ordinary token."),
-    "length of generation": Kind(_FAILED, "Plain generate cuts its answers off."),
-    "generation setting": Kind(_FAILED, "Plain generate samples, penalizes or forbids otherwise."),
+    "context length": Kind(
+        _REFUSED, "The candidate cannot read inputs that the baseline can read."
+    ),
+    "label map": Kind(_REFUSED, "The same class has a different name."),
+    "normalization": Kind(_FAILED, "Every layer computes a different function."),
+    "activation": Kind(_FAILED, "Every layer computes a different function."),
+    "scaling": Kind(_FAILED, "Multipliers and soft caps are part of the trained function."),
+    "rope": Kind(
+        _FAILED, "Positions are rotated by angles that the weights were not trained with."
+    ),
+    "attention pattern": Kind(_FAILED, "Tokens attend to different tokens than in training."),
+    "heads": Kind(_FAILED, "The same weights are split into different heads."),
+    "expert routing": Kind(
+        _FAILED, "Tokens are routed to different experts, or to a different number."
+    ),
+    "tied head": Kind(_FAILED, "The embedding replaces the output layer of the baseline."),
+    "padding token": Kind(_FAILED, "In a batch, padding is read or counted differently."),
+    "first token of the decoder": Kind(_FAILED, "The decoder begins with a different token."),
+    "setting": Kind(
+        _FAILED, "The model computes a different function; no compression changes this setting."
+    ),
+    "end of generation": Kind(
+        _FAILED, "Plain generate does not stop, or stops at an ordinary token."
+    ),
+    "length of generation": Kind(_FAILED, "Plain generate truncates its answers."),
+    "generation setting": Kind(
+        _FAILED, "Plain generate samples, penalizes or forbids tokens differently."
+    ),
     "unreadable generation_config.json": Kind(
-        _FAILED, "Other readers stop at it, and transformers silently goes without."
+        _FAILED, "Other programs stop with an error, and transformers silently ignores it."
     ),
-    "further end tokens": Kind(_NOTED, "Special tokens that no answer holds may end one."),
+    "further end tokens": Kind(_NOTED, "Only special tokens that occur in no answer are added."),
     "milder generation setting": Kind(
-        _NOTED, "A default in place of the baseline's setting, or one without effect."
+        _NOTED, "It is a default in place of the baseline's setting, or has no effect."
     ),
-    "head of its own": Kind(_NOTED, "A quantized or trimmed output layer is stored by itself."),
-    "longer context": Kind(_NOTED, "Nothing is read otherwise up to the baseline's length."),
-    "size": Kind(_NOTED, "Structured pruning, low rank and students change sizes."),
+    "head of its own": Kind(_NOTED, "A quantized or trimmed output layer is stored separately."),
+    "longer context": Kind(_NOTED, "Up to the baseline's length, nothing is read differently."),
+    "size": Kind(_NOTED, "Structured pruning, low rank and distillation change sizes."),
     "setting of a student": Kind(
-        _NOTED, "Weights of another width were trained with settings of their own."
+        _NOTED, "Weights of another width were trained with their own settings."
     ),
-    "special token id": Kind(_NOTED, "The tokenizer and generation are compared themselves."),
-    "training setting": Kind(_NOTED, "Dropout and the like do not act in evaluation."),
+    "special token id": Kind(_NOTED, "Tokenizer and generation are compared directly."),
+    "training setting": Kind(_NOTED, "Dropout and similar settings have no effect in evaluation."),
     "unknown setting": Kind(_NOTED, "transformers does not know it; another engine may."),
-    "GGUF loading": Kind(_REFUSED, "The model that is loaded is not the one in the file."),
-    "GGUF header": Kind(_FAILED, "llama.cpp computes another function than the baseline."),
+    "GGUF loading": Kind(_REFUSED, "The loaded model is not the one in the file."),
+    "GGUF header": Kind(_FAILED, "llama.cpp computes a different function from the baseline."),
     "GGUF tokenizer": Kind(_FAILED, "llama.cpp reads tokens and templates from the header."),
-    "GGUF ends": Kind(_FAILED, "llama.cpp ends its answers elsewhere."),
-    "GGUF note": Kind(_NOTED, "Compression may change it, or the data cannot show it."),
-    "quantization types": Kind(_NOTED, "They say what the file is, and are no fault."),
+    "GGUF ends": Kind(_FAILED, "llama.cpp ends its answers at different tokens."),
+    "GGUF note": Kind(_NOTED, "Compression may change it, or it has no effect on the data."),
+    "quantization types": Kind(_NOTED, "They describe the file and are not a fault."),
 }
 """Every kind of difference that can be found. This table alone decides on severities."""
 

@@ -9,7 +9,7 @@ from compression_gates.evals.errors import EvalError
 PLAIN, GGUF, LORA = "plain", "gguf", "lora"
 _EXTRA = "pip install -c constraints.txt -e '.[{}]'"
 # Of its own requirements it pins some to versions that other packages do not take.
-_GPTQMODEL = "pip install optimum; pip install --no-deps gptqmodel, as the README has it"
+_GPTQMODEL = "pip install optimum; pip install --no-deps gptqmodel (versions: evals/README.md)"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 
@@ -226,6 +227,14 @@ def test_wrong_use_is_one_clear_line(gates, arguments, complaint):
     assert complaint in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--strict",), ("--", "-m", "efficiency")])
+def test_the_command_collects_the_gates_from_any_folder(tmp_path, more):
+    words = [sys.executable, "-m", "compression_gates", "--collect-only", "-q", *more]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "test_speedup[llama-tiny-rtn-int8]" in done.stdout
 
 
 def test_no_gpu_is_said_at_once(gates):
