@@ -259,13 +259,13 @@ class Bench(Measurer):
 
     def _discard_if_damaged(self, table: Path) -> None:
         """Looks again under the lock: another worker may have made a whole table meanwhile."""
-        from compression_gates.evals.scoring.prediction_table import Table
+        from compression_gates.evals.scoring.prediction_table import PredictionTable
 
         with self.store.locked(table.name):
             if not table.exists():
                 return
             try:
-                with Table(table) as found:
+                with PredictionTable(table) as found:
                     found.check()
             except DamagedError as error:
                 self.store.discard(table, error)

@@ -10,7 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compression_gates.compression.quantization.grids import Float8, Grid, Log, Quantized, Uniform
+from compression_gates.compression.quantization.grids import (
+    Float8,
+    Grid,
+    LogGrid,
+    Quantized,
+    Uniform,
+)
 
 Tensors = dict[str, Tensor]
 
@@ -60,7 +66,7 @@ def _offset(grid: Grid) -> int:
 
 def describe_grid(grid: Grid) -> dict[str, object]:
     """A grid as JSON."""
-    if isinstance(grid, Log):
+    if isinstance(grid, LogGrid):
         return {"grid": "log", "bits": grid.bits}
     if isinstance(grid, Float8):
         return {"grid": "float8"}
@@ -70,7 +76,7 @@ def describe_grid(grid: Grid) -> dict[str, object]:
 def grid_of(description: dict[str, object]) -> Grid:
     """The grid of :func:`describe_grid`'s JSON."""
     if description["grid"] == "log":
-        return Log(int(description["bits"]))
+        return LogGrid(int(description["bits"]))
     if description["grid"] == "float8":
         return Float8()
     return Uniform(int(description["bits"]), bool(description["symmetric"]))

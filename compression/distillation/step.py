@@ -40,7 +40,7 @@ from compression_gates.compression.model.gradients import (
     task_loss,
 )
 from compression_gates.compression.model.layers import Layer, all_layers
-from compression_gates.compression.model.training import Part, fit
+from compression_gates.compression.model.training import ParameterGroup, fit
 from compression_gates.compression.recipe import Step
 
 HIDDEN, MAPS = ("feature", "layerwise"), ("attention", "relations")
@@ -82,8 +82,9 @@ def distill(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> Non
             )
     student.requires_grad_(True)
     lesson = Lesson(student, teacher, step)
+    trained = [*student.parameters(), *lesson.projections.parameters()]
     fit(
-        [Part([*student.parameters(), *lesson.projections.parameters()], step["learning_rate"])],
+        [ParameterGroup(trained, step["learning_rate"])],
         batches, lambda batch, _: lesson.loss(batch), step["steps"], step["seed"],
         desc=step.name, after_step=compressed.zeros_keeper(student),
     )  # fmt: skip

@@ -19,7 +19,7 @@ Loss = Callable[[Batch, float], Tensor]
 
 
 @dataclass(frozen=True)
-class Part:
+class ParameterGroup:
     """Parameters, and the highest learning rate that they get."""
 
     parameters: Sequence[Tensor]
@@ -35,7 +35,7 @@ def endless(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
 
 
 def fit(
-    parts: Sequence[Part],
+    parts: Sequence[ParameterGroup],
     batches: Sequence[Batch],
     loss: Loss,
     steps: int,
@@ -60,7 +60,8 @@ def fit(
     if not batches:
         raise CompressionError("training needs at least one batch of text")
     parts = [
-        Part([p for p in part.parameters if p.requires_grad], part.learning_rate) for part in parts
+        ParameterGroup([p for p in part.parameters if p.requires_grad], part.learning_rate)
+        for part in parts
     ]
     trained = [parameter for part in parts for parameter in part.parameters]
     # Updates and their moments are too fine for half precision: they are kept in float32.

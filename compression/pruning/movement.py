@@ -22,7 +22,7 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.model.capture import Batch, without_cache
 from compression_gates.compression.model.gradients import inputs_of, is_seq2seq, task_loss
 from compression_gates.compression.model.layers import Layer
-from compression_gates.compression.model.training import Part, fit
+from compression_gates.compression.model.training import ParameterGroup, fit
 from compression_gates.compression.pruning.magnitude import magnitude_scores
 from compression_gates.compression.pruning.masks import apply_masks
 from compression_gates.compression.pruning.patterns import (
@@ -123,7 +123,7 @@ def movement(
     weights = [parameter for parameter in model.parameters() if id(parameter) not in known]
     try:
         fit(
-            [Part(weights, step["learning_rate"]), Part(scores, step["score_rate"])],
+            [ParameterGroup(weights, step["learning_rate"]), ParameterGroup(scores, step["score_rate"])],
             batches, loss, step["steps"], step["seed"], desc=step.name,
             after_step=after_step,
         )  # fmt: skip

@@ -88,7 +88,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Log:
+class LogGrid:
     """Powers of two with a sign, and zero; ``bits`` 2 to 8."""
 
     bits: int
@@ -161,7 +161,7 @@ def _storable(scales: Tensor, reach: float | Tensor, dtype: torch.dtype) -> Tens
     return torch.where(scales > 0, scales, torch.ones_like(scales))
 
 
-Grid = Uniform | Log | Float8
+Grid = Uniform | LogGrid | Float8
 
 
 @dataclass(frozen=True)

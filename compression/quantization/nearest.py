@@ -4,7 +4,7 @@ from torch import Tensor
 
 from compression_gates.compression.quantization.grids import (
     Float8,
-    Log,
+    LogGrid,
     Quantized,
     Uniform,
     round_to_nearest,
@@ -21,7 +21,7 @@ def rtn(weight: Tensor, step: Step, seen: object = None, keep_zeros: bool = Fals
 
 def log(weight: Tensor, step: Step, seen: object = None, keep_zeros: bool = False) -> Quantized:
     """``weight`` ``(rows, columns)`` on powers of two and zero (Miyashita et al. 2016)."""
-    return round_to_nearest(weight, Log(step["bits"]), step["group"])
+    return round_to_nearest(weight, LogGrid(step["bits"]), step["group"])
 
 
 def fp8(weight: Tensor, step: Step, seen: object = None, keep_zeros: bool = False) -> Quantized:

@@ -25,7 +25,7 @@ from compression_gates.compression.errors import naming
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.quantization.grids import Grid, Uniform, round_to_nearest
 from compression_gates.compression.recipe import Step
-from compression_gates.compression.scaling.pairs import Pair
+from compression_gates.compression.scaling.pairs import ScalingPair
 from compression_gates.compression.scaling.step import visit_pairs
 
 
@@ -78,8 +78,8 @@ def search(magnitudes: Tensor, error: Callable[[Tensor], Tensor], points: int) -
 
 
 def find_scales(
-    model: PreTrainedModel, pairs: Sequence[Pair], step: Step, batches: Sequence[Batch]
-) -> dict[Pair, Tensor]:
+    model: PreTrainedModel, pairs: Sequence[ScalingPair], step: Step, batches: Sequence[Batch]
+) -> dict[ScalingPair, Tensor]:
     """The ``(channels,)`` scales of every pair that leave the least error in its consumers."""
     grid, group = Uniform(step["bits"], step["symmetric"]), step["group"]
     found = {}

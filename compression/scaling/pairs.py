@@ -91,7 +91,7 @@ class Projection:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class ScalingPair:
     """A producer and its consumers.
 
     Attributes:
@@ -157,7 +157,7 @@ def write(changes: Changes) -> bool:
 @torch.no_grad()
 def find_pairs(
     model: PreTrainedModel, chosen: Mapping[str, Layer]
-) -> Iterator[tuple[Pair, str | None]]:
+) -> Iterator[tuple[ScalingPair, str | None]]:
     """Pairs in the order of the module tree, each with the reason why it cannot be used, or None.
 
     The model runs on a few tokens, and is left as it was.
@@ -183,7 +183,7 @@ def find_pairs(
         touched = {*consumers, name} & layers.keys()
         if not consumers or not touched & chosen.keys():
             continue
-        pair = Pair(name, producer, consumers, channels)
+        pair = ScalingPair(name, producer, consumers, channels)
         tensors = [*producer.tensors, *(layer.stored for layer in consumers.values())]
         if not touched <= chosen.keys():
             reason = "a layer of it is left alone: by include or exclude, or as a router"
@@ -233,19 +233,21 @@ def _owners(model: PreTrainedModel) -> Counter[int]:
     )
 
 
-def _verified(model: PreTrainedModel, inputs: Batch, logits: Tensor, pair: Pair) -> Pair | None:
+def _verified(
+    model: PreTrainedModel, inputs: Batch, logits: Tensor, pair: ScalingPair
+) -> ScalingPair | None:
     """The pair as it preserves the ``logits``, or None."""
     forms = [pair]
     if isinstance(pair.producer, Norm):
         gemma = Norm(pair.producer.module, offset=1.0)
-        forms.append(Pair(pair.name, gemma, pair.consumers, pair.channels))
+        forms.append(ScalingPair(pair.name, gemma, pair.consumers, pair.channels))
     for form in forms:
         if _preserves(model, inputs, logits, form):
             return form
     return None
 
 
-def _preserves(model: PreTrainedModel, inputs: Batch, logits: Tensor, pair: Pair) -> bool:
+def _preserves(model: PreTrainedModel, inputs: Batch, logits: Tensor, pair: ScalingPair) -> bool:
     generator = torch.Generator().manual_seed(0)
     halved = torch.randint(0, 2, (pair.producer.channels,), generator=generator) == 1
     # Halves of weights and doubles of activations: float16 would lose small halves of the latter.

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from compression_gates.compression.errors import naming
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.recipe import Step
-from compression_gates.compression.scaling.pairs import Pair
+from compression_gates.compression.scaling.pairs import ScalingPair
 from compression_gates.compression.scaling.step import visit_pairs
 
 
@@ -38,8 +38,8 @@ def smoothing_scales(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:
 
 
 def find_scales(
-    model: PreTrainedModel, pairs: Sequence[Pair], step: Step, batches: Sequence[Batch]
-) -> dict[Pair, Tensor]:
+    model: PreTrainedModel, pairs: Sequence[ScalingPair], step: Step, batches: Sequence[Batch]
+) -> dict[ScalingPair, Tensor]:
     """The ``(channels,)`` scales of every pair, from the ranges of inputs and weights."""
     scales = {}
     for pair, seen in visit_pairs(model, pairs, batches, with_products=False, desc=step.name):

@@ -18,7 +18,7 @@ from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.layers import selected_layers
 from compression_gates.compression.quantization.grids import groups_of
 from compression_gates.compression.recipe import Step
-from compression_gates.compression.scaling.pairs import Pair, find_pairs, write
+from compression_gates.compression.scaling.pairs import ScalingPair, find_pairs, write
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
@@ -27,7 +27,7 @@ def check(model: PreTrainedModel, step: Step) -> None:
     for name, layer in layers.items():
         with naming(name):
             groups_of(layer.in_features, step.settings.get("group"))
-    left: dict[str, list[Pair]] = {}
+    left: dict[str, list[ScalingPair]] = {}
     for pair, reason in find_pairs(model, layers):
         if reason is None:
             return
@@ -47,8 +47,8 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     one away in its rows, and neither is to feel the other.
     """
     model = compressed.model
-    pairs: list[Pair] = []
-    left: dict[str, list[Pair]] = {}
+    pairs: list[ScalingPair] = []
+    left: dict[str, list[ScalingPair]] = {}
     for pair, reason in find_pairs(model, selected_layers(model, step)):
         if reason is None:
             pairs.append(pair)
@@ -67,11 +67,11 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
 
 def visit_pairs(
     model: PreTrainedModel,
-    pairs: Sequence[Pair],
+    pairs: Sequence[ScalingPair],
     batches: Sequence[Batch],
     with_products: bool,
     desc: str,
-) -> Iterator[tuple[Pair, dict[str, InputStatistics]]]:
+) -> Iterator[tuple[ScalingPair, dict[str, InputStatistics]]]:
     """Yields each pair with the input statistics of its consumers by name, as soon as all of them
     were seen: they may be in several blocks, as in a decoder's cross-attention."""
     layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
@@ -83,6 +83,6 @@ def visit_pairs(
             yield pair, {name: seen.pop(name) for name in pair.consumers}
 
 
-def _summary(reason: str, pairs: Sequence[Pair]) -> str:
+def _summary(reason: str, pairs: Sequence[ScalingPair]) -> str:
     more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
     return f"{pairs[0]}{more} stay unscaled: {reason}"

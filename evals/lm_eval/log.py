@@ -20,7 +20,7 @@ RESULTS = re.compile(r"(?:.+_|)results_(?P<date>.+)\.json|.+_(?P<other>\d{4}-.+)
 
 
 @dataclass(frozen=True)
-class Log:
+class EvaluationLog:
     """One run of the harness.
 
     Attributes:
@@ -44,7 +44,7 @@ def is_log(reference: str) -> bool:
     return any(True for _ in path.rglob("samples_*.jsonl"))
 
 
-def read_log(reference: str) -> Log:
+def read_log(reference: str) -> EvaluationLog:
     """A run: a results file, or the one run in a folder.
 
     Raises:
@@ -68,7 +68,7 @@ def told(reference: str) -> Iterator[None]:
         ) from error
 
 
-def _read(reference: str) -> Log:
+def _read(reference: str) -> EvaluationLog:
     path = expanded(reference)
     if path.is_dir():
         found = sorted(f for f in path.rglob("*.json") if RESULTS.fullmatch(f.name))
@@ -92,7 +92,7 @@ def _read(reference: str) -> Log:
         if not file.is_file():
             raise EvalError(f"{path}: no {file.name} beside it; run lm-eval with --log_samples")
         samples[task] = list(_lines(file))
-    return Log(path, results, samples)
+    return EvaluationLog(path, results, samples)
 
 
 def _lines(file: Path) -> Iterator[Mapping]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line
-from compression_gates.evals.lm_eval.log import Log, told
+from compression_gates.evals.lm_eval.log import EvaluationLog, told
 from compression_gates.evals.lm_eval.scores import Logged, Task
 from compression_gates.evals.store.measurement import key_of
 
@@ -28,7 +28,7 @@ _OF_MODEL = ("add_bos_token", "max_length", "prefix_token_id", "add_special_toke
 """Model arguments that change what is measured and stand in no hash."""
 
 
-def paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
+def paired(baseline: EvaluationLog, candidate: EvaluationLog, label: str) -> list[Logged]:
     """Every task of two runs, with the numbers of both sides in the same order.
 
     Raises:
@@ -38,7 +38,7 @@ def paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
         return _paired(baseline, candidate, label)
 
 
-def _paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
+def _paired(baseline: EvaluationLog, candidate: EvaluationLog, label: str) -> list[Logged]:
     _check_same_run(baseline, candidate)
     found = []
     for task, lines in baseline.samples.items():
@@ -56,7 +56,7 @@ def _paired(baseline: Log, candidate: Log, label: str) -> list[Logged]:
     return found
 
 
-def _check_same_run(baseline: Log, candidate: Log) -> None:
+def _check_same_run(baseline: EvaluationLog, candidate: EvaluationLog) -> None:
     one, two = baseline.results, candidate.results
     if baseline.samples.keys() != candidate.samples.keys():
         raise EvalError(f"the tasks differ: {_both(baseline.samples, candidate.samples)}")

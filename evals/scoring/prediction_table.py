@@ -91,7 +91,7 @@ class TableWriter:
         stream.write(_trailer(self.path.name, header, self._starts, digests))
 
 
-class Table:
+class PredictionTable:
     """A table that is read block by block, from one descriptor: another process may put another
     table in its place meanwhile.
 
@@ -110,7 +110,7 @@ class Table:
                 raise DamagedError(f"cannot be read ({type(error).__name__})") from error
             self._opened = opened.pop_all()
 
-    def __enter__(self) -> "Table":
+    def __enter__(self) -> "PredictionTable":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -22,7 +22,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.scoring.batches import in_batches
 from compression_gates.evals.scoring.divergence import divergences
-from compression_gates.evals.scoring.prediction_table import Table, TableWriter, blocks
+from compression_gates.evals.scoring.prediction_table import PredictionTable, TableWriter, blocks
 from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.scoring.protocols import WINDOW, TextProtocol
 
@@ -254,12 +254,12 @@ def _writer(
 
 def _table(
     reference: Path | Loaded | None, total: int, loaded: Loaded
-) -> AbstractContextManager[Table | None]:
+) -> AbstractContextManager[PredictionTable | None]:
     """The baseline's log-probabilities, where they are in a file."""
     if not isinstance(reference, Path):
         return nullcontext()
     with ExitStack() as opened:
-        expected = opened.enter_context(Table(reference))
+        expected = opened.enter_context(PredictionTable(reference))
         if (known := expected.shape[0]) != total:
             raise EvalError(
                 f"{loaded.checkpoint.label} predicts {total} tokens, its baseline {known}: "
@@ -297,18 +297,18 @@ def _right_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Te
 
 
 def _compare(
-    expected: Table | torch.Tensor,
+    expected: PredictionTable | torch.Tensor,
     log_p: torch.Tensor,
     rows: slice,
     result: dict[str, np.ndarray],
 ) -> None:
     """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in blocks; over
     the entries that both have."""
-    width = (expected if isinstance(expected, Table) else log_p).shape[1]
+    width = (expected if isinstance(expected, PredictionTable) else log_p).shape[1]
     for start, stop in blocks(rows.start, rows.stop, width):
         own = slice(start - rows.start, stop - rows.start)
         mine, here = log_p[own], slice(start, stop)
-        if isinstance(expected, Table):
+        if isinstance(expected, PredictionTable):
             theirs = torch.from_numpy(expected.rows(start, stop))
         else:
             theirs = expected[own]

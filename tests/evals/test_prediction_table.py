@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.scoring import prediction_table
-from compression_gates.evals.scoring.prediction_table import Table, TableWriter, blocks
+from compression_gates.evals.scoring.prediction_table import PredictionTable, TableWriter, blocks
 from compression_gates.evals.store.measurement import DamagedError
 
 ROWS = np.random.default_rng(0).normal(size=(11, 5)).astype(np.float32)
@@ -28,7 +28,7 @@ def write(path, offsets=OFFSETS, rows=ROWS):
 
 
 def read(path, offsets=OFFSETS):
-    table = Table(path)
+    table = PredictionTable(path)
     return np.concatenate(
         [
             table.rows(*block)
@@ -42,14 +42,14 @@ def test_what_is_read_is_what_was_written(tmp_path):
     write(tmp_path / "table.npy")
     assert np.array_equal(read(tmp_path / "table.npy"), ROWS)
     assert np.array_equal(np.load(tmp_path / "table.npy"), ROWS)  # numpy reads it too
-    assert Table(tmp_path / "table.npy").shape == (11, 5)
+    assert PredictionTable(tmp_path / "table.npy").shape == (11, 5)
     assert [file.name for file in tmp_path.iterdir()] == ["table.npy"]
 
 
 def test_a_table_that_is_open_is_read_on_when_another_takes_its_place(tmp_path):
     path = tmp_path / "table.npy"
     write(path)
-    with Table(path) as table:
+    with PredictionTable(path) as table:
         write(path, rows=ROWS + 1)
         assert np.array_equal(table.rows(0, 2), ROWS[:2])
         path.unlink()
@@ -62,7 +62,7 @@ def test_a_check_finds_any_damaged_block(tmp_path):
     content = bytearray(path.read_bytes())
     content[128 + 10 * 5 * 4] ^= 1  # in the last row
     path.write_bytes(content)
-    with Table(path) as table, pytest.raises(DamagedError):
+    with PredictionTable(path) as table, pytest.raises(DamagedError):
         table.check()
 
 
@@ -119,7 +119,7 @@ def test_the_table_of_another_model_is_not_read(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "table.npy")
     with pytest.raises(DamagedError):
-        Table(tmp_path / "table.npy")
+        PredictionTable(tmp_path / "table.npy")
 
 
 def test_an_error_leaves_no_table(tmp_path):

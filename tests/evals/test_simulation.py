@@ -5,7 +5,7 @@ import pytest
 from compression_gates.fixtures.experiments.scenarios import SCENARIOS, divergences
 from compression_gates.fixtures.experiments.simulation import (
     NULLS,
-    Coverage,
+    IntervalCoverage,
     coverage,
     main,
     rejections,
@@ -41,11 +41,13 @@ def test_documents_of_one_item_that_hold_all_the_rest_are_mostly_flagged():
 
 
 def test_coverage_counts_what_is_told_and_wrong():
-    assert Coverage(covered=0.9, flagged=0.5, wrong=0.04).covered_of_told == pytest.approx(0.92)
-    assert not Coverage(covered=0.9, flagged=0.5, wrong=0.04).holds
-    assert Coverage(covered=0.5, flagged=0.9, wrong=0.05).holds
-    assert not Coverage(covered=0.9, flagged=0.0, wrong=0.1).holds
-    assert math.isnan(Coverage(covered=0.9, flagged=1.0, wrong=0.0).covered_of_told)
+    assert IntervalCoverage(covered=0.9, flagged=0.5, wrong=0.04).covered_of_told == pytest.approx(
+        0.92
+    )
+    assert not IntervalCoverage(covered=0.9, flagged=0.5, wrong=0.04).holds
+    assert IntervalCoverage(covered=0.5, flagged=0.9, wrong=0.05).holds
+    assert not IntervalCoverage(covered=0.9, flagged=0.0, wrong=0.1).holds
+    assert math.isnan(IntervalCoverage(covered=0.9, flagged=1.0, wrong=0.0).covered_of_told)
 
 
 @pytest.mark.parametrize(("documents", "per_document", "shared"), NULLS)

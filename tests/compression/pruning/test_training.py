@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from compression_gates.compression.errors import CompressionError
-from compression_gates.compression.model.training import Part, endless, fit
+from compression_gates.compression.model.training import ParameterGroup, endless, fit
 
 
 def run(parameter, loss, steps, batches=({},), rate=0.1, seed=0, after_step=lambda: None):
-    return fit([Part([parameter], rate)], batches, loss, steps, seed, "test", after_step)
+    return fit([ParameterGroup([parameter], rate)], batches, loss, steps, seed, "test", after_step)
 
 
 def sizes_of_steps(steps, rate=0.1):
@@ -76,7 +76,7 @@ def test_no_rate_is_higher_than_the_highest(steps):
 
 def test_each_part_has_a_rate_of_its_own():
     slow, fast = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
-    fit([Part([slow], 1e-3), Part([fast], 1e-1)], [{}],
+    fit([ParameterGroup([slow], 1e-3), ParameterGroup([fast], 1e-1)], [{}],
         lambda batch, progress: slow.sum() + fast.sum(), 10, 0, "test")  # fmt: skip
     assert torch.allclose(fast, 100 * slow, rtol=1e-4)
 
@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_changes_nothing_more(bad):
 
 def test_what_is_frozen_is_left_alone():
     free, frozen = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), False)
-    fit([Part([free, frozen], 0.1)], [{}],
+    fit([ParameterGroup([free, frozen], 0.1)], [{}],
         lambda batch, progress: (free * frozen).sum(), 5, 0, "test")  # fmt: skip
     assert (free < 1).all()
     assert torch.equal(frozen, torch.ones(2))
@@ -162,7 +162,7 @@ def test_what_is_frozen_is_left_alone():
 
 def test_parameters_that_take_no_part_stay():
     used, idle = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
-    fit([Part([used, idle], 0.1)], [{}], lambda batch, progress: used.sum(), 5, 0, "test")
+    fit([ParameterGroup([used, idle], 0.1)], [{}], lambda batch, progress: used.sum(), 5, 0, "test")
     assert (used < 1).all()
     assert torch.equal(idle, torch.ones(2))
 

@@ -10,7 +10,7 @@ import torch
 
 from compression_gates.compression.calibration.hessian import DAMPING
 from compression_gates.compression.quantization.gptq import gptq
-from compression_gates.compression.quantization.grids import Log, Uniform, round_to_nearest
+from compression_gates.compression.quantization.grids import LogGrid, Uniform, round_to_nearest
 
 ROWS, COLUMNS, TOKENS = 6, 12, 80
 
@@ -117,7 +117,9 @@ def test_without_a_mask_to_keep_zeros_are_corrected_like_any_weight():
     assert close(result, brain_surgery(weight, inputs, 4))
 
 
-@pytest.mark.parametrize("grid", [Uniform(2), Uniform(3), Uniform(4, False), Uniform(8), Log(4)])
+@pytest.mark.parametrize(
+    "grid", [Uniform(2), Uniform(3), Uniform(4, False), Uniform(8), LogGrid(4)]
+)
 def test_correlated_outputs_lose_less_than_by_rounding(grid):
     total, rounded = 0.0, 0.0
     for seed in range(12):
@@ -151,7 +153,7 @@ def test_act_order_leaves_groups_with_the_scales_they_had():
 
 @pytest.mark.parametrize("group", [None, 4])
 @pytest.mark.parametrize("act_order", [True, False])
-@pytest.mark.parametrize("grid", [Uniform(2), Uniform(4), Uniform(8, False), Log(4)], ids=str)
+@pytest.mark.parametrize("grid", [Uniform(2), Uniform(4), Uniform(8, False), LogGrid(4)], ids=str)
 def test_independent_inputs_make_it_rounding_to_nearest(grid, group, act_order):
     weight, _, _ = layer(4)
     hessian = torch.diag(torch.linspace(0.5, 3.0, COLUMNS))
@@ -162,7 +164,7 @@ def test_independent_inputs_make_it_rounding_to_nearest(grid, group, act_order):
         assert torch.equal(result.dequantized(), expected.dequantized())
 
 
-@pytest.mark.parametrize("grid", [Uniform(4), Uniform(3, False), Log(4)], ids=str)
+@pytest.mark.parametrize("grid", [Uniform(4), Uniform(3, False), LogGrid(4)], ids=str)
 @pytest.mark.parametrize("group", [None, 2, 6])
 def test_the_size_of_blocks_does_not_matter(grid, group):
     weight, _, hessian = layer(5)
@@ -174,7 +176,7 @@ def test_the_size_of_blocks_does_not_matter(grid, group):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("grid", [Uniform(4), Uniform(8, False), Log(4)], ids=str)
+@pytest.mark.parametrize("grid", [Uniform(4), Uniform(8, False), LogGrid(4)], ids=str)
 @pytest.mark.parametrize("group", [None, 4])
 def test_half_precision_is_finite_and_keeps_its_dtype(grid, dtype, group):
     weight, _, hessian = layer(6)

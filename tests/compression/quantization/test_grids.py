@@ -13,12 +13,17 @@ import torch
 from hypothesis import given
 
 from compression_gates.compression.errors import RecipeError
-from compression_gates.compression.quantization.grids import Float8, Log, Uniform, round_to_nearest
+from compression_gates.compression.quantization.grids import (
+    Float8,
+    LogGrid,
+    Uniform,
+    round_to_nearest,
+)
 
 RATIO = 256 * 2.0**-23
 HALF = [torch.float16, torch.bfloat16]
 UNIFORM = [Uniform(bits, symmetric) for bits in range(2, 9) for symmetric in (True, False)]
-GRIDS = [*UNIFORM, *(Log(bits) for bits in range(2, 9)), Float8()]
+GRIDS = [*UNIFORM, *(LogGrid(bits) for bits in range(2, 9)), Float8()]
 
 
 @st.composite
@@ -49,7 +54,7 @@ def levels(quantized):
     grid = quantized.grid
     codes = torch.arange(grid.lowest, grid.highest + 1, dtype=torch.float64)[:, None, None]
     scales = spread(quantized, quantized.scales)
-    if isinstance(grid, Log):
+    if isinstance(grid, LogGrid):
         return codes.sign() * torch.where(codes == 0, 0.0, 2 ** (1 - codes.abs())) * scales
     if isinstance(grid, Float8):
         return (
@@ -211,7 +216,7 @@ def test_half_precision_stays_finite(grid, size, dtype):
 def test_every_weight_is_at_the_nearest_power_of_two_or_zero(case, bits, depth):
     # Weights of very different sizes, so that small powers are met too.
     weight = case[0] * 2.0 ** -(torch.arange(case[0].shape[1]) % (depth + 1)).float()
-    quantized = rounded((weight, *case[1:]), Log(bits))
+    quantized = rounded((weight, *case[1:]), LogGrid(bits))
     smallest = (levels(quantized) - weight.double()).abs().amin(0)
     errors = (exact(quantized) - weight.double()).abs()
     # log2 of a share down to 2^-64 is off by at most half an ulp of 64, 2^-19: at a middle the
@@ -222,7 +227,7 @@ def test_every_weight_is_at_the_nearest_power_of_two_or_zero(case, bits, depth):
 
 def test_eight_bits_reach_down_to_the_smallest_power():
     weight = torch.tensor([[1.0, 2.0**-90, 2.0**-110, -(2.0**-116), 1e-35]])
-    quantized = round_to_nearest(weight, Log(8))
+    quantized = round_to_nearest(weight, LogGrid(8))
     smallest = (levels(quantized) - weight.double()).abs().amin(0)
     errors = (exact(quantized) - weight.double()).abs()
     # As above, for shares down to 2^-128.
@@ -232,7 +237,7 @@ def test_eight_bits_reach_down_to_the_smallest_power():
 @given(weights(), st.integers(2, 8))
 def test_scales_of_a_log_grid_are_powers_of_two(case, bits):
     weight, group, per_tensor = case
-    quantized = rounded(case, Log(bits))
+    quantized = rounded(case, LogGrid(bits))
     shape = (len(weight), -1, group or weight.shape[1])
     if per_tensor and group is None:
         shape = (1, 1, -1)
@@ -248,7 +253,7 @@ def test_scales_of_a_log_grid_are_powers_of_two(case, bits):
 @given(weights(), st.integers(2, 8))
 def test_a_log_grid_is_the_same_below_zero(case, bits):
     weight, *rest = case
-    quantized, mirrored = rounded(case, Log(bits)), rounded((-weight, *rest), Log(bits))
+    quantized, mirrored = rounded(case, LogGrid(bits)), rounded((-weight, *rest), LogGrid(bits))
     assert torch.equal(mirrored.codes, -quantized.codes)
     assert torch.equal(mirrored.dequantized(), -quantized.dequantized())
 
@@ -258,7 +263,7 @@ def test_a_group_that_does_not_divide_the_width_is_refused():
         round_to_nearest(torch.ones(2, 6), Uniform(4), group=4)
 
 
-@pytest.mark.parametrize("grid", [Uniform(8), Uniform(4, False), Log(4), Float8()], ids=str)
+@pytest.mark.parametrize("grid", [Uniform(8), Uniform(4, False), LogGrid(4), Float8()], ids=str)
 def test_the_largest_half_precision_weights_stay_finite(grid):
     largest = torch.finfo(torch.float16).max
     weight = torch.tensor([[largest, -largest / 3, 1.0, 0.0]], dtype=torch.float16)

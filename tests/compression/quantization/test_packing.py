@@ -17,7 +17,7 @@ from compression_gates.compression.checkpoint.packing import (
 )
 from compression_gates.compression.quantization.grids import (
     Float8,
-    Log,
+    LogGrid,
     Quantized,
     Uniform,
     round_to_nearest,
@@ -25,7 +25,7 @@ from compression_gates.compression.quantization.grids import (
 
 GRIDS = [
     *(Uniform(bits, symmetric) for bits in range(2, 9) for symmetric in (True, False)),
-    *(Log(bits) for bits in range(2, 9)),
+    *(LogGrid(bits) for bits in range(2, 9)),
     Float8(),
 ]
 
