@@ -122,8 +122,9 @@ def movement(
     known = {id(score) for score in scores}
     weights = [parameter for parameter in model.parameters() if id(parameter) not in known]
     try:
+        rates = ((weights, step["learning_rate"]), (scores, step["score_rate"]))
         fit(
-            [ParameterGroup(weights, step["learning_rate"]), ParameterGroup(scores, step["score_rate"])],
+            [ParameterGroup(*rate) for rate in rates],
             batches, loss, step["steps"], step["seed"], desc=step.name,
             after_step=after_step,
         )  # fmt: skip
