@@ -5,12 +5,13 @@ symbols otherwise, see :mod:`evals.metrics.normal_forms`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, EXTRACTIVE, SEQ2SEQ
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.metrics.normal_forms import form_of, squad
 from compression_gates.evals.metrics.reading import (
@@ -25,6 +26,8 @@ from compression_gates.evals.statistics.changes import clustered_mcnemar
 from compression_gates.evals.statistics.item_values import SHARE, ItemValues
 from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
 
+ANSWERED: Mapping[str, tuple[str, ...]] = dict.fromkeys((CAUSAL, SEQ2SEQ, EXTRACTIVE), ("answers",))
+"""Needs of a metric of short answers."""
 NAMES = {"exact_match": "exact match", "f1": "F1", "rouge1": "ROUGE-1"}
 """Of scores, in sentences."""
 
@@ -144,13 +147,3 @@ def changes(before: np.ndarray, after: np.ndarray, documents: ArrayLike) -> dict
         "better": float(better.sum()),
         "mcnemar_p": clustered_mcnemar(worse.astype(int) - better, documents),
     }
-
-
-def exact_match_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
-    """Fall of the share of exactly right answers."""
-    return mean_drop(exact_match, baseline, candidate)
-
-
-def f1_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
-    """Fall of the mean F1 of answers."""
-    return mean_drop(f1, baseline, candidate)

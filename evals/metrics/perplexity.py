@@ -1,4 +1,5 @@
-"""Perplexity: ``exp`` of the mean negative log-likelihood of tokens, in log space.
+"""Perplexity: ``exp`` of the mean negative log-likelihood of tokens, in log space; what its three
+metrics have in common.
 
 Per token it depends on the tokenizer; per word and per byte it can be compared over tokenizers::
 
@@ -6,6 +7,7 @@ Per token it depends on the tokenizer; per word and per byte it can be compared 
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,11 +21,17 @@ from compression_gates.evals.metrics.reading import (
     check_paired,
     check_same_tokens,
     guessed_tokens,
+    not_judged,
 )
 from compression_gates.evals.metrics.regressions import worst_items
 from compression_gates.evals.statistics.estimate import Estimate
 from compression_gates.evals.statistics.item_values import ItemValues
 from compression_gates.evals.statistics.means import series_mean, studentized_mean
+
+TOKEN, WORD, BYTE = "token", "word", "byte"
+"""What the loss is shared out among."""
+_PLACES = {WORD: 0, BYTE: 1}
+"""Of the counts of words and of bytes that a scorer leaves."""
 
 
 def perplexity(nll: ArrayLike, units: int | None = None) -> float:
@@ -43,8 +51,11 @@ def perplexity(nll: ArrayLike, units: int | None = None) -> float:
         return math.inf
 
 
-def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
-    """Relative rise of token perplexity: ``exp(mean(NLL' - NLL)) - 1``, paired token by token."""
+def relative_rise(baseline: Scored, candidate: Scored, per: str) -> Reading:
+    """Relative rise of perplexity: ``exp(sum(NLL' - NLL) / units) - 1``, paired token by token.
+
+    The interval takes the number of tokens ``per`` word or byte for given.
+    """
     check_paired(baseline, candidate)
     check_same_tokens(baseline, candidate)
     if not np.isfinite(baseline["nll"]).all():
@@ -52,34 +63,51 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     guessed = guessed_tokens(baseline, candidate)
     if guessed is not None:
         return guessed
+    tokens = len(baseline["nll"])
+    units = tokens if per == TOKEN else _units(baseline).get(per)
+    if units is None:
+        return not_judged(f"the {per}s that are predicted were not counted")
     rise = candidate["nll"].astype(np.float64) - baseline["nll"]
     losses = group_means(rise, baseline["window"])
+    shared = rise * (tokens / units)
     return Reading(
-        estimate=drift_of(rise, baseline["cluster"], baseline.is_one_document),
-        baseline=perplexity(baseline["nll"]),
-        candidate=perplexity(candidate["nll"]),
-        worst=worst_items(losses, windows_of(candidate)),
+        estimate=drift_of(shared, baseline["cluster"], baseline.is_one_document),
+        baseline=perplexity(baseline["nll"], units),
+        candidate=perplexity(candidate["nll"], units),
+        worst=worst_items(losses, windows_of(candidate, "nats per token")),
         facts=_facts(candidate),
-        protocol=_protocol(candidate),
-        items=ItemValues.of_tokens(rise, baseline),
+        protocol=_protocol(candidate, per),
+        items=ItemValues.of_tokens(shared, baseline),
     )
+
+
+def rise_problem(limit: float) -> str:
+    """Why a limit on a relative rise cannot be meant, or nothing."""
+    if limit < 1:
+        return ""
+    return f"{limit:g} lets perplexity rise by {limit:.0%}; for {limit:g} % give {limit / 100:g}"
+
+
+def _units(scored: Scored) -> Mapping[str, int]:
+    """Words and bytes that are predicted; empty where they were not counted, or where some that
+    were counted are not predicted."""
+    if "units" not in scored.measurement.arrays or scored.data.how.get("tail") == DROP:
+        return {}
+    return {name: int(scored["units"][place]) for name, place in _PLACES.items()}
 
 
 def _facts(scored: Scored) -> dict[str, float]:
     """Perplexity per word and per byte, where they were counted, and that of guessing."""
     if "units" not in scored.measurement.arrays:
         return {}
-    words, size = scored["units"]
-    guessing = {"guessing": float(scored["vocabulary"])}
-    if scored.data.how.get("tail") == DROP:  # words were counted that are not predicted
-        return guessing
-    return guessing | {
-        "word_perplexity": perplexity(scored["nll"], int(words)),
-        "byte_perplexity": perplexity(scored["nll"], int(size)),
+    levels = {
+        f"{per}_perplexity": perplexity(scored["nll"], units)
+        for per, units in _units(scored).items()
     }
+    return {"guessing": float(scored["vocabulary"])} | levels
 
 
-def _protocol(scored: Scored) -> str:
+def _protocol(scored: Scored, per: str) -> str:
     data = scored.data
     if "told" in data.how:
         return str(data.how["told"])
@@ -90,7 +118,7 @@ def _protocol(scored: Scored) -> str:
             what = "one document (rows of a table are documents of their own)"
     else:
         what = f"the responses to {len(data.items)} prompts"
-    return f"per token on {data.name}, {what}, {_windows(scored)}"
+    return f"per {per} on {data.name}, {what}, {_windows(scored)}"
 
 
 def _windows(scored: Scored) -> str:

@@ -2,8 +2,12 @@
 
 from functools import cache, lru_cache
 
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ
 from compression_gates.evals.metrics.answers import mean_drop
+from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import Reading, Scored
+from compression_gates.evals.metrics.registry import register
+from compression_gates.evals.metrics.units import PERCENT, POINTS
 
 
 @cache
@@ -22,3 +26,22 @@ def rouge1(expected: str, got: str) -> float:
 def rouge1_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
     """Fall of the mean ROUGE-1."""
     return mean_drop(rouge1, baseline, candidate)
+
+
+register(
+    Metric(
+        name="rouge1_drop",
+        title="ROUGE-1",
+        promise="ROUGE-1 falls by at most {limit}",
+        unit=POINTS,
+        level_unit=PERCENT,
+        function=rouge1_drop,
+        scored="summaries",
+        needs={CAUSAL: ("summaries",), SEQ2SEQ: ("summaries",)},
+        lm_eval=("rouge1",),
+        order=32,
+        drop=True,
+        of_answers=True,
+        ceiling=1.0,
+    )
+)
