@@ -7,7 +7,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.answers import changes
 from compression_gates.evals.metrics.classification import described, predictions
 from compression_gates.evals.metrics.divergence import check_same_classes
-from compression_gates.evals.metrics.metric import Metric
+from compression_gates.evals.metrics.metric import ScoreDrop
 from compression_gates.evals.metrics.reading import (
     Reading,
     Scored,
@@ -17,7 +17,6 @@ from compression_gates.evals.metrics.reading import (
 )
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
-from compression_gates.evals.metrics.units import PERCENT, POINTS
 from compression_gates.evals.statistics.item_values import SHARE, ItemValues
 from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
 
@@ -80,21 +79,8 @@ def _right(scored: Scored, truth: np.ndarray) -> np.ndarray:
     return np.where(predicted == -1, np.nan, predicted == truth)
 
 
-register(
-    Metric(
-        name="accuracy_drop",
-        title="accuracy",
-        promise="accuracy falls by at most {limit}",
-        unit=POINTS,
-        level_unit=PERCENT,
-        function=accuracy_drop,
-        scored="labels",
-        needs={CLASSIFIER: ("labels",)},
-        lm_eval=("acc", "acc_*"),
-        order=40,
-        drop=True,
-        of_answers=True,
-        shows_changes=True,
-        ceiling=1.0,
-    )
-)
+register(ScoreDrop(
+    name="accuracy_drop", title="accuracy", promise="accuracy falls by at most {limit}",
+    function=accuracy_drop, scored="labels", needs={CLASSIFIER: ("labels",)},
+    lm_eval=("acc", "acc_*"), order=40, shows_changes=True,
+))  # fmt: skip

@@ -22,16 +22,8 @@ def artifact_differences(pair: ScoredPair, weights: Mapping[str, float]) -> Read
     return Reading(exact(float(len(broken))), math.nan, float(len(broken)), reasons=tuple(broken))
 
 
-register(
-    Metric(
-        name="artifact_differences",
-        title="artifact",
-        label="differences that break plain use",
-        promise="at most {limit} differences between the checkpoints break plain use",
-        unit=COUNT,
-        function=artifact_differences,
-        order=0,
-        counted="",
-        always_limit=0.0,
-    )
-)
+register(Metric(
+    name="artifact_differences", title="artifact", label="differences that break plain use",
+    promise="at most {limit} differences between the checkpoints break plain use", unit=COUNT,
+    function=artifact_differences, order=0, counted="", always_limit=0.0,
+))  # fmt: skip

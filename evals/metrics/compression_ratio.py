@@ -53,21 +53,10 @@ def ratio_problem(limit: float) -> str:
     return ""
 
 
-register(
-    Metric(
-        name="compression_ratio",
-        title="size",
-        label="compression ratio",
-        promise="the compression ratio on disk is at least {limit}",
-        unit=TIMES,
-        level_unit=Unit(" bytes", digits=0, flags=","),
-        table_unit=Unit(" MiB", digits=2, scale=2**-20),
-        function=ratio_of_pair,
-        needs=EVERY_MODEL,
-        order=60,
-        at_most=False,
-        quality=False,
-        neutral=1.0,
-        check_limit=ratio_problem,
-    )
-)
+register(Metric(
+    name="compression_ratio", title="size", label="compression ratio",
+    promise="the compression ratio on disk is at least {limit}", unit=TIMES,
+    level_unit=Unit(" bytes", digits=0, flags=","),
+    table_unit=Unit(" MiB", digits=2, scale=2**-20), function=ratio_of_pair, needs=EVERY_MODEL,
+    order=60, at_most=False, quality=False, neutral=1.0, check_limit=ratio_problem,
+))  # fmt: skip

@@ -3,17 +3,15 @@
 import numpy as np
 
 from compression_gates.evals.metrics.continuation import (
-    CONTINUED,
+    ContinuationMetric,
     documents_of,
     numbers,
     sure_tokens,
     unsure,
 )
-from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import Reading, Scored, check_paired
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
-from compression_gates.evals.metrics.units import PERCENT
 from compression_gates.evals.statistics.item_values import PROPORTION, ItemValues
 from compression_gates.evals.statistics.shares import clustered_proportion
 
@@ -73,18 +71,8 @@ def _flip(baseline: Scored, candidate: Scored, index: int, flipped: np.ndarray) 
     )
 
 
-register(
-    Metric(
-        name="confident_flips",
-        title="confident flips",
-        promise="at most {limit} of the continuations flip a token that the baseline is confident "
-        "of",
-        unit=PERCENT,
-        function=confident_flips,
-        scored="continuations",
-        needs=CONTINUED,
-        order=50,
-        is_distance=True,
-        ceiling=1.0,
-    )
-)
+register(ContinuationMetric(
+    name="confident_flips", title="confident flips",
+    promise="at most {limit} of the continuations flip a token that the baseline is confident of",
+    function=confident_flips, order=50,
+))  # fmt: skip

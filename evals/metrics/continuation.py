@@ -8,16 +8,20 @@ candidate's first choices along the baseline's own continuation, and counts only
 baseline was sure. A healthy candidate hardly ever changes one.
 """
 
-from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL
+from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import Reading, Scored, not_judged
 from compression_gates.evals.metrics.regressions import Regression, regression
+from compression_gates.evals.metrics.units import PERCENT
 
-CONTINUED: Mapping[str, tuple[str, ...]] = {CAUSAL: ("continuations",)}
-"""Needs of a metric of continuations."""
+ContinuationMetric = partial(
+    Metric, unit=PERCENT, scored="continuations", needs={CAUSAL: ("continuations",)},
+    is_distance=True, ceiling=1.0,
+)  # fmt: skip
 SURE = 0.99
 """Probability of a token from which on a model is sure of it."""
 FEWEST = 10

@@ -3,7 +3,7 @@
 import numpy as np
 
 from compression_gates.evals.metrics.continuation import (
-    CONTINUED,
+    ContinuationMetric,
     both,
     documents_of,
     longer_lengths,
@@ -11,11 +11,9 @@ from compression_gates.evals.metrics.continuation import (
     parting,
     unsure,
 )
-from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import Reading, Scored, check_paired
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
-from compression_gates.evals.metrics.units import PERCENT
 from compression_gates.evals.statistics.item_values import PROPORTION, ItemValues
 from compression_gates.evals.statistics.shares import clustered_proportion
 
@@ -44,18 +42,7 @@ def _losses(changed: np.ndarray, parted: np.ndarray) -> np.ndarray:
     return changed * (1 + 1 / (1 + parted))
 
 
-register(
-    Metric(
-        name="continuation_changes",
-        title="continuations",
-        label="changed continuations",
-        promise="at most {limit} of the continuations change",
-        unit=PERCENT,
-        function=continuation_changes,
-        scored="continuations",
-        needs=CONTINUED,
-        order=51,
-        is_distance=True,
-        ceiling=1.0,
-    )
-)
+register(ContinuationMetric(
+    name="continuation_changes", title="continuations", label="changed continuations",
+    promise="at most {limit} of the continuations change", function=continuation_changes, order=51,
+))  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 
 from compression_gates.evals.metrics.continuation import (
-    CONTINUED,
+    ContinuationMetric,
     both,
     documents_of,
     longer_lengths,
@@ -11,11 +11,9 @@ from compression_gates.evals.metrics.continuation import (
     parting,
     unsure,
 )
-from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import Reading, Scored, check_paired
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
-from compression_gates.evals.metrics.units import PERCENT
 from compression_gates.evals.statistics.item_values import SHARE, ItemValues
 from compression_gates.evals.statistics.shares import clustered_share
 
@@ -48,17 +46,8 @@ def continuation_parting(baseline: Scored, candidate: Scored) -> Reading:
     )
 
 
-register(
-    Metric(
-        name="continuation_parting",
-        title="parting",
-        promise="at most {limit} of a continuation follows the first difference",
-        unit=PERCENT,
-        function=continuation_parting,
-        scored="continuations",
-        needs=CONTINUED,
-        order=52,
-        is_distance=True,
-        ceiling=1.0,
-    )
-)
+register(ContinuationMetric(
+    name="continuation_parting", title="parting",
+    promise="at most {limit} of a continuation follows the first difference",
+    function=continuation_parting, order=52,
+))  # fmt: skip

@@ -3,13 +3,12 @@
 import numpy as np
 
 from compression_gates.evals.metrics.continuation import (
-    CONTINUED,
+    ContinuationMetric,
     both,
     documents_of,
     numbers,
     unsure,
 )
-from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import Reading, Scored, check_paired
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
@@ -38,20 +37,8 @@ def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
     )
 
 
-register(
-    Metric(
-        name="continuation_rouge1_drop",
-        title="cont. ROUGE-1",
-        label="ROUGE-1 of continuations",
-        promise="ROUGE-1 of continuations against the baseline's own is at most {limit} below 100%",
-        unit=POINTS,
-        level_unit=PERCENT,
-        function=continuation_rouge1_drop,
-        scored="continuations",
-        needs=CONTINUED,
-        order=53,
-        drop=True,
-        is_distance=True,
-        ceiling=1.0,
-    )
-)
+register(ContinuationMetric(
+    name="continuation_rouge1_drop", title="cont. ROUGE-1", label="ROUGE-1 of continuations",
+    promise="ROUGE-1 of continuations against the baseline's own is at most {limit} below 100%",
+    unit=POINTS, level_unit=PERCENT, function=continuation_rouge1_drop, order=53, drop=True,
+))  # fmt: skip

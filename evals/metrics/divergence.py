@@ -1,5 +1,4 @@
-"""Divergence between two next-token (or class) distributions, over the whole vocabulary, in nats;
-what the metrics of it have in common.
+"""Divergence between two next-token (or class) distributions, over the whole vocabulary, in nats.
 
 See :func:`evals.scoring.divergence.divergences` for the formulas. The sum runs over the vocabulary,
 one value per predicted token; of two vocabularies with other numbers of rows over those that both
@@ -9,12 +8,14 @@ implementation does, measures something else.
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.metric import CHOICES, Metric
 from compression_gates.evals.metrics.reading import (
     Reading,
     Scored,
@@ -22,19 +23,21 @@ from compression_gates.evals.metrics.reading import (
     check_same_tokens,
     guessed_tokens,
 )
+from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
+from compression_gates.evals.metrics.units import NATS
 from compression_gates.evals.scoring.divergence import divergences
 from compression_gates.evals.statistics.estimate import Estimate
 from compression_gates.evals.statistics.item_values import MEAN, ItemValues
 from compression_gates.evals.statistics.means import series_mean, studentized_mean
 
+LARGEST = math.log(2)
+"""No Jensen-Shannon divergence is larger, in nats."""
 JS, KL_FORWARD, KL_BACKWARD = "js", "kl_forward", "kl_backward"
 """Jensen-Shannon, KL(baseline || candidate) and KL(candidate || baseline)."""
 CLASSIFIED: Mapping[str, tuple[str, ...]] = {CLASSIFIER: ("labels", "text")}
 """Needs of a metric that compares predicted classes, and of one that compares next tokens."""
 PREDICTED: Mapping[str, tuple[str, ...]] = {CAUSAL: ("text",), SEQ2SEQ: ("text",)}
-DIVERGING = {**PREDICTED, **CLASSIFIED, EXTRACTIVE: ("answers",)}
-"""Needs of a divergence."""
 
 
 def group_means(values: ArrayLike, groups: ArrayLike) -> np.ndarray:
@@ -60,7 +63,26 @@ def windows_of(scored: Scored, unit: str) -> Callable[[int], Regression]:
     return describe
 
 
-def mean_divergence(baseline: Scored, candidate: Scored, which: str, most: float) -> Reading:
+def js_divergence(baseline: Scored, candidate: Scored) -> Reading:
+    """Mean Jensen-Shannon divergence of the candidate's predictions from the baseline's."""
+    return mean_divergence(baseline, candidate, JS, LARGEST)
+
+
+def kl_from_baseline(baseline: Scored, candidate: Scored) -> Reading:
+    """Mean ``KL(baseline || candidate)``: large where the candidate all but rules out what the
+    baseline finds likely."""
+    return mean_divergence(baseline, candidate, KL_FORWARD)
+
+
+def kl_to_baseline(baseline: Scored, candidate: Scored) -> Reading:
+    """Mean ``KL(candidate || baseline)``: large where the candidate finds likely what the baseline
+    all but rules out."""
+    return mean_divergence(baseline, candidate, KL_BACKWARD)
+
+
+def mean_divergence(
+    baseline: Scored, candidate: Scored, which: str, most: float = math.inf
+) -> Reading:
     """Mean divergence of the candidate's predictions from the baseline's.
 
     Of next tokens where tokens are predicted, of classes for classifiers, of the places where an
@@ -144,3 +166,21 @@ def _of_classes(baseline: Scored, candidate: Scored, which: str, most: float) ->
         },
         items=ItemValues.of(MEAN, values, documents, baseline),
     )
+
+
+_divergence = partial(
+    Metric, unit=NATS, scored="predicted", lm_eval=(CHOICES,), counted="documents",
+    is_distance=True, needs={**PREDICTED, **CLASSIFIED, EXTRACTIVE: ("answers",)},
+)  # fmt: skip
+register(_divergence(
+    name="js_divergence", title="JS", label="JS divergence", function=js_divergence, order=20,
+    promise="predictions diverge by at most {limit} (Jensen-Shannon)", ceiling=LARGEST,
+))  # fmt: skip
+register(_divergence(
+    name="kl_from_baseline", title="KL from", label="KL divergence from the baseline", order=21,
+    promise="KL(baseline || candidate) is at most {limit}", function=kl_from_baseline,
+))  # fmt: skip
+register(_divergence(
+    name="kl_to_baseline", title="KL to", label="KL divergence to the baseline", order=22,
+    promise="KL(candidate || baseline) is at most {limit}", function=kl_to_baseline,
+))  # fmt: skip

@@ -33,19 +33,8 @@ def flips(baseline: Scored, candidate: Scored) -> Reading:
     )
 
 
-register(
-    Metric(
-        name="flips",
-        title="flips",
-        promise="at most {limit} of the predictions flip",
-        unit=PERCENT,
-        function=flips,
-        scored="predicted",
-        needs=CLASSIFIED,
-        lm_eval=(CHOICES,),
-        order=41,
-        is_distance=True,
-        of_answers=True,
-        ceiling=1.0,
-    )
-)
+register(Metric(
+    name="flips", title="flips", promise="at most {limit} of the predictions flip", unit=PERCENT,
+    function=flips, scored="predicted", needs=CLASSIFIED, lm_eval=(CHOICES,), order=41,
+    is_distance=True, of_answers=True, ceiling=1.0,
+))  # fmt: skip

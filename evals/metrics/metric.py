@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +16,7 @@ from compression_gates.evals.checkpoints.checkpoint import (
     SEQ2SEQ,
 )
 from compression_gates.evals.metrics.reading import Reading
-from compression_gates.evals.metrics.units import Unit
+from compression_gates.evals.metrics.units import PERCENT, POINTS, Unit
 
 if TYPE_CHECKING:
     from compression_gates.evals.bench import Scores
@@ -199,3 +200,9 @@ class Metric:
     def change(self, value: float) -> float:
         """A stored number as candidate minus baseline, where it is a change."""
         return -value if self.drop else value
+
+
+ScoreDrop = partial(
+    Metric, unit=POINTS, level_unit=PERCENT, drop=True, of_answers=True, ceiling=1.0
+)
+"""A metric that is the fall of a mean score of answers, each from 0 to 1."""

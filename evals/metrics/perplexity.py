@@ -1,5 +1,4 @@
-"""Perplexity: ``exp`` of the mean negative log-likelihood of tokens, in log space; what its three
-metrics have in common.
+"""Perplexity: ``exp`` of the mean negative log-likelihood of tokens, in log space.
 
 Per token it depends on the tokenizer; per word and per byte it can be compared over tokenizers::
 
@@ -8,13 +7,16 @@ Per token it depends on the tokenizer; per word and per byte it can be compared 
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ
 from compression_gates.evals.data.items import DROP, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.divergence import group_means, windows_of
+from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import (
     Reading,
     Scored,
@@ -23,7 +25,9 @@ from compression_gates.evals.metrics.reading import (
     guessed_tokens,
     not_judged,
 )
+from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
+from compression_gates.evals.metrics.units import PLAIN, RISE
 from compression_gates.evals.statistics.estimate import Estimate
 from compression_gates.evals.statistics.item_values import ItemValues
 from compression_gates.evals.statistics.means import series_mean, studentized_mean
@@ -49,6 +53,21 @@ def perplexity(nll: ArrayLike, units: int | None = None) -> float:
         return math.exp(float(nll.sum()) / (nll.size if units is None else units))
     except OverflowError:
         return math.inf
+
+
+def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
+    """Relative rise of token perplexity: ``exp(mean(NLL' - NLL)) - 1``, paired token by token."""
+    return relative_rise(baseline, candidate, TOKEN)
+
+
+def word_perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
+    """Relative rise of perplexity per word: ``exp(sum(NLL' - NLL) / words) - 1``."""
+    return relative_rise(baseline, candidate, WORD)
+
+
+def byte_perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
+    """Relative rise of perplexity per byte: ``exp(sum(NLL' - NLL) / bytes) - 1``."""
+    return relative_rise(baseline, candidate, BYTE)
 
 
 def relative_rise(baseline: Scored, candidate: Scored, per: str) -> Reading:
@@ -148,3 +167,23 @@ def _expm1(value: float) -> float:
         return math.expm1(value)
     except OverflowError:
         return math.inf
+
+
+_drift = partial(
+    Metric, unit=RISE, level_unit=PLAIN, scored="text", protocol_title="perplexity",
+    needs={CAUSAL: ("text",), SEQ2SEQ: ("text",)}, counted="documents", ceiling=1.0,
+    from_items=math.expm1, check_limit=rise_problem,
+)  # fmt: skip
+register(_drift(
+    name="perplexity_drift", title="perplexity", promise="perplexity rises by at most {limit}",
+    function=perplexity_drift, order=10,
+    lm_eval=("word_perplexity", "byte_perplexity", "perplexity"),
+))  # fmt: skip
+register(_drift(
+    name="word_perplexity_drift", title="word perplexity", order=11,
+    promise="word perplexity rises by at most {limit}", function=word_perplexity_drift,
+))  # fmt: skip
+register(_drift(
+    name="byte_perplexity_drift", title="byte perplexity", order=12,
+    promise="byte perplexity rises by at most {limit}", function=byte_perplexity_drift,
+))  # fmt: skip

@@ -4,10 +4,9 @@ from functools import cache, lru_cache
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ
 from compression_gates.evals.metrics.answers import mean_drop
-from compression_gates.evals.metrics.metric import Metric
+from compression_gates.evals.metrics.metric import ScoreDrop
 from compression_gates.evals.metrics.reading import Reading, Scored
 from compression_gates.evals.metrics.registry import register
-from compression_gates.evals.metrics.units import PERCENT, POINTS
 
 
 @cache
@@ -28,20 +27,8 @@ def rouge1_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
     return mean_drop(rouge1, baseline, candidate)
 
 
-register(
-    Metric(
-        name="rouge1_drop",
-        title="ROUGE-1",
-        promise="ROUGE-1 falls by at most {limit}",
-        unit=POINTS,
-        level_unit=PERCENT,
-        function=rouge1_drop,
-        scored="summaries",
-        needs={CAUSAL: ("summaries",), SEQ2SEQ: ("summaries",)},
-        lm_eval=("rouge1",),
-        order=32,
-        drop=True,
-        of_answers=True,
-        ceiling=1.0,
-    )
-)
+register(ScoreDrop(
+    name="rouge1_drop", title="ROUGE-1", promise="ROUGE-1 falls by at most {limit}",
+    function=rouge1_drop, scored="summaries",
+    needs={CAUSAL: ("summaries",), SEQ2SEQ: ("summaries",)}, lm_eval=("rouge1",), order=32,
+))  # fmt: skip

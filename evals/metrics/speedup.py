@@ -52,22 +52,9 @@ def speedup_problem(limit: float) -> str:
     return ""
 
 
-register(
-    Metric(
-        name="speedup",
-        title="speed",
-        promise="a forward pass is at least {limit} as fast",
-        unit=TIMES,
-        level_unit=Unit(" ms", digits=2, scale=1e3),
-        function=speedup_of_pair,
-        needs=EVERY_MODEL,
-        order=61,
-        at_most=False,
-        quality=False,
-        counted="timed pairs",
-        timed=True,
-        sequential=True,
-        neutral=1.0,
-        check_limit=speedup_problem,
-    )
-)
+register(Metric(
+    name="speedup", title="speed", promise="a forward pass is at least {limit} as fast",
+    unit=TIMES, level_unit=Unit(" ms", digits=2, scale=1e3), function=speedup_of_pair,
+    needs=EVERY_MODEL, order=61, at_most=False, quality=False, counted="timed pairs", timed=True,
+    sequential=True, neutral=1.0, check_limit=speedup_problem,
+))  # fmt: skip

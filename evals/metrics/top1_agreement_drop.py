@@ -22,21 +22,9 @@ def top1_agreement_drop(baseline: Scored, candidate: Scored) -> Reading:
     return replace(found, baseline=1.0, candidate=1.0 - found.candidate)
 
 
-register(
-    Metric(
-        name="top1_agreement_drop",
-        title="top-1",
-        label="top-1 agreement",
-        promise="top-1 agreement with the baseline is at most {limit} below 100%",
-        unit=POINTS,
-        level_unit=PERCENT,
-        function=top1_agreement_drop,
-        scored="predicted",
-        needs=PREDICTED,
-        order=23,
-        drop=True,
-        counted="documents",
-        is_distance=True,
-        ceiling=1.0,
-    )
-)
+register(Metric(
+    name="top1_agreement_drop", title="top-1", label="top-1 agreement",
+    promise="top-1 agreement with the baseline is at most {limit} below 100%", unit=POINTS,
+    level_unit=PERCENT, function=top1_agreement_drop, scored="predicted", needs=PREDICTED,
+    order=23, drop=True, counted="documents", is_distance=True, ceiling=1.0,
+))  # fmt: skip

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from compression_gates.evals.checkpoints.checkpoint import CLASSIFIER
 from compression_gates.evals.metrics.accuracy_drop import accuracy_drop
-from compression_gates.evals.metrics.answers import ANSWERED
+from compression_gates.evals.metrics.answers import ANSWERED, exact_match_drop
 from compression_gates.evals.metrics.compression_ratio import (
     LARGEST_RATIO,
     SMALLEST_RATIO,
     ratio_of_pair,
 )
-from compression_gates.evals.metrics.exact_match_drop import exact_match_drop
 from compression_gates.evals.metrics.metric import CHANCE, Metric, ScoredPair
 from compression_gates.evals.metrics.reading import Reading, not_judged
 from compression_gates.evals.metrics.registry import register
@@ -135,22 +134,9 @@ def score_problem(limit: float, weights: Mapping[str, float], guessable: bool = 
     return ""
 
 
-register(
-    Metric(
-        name="weighted_score",
-        title="score",
-        label="weighted score",
-        promise="the weighted score is at least {limit}",
-        unit=PLAIN,
-        level_unit=PLAIN,
-        function=score_of_pair,
-        needs={**ANSWERED, CLASSIFIER: ("labels",)},
-        order=62,
-        at_most=False,
-        quality=False,
-        counted="",
-        timed=True,
-        parts=PARTS,
-        check_limit=score_problem,
-    )
-)
+register(Metric(
+    name="weighted_score", title="score", label="weighted score",
+    promise="the weighted score is at least {limit}", unit=PLAIN, level_unit=PLAIN,
+    function=score_of_pair, needs={**ANSWERED, CLASSIFIER: ("labels",)}, order=62, at_most=False,
+    quality=False, counted="", timed=True, parts=PARTS, check_limit=score_problem,
+))  # fmt: skip

@@ -15,16 +15,12 @@ from scipy.special import log_softmax, rel_entr
 from compression_gates.evals.data.items import DataSet, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.accuracy_drop import accuracy_drop
-from compression_gates.evals.metrics.answers import exact_match, f1
+from compression_gates.evals.metrics.answers import exact_match, exact_match_drop, f1, f1_drop
 from compression_gates.evals.metrics.compression_ratio import compression_ratio
-from compression_gates.evals.metrics.divergence import divergences
-from compression_gates.evals.metrics.exact_match_drop import exact_match_drop
-from compression_gates.evals.metrics.f1_drop import f1_drop
+from compression_gates.evals.metrics.divergence import divergences, js_divergence
 from compression_gates.evals.metrics.flips import flips
-from compression_gates.evals.metrics.js_divergence import js_divergence
 from compression_gates.evals.metrics.normal_forms import squad
-from compression_gates.evals.metrics.perplexity import perplexity
-from compression_gates.evals.metrics.perplexity_drift import perplexity_drift
+from compression_gates.evals.metrics.perplexity import perplexity, perplexity_drift
 from compression_gates.evals.metrics.reading import Scored, check_paired
 from compression_gates.evals.metrics.rouge1_drop import rouge1, rouge1_drop
 from compression_gates.evals.metrics.speedup import speedup

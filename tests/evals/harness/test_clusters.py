@@ -3,8 +3,8 @@
 import numpy as np
 
 from compression_gates.evals.lm_eval.scores import Task, documents_of
-from compression_gates.evals.metrics.exact_match_drop import exact_match_drop
-from compression_gates.evals.metrics.perplexity_drift import perplexity_drift
+from compression_gates.evals.metrics.answers import exact_match_drop
+from compression_gates.evals.metrics.perplexity import perplexity_drift
 
 CONFIG = {"output_type": "generate_until"}
 
