@@ -7,7 +7,7 @@ installed package names such a module under the entry point group :data:`GROUP`.
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
@@ -47,7 +47,7 @@ class Registry(Mapping[str, Metric]):
                 self._load(entry)
         return self._metrics
 
-    def _load(self, entry) -> None:
+    def _load(self, entry: EntryPoint) -> None:
         try:
             found = entry.load()
         except Exception as error:
