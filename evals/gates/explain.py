@@ -6,15 +6,15 @@ import math
 from compression_gates.evals.gates.gate import (
     DEFAULT,
     INCONCLUSIVE,
-    METRICS,
     NOT_JUDGED,
     SMOKE,
     STRICT,
     Gate,
-    Metric,
     Verdict,
 )
+from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import ON_SCREEN
 from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.statistics.item_values import SERIES
@@ -50,7 +50,7 @@ def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: 
 def headline(verdict: Verdict, policy: str) -> str:
     """Why a case does not pass, in a line."""
     metric = METRICS[verdict.metric]
-    name = metric.name or metric.title
+    name = metric.label
     if verdict.outcome == NOT_JUDGED:
         return f"{name} not judged: {verdict.reason}"
     if math.isnan(verdict.value):
@@ -117,8 +117,8 @@ def _measured(verdict: Verdict, metric: Metric, reading: Reading) -> list[str]:
         parts.append(_interval(verdict, metric))
     sample = f" ({_sample(verdict, reading)})" if verdict.n > 1 else ""
     lines = [f"  measured   {', '.join(parts)}{sample}"]
-    if not metric.is_distance:
-        levels = [metric.show_side(level) for level in (verdict.baseline, verdict.measured)]
+    if metric.level_unit is not None:
+        levels = [metric.level_unit(level) for level in (verdict.baseline, verdict.measured)]
         lines.append("  baseline   {}, candidate {}".format(*levels))
     if "worse" in reading.facts:
         changed = (

@@ -19,7 +19,8 @@ import numpy as np
 from compression_gates.evals.errors import listed
 from compression_gates.evals.gates.earlier import Earlier, Record
 from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG, HOLM, RATE, alarms
-from compression_gates.evals.gates.gate import FAR, METRICS, NOT_JUDGED
+from compression_gates.evals.gates.gate import FAR, NOT_JUDGED
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.statistics.item_values import Key
 
@@ -213,7 +214,7 @@ def _change(now: Record, then: Record) -> tuple[Change, str]:
         p = 1.0
     elif math.isnan(now.value):
         p = math.nan
-    elif METRICS[now.metric].noisy:
+    elif METRICS[now.metric].timed:
         p = _p_slower(now, then)
     else:
         p = _p_paired(now, then) if paired else _p_independent(now, then)
@@ -223,7 +224,7 @@ def _change(now: Record, then: Record) -> tuple[Change, str]:
 
 def _pairing(now: Record, then: Record) -> tuple[int, str]:
     """How many items can be compared one by one, and why none can where items were sampled."""
-    if METRICS[now.metric].noisy:
+    if METRICS[now.metric].timed:
         return 0, ""
     if now.items is None:
         return 0, "" if now.low == now.high else "no values of items are kept of it"

@@ -16,11 +16,11 @@ from compression_gates.evals.data.documents import numbered, passages
 from compression_gates.evals.data.items import DataSet, Item, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line
+from compression_gates.evals.metrics.metric import CHOICES, Metric
 from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.store.measurement import Measurement, key_of
 
-_SHARES = {"exact_match": "exact_match_drop", "f1": "f1_drop", "rouge1": "rouge1_drop"}
-_PERPLEXITIES = {"word_perplexity": "word", "byte_perplexity": "byte", "perplexity": "target"}
 _FIXED = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics",
           "doc_hash", "prompt_hash", "target_hash"}  # fmt: skip
 ROUNDING = 1e-3
@@ -63,9 +63,10 @@ class Task:
         sides = (one, two)
         found: list[tuple[str, str, str, list]] = []  # metric, role, gate, values of both sides
         for name in names:
-            made = self._scored(name, sides)
-            if made is not None:
-                found.append((name, *made))
+            metric = next((m for m in METRICS.values() if m.is_logged_as(name)), None)
+            scored = metric and self._scored(name, metric, sides)
+            if scored is not None:
+                found.append((name, metric.scored, metric.name, scored))
         judged = {name for name, *_ in found}
         unjudged = tuple(name for name in names if name not in judged)
         if not found:
@@ -87,7 +88,7 @@ class Task:
         for _, role, gate, scored in row:
             gates.append(gate)
             if role == "labels" and "choices" in scored[0].data.how:
-                gates += ["flips", "js_divergence"]
+                gates += [name for name, m in METRICS.items() if m.is_logged_as(CHOICES)]
             for side, one in zip(sides, scored, strict=True):
                 side[role] = _together(side[role], one) if role in side else one
         weights = Measurement({}, {"log": self.row})
@@ -95,15 +96,14 @@ class Task:
         scores = [Scores(checkpoint, weights, **side) for side in sides]
         return Logged(name, tuple(gates), *scores, unjudged)
 
-    def _scored(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
-        """Role, gate and both sides' numbers of a metric; None where no gate is for it."""
-        if metric == "acc" or metric.startswith("acc_"):
-            return self._accuracy(metric, sides)
-        if metric in _SHARES:
-            return self._share(metric, sides)
-        if metric in _PERPLEXITIES:
-            return self._perplexity(metric, sides)
-        return None
+    def _scored(self, name: str, metric: Metric, sides) -> list[Scored] | None:
+        """Both sides' numbers of what the harness calls ``name``; None where it has none for a
+        document."""
+        if metric.scored == "labels":
+            return self._accuracy(name, sides)
+        if metric.scored == "text":
+            return self._perplexity(name, sides)
+        return self._share(name, metric.scored, sides)
 
     def _numbers(self, metric: str, sides, read: Callable) -> list[list] | None:
         """What every document of both sides has of a metric; None where none has a number.
@@ -125,9 +125,7 @@ class Task:
                 where = index % len(values[0])
                 raise EvalError(f"{self.row}: document {where}: {metric} = {value:g} is no share")
 
-    def _share(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
-        gate = _SHARES[metric]
-        role = "summaries" if gate == "rouge1_drop" else "answers"
+    def _share(self, metric: str, role: str, sides) -> list[Scored] | None:
         values = self._numbers(metric, sides, _number)
         if values is None:
             return None  # a pair for the whole corpus, not a number for a document
@@ -136,17 +134,15 @@ class Task:
             Prompt(_asked(line), str(line.get("target")), document)
             for line, document in zip(sides[0], documents_of(sides[0]), strict=True)
         )
-        name = gate.removesuffix("_drop")
-        scored = [
+        return [
             self._side(role, items, {
-                name: np.array(own, float),
+                metric: np.array(own, float),
                 "continuations": np.array([_said(line) for line in lines]),
             })
             for own, lines in zip(values, sides, strict=True)
         ]  # fmt: skip
-        return role, gate, scored
 
-    def _accuracy(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
+    def _accuracy(self, metric: str, sides) -> list[Scored] | None:
         values = self._numbers(metric, sides, _number)
         if values is None:
             return None
@@ -165,7 +161,7 @@ class Task:
             if choices:
                 arrays["log_probabilities"] = likelihoods[index]
             scored.append(self._side("labels", items, arrays, {"choices": True} if choices else {}))
-        return "labels", "accuracy_drop", scored
+        return scored
 
     def _choices(self, lines: Sequence[Mapping]) -> np.ndarray:
         """Log-probabilities ``(documents, choices)`` among the choices; -inf where there are
@@ -184,22 +180,23 @@ class Task:
             found[index, : len(row)] = likelihoods - np.logaddexp.reduce(likelihoods)
         return found
 
-    def _perplexity(self, metric: str, sides) -> tuple[str, str, list[Scored]] | None:
+    def _perplexity(self, metric: str, sides) -> list[Scored] | None:
         pairs = self._numbers(metric, sides, _likelihood)
         if pairs is None:
             return None
         if any(total > ROUNDING for side in pairs for total, _ in side):
             raise EvalError(f"{self.row}: {metric} has a log-likelihood above 0")
+        unit = "target" if metric == "perplexity" else metric.removesuffix("_perplexity")
         units = [[count for _, count in side] for side in pairs]
         if units[0] != units[1]:
-            raise EvalError(f"{self.row}: the {_PERPLEXITIES[metric]}s of a document differ")
+            raise EvalError(f"{self.row}: the {unit}s of a document differ")
         documents = documents_of(sides[0])
         items = tuple(
             Text(_asked(line), document) for line, document in zip(sides[0], documents, strict=True)
         )
         windows = np.repeat(np.arange(len(items)), units[0])
         count = len(set(documents))
-        told = f"per {_PERPLEXITIES[metric]} on {self.row}, {count} documents, by lm-eval"
+        told = f"per {unit} on {self.row}, {count} documents, by lm-eval"
         scored = []
         for side in pairs:
             # A document's loss, spread evenly over its words: sums and clusters stay as they are.
@@ -213,7 +210,7 @@ class Task:
                 "windowing": np.zeros(2, int),
             }
             scored.append(self._side("text", items, arrays, {"told": told}))
-        return "text", "perplexity_drift", scored
+        return scored
 
     def _side(
         self, role: str, items: tuple[Item, ...], arrays: Mapping[str, np.ndarray],

@@ -5,13 +5,15 @@ symbols otherwise, see :mod:`evals.metrics.normal_forms`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, EXTRACTIVE, SEQ2SEQ
 from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.metrics.metric import ScoreDrop
 from compression_gates.evals.metrics.normal_forms import form_of, squad
 from compression_gates.evals.metrics.reading import (
     Reading,
@@ -20,11 +22,14 @@ from compression_gates.evals.metrics.reading import (
     check_paired,
     no_data,
 )
+from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
 from compression_gates.evals.statistics.changes import clustered_mcnemar
 from compression_gates.evals.statistics.item_values import SHARE, ItemValues
 from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
 
+ANSWERED: Mapping[str, tuple[str, ...]] = dict.fromkeys((CAUSAL, SEQ2SEQ, EXTRACTIVE), ("answers",))
+"""Needs of a metric of short answers."""
 NAMES = {"exact_match": "exact match", "f1": "F1", "rouge1": "ROUGE-1"}
 """Of scores, in sentences."""
 
@@ -154,3 +159,15 @@ def exact_match_drop(baseline: Scored | None, candidate: Scored | None) -> Readi
 def f1_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
     """Fall of the mean F1 of answers."""
     return mean_drop(f1, baseline, candidate)
+
+
+register(ScoreDrop(
+    name="exact_match_drop", title="EM", label="exact match", scored="answers", needs=ANSWERED,
+    promise="exact match falls by at most {limit}", function=exact_match_drop, order=30,
+    lm_eval=("exact_match",), protocol_title="answers", shows_changes=True,
+))  # fmt: skip
+register(ScoreDrop(
+    name="f1_drop", title="F1", scored="answers", needs=ANSWERED, order=31,
+    promise="F1 falls by at most {limit}", function=f1_drop, lm_eval=("f1",),
+    protocol_title="answers",
+))  # fmt: skip

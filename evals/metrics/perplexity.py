@@ -6,24 +6,36 @@ Per token it depends on the tokenizer; per word and per byte it can be compared 
 """
 
 import math
+from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ
 from compression_gates.evals.data.items import DROP, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.divergence import group_means, windows_of
+from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import (
     Reading,
     Scored,
     check_paired,
     check_same_tokens,
     guessed_tokens,
+    not_judged,
 )
+from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
+from compression_gates.evals.metrics.units import PLAIN, RISE
 from compression_gates.evals.statistics.estimate import Estimate
 from compression_gates.evals.statistics.item_values import ItemValues
 from compression_gates.evals.statistics.means import series_mean, studentized_mean
+
+TOKEN, WORD, BYTE = "token", "word", "byte"
+"""What the loss is shared out among."""
+_PLACES = {WORD: 0, BYTE: 1}
+"""Of the counts of words and of bytes that a scorer leaves."""
 
 
 def perplexity(nll: ArrayLike, units: int | None = None) -> float:
@@ -45,6 +57,24 @@ def perplexity(nll: ArrayLike, units: int | None = None) -> float:
 
 def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     """Relative rise of token perplexity: ``exp(mean(NLL' - NLL)) - 1``, paired token by token."""
+    return relative_rise(baseline, candidate, TOKEN)
+
+
+def word_perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
+    """Relative rise of perplexity per word: ``exp(sum(NLL' - NLL) / words) - 1``."""
+    return relative_rise(baseline, candidate, WORD)
+
+
+def byte_perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
+    """Relative rise of perplexity per byte: ``exp(sum(NLL' - NLL) / bytes) - 1``."""
+    return relative_rise(baseline, candidate, BYTE)
+
+
+def relative_rise(baseline: Scored, candidate: Scored, per: str) -> Reading:
+    """Relative rise of perplexity: ``exp(sum(NLL' - NLL) / units) - 1``, paired token by token.
+
+    The interval takes the number of tokens ``per`` word or byte for given.
+    """
     check_paired(baseline, candidate)
     check_same_tokens(baseline, candidate)
     if not np.isfinite(baseline["nll"]).all():
@@ -52,34 +82,51 @@ def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
     guessed = guessed_tokens(baseline, candidate)
     if guessed is not None:
         return guessed
+    tokens = len(baseline["nll"])
+    units = tokens if per == TOKEN else _units(baseline).get(per)
+    if units is None:
+        return not_judged(f"the {per}s that are predicted were not counted")
     rise = candidate["nll"].astype(np.float64) - baseline["nll"]
     losses = group_means(rise, baseline["window"])
+    shared = rise * (tokens / units)
     return Reading(
-        estimate=drift_of(rise, baseline["cluster"], baseline.is_one_document),
-        baseline=perplexity(baseline["nll"]),
-        candidate=perplexity(candidate["nll"]),
-        worst=worst_items(losses, windows_of(candidate)),
+        estimate=drift_of(shared, baseline["cluster"], baseline.is_one_document),
+        baseline=perplexity(baseline["nll"], units),
+        candidate=perplexity(candidate["nll"], units),
+        worst=worst_items(losses, windows_of(candidate, "nats per token")),
         facts=_facts(candidate),
-        protocol=_protocol(candidate),
-        items=ItemValues.of_tokens(rise, baseline),
+        protocol=_protocol(candidate, per),
+        items=ItemValues.of_tokens(shared, baseline),
     )
+
+
+def rise_problem(limit: float) -> str:
+    """Why a limit on a relative rise cannot be meant, or nothing."""
+    if limit < 1:
+        return ""
+    return f"{limit:g} lets perplexity rise by {limit:.0%}; for {limit:g} % give {limit / 100:g}"
+
+
+def _units(scored: Scored) -> Mapping[str, int]:
+    """Words and bytes that are predicted; empty where they were not counted, or where some that
+    were counted are not predicted."""
+    if "units" not in scored.measurement.arrays or scored.data.how.get("tail") == DROP:
+        return {}
+    return {name: int(scored["units"][place]) for name, place in _PLACES.items()}
 
 
 def _facts(scored: Scored) -> dict[str, float]:
     """Perplexity per word and per byte, where they were counted, and that of guessing."""
     if "units" not in scored.measurement.arrays:
         return {}
-    words, size = scored["units"]
-    guessing = {"guessing": float(scored["vocabulary"])}
-    if scored.data.how.get("tail") == DROP:  # words were counted that are not predicted
-        return guessing
-    return guessing | {
-        "word_perplexity": perplexity(scored["nll"], int(words)),
-        "byte_perplexity": perplexity(scored["nll"], int(size)),
+    levels = {
+        f"{per}_perplexity": perplexity(scored["nll"], units)
+        for per, units in _units(scored).items()
     }
+    return {"guessing": float(scored["vocabulary"])} | levels
 
 
-def _protocol(scored: Scored) -> str:
+def _protocol(scored: Scored, per: str) -> str:
     data = scored.data
     if "told" in data.how:
         return str(data.how["told"])
@@ -90,7 +137,7 @@ def _protocol(scored: Scored) -> str:
             what = "one document (rows of a table are documents of their own)"
     else:
         what = f"the responses to {len(data.items)} prompts"
-    return f"per token on {data.name}, {what}, {_windows(scored)}"
+    return f"per {per} on {data.name}, {what}, {_windows(scored)}"
 
 
 def _windows(scored: Scored) -> str:
@@ -120,3 +167,23 @@ def _expm1(value: float) -> float:
         return math.expm1(value)
     except OverflowError:
         return math.inf
+
+
+_drift = partial(
+    Metric, unit=RISE, level_unit=PLAIN, scored="text", protocol_title="perplexity",
+    needs={CAUSAL: ("text",), SEQ2SEQ: ("text",)}, counted="documents", ceiling=1.0,
+    from_items=math.expm1, check_limit=rise_problem,
+)  # fmt: skip
+register(_drift(
+    name="perplexity_drift", title="perplexity", promise="perplexity rises by at most {limit}",
+    function=perplexity_drift, order=10,
+    lm_eval=("word_perplexity", "byte_perplexity", "perplexity"),
+))  # fmt: skip
+register(_drift(
+    name="word_perplexity_drift", title="word perplexity", order=11,
+    promise="word perplexity rises by at most {limit}", function=word_perplexity_drift,
+))  # fmt: skip
+register(_drift(
+    name="byte_perplexity_drift", title="byte perplexity", order=12,
+    promise="byte perplexity rises by at most {limit}", function=byte_perplexity_drift,
+))  # fmt: skip

@@ -101,3 +101,12 @@ class Unit:
 
     def _suffix(self, bare: bool) -> str:
         return "" if bare and self.suffix.startswith(" ") else self.suffix
+
+
+RISE = Unit("%", digits=2, scale=100, flags="+")
+POINTS = Unit(" pt", digits=2, scale=100, flags="+", end_digits=1)
+PERCENT = Unit("%", digits=2, scale=100)
+NATS = Unit(" nats", digits=4)
+TIMES = Unit("x", digits=2)
+PLAIN = Unit("", digits=3)
+COUNT = Unit("", digits=0)

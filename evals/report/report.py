@@ -13,7 +13,8 @@ from tabulate import tabulate
 from compression_gates.evals.checkpoints.checkpoint import PLAIN
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import fenced, in_markdown, valid_unicode
-from compression_gates.evals.gates.gate import ARTIFACT, INCONCLUSIVE, METRICS, NOT_JUDGED, Verdict
+from compression_gates.evals.gates.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import IN_MARKDOWN, Regression
 from compression_gates.evals.report.layout import fitted
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
@@ -22,8 +23,6 @@ BASELINE = "baseline"
 MARKDOWN = "github"
 """The style of tables in Markdown, as tabulate calls it; any other is for a terminal."""
 FAILED_MARK, KNOWN_MARK, UNSURE_MARK, UNRELIABLE_MARK = "✗", "(✗)", "≈", "?"
-COUNTED = ("accuracy_drop", "exact_match_drop")
-"""Metrics of right and wrong answers, whose changes the table counts."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def _is_shown(entry: Entry) -> bool:
     """Whether a verdict alone gives its metric a column. What notes say has none: that nothing
     differs, and that there are no data for a metric."""
     verdict = entry.verdict
-    return verdict.value != 0 if verdict.metric == ARTIFACT else not verdict.has_no_data
+    is_always_judged = METRICS[verdict.metric].always_limit is not None
+    return verdict.value != 0 if is_always_judged else not verdict.has_no_data
 
 
 def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
@@ -149,11 +149,8 @@ def _level(entries: Iterable[Entry], metric: str) -> str:
     """The baseline's own number, where it has one: nothing diverges from itself."""
     found = [e.verdict.baseline for e in entries if e.verdict.metric == metric]
     value = next((level for level in found if not math.isnan(level)), math.nan)
-    if METRICS[metric].is_distance or math.isnan(value):
-        return ""
-    if metric == "compression_ratio":
-        return f"{value / 2**20:.2f} MiB"
-    return METRICS[metric].show_side(value)
+    unit = METRICS[metric].table_unit
+    return "" if unit is None or math.isnan(value) else unit(value)
 
 
 def _common_limit(entries: Iterable[Entry], metric: str) -> float:
@@ -193,7 +190,7 @@ def _cell(entry: Entry | None, common: float, intervals: bool) -> str:
 def _counted(entry: Entry) -> bool:
     """Whether its cell says how many answers changed."""
     judged = entry.verdict.outcome != NOT_JUDGED and not math.isnan(entry.verdict.value)
-    return judged and entry.verdict.metric in COUNTED and "worse" in entry.facts
+    return judged and METRICS[entry.verdict.metric].shows_changes and "worse" in entry.facts
 
 
 def _has_interval(entry: Entry) -> bool:

@@ -19,7 +19,7 @@ import pytest
 from tabulate import tabulate
 
 from compression_gates.evals.gates.gate import FAILED, Gate, judge
-from compression_gates.evals.metrics.efficiency import speedup
+from compression_gates.evals.metrics.speedup import speedup
 from compression_gates.evals.models.device import all_cores
 from compression_gates.evals.scoring.protocols import SpeedProtocol
 from compression_gates.evals.statistics.sequential import LOOKS, repeat_until_decided

@@ -147,11 +147,8 @@ def test_other_runs_of_pytest_do_not_load_the_plugin(run):
 @pytest.mark.parametrize("place", ["conftest.py", "test_mine.py"])
 def test_a_case_in_a_test_of_ones_own(run, place):
     case = """
-from compression_gates.fixtures.suite.readings import READINGS
-
-
 def test_flips(pair, gate):
-    gate.holds(READINGS["flips"](pair, gate.weights))
+    gate.holds(gate.read(pair))
 """
     plugin = 'pytest_plugins = ["compression_gates.plugin"]\n'
     files = {"test_mine.py": case, "conftest.py": ""}

@@ -9,16 +9,13 @@ import torch
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics import continuation
-from compression_gates.evals.metrics.continuation import (
-    SURE,
-    confident_flips,
-    continuation_changes,
-    continuation_parting,
-    continuation_rouge1_drop,
-    parting,
-)
+from compression_gates.evals.metrics.confident_flips import confident_flips
+from compression_gates.evals.metrics.continuation import SURE, parting
+from compression_gates.evals.metrics.continuation_changes import continuation_changes
+from compression_gates.evals.metrics.continuation_parting import continuation_parting
+from compression_gates.evals.metrics.continuation_rouge1_drop import continuation_rouge1_drop
 from compression_gates.evals.metrics.reading import Scored
-from compression_gates.evals.metrics.rouge import rouge1
+from compression_gates.evals.metrics.rouge1_drop import rouge1
 from compression_gates.evals.models.loading import load
 from compression_gates.evals.scoring.continuation import NONE, continue_prompts
 from compression_gates.evals.scoring.protocols import ContinuationProtocol

@@ -11,7 +11,6 @@ from compression_gates.evals.gates.gate import (
     DEFAULT,
     FAILED,
     INCONCLUSIVE,
-    METRICS,
     NOT_JUDGED,
     PASSED,
     SMOKE,
@@ -20,6 +19,7 @@ from compression_gates.evals.gates.gate import (
     judge,
 )
 from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.statistics.estimate import NOTHING, Estimate
 from compression_gates.evals.statistics.means import clustered_mean, studentized_mean
 from compression_gates.evals.statistics.sequential import sequential_median

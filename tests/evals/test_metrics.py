@@ -14,19 +14,17 @@ from scipy.special import log_softmax, rel_entr
 
 from compression_gates.evals.data.items import DataSet, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.accuracy_drop import accuracy_drop
 from compression_gates.evals.metrics.answers import exact_match, exact_match_drop, f1, f1_drop
-from compression_gates.evals.metrics.classification import accuracy_drop, flips
+from compression_gates.evals.metrics.compression_ratio import compression_ratio
 from compression_gates.evals.metrics.divergence import divergences, js_divergence
-from compression_gates.evals.metrics.efficiency import (
-    compression_ratio,
-    speedup,
-    speedup_needed,
-    weighted_score,
-)
+from compression_gates.evals.metrics.flips import flips
 from compression_gates.evals.metrics.normal_forms import squad
 from compression_gates.evals.metrics.perplexity import perplexity, perplexity_drift
 from compression_gates.evals.metrics.reading import Scored, check_paired
-from compression_gates.evals.metrics.rouge import rouge1, rouge1_drop
+from compression_gates.evals.metrics.rouge1_drop import rouge1, rouge1_drop
+from compression_gates.evals.metrics.speedup import speedup
+from compression_gates.evals.metrics.weighted_score import speedup_needed, weighted_score
 from compression_gates.evals.store.measurement import Measurement
 
 ORIGIN = {"data": "d", "protocol": "p", "environment": "e", "code": "c"}

@@ -5,16 +5,16 @@ import pytest
 
 from compression_gates.evals.data.items import DataSet, Labelled, Prompt
 from compression_gates.evals.gates.gate import FAILED, NOT_JUDGED, PASSED, STRICT, Gate, judge
+from compression_gates.evals.metrics.accuracy_drop import accuracy_drop
 from compression_gates.evals.metrics.answers import exact_match_drop, f1_drop
-from compression_gates.evals.metrics.classification import accuracy_drop, flips
-from compression_gates.evals.metrics.continuation import (
-    confident_flips,
-    continuation_changes,
-    continuation_parting,
-    continuation_rouge1_drop,
-)
-from compression_gates.evals.metrics.efficiency import compression_ratio, weighted_score
-from compression_gates.evals.metrics.rouge import rouge1_drop
+from compression_gates.evals.metrics.compression_ratio import compression_ratio
+from compression_gates.evals.metrics.confident_flips import confident_flips
+from compression_gates.evals.metrics.continuation_changes import continuation_changes
+from compression_gates.evals.metrics.continuation_parting import continuation_parting
+from compression_gates.evals.metrics.continuation_rouge1_drop import continuation_rouge1_drop
+from compression_gates.evals.metrics.flips import flips
+from compression_gates.evals.metrics.rouge1_drop import rouge1_drop
+from compression_gates.evals.metrics.weighted_score import weighted_score
 from tests.evals.test_continuation import side
 from tests.evals.test_metrics import scored
 

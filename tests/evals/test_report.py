@@ -7,8 +7,9 @@ import pytest
 
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.gates.gate import METRICS, Gate, judge
+from compression_gates.evals.gates.gate import Gate, judge
 from compression_gates.evals.metrics.reading import NO_DATA, Reading
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import KEPT, regression, worst_items
 from compression_gates.evals.report import report
 from compression_gates.evals.statistics.estimate import NOTHING, Estimate

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from compression_gates.evals.metrics.efficiency import speedup
+from compression_gates.evals.metrics.speedup import speedup
 from compression_gates.evals.statistics.sequential import (
     LOOKS,
     PROOF,

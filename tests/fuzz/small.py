@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from compression_gates.evals.bench import Bench
-from compression_gates.evals.gates.gate import METRICS
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.store.store import Store
 from compression_gates.fixtures.suite.lab import OWN_FORMATS, Lab
 from compression_gates.fixtures.suite.matrix import Candidate, candidates
 from compression_gates.fixtures.suite.profile import read_profile
-from compression_gates.fixtures.suite.readings import READINGS
 
 PROFILE = """
 [data.reviews]
@@ -82,7 +81,7 @@ def _numbers(lab: Lab, candidate: Candidate) -> dict:
     for metric in METRICS:
         gate = candidate.gate(metric)
         if gate is not None and metric != "artifact_differences":
-            estimate = READINGS[metric](pair, gate.weights).estimate
+            estimate = METRICS[metric].read(pair, gate.weights).estimate
             for part in ("value", "low", "high"):
                 found[candidate.name, metric, part] = getattr(estimate, part)
     return found

@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from random import Random
 
-from compression_gates.evals.gates.gate import DEFAULT, METRICS, NOT_JUDGED, judge
+from compression_gates.evals.gates.gate import DEFAULT, NOT_JUDGED, judge
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.fixtures.suite.lab import Lab
 from compression_gates.fixtures.suite.matrix import with_logs
 from compression_gates.fixtures.suite.profile import read_profile
-from compression_gates.fixtures.suite.readings import READINGS
 from tests.fuzz.mutations import mutated_json_file, mutated_json_lines
 
 DATE = "2026-01-01T00-00-00"
@@ -78,7 +78,7 @@ class Logs:
             for metric in METRICS:
                 gate = candidate.gate(metric)
                 if gate is not None:
-                    reading = READINGS[metric](pair, gate.weights)
+                    reading = METRICS[metric].read(pair, gate.weights)
                     verdict = judge(candidate.name, gate, reading)
                     judged = verdict.outcome != NOT_JUDGED
                     assert not (judged and math.isnan(verdict.value) and verdict.holds(DEFAULT))

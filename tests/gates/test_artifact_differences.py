@@ -2,11 +2,9 @@
 
 import pytest
 
-from compression_gates.evals.metrics.artifact import artifact_differences
-
 pytestmark = pytest.mark.quality
 
 
 def test_artifact_differences(pair, gate):
     """Nothing in the checkpoint differs from the baseline's that breaks plain use."""
-    gate.holds(artifact_differences(pair.comparison))
+    gate.holds(gate.read(pair))

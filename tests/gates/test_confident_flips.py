@@ -2,11 +2,9 @@
 
 import pytest
 
-from compression_gates.evals.metrics.continuation import confident_flips
-
 pytestmark = pytest.mark.quality
 
 
 def test_confident_flips(pair, gate):
     """Few continuations turn at a token to which the baseline gives nearly all probability."""
-    gate.holds(confident_flips(pair.baseline.continuations, pair.candidate.continuations))
+    gate.holds(gate.read(pair))

@@ -2,11 +2,9 @@
 
 import pytest
 
-from compression_gates.evals.metrics.continuation import continuation_parting
-
 pytestmark = pytest.mark.quality
 
 
 def test_continuation_parting(pair, gate):
     """The share of a continuation behind the first difference stays below the limit on average."""
-    gate.holds(continuation_parting(pair.baseline.continuations, pair.candidate.continuations))
+    gate.holds(gate.read(pair))

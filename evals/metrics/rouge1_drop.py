@@ -2,8 +2,11 @@
 
 from functools import cache, lru_cache
 
+from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ
 from compression_gates.evals.metrics.answers import mean_drop
+from compression_gates.evals.metrics.metric import ScoreDrop
 from compression_gates.evals.metrics.reading import Reading, Scored
+from compression_gates.evals.metrics.registry import register
 
 
 @cache
@@ -22,3 +25,10 @@ def rouge1(expected: str, got: str) -> float:
 def rouge1_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
     """Fall of the mean ROUGE-1."""
     return mean_drop(rouge1, baseline, candidate)
+
+
+register(ScoreDrop(
+    name="rouge1_drop", title="ROUGE-1", promise="ROUGE-1 falls by at most {limit}",
+    function=rouge1_drop, scored="summaries",
+    needs={CAUSAL: ("summaries",), SEQ2SEQ: ("summaries",)}, lm_eval=("rouge1",), order=32,
+))  # fmt: skip

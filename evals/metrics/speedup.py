@@ -1,0 +1,60 @@
+"""What compression gains: time."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from compression_gates.evals.metrics.metric import EVERY_MODEL, Metric, ScoredPair
+from compression_gates.evals.metrics.reading import Reading, not_judged
+from compression_gates.evals.metrics.registry import register
+from compression_gates.evals.metrics.units import TIMES, Unit
+from compression_gates.evals.statistics.sequential import ratio_of
+
+LARGEST_SPEEDUP, SMALLEST_SPEEDUP = 20.0, 0.1
+
+
+def speedup(seconds: np.ndarray, untimed: str = "") -> Reading:
+    """Median over interleaved pairs of baseline time over candidate time.
+
+    The interval holds at whichever look timing stopped, see :mod:`evals.statistics.sequential`.
+
+    Args:
+        seconds: ``(pairs, 2)``, baseline and candidate of each pair.
+        untimed: why nothing was timed; the speedup is then not judged.
+    """
+    if untimed:
+        return not_judged(untimed)
+    seconds = np.asarray(seconds, dtype=np.float64)
+    return Reading(
+        estimate=ratio_of(seconds),
+        baseline=float(np.median(seconds[:, 0])),
+        candidate=float(np.median(seconds[:, 1])),
+    )
+
+
+def speedup_of_pair(pair: ScoredPair, weights: Mapping[str, float]) -> Reading:
+    """The speedup of a pair."""
+    return pair.speed
+
+
+def speedup_problem(limit: float) -> str:
+    """Why a limit cannot be meant, or nothing."""
+    if limit > LARGEST_SPEEDUP:
+        return (
+            f"{limit:g} asks for a forward pass {limit:g} times as fast; "
+            f"{limit:g} % of the baseline's is {limit / 100:.2f}"
+        )
+    if limit <= SMALLEST_SPEEDUP:
+        return (
+            f"{limit:g} lets a forward pass take {1 / limit:g} times as long; for at most 20 % "
+            "slower give 0.8"
+        )
+    return ""
+
+
+register(Metric(
+    name="speedup", title="speed", promise="a forward pass is at least {limit} as fast",
+    unit=TIMES, level_unit=Unit(" ms", digits=2, scale=1e3), function=speedup_of_pair,
+    needs=EVERY_MODEL, order=61, at_most=False, quality=False, counted="timed pairs", timed=True,
+    sequential=True, neutral=1.0, check_limit=speedup_problem,
+))  # fmt: skip

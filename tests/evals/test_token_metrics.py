@@ -1,0 +1,119 @@
+"""Metrics of predicted tokens beside perplexity per token and JS: against plain numpy."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, rel_entr
+
+from compression_gates.evals.data.items import DROP, DataSet, Labelled, Text
+from compression_gates.evals.gates.gate import FAILED, Gate, judge
+from compression_gates.evals.metrics.divergence import kl_from_baseline, kl_to_baseline
+from compression_gates.evals.metrics.perplexity import (
+    byte_perplexity_drift,
+    perplexity,
+    perplexity_drift,
+    word_perplexity_drift,
+)
+from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.metrics.top1_agreement_drop import top1_agreement_drop
+from compression_gates.evals.store.measurement import Measurement
+from tests.evals.test_metrics import ORIGIN, logits, scored
+
+DOCUMENTS, TOKENS = 40, 8
+WORDS, BYTES = 200, 900
+
+
+def side(how=None, **arrays) -> Scored:
+    """40 documents of 8 tokens, with the losses and divergences that are given."""
+    document = np.repeat(np.arange(DOCUMENTS), TOKENS)
+    base = {
+        "tokens": np.arange(len(document)), "window": document, "cluster": document,
+        "units": np.array([WORDS, BYTES]), "windowing": np.array([64, 32]),
+        "vocabulary": np.array(576), "window_text": np.array([f"t{i}" for i in range(DOCUMENTS)]),
+        "nll": np.random.default_rng(0).exponential(size=len(document)),
+    }  # fmt: skip
+    items = tuple(Text(f"t{i}", i) for i in range(DOCUMENTS))
+    arrays = {name: np.asarray(values) for name, values in arrays.items()}
+    return Scored(DataSet("d", items, how or {}), Measurement(base | arrays, ORIGIN))
+
+
+def draw(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).exponential(0.1, size=DOCUMENTS * TOKENS)
+
+
+def candidate() -> Scored:
+    agree = np.random.default_rng(4).random(DOCUMENTS * TOKENS) < 0.9
+    return side(
+        nll=side()["nll"] + draw(1) - 0.05, js=draw(2), kl_forward=draw(3), kl_backward=draw(5),
+        agree=agree,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "units", "unit"),
+    [(word_perplexity_drift, WORDS, "word"), (byte_perplexity_drift, BYTES, "byte")],
+)
+def test_perplexity_per_word_and_byte_rises_as_the_ratio_of_both_says(metric, units, unit):
+    one, two = side(), candidate()
+    found = metric(one, two)
+    levels = [perplexity(part["nll"], units) for part in (one, two)]
+    assert (found.baseline, found.candidate) == tuple(levels)
+    assert found.estimate.value == pytest.approx(levels[1] / levels[0] - 1)
+    assert found.estimate.low < found.estimate.value < found.estimate.high
+    per_token = perplexity_drift(one, two)
+    assert found.candidate == per_token.facts[f"{unit}_perplexity"]
+    assert found.protocol == per_token.protocol.replace("per token", f"per {unit}")
+    logs = found.items.estimate()
+    assert math.expm1(logs.value) == pytest.approx(found.estimate.value, abs=1e-6)
+
+
+def test_words_that_are_not_predicted_are_not_counted_on():
+    found = word_perplexity_drift(side({"tail": DROP}), side({"tail": DROP}))
+    assert found.not_judged == "the words that are predicted were not counted"
+
+
+@pytest.mark.parametrize(
+    ("metric", "array"), [(kl_from_baseline, "kl_forward"), (kl_to_baseline, "kl_backward")]
+)
+def test_kl_of_next_tokens_is_the_mean_of_one_direction(metric, array):
+    found = metric(side(), candidate())
+    expected = pytest.approx(candidate()[array].mean())
+    assert (found.estimate.value, found.candidate) == (expected, expected)
+    assert found.facts[metric.__name__] == found.candidate
+    assert found.estimate.clusters == DOCUMENTS
+    assert "nats per token" in found.worst.items[0].line()
+
+
+def test_kl_of_classes():
+    one, two = (log_softmax(logits(seed, 3, 2), axis=1) for seed in (0, 1))
+    items = [Labelled("a", 0, 0), Labelled("b", 1, 1), Labelled("c", 1, 2)]
+    sides = scored(items, log_probabilities=one), scored(items, log_probabilities=two)
+    p, q = np.exp(one), np.exp(two)
+    assert kl_from_baseline(*sides).candidate == pytest.approx(rel_entr(p, q).sum(1).mean())
+    assert kl_to_baseline(*sides).candidate == pytest.approx(rel_entr(q, p).sum(1).mean())
+
+
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+def test_a_token_that_is_ruled_out_fails_in_kl(broken):
+    values = draw(3)
+    values[17] = broken
+    found = kl_from_baseline(
+        side(), side(**{**candidate().measurement.arrays, "kl_forward": values})
+    )
+    assert judge("c", Gate("kl_from_baseline", 0.5), found).outcome == FAILED
+
+
+def test_top1_agreement_falls_short_of_one_by_the_share_of_other_tokens():
+    found, agree = top1_agreement_drop(side(), candidate()), candidate()["agree"]
+    assert found.estimate.value == pytest.approx(1 - agree.mean())
+    assert (found.baseline, found.candidate) == (1.0, pytest.approx(agree.mean()))
+    assert 0 <= found.estimate.low < found.estimate.value < found.estimate.high <= 1
+    assert found.worst.items[0].line().count("of the tokens") == 1
+
+
+def test_a_token_without_numbers_is_no_agreement():
+    arrays = {**candidate().measurement.arrays, "agree": np.ones(DOCUMENTS * TOKENS, bool)}
+    arrays["js"][3] = math.nan
+    found = top1_agreement_drop(side(), side(**arrays))
+    assert judge("c", Gate("top1_agreement_drop", 0.5), found).outcome == FAILED
