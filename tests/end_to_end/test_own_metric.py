@@ -1,51 +1,19 @@
 """A metric that a user adds from a folder of their own: one module for it, and one for its gate."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
 
 import pytest
 
-METRIC = '''
-"""The document whose loss rises most."""
+from tests.end_to_end.conftest import ROOT
 
-import numpy as np
-
-from compression_gates.evals.metrics.metric import Metric
-from compression_gates.evals.metrics.reading import Reading, check_paired
-from compression_gates.evals.metrics.registry import register
-from compression_gates.evals.metrics.units import NATS
-from compression_gates.evals.statistics.estimate import exact
-
-
-def worst_document_rise(baseline, candidate):
-    """Largest rise of a document's mean loss per token."""
-    check_paired(baseline, candidate)
-    documents = baseline["cluster"]
-    sizes = np.bincount(documents)
-    before, after = (np.bincount(documents, side["nll"]) / sizes for side in (baseline, candidate))
-    rise = float(max((after - before).max(), 0.0))
-    return Reading(exact(rise, len(sizes)), 0.0, rise)
-
-
-register(
-    Metric(
-        name="worst_document_rise",
-        title="worst rise",
-        promise="no document's loss rises by more than {limit}",
-        unit=NATS,
-        function=worst_document_rise,
-        scored="text",
-        needs={"causal": ("text",)},
-    )
+README = (ROOT / "evals" / "README.md").read_text(encoding="utf-8")
+METRIC, GATE, *_ = re.findall(
+    r"```python\n(.*?)```", README.partition("### A metric of your own")[2], re.DOTALL
 )
-'''
-GATE = '''
-def test_worst_document_rise(pair, gate):
-    """The loss of no document rises by more than the limit."""
-    gate.holds(gate.read(pair))
-'''
 PROFILE = """
 [data.passages]
 source = "passages"
