@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LONGEST = 1_000_000
 """Characters of a rendered conversation; those that are compared are short."""
 DEFAULT = "default"
+ENDLESS = "no end after"
+"""How the reason of a template that takes too long begins."""
 FILES = ("tokenizer_config.json", "chat_template.json")
 """Files in which readers other than transformers look for a template."""
 
@@ -64,7 +66,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         return CheckpointComparison(
             new, not_compared=without if sides.baseline.kind == CAUSAL else {}
         )
-    chats = list(_chats())
+    chats = list(fixed_chats())
     chats += [chat for data in sides.data if data.how.get("chat") for chat in _asked(data)]
     taken = [chat for chat in chats if rendered(pair[0], chat)[0]]
     findings = _lost_tokens(pair, before)
@@ -144,7 +146,7 @@ def _variables(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
 
 
-def _chats() -> Iterator[Chat]:
+def fixed_chats() -> Iterator[Chat]:
     """The fixed conversations, with and without tools and the beginning of an answer."""
     for (name, messages), prompt, tools in product(
         CONVERSATIONS.items(), (True, False), (None, TOOLS)
