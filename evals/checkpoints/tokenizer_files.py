@@ -22,10 +22,11 @@ from compression_gates.evals.checkpoints.checkpoint import (
 )
 from compression_gates.evals.checkpoints.encoding import SHOWN, Ids, encode, parting, reason
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
-from compression_gates.evals.checkpoints.tokens import first_of, stress_texts
+from compression_gates.evals.checkpoints.tokens import first_of, stress_texts, text_difference
 from compression_gates.evals.data.items import input_text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import snippet
+from compression_gates.evals.guard import is_panic
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
@@ -165,26 +166,57 @@ def _padding(one: Tokenizer, two: Tokenizer) -> list[Finding]:
 
 
 def _ids(sides: "Sides", one: Tokenizer, two: Tokenizer) -> list[Finding]:
-    """Tokens that the files alone give. The candidate's are right where they are those of the
-    baseline's file, or those of transformers, which writes into a file what its classes add."""
+    """Tokens that the files alone give, and their text. The candidate's are right where they are
+    those of the baseline's file, or those of transformers, which writes into a file what its
+    classes add."""
     for tokenizer in (one, two):
         tokenizer.no_truncation()
         tokenizer.no_padding()
     texts = stress_texts(sides.tokenizers[0])
     for data in sides.data:
         texts |= {f"{data.name} {n}": input_text(i) for n, i in enumerate(data.items[:SAMPLE], 1)}
-    found = {}
+    tokens, decoded = {}, {}
     loaded = encode(sides.tokenizers[0], list(texts.values()))
     for (name, text), usual in zip(texts.items(), loaded, strict=True):
         before, after = _encoded(one, text), _encoded(two, text)
         if after not in (before, usual):
-            found[name] = parting(sides.tokenizers, (before, after), snippet(text, SHOWN))
-    told = first_of(found, f"{FILE} gives other tokens to readers other than transformers, on")
-    return [Finding("tokenizer.json", told)] if told else []
+            tokens[name] = parting(sides.tokenizers, (before, after), snippet(text, SHOWN))
+        elif isinstance(before, list):
+            decoded[name] = _decoding(sides, one, two, before)
+    other = "to readers other than transformers, on"
+    found = [
+        first_of(tokens, f"{FILE} gives other tokens {other}"),
+        first_of(decoded, f"{FILE} gives other text for the same tokens {other}"),
+    ]
+    return [Finding("tokenizer.json", told) for told in found if told]
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> Ids:
     try:
         return tokenizer.encode(text).ids
     except Exception as error:
+        return reason(error)
+
+
+def _decoding(sides: "Sides", one: Tokenizer, two: Tokenizer, ids: list[int]) -> str:
+    """How the text of the same tokens differs, with special tokens and without; empty where the
+    candidate's file gives that of the baseline's, or that of transformers, and where transformers
+    shows the same difference, of which the comparison of tokens tells."""
+    loaded = [
+        side.backend_tokenizer if side.is_fast else file
+        for side, file in zip(sides.tokenizers, (one, two), strict=True)
+    ]
+    for skip in (False, True):
+        before, after, *usual = (_decoded(side, ids, skip) for side in (one, two, *loaded))
+        if after not in (before, usual[0]) and after != usual[1]:
+            return text_difference(before, after)
+    return ""
+
+
+def _decoded(tokenizer: Tokenizer, ids: list[int], skip: bool) -> str:
+    try:
+        return tokenizer.decode(ids, skip_special_tokens=skip)
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         return reason(error)

@@ -5,6 +5,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from compression_gates.evals.checkpoints.findings import Severity
+from tests.evals.checkpoints import published
 
 FAILED, NOTED = Severity.FAILED, Severity.NOTED
 
@@ -156,3 +157,29 @@ def test_no_file_for_other_readers(copies):
     assert made.findings()["no tokenizer.json"] == (
         NOTED, "only the baseline has a tokenizer.json",
     )  # fmt: skip
+
+
+def lose_decoder(described):
+    described["decoder"] = None
+
+
+def lose_flags(described):
+    for token in described["added_tokens"]:
+        token["special"] = False
+
+
+@pytest.mark.parametrize("layout", [published.qwen_2, published.llama_2, published.llama_3])
+@pytest.mark.parametrize("change", [lose_decoder, lose_flags])
+def test_text_of_the_file_for_other_readers(copies, layout, change):
+    made = copies()
+    for place in (made.base, made.candidate):
+        published.write(layout, place)
+    assert made.findings() == {}
+    made.change("tokenizer.json", change)
+    found = made.findings()
+    if "decoded text" in found:  # its class takes the file as it is
+        assert found["decoded text"][0] == FAILED
+        return
+    severity, text = found["tokenizer.json"]
+    assert severity == FAILED
+    assert "gives other text for the same tokens to readers other than transformers" in text
