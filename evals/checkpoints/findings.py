@@ -34,6 +34,7 @@ KINDS: Mapping[str, Kind] = {
     "chat template": Kind(_REFUSED, "An instruct model is trained on its template."),
     "chat token": Kind(_REFUSED, "The model reads letters where it knows a token of a chat."),
     "other chat template": Kind(_FAILED, "Which template is used depends on the reader."),
+    "text of the chat template": Kind(_NOTED, "A chat that is not compared may show it."),
     "new chat template": Kind(_NOTED, "The baseline has none, so no chat can be judged."),
     "added token": Kind(_FAILED, "It is read as other tokens or shown where it was hidden."),
     "flags of an added token": Kind(_NOTED, "No text was found on which it matters."),

@@ -307,6 +307,8 @@ def _templates(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[s
         if one == two:
             continue
         before = rendered(tokenizer, chat, one)
+        if ENDLESS in before[1]:
+            break
         if not before[0]:
             continue  # the baseline takes no such conversation
         # A template that fails is told by the reason.
