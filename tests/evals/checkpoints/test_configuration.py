@@ -33,6 +33,10 @@ BERT = {**SMALL, "model_type": "bert"}
 T5 = {"model_type": "t5", "is_encoder_decoder": True, "d_model": 64, "num_layers": 2}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
         "original_max_position_embeddings": 512}  # fmt: skip
+MODERN = {**SMALL, "model_type": "modernbert"}
+LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+PHI3 = {**SMALL, "model_type": "phi3", "pad_token_id": 0, "rope_scaling": LONGROPE,
+        "original_max_position_embeddings": 256}  # fmt: skip
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 128}  # fmt: skip
 
@@ -88,6 +92,10 @@ BREAKS = [
     ("rope", changed({**LLAMA, "rope_scaling": {**YARN}}, rope_scaling={**YARN, "factor": 8.0})),
     ("rope", changed({**LLAMA, "rope_scaling": {**YARN}}, rope_scaling={**YARN, "mscale": 0.5,
                                                                           "mscale_all_dim": 1.0})),
+    ("rope", changed({**LLAMA, "rope_scaling": YARN}, rope_scaling={**YARN, "truncate": False})),
+    ("rope", changed(PHI3, original_max_position_embeddings=512)),
+    ("rope", changed(MODERN, local_rope_theta=20000.0)),
+    ("rope", changed({**SMALL, "model_type": "modernbert-decoder"}, global_rope_theta=10000.0)),
 ]  # fmt: skip
 
 
@@ -122,12 +130,29 @@ def test_what_breaks_plain_use_is_told_with_both_sides(found, kind, pair):
               "transformers_version": "4.30.0", "pretraining_tp": 2}),
         ({"id2label": {"0": "a"}}, {}),  # of no classifier
         ({"problem_type": None}, {"problem_type": "single_label_classification"}),
+        ({"rope_scaling": YARN}, {"rope_scaling": {**YARN, "truncate": True}}),
     ],
 )  # fmt: skip
 def test_the_same_in_another_spelling(found, one, two):
     base = {**LLAMA, "rms_norm_eps": 1e-6}
     assert found({**base, **one}, {**base, **two}) == []
     assert found({**base, **two}, {**base, **one}) == []
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "modernbert-decoder", "neomme"])
+def test_rope_by_type_of_layer_in_another_spelling(found, model_type):
+    base = {**SMALL, "model_type": model_type}
+    config = transformers.AutoConfig.for_model(model_type)
+    assert config.rope_parameters.keys() == {"full_attention", "sliding_attention"}
+    spelled = {
+        name: {"partial_rotary_factor": 1.0, **parameters}
+        for name, parameters in config.rope_parameters.items()
+    }
+    assert found(base, {**base, "rope_parameters": spelled}) == []
+    spelled["full_attention"]["rope_theta"] = 3.0
+    [(kind, text)] = found(base, {**base, "rope_parameters": spelled})
+    assert kind == "rope"
+    assert "rope_parameters.full_attention.rope_theta" in text
 
 
 def _written(config):
