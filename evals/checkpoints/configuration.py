@@ -139,14 +139,23 @@ class _Pair:
 
     def _is_same(self, kind: str, name: str, one: object, two: object) -> bool:
         if name == "problem_type":
-            # Others tell the loss apart, and this one what becomes of the logits.
-            return (one == "multi_label_classification") == (two == "multi_label_classification")
+            return self._outcome(self.one, one) == self._outcome(self.two, two)
         if kind == PATTERN and isinstance(one, list) and isinstance(two, list):
             # Of a student, some of the layers.
             return same(one, two) or (len(two) < len(one) and _is_within(two, one))
         if name in _IN_LAYER_TYPES and self._has_layer_types():
             return True
         return same(one, two, kind)
+
+    def _outcome(self, part: Part, problem_type: object) -> str:
+        """What plain use makes of logits: of a classifier, as the pipelines of transformers do."""
+        if problem_type == "multi_label_classification":
+            return "sigmoid"
+        if self.kind != CLASSIFIER:
+            return "as they are"  # the other values tell losses apart
+        if problem_type == "regression":
+            return "as they are"
+        return "sigmoid" if getattr(part.config, "num_labels", 2) == 1 else "softmax"
 
     def _has_layer_types(self) -> bool:
         """Whether both sides list what each layer sees, so that nothing else needs to say it."""
@@ -274,8 +283,27 @@ def _labels(sides: "Sides", one: Part, two: Part) -> Iterable[Finding]:
         )
         text = f"the label maps differ: {after} for the candidate, {before} for the baseline"
         yield Finding("label map", text)
+        return
+    ids = [_ids(part) for part in (one, two)]
+    inverse = {name: str(index) for index, name in enumerate(named[1])}
+    if ids[1] not in (ids[0], inverse):
+        name = next(name for name in (*ids[1], *ids[0]) if ids[0].get(name) != ids[1].get(name))
+        before, after = (short_name(str(side.get(name, "none"))) for side in ids)
+        text = (
+            f"the label maps differ: label2id of {short_name(name)} is {after} for the candidate, "
+            f"{before} for the baseline"
+        )
+        yield Finding("label map", text)
 
 
 def _names(part: Part) -> list[str]:
     labels = part.config.id2label or {}
     return [str(labels[index]) for index in sorted(labels)]
+
+
+def _ids(part: Part) -> dict[str, str]:
+    """``label2id``; where a file gives none, what its names say."""
+    given = part.config.label2id
+    if isinstance(given, Mapping) and given:
+        return {str(name): str(index) for name, index in given.items()}
+    return {name: str(index) for index, name in enumerate(_names(part))}

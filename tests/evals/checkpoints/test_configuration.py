@@ -331,6 +331,39 @@ def test_label_maps(found):
     assert "x\\x1b[31m, c4001" in text
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "differ"),
+    [
+        ({"problem_type": None}, {"problem_type": "regression"}, True),
+        ({"problem_type": None}, {"problem_type": "single_label_classification"}, False),
+        ({"problem_type": None}, {"problem_type": "multi_label_classification"}, True),
+        ({"problem_type": "regression"}, {"problem_type": "multi_label_classification"}, True),
+        ({"id2label": {"0": "score"}, "problem_type": "regression"},
+         {"id2label": {"0": "score"}, "problem_type": None}, True),
+        ({"id2label": {"0": "spam"}, "problem_type": "multi_label_classification"},
+         {"id2label": {"0": "spam"}, "problem_type": None}, False),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_the_logits_of_a_classifier(found, one, two, differ):
+    for pair in ((one, two), (two, one)):
+        kinds = [kind for kind, _ in found(*({**BERT, **side} for side in pair), CLASSIFIER)]
+        assert kinds == (["setting"] if differ else [])
+
+
+def test_names_of_labels_by_their_names(found):
+    base = {**BERT, "id2label": {"0": "a", "1": "b"}}
+    right, swapped, odd = {"a": 0, "b": 1}, {"a": 1, "b": 0}, {"LABEL_0": 0, "LABEL_1": 1}
+    for ids in (right, {"b": "1", "a": "0"}, None):
+        assert found(base, {**base, "label2id": ids}, CLASSIFIER) == []
+        assert found({**base, "label2id": odd}, {**base, "label2id": right}, CLASSIFIER) == []
+    assert found(*[{**base, "label2id": odd}] * 2, CLASSIFIER) == []
+    [(kind, text)] = found({**base, "label2id": right}, {**base, "label2id": swapped}, CLASSIFIER)
+    assert kind == "label map"
+    assert text == (
+        "the label maps differ: label2id of a is 1 for the candidate, 0 for the baseline"
+    )
+
+
 def test_unknown_keys_are_noted_in_one_line(found):
     [(kind, text)] = found(*changed(LLAMA, zeta=1, alpha_2="x" * 500, **{"a\nb": 2}))
     assert kind == "unknown setting"
