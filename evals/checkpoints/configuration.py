@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from compression_gates.evals.checkpoints import settings
+from compression_gates.evals.checkpoints import settings, shapes
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ
-from compression_gates.evals.checkpoints.effective import Part, parts_of
+from compression_gates.evals.checkpoints.effective import Part, is_read, parts_of
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.rope import rope_differences
 from compression_gates.evals.checkpoints.settings import (
@@ -25,7 +25,9 @@ from compression_gates.evals.checkpoints.settings import (
     TRAINING,
     TYING,
     Difference,
+    acts_in_evaluation,
     kind_of,
+    may_be_no_size,
     same,
     short_name,
 )
@@ -67,7 +69,8 @@ def compare(sides: "Sides") -> CheckpointComparison:
     if "" in one and "" in two:
         findings += _labels(sides, one[""], two[""])
     for prefix in sorted(one.keys() & two.keys()):
-        findings += _Pair(sides, prefix, one[prefix], two[prefix]).findings()
+        pair = _Pair(sides, prefix, one[prefix], two[prefix], one.get(""))
+        findings += pair.findings()
     lost = sorted(one.keys() ^ two.keys())
     if lost:
         names = listed([name.removesuffix(".") or "what is around it" for name in lost])
@@ -90,8 +93,9 @@ def _aligned(
 class _Pair:
     """The same part of two configurations."""
 
-    def __init__(self, sides: "Sides", prefix: str, one: Part, two: Part):
+    def __init__(self, sides: "Sides", prefix: str, one: Part, two: Part, whole: Part | None):
         self.sides, self.prefix, self.one, self.two = sides, prefix, one, two
+        self.whole = whole and whole.config
         self.kind = sides.baseline.kind
         self.is_one_type = one.values["model_type"] == two.values["model_type"]
         # Weights of another width are no baseline's weights: they were trained with their settings.
@@ -164,8 +168,13 @@ class _Pair:
     def _refined(self, kind: str, name: str, one: object, two: object) -> str:
         """The kind of a difference, where its name alone does not tell."""
         known = {*self.one.declared, *self.two.declared, *_SHARED.values(), *READ_BY_ALL}
-        if name not in known and kind not in (HEADS, TOKEN, TYING):
+        is_known = name in known or is_read(type(self.one.config), name)
+        if not is_known and kind not in (HEADS, TOKEN, TYING):
             return UNKNOWN
+        if kind == SIZE and may_be_no_size(name, one, two) and self._keeps_shapes(name, two):
+            kind = settings.NAMELESS
+        if kind == TRAINING and acts_in_evaluation(self.one.values["model_type"], name):
+            kind = settings.NAMELESS
         if kind == HEADS:
             return HEADS if self._splits_the_same_weights() else SIZE
         if kind == ROUTING and any(map(self._differs, EXPERTS)):
@@ -175,6 +184,16 @@ class _Pair:
         if kind == TYING:
             return TYING if two else "head of its own"
         return STUDENT if kind in FORWARD and self.is_student else kind
+
+    def _keeps_shapes(self, name: str, two: object) -> bool:
+        """Whether a whole number changes no shape of the baseline's tensors, and so is no size."""
+        if isinstance(two, int) and abs(two) > shapes.MOST:
+            return False
+        config, own = self.one.config, name
+        if self.whole is not None:
+            config, own = self.whole, self.prefix + name
+        before = shapes.shapes_of(config, self.kind)
+        return before is not None and shapes.shapes_with(config, self.kind, own, two) == before
 
     def _token_kind(self, name: str, one: object, two: object) -> str:
         if name == "pad_token_id" and self.kind not in (CAUSAL, SEQ2SEQ) and one is not None:

@@ -58,8 +58,10 @@ _PATTERNS = {
         r"|use_bidirectional_attention"
     ),
     SCALING: r".*soft_?cap.*|.*multiplier.*|logit_scale|logits_scal.*|.*scal(e|ar|ing).*|alpha",
-    NAMELESS: r"relative_attention_max_distance|max_relative_positions|alibi_bias_max",
-    SIZE: r".*bias|pruned_heads|per_layer_config|block_configs|layers_block_type",
+    NAMELESS: r"relative_attention_max_distance|max_relative_positions|alibi_bias_max"
+    r"|clip_qkv|clamp_len",
+    SIZE: r".*bias|pruned_heads|per_layer_config|block_configs|layers_block_type"
+    r"|num_hidden_layers|num_(nextn_predict|mtp)_layers",
 }  # fmt: skip
 ABSENT: Mapping[str, object] = {
     "partial_rotary_factor": 1.0,
@@ -70,6 +72,12 @@ ABSENT: Mapping[str, object] = {
     "is_causal": True,
 }
 """What an architecture does that has no such setting."""
+_IN_EVALUATION = (
+    ("phimoe", "router_jitter_noise"),
+    *(("zamba2", "time_step_min"), ("nemotron_h", "time_step_min")),
+)
+"""Architectures and their settings of training that act in evaluation: experts are left aside by
+a margin of twice the noise, and steps of time are not shorter than the least."""
 READ_BY_ALL = ("is_causal",)
 """Settings that transformers reads for any architecture, whether its class declares them or not."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -101,12 +109,25 @@ def shown(value: object) -> str:
 
 def kind_of(name: str, *values: object) -> str:
     """What a setting acts on, by its name; of one that no pattern knows, by its ``values``:
-    whole numbers are sizes of the model, which structured pruning and students change."""
+    whole numbers may be sizes of the model, which structured pruning and students change."""
     known = _named(name)
     if known is not None:
         return known
-    counts = [value for value in values if value is not None]
-    return SIZE if all(type(value) is int for value in counts) else NAMELESS
+    return SIZE if _are_counts(values) else NAMELESS
+
+
+def may_be_no_size(name: str, *values: object) -> bool:
+    """Whether a setting is a size only as far as its values tell."""
+    return _named(name) is None and _are_counts(values)
+
+
+def _are_counts(values: tuple[object, ...]) -> bool:
+    return all(type(value) is int for value in values if value is not None)
+
+
+def acts_in_evaluation(model_type: object, name: str) -> bool:
+    """Whether an architecture computes with a setting that others only train with."""
+    return (model_type, name) in _IN_EVALUATION
 
 
 @cache

@@ -99,6 +99,56 @@ BREAKS = [
 ]  # fmt: skip
 
 
+GPTJ = {"model_type": "gptj", "vocab_size": 576, "n_embd": 64, "n_layer": 2, "n_head": 4,
+        "n_positions": 512, "rotary_dim": 8}  # fmt: skip
+BIG_BIRD = {**SMALL, "model_type": "big_bird", "block_size": 64, "num_random_blocks": 3}
+DEBERTA = {**SMALL, "model_type": "deberta-v2", "relative_attention": True, "position_buckets": 256,
+           "max_relative_positions": 256}  # fmt: skip
+SWITCH = {"model_type": "switch_transformers", "d_model": 64, "num_layers": 2, "num_experts": 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pair"),
+    [
+        (CAUSAL, changed(GPTJ, rotary_dim=16)),
+        (CAUSAL, changed({**GPTJ, "model_type": "codegen"}, rotary_dim=16)),
+        (CAUSAL, changed({"model_type": "dbrx", "attn_config": {"clip_qkv": 8}},
+                         attn_config={"clip_qkv": None})),
+        (SEQ2SEQ, changed({**T5, "model_type": "longt5"}, local_radius=15)),
+        (CLASSIFIER, changed(BIG_BIRD, block_size=16)),
+        (CLASSIFIER, changed(BIG_BIRD, num_random_blocks=1)),
+        (SEQ2SEQ, changed({**SWITCH, "expert_capacity": 64}, expert_capacity=1)),
+        (CLASSIFIER, changed({"model_type": "xlnet", "n_layer": 2}, clamp_len=5)),
+        (CAUSAL, changed({"model_type": "reformer", "is_decoder": True}, num_hashes=4)),
+        (CLASSIFIER, changed(DEBERTA, position_buckets=-1)),
+        (CAUSAL, changed({**MIXTRAL, "model_type": "phimoe", "router_jitter_noise": 0.01},
+                         router_jitter_noise=0.5)),
+        (CAUSAL, changed({"model_type": "zamba2"}, time_step_min=0.1)),
+        (SEQ2SEQ, changed(T5, scale_decoder_outputs=False)),
+    ],
+)  # fmt: skip
+def test_what_changes_no_shape_is_no_size(found, kind, pair):
+    for one, two in (pair, pair[::-1]):
+        [(told, _)] = found(one, two, kind)
+        assert told in ("setting", "scaling")
+
+
+@pytest.mark.parametrize(
+    ("base", "changes"),
+    [
+        (LLAMA, {"intermediate_size": 96}),
+        (MIXTRAL, {"num_local_experts": 4}),
+        ({**SMALL, "model_type": "albert", "embedding_size": 16}, {"num_hidden_layers": 2}),
+        ({**SMALL, "model_type": "albert", "embedding_size": 16}, {"embedding_size": 8}),
+        ({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4}, {"n_inner": 32}),
+        (DEBERTA, {"position_buckets": 128}),
+        (LLAMA, {"vocab_size": 1 << 40}),
+    ],
+)
+def test_what_changes_a_shape_or_the_depth_is_a_size(found, base, changes):
+    assert [kind for kind, _ in found(base, {**base, **changes})] == ["size"]
+
+
 @pytest.mark.parametrize(("kind", "pair"), BREAKS)
 def test_what_breaks_plain_use_is_told_with_both_sides(found, kind, pair):
     for one, two in (pair, pair[::-1]) if kind != "tied head" else (pair,):
