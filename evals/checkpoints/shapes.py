@@ -1,9 +1,7 @@
 """Whether a setting is a size of the model, by the shapes of its tensors."""
 
 import copy
-import io
 from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
 
 import torch
 import transformers
@@ -17,7 +15,7 @@ from compression_gates.evals.checkpoints.checkpoint import (
 )
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.guard import guarded
-from compression_gates.evals.models.warned import recorded_warnings
+from compression_gates.evals.models.warned import quiet
 
 SECONDS = 60
 """Time limit of describing a model without its weights."""
@@ -39,9 +37,7 @@ def shapes_of(config: PretrainedConfig, kind: str) -> Shapes | None:
         return None
     try:
         with (
-            recorded_warnings(),
-            redirect_stderr(io.StringIO()),
-            redirect_stdout(io.StringIO()),
+            quiet(),
             guarded("it cannot be built", SECONDS),
             torch.device("meta"),
         ):

@@ -1,10 +1,11 @@
 """What libraries warn of while a model is loaded."""
 
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from transformers.utils import logging as transformers_logging
 
@@ -56,3 +57,17 @@ def recorded_warnings() -> Iterator[list[str]]:
         transformers_logging.set_verbosity(verbosity)
         told = [*found, *(str(warning.message) for warning in caught)]
         lines += dict.fromkeys(" ".join(_COLOUR.sub("", text).split()) for text in told)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off the terminal and out of reports whatever libraries log, warn of or print: what they
+    quote of a checkpoint may hold escape sequences and commands to a CI runner."""
+    root = logging.getLogger()
+    with recorded_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+        handlers = root.handlers
+        root.handlers = [logging.NullHandler()]
+        try:
+            yield
+        finally:
+            root.handlers = handlers
