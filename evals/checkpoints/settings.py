@@ -31,14 +31,15 @@ _PATTERNS = {
         r"|task_specific_params|torchscript|gradient_checkpointing|pretraining_tp"
         r"|chunk_size(_feed_forward)?|keys_to_ignore_at_inference|tokenizer_class|use_.*kernels?"
         r"|unsloth.*|.*flash.*|attn_implementation|reorder_and_upcast_attn|use_bfloat16"
-        r"|base_model_.*_plan"
+        r"|base_model_.*_plan|num_logits_to_keep|chunk_size_lm_head|mamba_chunk_size|num_beams|max_length"
+        r"|max_new_tokens|min_length|.*no_repeat_ngram_size|ep_size"
     ),
     TRAINING: (
         r".*dropout.*|.*_pdrop|.*_drop|initializer.*|init_.*|.*_init|.*_loss(_.*)?|.*aux_.*"
         r"|.*jitter.*|.*layerdrop|mask_(time|feature)_.*|label_smoothing|summary_.*"
         r"|rescale_prenorm_residual|time_step_(min|max|floor)|embd_pdrop"
     ),
-    TOKEN: r".*_token_(id|index|ids)",
+    TOKEN: r".*_token_(id|index|ids)|(bos|eos|pad|unk|mask)_index|lang_id",
     TYING: r"tie_word_embeddings",
     CONTEXT: r"max_position_embeddings|n_positions|n_ctx|max_seq(uence)?_len(gth)?|seq_length",
     ROPE: r"rope_parameters|rope_scaling|rope_theta|partial_rotary_factor|rotary_(pct|emb_base)"
@@ -61,7 +62,9 @@ _PATTERNS = {
     NAMELESS: r"relative_attention_max_distance|max_relative_positions|alibi_bias_max"
     r"|clip_qkv|clamp_len",
     SIZE: r".*bias|pruned_heads|per_layer_config|block_configs|layers_block_type"
-    r"|num_hidden_layers|num_(nextn_predict|mtp)_layers",
+    r"|num_hidden_layers|(num_)?(encoder|decoder)_layers|num_(nextn_predict|mtp)_layers"
+    r"|.*(intermediate_size|ffn_dim|vocab_size|proj_size).*|.*num_experts|num_local_experts"
+    r"|n_(routed|shared)_experts|expand|mamba_expand|mamba_d_head",
 }  # fmt: skip
 ABSENT: Mapping[str, object] = {
     "partial_rotary_factor": 1.0,
