@@ -53,6 +53,8 @@ KINDS: Mapping[str, Kind] = {
     "other truncation side": Kind(_NOTED, "Prompts are cut by whoever asks for it."),
     "tokenizer.json": Kind(_FAILED, "Servers that read this file give the model other tokens."),
     "no tokenizer.json": Kind(_NOTED, "Some servers read this file alone."),
+    "flag for other readers": Kind(_NOTED, "transformers 5 leaves it aside, some do not."),
+    "vocabulary for other readers": Kind(_NOTED, "Some read it in place of tokenizer.json."),
     "plain use": Kind(_FAILED, "Users of transformers meet it at once."),
     "index of weights": Kind(_FAILED, "Readers that go by the index miss tensors."),
     "tensor in two files": Kind(_REFUSED, "Which value is meant is not said."),

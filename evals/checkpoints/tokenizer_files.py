@@ -5,11 +5,13 @@ transformers resets the truncation and the padding of ``tokenizer.json`` in ever
 classes rebuild some of the rest. The ``tokenizers`` library, and what is built on it, does neither.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import transformers
 from tokenizers import Tokenizer
 
 from compression_gates.evals.checkpoints.checkpoint import (
@@ -24,14 +26,15 @@ from compression_gates.evals.checkpoints.encoding import SHOWN, Ids, encode, par
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.tokens import first_of, stress_texts, text_difference
 from compression_gates.evals.data.items import input_text
-from compression_gates.evals.errors import EvalError
-from compression_gates.evals.foreign_text import snippet
+from compression_gates.evals.errors import EvalError, listed
+from compression_gates.evals.foreign_text import on_one_line, snippet
 from compression_gates.evals.guard import is_panic
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
 
-FILE = "tokenizer.json"
+FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+_VOCABULARIES = ("*.model", "vocab.json", "vocab.txt", "merges.txt", "*.tiktoken")
 ENDLESS = 1 << 30
 """A ``model_max_length`` from which on it is no limit."""
 SAMPLE = 32
@@ -45,6 +48,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
     if sides.share_tokenizer:
         return CheckpointComparison()
     findings = [*_padding_token(sides), *_limit(sides), *_sides(sides)]
+    findings += [*_flags(sides), *_other_files(sides)]
     files = [side.tokenizer / FILE for side in (sides.baseline, sides.candidate)]
     there = [file.is_file() for file in files]
     compared = ("limits and sides of the tokenizer",)
@@ -87,6 +91,78 @@ def _limit(sides: "Sides") -> list[Finding]:
     if sides.baseline.kind != CAUSAL and before <= context < after:
         return [Finding("no truncation", f"{text}, which takes {context}")]
     return [Finding("other limit", text)]
+
+
+def _flags(sides: "Sides") -> list[Finding]:
+    """``add_bos_token`` and ``add_eos_token``, which only some readers act on."""
+    baseline = sides.tokenizers[0]
+    told = [_settings(side) for side in (sides.baseline, sides.candidate)]
+    ids = [encode(side, ["a"])[0] for side in sides.tokenizers]
+    if ids[0] != ids[1] or isinstance(ids[0], str):
+        return []  # the comparison of tokens tells
+    bare = encode(baseline, ["a"], add_special_tokens=False)[0]
+    adds = {
+        "bos": ids[0][:1] == [baseline.bos_token_id],
+        "eos": ids[0][-1:] == [baseline.eos_token_id],
+    }
+    findings = []
+    for name, does in adds.items():
+        asked = told[1].get(f"add_{name}_token")
+        if isinstance(asked, bool) and asked not in (
+            does and ids[0] != bare, told[0].get(f"add_{name}_token")
+        ):  # fmt: skip
+            text = (
+                f"{CONFIG} says add_{name}_token = {str(asked).lower()} for the candidate, and the "
+                f"{name} token is {'added' if does else 'not added'}: transformers "
+                f"{transformers.__version__} goes by {FILE}, transformers 4 and vLLM by the flag"
+            )
+            findings.append(Finding("flag for other readers", text))
+    return findings
+
+
+def _settings(side: Checkpoint) -> Mapping[str, object]:
+    file = side.tokenizer / CONFIG
+    return json_object(file) if file.is_file() else {}
+
+
+def _other_files(sides: "Sides") -> list[Finding]:
+    """Vocabularies beside ``tokenizer.json``, which other readers may take in its place."""
+    if not (sides.candidate.tokenizer / FILE).is_file():
+        return []
+    names = sorted(
+        file.name
+        for pattern in _VOCABULARIES
+        for file in sides.candidate.tokenizer.glob(pattern)
+        if file.is_file() and not _is_known(sides, file)
+    )
+    if not names:
+        return []
+    text = (
+        f"the candidate's {on_one_line(listed(names))} is not the baseline's, and is not compared: "
+        f"{FILE} is read in its place, by other readers perhaps not"
+    )
+    return [Finding("vocabulary for other readers", text)]
+
+
+def _is_known(sides: "Sides", file: Path) -> bool:
+    """Whether a file is that of the baseline, or holds what the baseline's tokenizer does."""
+    usual = sides.baseline.tokenizer / file.name
+    held = file.read_bytes()
+    if usual.is_file() and usual.read_bytes().split() == held.split():
+        return True
+    if file.suffix == ".json":
+        try:
+            entries = json_object(file)
+        except EvalError:
+            return False
+        known = sides.tokenizers[0].get_vocab()
+        return bool(entries) and all(known.get(entry) == i for entry, i in entries.items())
+    if file.name == "merges.txt" and sides.tokenizers[0].is_fast:
+        model = json.loads(sides.tokenizers[0].backend_tokenizer.to_str())["model"]
+        merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or ()]
+        lines = held.decode(errors="replace").splitlines()
+        return [line for line in lines if line and not line.startswith("#version")] == merges
+    return False
 
 
 def _length(limit: float | None) -> float:
