@@ -329,7 +329,9 @@ class Bench(Measurer):
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:
     from compression_gates.evals.scoring.footprint import footprint, weights_digest
 
-    return {**footprint(loaded), _DIGEST: np.array(weights_digest(loaded.model))}
+    vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
+    digest = weights_digest(loaded.model, vocabulary)
+    return {**footprint(loaded), _DIGEST: np.array(digest)}
 
 
 def _routed(

@@ -1,6 +1,6 @@
 """Chat templates of two checkpoints, by the tokens of the conversations that they render."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from compression_gates.evals.checkpoints.encoding import (
 )
 from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
-from compression_gates.evals.checkpoints.stress import CONVERSATIONS, TOOLS
+from compression_gates.evals.checkpoints.stress import CONVERSATIONS, TOOLS, VARIABLES
 from compression_gates.evals.checkpoints.tokens import are_one, first_of
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.errors import EvalError, listed
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
 
 DEFAULT = "default"
+ENDLESS = "no end after"
+"""How the reason of a template that takes too long begins."""
 FILES = ("tokenizer_config.json", "chat_template.json")
 """Files in which readers other than transformers look for a template."""
 
@@ -62,22 +64,45 @@ def compare(sides: "Sides") -> CheckpointComparison:
         return CheckpointComparison(
             new, not_compared=without if sides.baseline.kind == CAUSAL else {}
         )
-    chats = list(_chats())
+    chats = list(fixed_chats())
     chats += [chat for data in sides.data if data.how.get("chat") for chat in _asked(data)]
-    taken = [chat for chat in chats if render(pair[0], chat)[0]]
+    taken = _taken(pair[0], chats)
     findings = _lost_tokens(pair, before)
     if not after:
         findings.append(Finding("chat template", "only the baseline has a chat template"))
     elif before != after or not are_one(*pair) or _variables(pair[0]) != _variables(pair[1]):
         known = {found.kind for found in findings}  # tokens that are lost are told by name
-        findings += [found for found in _rendering(pair, taken) if found.kind not in known]
-        for name in before.keys() - {DEFAULT}:
-            findings += _named(pair, name, after, chats)
+        rendering = _rendering(pair, taken)
+        for name in sorted(before.keys() - {DEFAULT}):
+            rendering += _named(pair, name, after, chats)
+        if not rendering and any(
+            _text_of(before, name) != _text_of(after, name) for name in before
+        ):
+            text = "the chat templates differ in their text, and no compared chat shows it"
+            rendering.append(Finding("text of the chat template", text))
+        findings += [found for found in rendering if found.kind not in known]
     findings += _elsewhere(sides, taken)
     if not taken:
         why = f"the baseline's renders no conversation: {render(pair[0], chats[0])[1]}"
         return CheckpointComparison(tuple(findings), not_compared={"chat template": why})
     return CheckpointComparison(tuple(findings), (f"{len(taken)} rendered chats",))
+
+
+def _taken(tokenizer: PreTrainedTokenizerBase, chats: Iterable[Chat]) -> list[Chat]:
+    """The chats that the default template renders; none behind one that takes too long."""
+    found = []
+    for chat in chats:
+        text, reason = render(tokenizer, chat)
+        if text:
+            found.append(chat)
+        elif ENDLESS in reason:
+            break
+    return found
+
+
+def _text_of(templates: Mapping[str, object], name: str) -> str:
+    """A template without the white space around it, which only the last line of a file adds."""
+    return str(templates.get(name, "")).strip()
 
 
 def render(
@@ -105,7 +130,9 @@ def assistant_turns(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         if messages[-1]["role"] != "assistant":
             continue
         for tools in (None, TOOLS):
-            asked, _ = render(tokenizer, Chat(name, messages[:-1], True, tools))
+            asked, reason = render(tokenizer, Chat(name, messages[:-1], True, tools))
+            if ENDLESS in reason:
+                return found
             whole, _ = render(tokenizer, Chat(name, messages, False, tools))
             if asked and whole.startswith(asked):
                 found.append(whole.removeprefix(asked))
@@ -125,15 +152,15 @@ def _variables(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
 
 
-def _chats() -> Iterator[Chat]:
+def fixed_chats() -> Iterator[Chat]:
     """The fixed conversations, with and without tools and the beginning of an answer."""
     for (name, messages), prompt, tools in product(
         CONVERSATIONS.items(), (True, False), (None, TOOLS)
     ):
         asked = " that asks for an answer" if prompt else ""
         yield Chat(f"{name}{' with tools' if tools else ''}{asked}", messages, prompt, tools)
-    for name, messages in CONVERSATIONS.items():
-        yield Chat(f"{name} without thinking", messages, variables={"enable_thinking": False})
+    for (how, variables), (name, messages) in product(VARIABLES.items(), CONVERSATIONS.items()):
+        yield Chat(f"{name} {how}", messages, variables=variables)
 
 
 def _asked(data: DataSet) -> Iterator[Chat]:
@@ -178,9 +205,13 @@ def _rendering(
     found: dict[str, dict[str, str]] = {"chat template": {}, "chat token": {}}
     for chat in chats:
         # A template may write the time, so a difference counts where it is there again.
-        if all(difference := _difference(pair, chat, templates) for _ in range(2)):
+        difference = _difference(pair, chat, templates)
+        is_endless = difference is not None and ENDLESS in difference[1]
+        if difference and (is_endless or _difference(pair, chat, templates)):
             kind, text = difference
             found[kind][chat.name] = text
+        if is_endless:
+            break  # the others would take as long
     told = {
         "chat template": first_of(found["chat template"], "the chat templates differ on"),
         "chat token": first_of(found["chat token"], "the tokenizers differ on a chat, on"),

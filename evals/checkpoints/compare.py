@@ -11,6 +11,7 @@ from compression_gates.evals.checkpoints.findings import CheckpointComparison
 from compression_gates.evals.checkpoints.lengths import Lengths, lengths_of
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.models.loading import load_tokenizer
+from compression_gates.evals.models.warned import quiet
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class Sides:
 
 
 def compare(sides: Sides) -> CheckpointComparison:
-    """Everything that is compared before scoring.
+    """Everything that is compared before scoring; libraries are kept quiet meanwhile.
 
     Raises:
         EvalError: a side cannot be read.
     """
-    return CheckpointComparison.joined(comparer(sides) for comparer in _comparers())
+    with quiet():
+        return CheckpointComparison.joined(comparer(sides) for comparer in _comparers())
 
 
 def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from compression_gates.evals.checkpoints import settings
+from compression_gates.evals.checkpoints import settings, shapes
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, SEQ2SEQ
-from compression_gates.evals.checkpoints.effective import Part, parts_of
+from compression_gates.evals.checkpoints.effective import Part, is_read, parts_of
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.names import EXPERT_COUNTS
 from compression_gates.evals.checkpoints.rope import rope_differences
@@ -25,7 +25,9 @@ from compression_gates.evals.checkpoints.settings import (
     TRAINING,
     TYING,
     Difference,
+    acts_in_evaluation,
     kind_of,
+    may_be_no_size,
     same,
     short_name,
 )
@@ -68,7 +70,8 @@ def compare(sides: "Sides") -> CheckpointComparison:
     if "" in one and "" in two:
         findings += _labels(sides, one[""], two[""])
     for prefix in sorted(one.keys() & two.keys()):
-        findings += _Pair(sides, prefix, one[prefix], two[prefix]).findings()
+        pair = _Pair(sides, prefix, one[prefix], two[prefix], one.get(""))
+        findings += pair.findings()
     lost = sorted(one.keys() ^ two.keys())
     if lost:
         names = listed([name.removesuffix(".") or "what is around it" for name in lost])
@@ -91,8 +94,9 @@ def _aligned(
 class _Pair:
     """The same part of two configurations."""
 
-    def __init__(self, sides: "Sides", prefix: str, one: Part, two: Part):
+    def __init__(self, sides: "Sides", prefix: str, one: Part, two: Part, whole: Part | None):
         self.sides, self.prefix, self.one, self.two = sides, prefix, one, two
+        self.whole = whole and whole.config
         self.kind = sides.baseline.kind
         self.is_one_type = one.values["model_type"] == two.values["model_type"]
         # Weights of another width are no baseline's weights: they were trained with their settings.
@@ -140,14 +144,23 @@ class _Pair:
 
     def _is_same(self, kind: str, name: str, one: object, two: object) -> bool:
         if name == "problem_type":
-            # Others tell the loss apart, and this one what becomes of the logits.
-            return (one == "multi_label_classification") == (two == "multi_label_classification")
+            return self._outcome(self.one, one) == self._outcome(self.two, two)
         if kind == PATTERN and isinstance(one, list) and isinstance(two, list):
             # Of a student, some of the layers.
             return same(one, two) or (len(two) < len(one) and _is_within(two, one))
         if name in _IN_LAYER_TYPES and self._has_layer_types():
             return True
         return same(one, two, kind)
+
+    def _outcome(self, part: Part, problem_type: object) -> str:
+        """What plain use makes of logits: of a classifier, as the pipelines of transformers do."""
+        if problem_type == "multi_label_classification":
+            return "sigmoid"
+        if self.kind != CLASSIFIER:
+            return "as they are"  # the other values tell losses apart
+        if problem_type == "regression":
+            return "as they are"
+        return "sigmoid" if getattr(part.config, "num_labels", 2) == 1 else "softmax"
 
     def _has_layer_types(self) -> bool:
         """Whether both sides list what each layer sees, so that nothing else needs to say it."""
@@ -156,8 +169,13 @@ class _Pair:
     def _refined(self, kind: str, name: str, one: object, two: object) -> str:
         """The kind of a difference, where its name alone does not tell."""
         known = {*self.one.declared, *self.two.declared, *_SHARED.values(), *READ_BY_ALL}
-        if name not in known and kind not in (HEADS, TOKEN, TYING):
+        is_known = name in known or is_read(type(self.one.config), name)
+        if not is_known and kind not in (HEADS, TOKEN, TYING):
             return UNKNOWN
+        if kind == SIZE and may_be_no_size(name, one, two) and self._keeps_shapes(name, two):
+            kind = settings.NAMELESS
+        if kind == TRAINING and acts_in_evaluation(self.one.values["model_type"], name):
+            kind = settings.NAMELESS
         if kind == HEADS:
             return HEADS if self._splits_the_same_weights() else SIZE
         if kind == ROUTING and any(map(self._differs, EXPERT_COUNTS)):
@@ -167,6 +185,16 @@ class _Pair:
         if kind == TYING:
             return TYING if two else "head of its own"
         return STUDENT if kind in FORWARD and self.is_student else kind
+
+    def _keeps_shapes(self, name: str, two: object) -> bool:
+        """Whether a whole number changes no shape of the baseline's tensors, and so is no size."""
+        if isinstance(two, int) and abs(two) > shapes.MOST:
+            return False
+        config, own = self.one.config, name
+        if self.whole is not None:
+            config, own = self.whole, self.prefix + name
+        before = shapes.shapes_of(config, self.kind)
+        return before is not None and shapes.shapes_with(config, self.kind, own, two) == before
 
     def _token_kind(self, name: str, one: object, two: object) -> str:
         if name == "pad_token_id" and self.kind not in (CAUSAL, SEQ2SEQ) and one is not None:
@@ -274,8 +302,27 @@ def _labels(sides: "Sides", one: Part, two: Part) -> Iterable[Finding]:
         )
         text = f"the label maps differ: {after} for the candidate, {before} for the baseline"
         yield Finding("label map", text)
+        return
+    ids = [_ids(part) for part in (one, two)]
+    inverse = {name: str(index) for index, name in enumerate(named[1])}
+    if ids[1] not in (ids[0], inverse):
+        name = next(name for name in (*ids[1], *ids[0]) if ids[0].get(name) != ids[1].get(name))
+        before, after = (short_name(str(side.get(name, "none"))) for side in ids)
+        text = (
+            f"the label maps differ: label2id of {short_name(name)} is {after} for the candidate, "
+            f"{before} for the baseline"
+        )
+        yield Finding("label map", text)
 
 
 def _names(part: Part) -> list[str]:
     labels = part.config.id2label or {}
     return [str(labels[index]) for index in sorted(labels)]
+
+
+def _ids(part: Part) -> dict[str, str]:
+    """``label2id``; where a file gives none, what its names say."""
+    given = part.config.label2id
+    if isinstance(given, Mapping) and given:
+        return {str(name): str(index) for name, index in given.items()}
+    return {name: str(index) for index, name in enumerate(_names(part))}

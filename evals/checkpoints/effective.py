@@ -3,13 +3,18 @@
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from transformers import PretrainedConfig
 
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.models.configurations import load_config
+from compression_gates.evals.models.warned import recorded_warnings
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,35 @@ def _parts(config: PretrainedConfig, prefix: str = "") -> list[tuple[str, Part]]
     return found
 
 
-def _declared(kind: type[PretrainedConfig]) -> set[str]:
-    """Settings that a class names: its fields, and in code of older versions its arguments."""
+@cache
+def _declared(kind: type[PretrainedConfig]) -> frozenset[str]:
+    """Settings that a class names: its fields, in code of older versions its arguments, and what
+    it sets by itself."""
     arguments = {
         name
         for base in kind.__mro__
         if issubclass(base, PretrainedConfig) and "__init__" in vars(base)
         for name in inspect.signature(base.__init__).parameters
     }
-    return {field.name for field in dataclasses.fields(kind)} | arguments - {"self", "kwargs"}
+    own: set[str] = set()
+    with recorded_warnings(), suppress(Exception):  # a class may need arguments
+        own = set(kind().to_dict())
+    fields = {field.name for field in dataclasses.fields(kind)}
+    return frozenset(fields | own | arguments - {"self", "kwargs"})
+
+
+@cache
+def is_read(kind: type[PretrainedConfig], name: str) -> bool:
+    """Whether the code of a model reads a setting, which its configuration need not name."""
+    file = Path(inspect.getfile(kind))
+    code = file.with_name(file.name.replace("configuration_", "modeling_"))
+    if not kind.__module__.startswith("transformers.models.") or not code.is_file():
+        return False
+    own = re.escape(name)
+    reading = rf"""config\.{own}\b|getattr\([\w.]*config, ["']{own}["']"""
+    return bool(re.search(reading, _text(code)))
+
+
+@cache
+def _text(code: Path) -> str:
+    return code.read_text()

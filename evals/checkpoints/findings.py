@@ -36,6 +36,11 @@ KINDS: Mapping[str, Kind] = {
     "other chat template": Kind(
         _FAILED, "Which template is used depends on the program that reads it."
     ),
+    "text of the chat template": Kind(_NOTED, "Another conversation may show the difference."),
+    "flag for other readers": Kind(_NOTED, "transformers 5 ignores it; other programs may not."),
+    "vocabulary for other readers": Kind(
+        _NOTED, "Some programs read it instead of tokenizer.json."
+    ),
     "new chat template": Kind(_NOTED, "The baseline has none, so no chat can be judged."),
     "added token": Kind(_FAILED, "It becomes different tokens, or is shown where it was hidden."),
     "flags of an added token": Kind(_NOTED, "No text was found for which it makes a difference."),

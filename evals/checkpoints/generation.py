@@ -13,7 +13,11 @@ from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.settings import Difference, same, short_name, shown
 from compression_gates.evals.errors import EvalError, listed
-from compression_gates.evals.models.configurations import end_tokens, load_generation_config
+from compression_gates.evals.models.configurations import (
+    end_tokens,
+    load_config,
+    load_generation_config,
+)
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
@@ -24,7 +28,7 @@ SHOWN = 6
 """Settings that a line names; of more, their number."""
 _UNNAMED = (
     "transformers_version", "eos_token_id", "decoder_start_token_id", "max_length",
-    "max_new_tokens",
+    "max_new_tokens", "pad_token_id",
 )  # fmt: skip
 """Bookkeeping, and what is compared by itself."""
 _ACTS_WITH = {
@@ -39,8 +43,8 @@ _ACTS_WITH = {
 }  # fmt: skip
 """Settings that act only beside another."""
 _HARMLESS = (
-    "use_cache", "cache_implementation", "cache_config", "max_cache_len", "pad_token_id",
-    "bos_token_id", "output_attentions", "output_hidden_states", "output_scores", "output_logits",
+    "use_cache", "cache_implementation", "cache_config", "max_cache_len", "bos_token_id",
+    "output_attentions", "output_hidden_states", "output_scores", "output_logits",
     "return_dict_in_generate", "renormalize_logits", "remove_invalid_values", "compile_config",
     "disable_compile", "low_memory", "prefill_chunk_size", "continuous_batching_config",
     "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
@@ -74,6 +78,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
     findings = [
         *_ends(*plain, sides),
         *_lengths(*plain, sides),
+        *_padding(*plain, sides),
         *_settings(*map(_effective, plain)),
         *_first_token(*plain, sides.baseline.kind),
     ]
@@ -107,14 +112,39 @@ def _ends(one: GenerationConfig, two: GenerationConfig, sides: "Sides") -> list[
     if before == after:
         return []
     more = set(after) - set(before)
-    tokenizer = sides.tokenizers[0]
-    special = {
-        *tokenizer.all_special_ids,
-        *(index for index, token in tokenizer.added_tokens_decoder.items() if token.special),
-    }
+    special = _special_tokens(sides)
     harmless = set(before) <= set(after) and more <= special and not _in_answers(more, sides)
     text = f"generation ends at {before} for the baseline, {after} for the candidate"
     return [Finding("further end tokens" if harmless else "end of generation", text)]
+
+
+def _special_tokens(sides: "Sides") -> set[int]:
+    """Those of the baseline's tokenizer."""
+    tokenizer = sides.tokenizers[0]
+    flagged = (index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return {*tokenizer.all_special_ids, *flagged}
+
+
+def _padding(one: GenerationConfig, two: GenerationConfig, sides: "Sides") -> list[Finding]:
+    """The token that ``generate`` writes behind a row of a batch that has ended early."""
+    before, after = one.pad_token_id, two.pad_token_id
+    if before == after:
+        return []
+    text = f"plain generate pads with {shown(before)} for the baseline, {shown(after)} for the "
+    if after is None:  # generate takes an end token in its place
+        return [Finding(MILDER, f"{text}candidate")]
+    rows = load_config(sides.candidate, sides.trust_remote_code).get_text_config().vocab_size
+    if type(after) is not int or not 0 <= after < rows:
+        text += f"candidate, whose vocabulary has {rows} entries"
+        return [Finding("padding token", text)]
+    special = _special_tokens(sides)
+    # Without a padding token of its own, the baseline pads with an end token.
+    usual = {before} if before is not None else set(end_tokens(one))
+    known = set(sides.tokenizers[0].get_vocab().values())
+    if usual & special and after in known - special:
+        text += "candidate, an ordinary token that is shown behind an answer"
+        return [Finding("padding token", text)]
+    return [Finding(MILDER, f"{text}candidate")]
 
 
 def _in_answers(tokens: set[int], sides: "Sides") -> bool:

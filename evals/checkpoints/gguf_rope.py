@@ -130,6 +130,32 @@ def scaling_of_config(config: PreTrainedConfig) -> RopeScaling:
     return RopeScaling(kind, {name: float(n) for name, n in numbers.items() if n is not None})
 
 
+def attention_factor_of_header(header: Header) -> float:
+    """What llama.cpp multiplies queries and keys by, beside what it derives from the scaling."""
+    names = "attn_factor", "yarn_attn_factor"
+    found = [header.number(f"rope.scaling.{name}") for name in names]
+    return math.prod(1.0 if value is None else value for value in found)
+
+
+def attention_factor_of_config(config: PreTrainedConfig) -> float | None:
+    """The same of a configuration; None where llama.cpp derives it in a way of its own."""
+    given = rope_parameters(config)
+    kind, asked = given.get("rope_type") or NONE, given.get("attention_factor")
+    if kind == "yarn":
+        if given.get("mscale") or given.get("mscale_all_dim"):
+            return None
+        usual = 0.1 * math.log(given.get("factor") or 1) + 1
+        return 1.0 if asked is None else asked / usual
+    if kind == "longrope":
+        original = given.get("original_max_position_embeddings")
+        whole = getattr(config, "max_position_embeddings", None)
+        if asked is not None or not original or not whole:
+            return asked
+        factor = whole / original
+        return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return 1.0
+
+
 def _llama3(given: Mapping[str, float], dimensions: int) -> np.ndarray:
     """What Llama 3.1 divides frequencies by: long waves by the factor, short ones by 1, and those
     between by something between."""

@@ -16,6 +16,8 @@ from compression_gates.evals.checkpoints.findings import CheckpointComparison, F
 from compression_gates.evals.checkpoints.gguf_header import Header
 from compression_gates.evals.checkpoints.gguf_rope import (
     RopeScaling,
+    attention_factor_of_config,
+    attention_factor_of_header,
     head_dimensions,
     rope_parameters,
     rotated_dimensions,
@@ -174,6 +176,8 @@ SETTINGS = (
     ),
     Setting("base of the rotary embedding", _base, _theta),
     Setting("rope scaling", scaling_of_header, scaling_of_config),
+    Setting("attention factor of the rotary embedding", attention_factor_of_header,
+            attention_factor_of_config, silent=True),
     Setting("number of rotated dimensions", _rotated, rotated_dimensions),
     Setting("cap of attention logits", _cap("attn_logit_softcapping"),
             _first("attn_logit_softcapping")),
@@ -236,7 +240,8 @@ def _lost(header: Header, loaded: PreTrainedConfig) -> Iterator[Finding]:
 def _is_unused(setting: Setting, held: object, config: PreTrainedConfig) -> bool:
     """Whether a model has no use for a setting: rotary ones without rotary embedding, and the size
     of the heads where only its parts can be told."""
-    rotary = ("base of the rotary embedding", "rope scaling", "number of rotated dimensions")
+    rotary = ("base of the rotary embedding", "rope scaling", "number of rotated dimensions",
+              "attention factor of the rotary embedding")  # fmt: skip
     return setting.name in rotary and not rope_parameters(config)
 
 

@@ -13,7 +13,7 @@ from compression_gates.evals.guard import is_panic
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TEXTS = (
     "The train leaves at noon.",
@@ -145,4 +145,26 @@ def _generate(
     if count > MOST_SEQUENCES:
         raise ValueError(f"generation_config.json asks for {count} sequences at once")
     # Compiling takes minutes and changes no result.
-    return model.generate(**batch, max_new_tokens=NEW_TOKENS, disable_compile=True)
+    return model.generate(
+        **batch,
+        max_new_tokens=NEW_TOKENS,
+        disable_compile=True,
+        logits_processor=[_early_end(asked)] if len(texts) > 1 else [],
+    )
+
+
+def _early_end(
+    asked: "GenerationConfig",
+) -> Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]:
+    """Ends the first row of a batch at once, so that padding is written behind it."""
+    ends = asked.eos_token_id if isinstance(asked.eos_token_id, list) else [asked.eos_token_id]
+    beams = asked.num_beams or 1
+
+    def process(ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        if ends and ends[0] is not None:
+            scores = scores.clone()
+            scores[:beams] = -float("inf")
+            scores[:beams, ends[0]] = 0
+        return scores
+
+    return process

@@ -1,7 +1,7 @@
 """Rotary position embeddings, compared by the frequencies that they rotate with."""
 
-import copy
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 import torch
 from transformers import PretrainedConfig
@@ -40,11 +40,13 @@ def rope_differences(
             continue
         seen = seen or longest in differs
         prefix = f"rope_parameters.{label}" if label else "rope_parameters"
-        found += [
-            Difference(f"{prefix}.{name}", sides[0].get(name), sides[1].get(name))
-            for name in sorted(sides[0].keys() | sides[1].keys())
-            if not same(sides[0].get(name), sides[1].get(name))
+        names = sorted(sides[0].keys() | sides[1].keys())
+        values = {name: (sides[0].get(name), sides[1].get(name)) for name in names}
+        # Also a switch that is off where one that is not set is on, as that of YaRN.
+        named = [name for name in names if not same(*values[name])] or [
+            name for name in names if values[name][0] != values[name][1]
         ]
+        found += [Difference(f"{prefix}.{name}", *values[name]) for name in named]
     return found, seen
 
 
@@ -95,16 +97,22 @@ def _frequencies(
     config: PretrainedConfig, context: int, parameters: Mapping[str, object], length: int
 ) -> tuple[torch.Tensor, float]:
     """Inverse frequencies ``(dimensions,)`` in a sequence of ``length``, and the scale of both."""
-    config = copy.deepcopy(config)
-    config.rope_parameters = dict(parameters)
-    if context:
-        config.max_position_embeddings = context
-    if parameters["rope_type"] != DEFAULT:
-        return ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, "cpu", seq_len=length)
     heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    size = int(heads * parameters.get("partial_rotary_factor", 1.0))
-    exponents = torch.arange(0, size, 2, dtype=torch.float) / size
-    return 1.0 / parameters["rope_theta"] ** exponents, 1.0
+    if parameters["rope_type"] == DEFAULT:
+        size = int(heads * parameters.get("partial_rotary_factor", 1.0))
+        exponents = torch.arange(0, size, 2, dtype=torch.float) / size
+        return 1.0 / parameters["rope_theta"] ** exponents, 1.0
+    # A configuration of transformers would put what it says of the context in place of what the
+    # parameters say, or refuse parameters that are those of one type of its layers.
+    asked = SimpleNamespace(
+        rope_parameters=dict(parameters),
+        max_position_embeddings=context or getattr(config, "max_position_embeddings", None),
+        head_dim=heads,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        standardize_rope_params=lambda: None,
+    )
+    return ROPE_INIT_FUNCTIONS[parameters["rope_type"]](asked, "cpu", seq_len=length)
 
 
 def _is_same_rotation(one: tuple[torch.Tensor, float], two: tuple[torch.Tensor, float]) -> bool:

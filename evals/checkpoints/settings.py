@@ -32,14 +32,15 @@ _PATTERNS = {
         r"|task_specific_params|torchscript|gradient_checkpointing|pretraining_tp"
         r"|chunk_size(_feed_forward)?|keys_to_ignore_at_inference|tokenizer_class|use_.*kernels?"
         r"|unsloth.*|.*flash.*|attn_implementation|reorder_and_upcast_attn|use_bfloat16"
-        r"|base_model_.*_plan"
+        r"|base_model_.*_plan|num_logits_to_keep|chunk_size_lm_head|mamba_chunk_size|num_beams|max_length"
+        r"|max_new_tokens|min_length|.*no_repeat_ngram_size|ep_size"
     ),
     TRAINING: (
         r".*dropout.*|.*_pdrop|.*_drop|initializer.*|init_.*|.*_init|.*_loss(_.*)?|.*aux_.*"
         r"|.*jitter.*|.*layerdrop|mask_(time|feature)_.*|label_smoothing|summary_.*"
         r"|rescale_prenorm_residual|time_step_(min|max|floor)|embd_pdrop"
     ),
-    TOKEN: r".*_token_(id|index|ids)",
+    TOKEN: r".*_token_(id|index|ids)|(bos|eos|pad|unk|mask)_index|lang_id",
     TYING: r"tie_word_embeddings",
     CONTEXT: "|".join(POSITIONS),
     ROPE: r"rope_parameters|rope_scaling|rope_theta|partial_rotary_factor|rotary_(pct|emb_base)"
@@ -59,8 +60,12 @@ _PATTERNS = {
         r"|use_bidirectional_attention"
     ),
     SCALING: r".*soft_?cap.*|.*multiplier.*|logit_scale|logits_scal.*|.*scal(e|ar|ing).*|alpha",
-    NAMELESS: r"relative_attention_max_distance|max_relative_positions|alibi_bias_max",
-    SIZE: r".*bias|pruned_heads|per_layer_config|block_configs|layers_block_type",
+    NAMELESS: r"relative_attention_max_distance|max_relative_positions|alibi_bias_max"
+    r"|clip_qkv|clamp_len",
+    SIZE: r".*bias|pruned_heads|per_layer_config|block_configs|layers_block_type"
+    r"|num_hidden_layers|(num_)?(encoder|decoder)_layers|num_(nextn_predict|mtp)_layers"
+    r"|.*(intermediate_size|ffn_dim|vocab_size|proj_size).*|.*num_experts|num_local_experts"
+    r"|n_(routed|shared)_experts|expand|mamba_expand|mamba_d_head",
 }  # fmt: skip
 ABSENT: Mapping[str, object] = {
     "partial_rotary_factor": 1.0,
@@ -71,6 +76,12 @@ ABSENT: Mapping[str, object] = {
     "is_causal": True,
 }
 """What an architecture does that has no such setting."""
+_IN_EVALUATION = (
+    ("phimoe", "router_jitter_noise"),
+    *(("zamba2", "time_step_min"), ("nemotron_h", "time_step_min")),
+)
+"""Architectures and their settings of training that act in evaluation: experts are left aside by
+a margin of twice the noise, and steps of time are not shorter than the least."""
 READ_BY_ALL = ("is_causal",)
 """Settings that transformers reads for any architecture, whether its class declares them or not."""
 
@@ -101,12 +112,25 @@ def shown(value: object) -> str:
 
 def kind_of(name: str, *values: object) -> str:
     """What a setting acts on, by its name; of one that no pattern knows, by its ``values``:
-    whole numbers are sizes of the model, which structured pruning and students change."""
+    whole numbers may be sizes of the model, which structured pruning and students change."""
     known = _named(name)
     if known is not None:
         return known
-    counts = [value for value in values if value is not None]
-    return SIZE if all(type(value) is int for value in counts) else NAMELESS
+    return SIZE if _are_counts(values) else NAMELESS
+
+
+def may_be_no_size(name: str, *values: object) -> bool:
+    """Whether a setting is a size only as far as its values tell."""
+    return _named(name) is None and _are_counts(values)
+
+
+def _are_counts(values: tuple[object, ...]) -> bool:
+    return all(type(value) is int for value in values if value is not None)
+
+
+def acts_in_evaluation(model_type: object, name: str) -> bool:
+    """Whether an architecture computes with a setting that others only train with."""
+    return (model_type, name) in _IN_EVALUATION
 
 
 @cache

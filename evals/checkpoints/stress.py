@@ -92,6 +92,34 @@ _CALLS = {
 _RESULT = {
     "role": "tool", "name": "weather", "tool_call_id": "a1B2c3D4e", "content": '{"sky": "clear"}',
 }  # fmt: skip
+_MORE_CALLS = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"id": "a1B2c3D4e", "type": "function", "function": _CALL},
+        {"id": "f5G6h7I8j", "type": "function",
+         "function": {"name": "rate", "arguments": {"currency": "€ <b> 円"}}},
+    ],
+}  # fmt: skip
+_MORE_RESULTS = (
+    _RESULT,
+    {"role": "tool", "name": "rate", "tool_call_id": "f5G6h7I8j", "content": '{"rate": "1€"}'},
+)
+_CALL_IN_JSON = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"id": "a1B2c3D4e", "type": "function",
+         "function": {"name": "weather", "arguments": '{"city": "Wien"}'}},
+    ],
+}  # fmt: skip
+_DEVELOPER = {"role": "developer", "content": "Use no tables."}
+_NO_SYSTEM = {"role": "system", "content": ""}
+_IPYTHON = {"role": "ipython", "content": '{"sky": "clear"}'}
+_FOREIGN = {
+    "role": "user",
+    "content": 'Straße & <b>日本</b>, "naïve" it\'s 😀?',
+}
 _PARTS = {"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]}
 
 CONVERSATIONS: Mapping[str, Sequence[dict]] = {
@@ -107,5 +135,22 @@ CONVERSATIONS: Mapping[str, Sequence[dict]] = {
     "a call of a tool": (_USER, _CALLS),
     "the result of a tool": (_USER, _CALLS, _RESULT),
     "an answer from a tool": (_SYSTEM, _USER, _CALLS, _RESULT, _ASSISTANT, _MORE),
+    "two calls of tools": (_USER, _MORE_CALLS),
+    "the results of two tools": (_USER, _MORE_CALLS, *_MORE_RESULTS),
+    "a call with arguments in JSON": (_USER, _CALL_IN_JSON, _RESULT),
+    "the result of a tool from ipython": (_USER, _CALLS, _IPYTHON),
+    "a developer and a user": (_DEVELOPER, _USER),
+    "a system, a developer and a user": (_SYSTEM, _DEVELOPER, _USER),
+    "an empty system and a user": (_NO_SYSTEM, _USER),
+    "a second system": (_SYSTEM, _USER, _ASSISTANT, _DEVELOPER | {"role": "system"}, _MORE),
+    "marks and scripts": (_FOREIGN, _ASSISTANT, _FOREIGN),
+    "eleven turns": (*(_USER, _ASSISTANT, _MORE, _REASONED) * 2, _USER, _ASSISTANT, _MORE),
 }
 """Who speaks, and the messages."""
+VARIABLES: Mapping[str, Mapping[str, object]] = {
+    "without thinking": {"enable_thinking": False},
+    "with thinking": {"enable_thinking": True},
+    "with documents": {"documents": [{"title": "Sums", "text": "2 + 2 is 4."},
+                                     {"title": "More", "text": "3 + 3 is 6."}]},
+}  # fmt: skip
+"""What templates may be asked for besides, by how it is told."""

@@ -154,13 +154,16 @@ def decoding(pair: Pair, ids: list[int]) -> str:
     for skip in (False, True):
         before, after = (_text(side, ids, skip) for side in pair)
         if before != after:
-            place = first_difference(before, after)
-            here = slice(max(place - 10, 0), place + 30)
-            return (
-                f"{snippet(before[here], SHOWN)} for the baseline and "
-                f"{snippet(after[here], SHOWN)} for the candidate"
-            )
+            return text_difference(before, after)
     return ""
+
+
+def text_difference(before: str, after: str) -> str:
+    """Two different texts from a little before the place where they part."""
+    place = first_difference(before, after)
+    here = slice(max(place - 10, 0), place + 30)
+    one, two = snippet(before[here], SHOWN), snippet(after[here], SHOWN)
+    return f"{one} for the baseline and {two} for the candidate"
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], skip: bool) -> str:

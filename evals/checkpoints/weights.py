@@ -5,6 +5,7 @@ Everything is told from the headers of the files, before any weight is loaded.
 
 import re
 from collections.abc import Iterator, Mapping
+from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
 """Names of the output layer, which may be tied to the embedding."""
+_EMBEDDING = re.compile(r"(^|\.)(encoder|decoder)\.embed_tokens\.weight$")
+"""Names of the embeddings of an encoder and a decoder, which may share one."""
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
@@ -88,7 +91,8 @@ def _index(path: Path, files: Mapping[Path, Mapping[str, StoredTensor]]) -> Iter
     except EvalError as error:
         yield Finding("unread weights", f"{error}; transformers does not read it here")
         return
-    if set(told.values()).isdisjoint(str(file.relative_to(path)) for file in files):
+    here = {normpath(file.relative_to(path)) for file in files}
+    if here.isdisjoint(map(normpath, told.values())):
         yield Finding("unread weights", f"{index.name} names files that are not here or not read")
         return
     held = {name: str(file.relative_to(path)) for file, names in files.items() for name in names}
@@ -140,9 +144,10 @@ def _tying(
     tied = bool(getattr(config, "tie_word_embeddings", False))
     held = {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
     for output, embedding in _tied_names(config):
-        if not _OUTPUT.search(output) or embedding not in held:
+        is_output = bool(_OUTPUT.search(output))
+        if not (is_output or _EMBEDDING.search(output)) or embedding not in held:
             continue
-        if not tied and output not in held:
+        if is_output and not tied and output not in held:
             yield Finding(
                 "untied weights",
                 f"config.json says tie_word_embeddings = false, but the file has no {output}",

@@ -83,3 +83,17 @@ def explained(checkpoint: Checkpoint) -> Iterator[list[str]]:
         yield told
     place = str(checkpoint.path)
     told += [on_one_line(text.replace(place, "the checkpoint"))[:REASON] for text in warned]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off the terminal and out of reports whatever libraries log, warn of or print: what they
+    quote of a checkpoint may hold escape sequences and commands to a CI runner."""
+    root = logging.getLogger()
+    with recorded_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+        handlers = root.handlers
+        root.handlers = [logging.NullHandler()]
+        try:
+            yield
+        finally:
+            root.handlers = handlers

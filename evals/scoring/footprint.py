@@ -106,22 +106,42 @@ def _stores_codes(path: Path) -> bool:
     return False
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Hash of what a model computes with: names, types, shapes and bits of its tensors, and the
-    modules whose inputs are changed by hooks.
+def weights_digest(model: nn.Module, vocabulary: int | None = None) -> str:
+    """Hash of what a model computes with: names, shapes and values of its tensors, and the modules
+    whose inputs are changed by hooks.
 
     However a checkpoint is stored, merged or unpacked, it is equal for two models with the same
-    weights. Empty where a tensor is in a library's own packing, or not in memory.
+    weights, also where one holds them in a wider type. Empty where a tensor is in a library's own
+    packing, or not in memory.
+
+    Args:
+        vocabulary: rows of the embedding and of the output layer that the tokenizer has a token
+            for; what stands in further rows does not count.
     """
     found = hashlib.sha256()
+    rows = _vocabulary_tensors(model) if vocabulary is not None else set()
     for name, tensor in sorted(model.state_dict().items()):
         if not is_plain(tensor) or tensor.is_meta:
             return ""
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        tensor = tensor.detach()[:vocabulary] if name in rows else tensor.detach()
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()
+        found.update(f"{name} {tuple(tensor.shape)}\0".encode())
+        bits = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
         found.update(bits.numpy().data)
     changed = [name for name, module in model.named_modules() if module._forward_pre_hooks]
     return hashlib.sha256((found.hexdigest() + " ".join(changed)).encode()).hexdigest()
+
+
+def _vocabulary_tensors(model: nn.Module) -> set[str]:
+    """Names of the tensors with a row for each token."""
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if any(module is layer for layer in layers)
+        for part in ("weight", "bias")
+    }
 
 
 def footprint(loaded: Loaded) -> dict[str, np.ndarray]:

@@ -160,6 +160,7 @@ def _add_tokenizer(writer, base: Path) -> None:
     writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(False)
     writer.add_chat_template(tokenizer.chat_template)
 
 

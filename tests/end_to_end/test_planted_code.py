@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,7 +115,39 @@ def test_planted_code_does_not_run_from_another_folder(place, tmp_path):
 
 def test_the_command_runs_none_from_within_a_planted_folder(place):
     marks, options = place
-    judged(["fixtures", *spaced(options), "-n", "2"], options["candidate"], marks)
+    judged(["compression_gates", *spaced(options), "-n", "2"], options["candidate"], marks)
+
+
+MODULES = (
+    "fixtures", "compression", "evals", "tests", "pytest", "_pytest", "xdist", "execnet", "torch",
+    "transformers", "numpy", "sitecustomize", "usercustomize", "queue", "struct", "json",
+)  # fmt: skip
+COMMANDS = {
+    "compression-gates": [str(Path(sys.executable).with_name("compression-gates"))],
+    "python -m compression_gates": [sys.executable, "-m", "compression_gates"],
+    "pytest": [sys.executable, "-P", "-m", "pytest", str(ROOT / "tests" / "gates")],
+}
+"""The last as its own command does, which puts no folder first."""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "workers"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_modules_in_the_working_folder_are_not_imported(place, command, workers):
+    """Also where they are called as what the suite, pytest and its workers import."""
+    marks, options = place
+    folder = Path(options["candidate"])
+    for name in MODULES:
+        (folder / f"{name}.py").write_text(EVIL.format(marks=str(marks)))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [*COMMANDS[command], *spaced(options), *workers, "-p", "no:cacheprovider",
+         "-k", "js_divergence"],
+        cwd=folder, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    told = done.stdout + done.stderr
+    assert [mark.read_text() for mark in marks.iterdir()] == []
+    assert done.returncode == 1, told
+    assert "1 failed" in done.stdout, told
 
 
 def test_a_text_and_calibration_beside_planted_code(place, tmp_path):
@@ -144,7 +177,7 @@ def test_logs_beside_planted_code(place, tmp_path):
     marks, _ = place
     log = tmp_path / "of-text" / "text" / "results_2025-01-01.json"
     log.write_text("{}")
-    for words in (["pytest", "tests/gates"], ["fixtures"]):
+    for words in (["pytest", "tests/gates"], ["compression_gates"]):
         done = subprocess.run(
             [sys.executable, "-m", *words, "--baseline", log, "--candidate", log],
             cwd=ROOT, capture_output=True, text=True,

@@ -9,7 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.models.loading import Loaded, load
-from compression_gates.evals.scoring.footprint import footprint, holds_pattern, linear_weights
+from compression_gates.evals.scoring.footprint import (
+    footprint,
+    holds_pattern,
+    linear_weights,
+    weights_digest,
+)
 
 SIZES = dict(
     vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -207,3 +212,25 @@ def test_weights_in_codes_run_as_they_are_stored(causal_checkpoint):
     layer.weight = torch.nn.Parameter(layer.weight.detach().to(torch.int8), requires_grad=False)
     codes = replace(loaded, checkpoint=replace(loaded.checkpoint, form="torchao"))
     assert not str(footprint(codes)["simulated"])
+
+
+def test_the_same_values_in_another_type_have_one_digest():
+    model = model_of("GPT2LMHeadModel").bfloat16()
+    digest = weights_digest(model)
+    assert weights_digest(model.float()) == digest
+    with torch.no_grad():
+        model.transformer.h[0].mlp.c_fc.weight[0, 0] += 2.0**-20
+    assert weights_digest(model) != digest
+
+
+def test_rows_that_no_token_has_do_not_count():
+    model = model_of("MixtralForCausalLM")
+    digest = weights_digest(model, 60)
+    assert weights_digest(model, 61) != digest
+    model.resize_token_embeddings(80, mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[62:] = 0
+    assert weights_digest(model, 60) == digest
+    with torch.no_grad():
+        model.get_input_embeddings().weight[59, 0] += 1
+    assert weights_digest(model, 60) != digest

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from compression_gates.evals.checkpoints import chat
 from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.scoring import prompts
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
@@ -41,6 +43,14 @@ def chats(copies):
 def template(chats, text):
     (chats.candidate / "chat_template.jinja").write_text(text)
     return chats.findings()
+
+
+NO_CHAT_SHOWS_IT = {
+    "text of the chat template": (
+        Severity.NOTED,
+        "the chat templates differ in their text, and no compared chat shows it",
+    )
+}
 
 
 def test_equal_templates(chats):
@@ -87,7 +97,16 @@ def test_a_token_that_the_template_puts_together(copies):
     ],
 )
 def test_other_words_for_the_same_chat(chats, change):
-    assert template(chats, change(TEMPLATE)) == {}
+    assert template(chats, change(TEMPLATE)) == NO_CHAT_SHOWS_IT
+
+
+def test_another_branch_that_no_chat_reaches(chats):
+    found = template(chats, TEMPLATE + "{% if messages[0].role == 'critic' %}!{% endif %}")
+    assert found == NO_CHAT_SHOWS_IT
+
+
+def test_white_space_around_a_template_is_not_told(chats):
+    assert template(chats, TEMPLATE + "\n") == {}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +136,72 @@ def test_another_chat(chats, change, shown):
     assert severity == Severity.REFUSED
     assert text.startswith("the chat templates differ on ")
     assert shown in text
+
+
+RICH = (
+    "{% for m in messages %}{% if m.role == 'developer' %}Developer: {{ m.content }}"
+    "{% elif m.role == 'ipython' %}Output: {{ m.content }}{% elif m.tool_calls %}"
+    "{% for t in m.tool_calls %}{{ t.function.name }} {{ t.function.arguments | tojson }}"
+    "{% endfor %}{% else %}{{ m.role }}: {{ m.content }}{% endif %}\n{% endfor %}"
+    "{% if documents %}{{ documents }}{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [
+        ("Developer: {{ m.content }}", "", "a developer"),
+        ("Output: ", "Tool: ", "from ipython"),
+        ("in m.tool_calls", "in m.tool_calls[:1]", "two calls of tools"),
+        ("| tojson", "| tojson(ensure_ascii=True)", "two calls of tools"),
+        ("t.function.arguments | tojson",
+         "t.function.arguments if t.function.arguments is string else "
+         "t.function.arguments | tojson", "arguments in JSON"),
+        ("{% if documents %}{{ documents }}{% endif %}", "", "with documents"),
+        ("in messages", "in messages[-7:]", "eleven turns"),
+        ("{% else %}", "{% elif m.role == 'system' and not loop.first %}{% else %}",
+         "a second system"),
+        ("{% else %}", "{% elif m.role == 'system' and not m.content %}{% else %}",
+         "an empty system"),
+        ("{% if enable_thinking is defined",
+         "{% if enable_thinking %}<think>{% endif %}{% if enable_thinking is defined",
+         "with thinking"),
+        ("{{ m.role }}: {{ m.content }}", "{{ m.role }}: {{ m.content | e }}", "four turns"),
+        ("{{ m.role }}: {{ m.content }}", "{{ m.role }}: {{ m.content | replace('\u00df', 'ss') }}",
+         "marks and scripts"),
+    ],
+)  # fmt: skip
+def test_a_branch_of_a_rich_template(chats, old, new, shown):
+    assert old in RICH
+    for place in (chats.base, chats.candidate):
+        (place / "chat_template.jinja").write_text(RICH)
+    assert chats.findings() == {}
+    severity, text = template(chats, RICH.replace(old, new))["chat template"]
+    assert severity == Severity.REFUSED
+    assert shown in text
+
+
+@pytest.mark.parametrize("side", ["base", "candidate"])
+def test_a_template_that_takes_too_long_is_rendered_once(chats, monkeypatch, side):
+    monkeypatch.setattr(prompts, "RENDER_SECONDS", 0.2)
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    (getattr(chats, side) / "chat_template.jinja").write_text(endless + TEMPLATE)
+    timed_out = []
+    plain = chat.render
+
+    def counted(*args):
+        found = plain(*args)
+        timed_out.extend([found[1]] if chat.ENDLESS in found[1] else [])
+        return found
+
+    monkeypatch.setattr(chat, "render", counted)
+    found = chats.findings()
+    assert 1 <= len(timed_out) <= 3
+    if side == "candidate":
+        severity, text = found["chat template"]
+        assert severity == Severity.REFUSED
+        assert chat.ENDLESS in text
 
 
 @pytest.mark.parametrize(
@@ -221,7 +306,7 @@ class TestPlaces:
 
 def test_prompts_that_are_scored_as_a_chat(chats):
     text = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | replace('Lena', 'Rufus') }}")
-    assert template(chats, text) == {}
+    assert template(chats, text) == NO_CHAT_SHOWS_IT
     asked = DataSet("asked", (Prompt("Who is Lena?", "Nobody.", 0),), {"chat": True})
     severity, text = chats.findings(asked)["chat template"]
     assert severity == Severity.REFUSED

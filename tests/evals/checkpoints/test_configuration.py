@@ -33,6 +33,10 @@ BERT = {**SMALL, "model_type": "bert"}
 T5 = {"model_type": "t5", "is_encoder_decoder": True, "d_model": 64, "num_layers": 2}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
         "original_max_position_embeddings": 512}  # fmt: skip
+MODERN = {**SMALL, "model_type": "modernbert"}
+LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+PHI3 = {**SMALL, "model_type": "phi3", "pad_token_id": 0, "rope_scaling": LONGROPE,
+        "original_max_position_embeddings": 256}  # fmt: skip
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 128}  # fmt: skip
 
@@ -88,7 +92,61 @@ BREAKS = [
     ("rope", changed({**LLAMA, "rope_scaling": {**YARN}}, rope_scaling={**YARN, "factor": 8.0})),
     ("rope", changed({**LLAMA, "rope_scaling": {**YARN}}, rope_scaling={**YARN, "mscale": 0.5,
                                                                           "mscale_all_dim": 1.0})),
+    ("rope", changed({**LLAMA, "rope_scaling": YARN}, rope_scaling={**YARN, "truncate": False})),
+    ("rope", changed(PHI3, original_max_position_embeddings=512)),
+    ("rope", changed(MODERN, local_rope_theta=20000.0)),
+    ("rope", changed({**SMALL, "model_type": "modernbert-decoder"}, global_rope_theta=10000.0)),
 ]  # fmt: skip
+
+
+GPTJ = {"model_type": "gptj", "vocab_size": 576, "n_embd": 64, "n_layer": 2, "n_head": 4,
+        "n_positions": 512, "rotary_dim": 8}  # fmt: skip
+BIG_BIRD = {**SMALL, "model_type": "big_bird", "block_size": 64, "num_random_blocks": 3}
+DEBERTA = {**SMALL, "model_type": "deberta-v2", "relative_attention": True, "position_buckets": 256,
+           "max_relative_positions": 256}  # fmt: skip
+SWITCH = {"model_type": "switch_transformers", "d_model": 64, "num_layers": 2, "num_experts": 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pair"),
+    [
+        (CAUSAL, changed(GPTJ, rotary_dim=16)),
+        (CAUSAL, changed({**GPTJ, "model_type": "codegen"}, rotary_dim=16)),
+        (CAUSAL, changed({"model_type": "dbrx", "attn_config": {"clip_qkv": 8}},
+                         attn_config={"clip_qkv": None})),
+        (SEQ2SEQ, changed({**T5, "model_type": "longt5"}, local_radius=15)),
+        (CLASSIFIER, changed(BIG_BIRD, block_size=16)),
+        (CLASSIFIER, changed(BIG_BIRD, num_random_blocks=1)),
+        (SEQ2SEQ, changed({**SWITCH, "expert_capacity": 64}, expert_capacity=1)),
+        (CLASSIFIER, changed({"model_type": "xlnet", "n_layer": 2}, clamp_len=5)),
+        (CAUSAL, changed({"model_type": "reformer", "is_decoder": True}, num_hashes=4)),
+        (CLASSIFIER, changed(DEBERTA, position_buckets=-1)),
+        (CAUSAL, changed({**MIXTRAL, "model_type": "phimoe", "router_jitter_noise": 0.01},
+                         router_jitter_noise=0.5)),
+        (CAUSAL, changed({"model_type": "zamba2"}, time_step_min=0.1)),
+        (SEQ2SEQ, changed(T5, scale_decoder_outputs=False)),
+    ],
+)  # fmt: skip
+def test_what_changes_no_shape_is_no_size(found, kind, pair):
+    for one, two in (pair, pair[::-1]):
+        [(told, _)] = found(one, two, kind)
+        assert told in ("setting", "scaling")
+
+
+@pytest.mark.parametrize(
+    ("base", "changes"),
+    [
+        (LLAMA, {"intermediate_size": 96}),
+        (MIXTRAL, {"num_local_experts": 4}),
+        ({**SMALL, "model_type": "albert", "embedding_size": 16}, {"num_hidden_layers": 2}),
+        ({**SMALL, "model_type": "albert", "embedding_size": 16}, {"embedding_size": 8}),
+        ({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4}, {"n_inner": 32}),
+        (DEBERTA, {"position_buckets": 128}),
+        (LLAMA, {"vocab_size": 1 << 40}),
+    ],
+)
+def test_what_changes_a_shape_or_the_depth_is_a_size(found, base, changes):
+    assert [kind for kind, _ in found(base, {**base, **changes})] == ["size"]
 
 
 @pytest.mark.parametrize(("kind", "pair"), BREAKS)
@@ -122,12 +180,29 @@ def test_what_breaks_plain_use_is_told_with_both_sides(found, kind, pair):
               "transformers_version": "4.30.0", "pretraining_tp": 2}),
         ({"id2label": {"0": "a"}}, {}),  # of no classifier
         ({"problem_type": None}, {"problem_type": "single_label_classification"}),
+        ({"rope_scaling": YARN}, {"rope_scaling": {**YARN, "truncate": True}}),
     ],
 )  # fmt: skip
 def test_the_same_in_another_spelling(found, one, two):
     base = {**LLAMA, "rms_norm_eps": 1e-6}
     assert found({**base, **one}, {**base, **two}) == []
     assert found({**base, **two}, {**base, **one}) == []
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "modernbert-decoder", "neomme"])
+def test_rope_by_type_of_layer_in_another_spelling(found, model_type):
+    base = {**SMALL, "model_type": model_type}
+    config = transformers.AutoConfig.for_model(model_type)
+    assert config.rope_parameters.keys() == {"full_attention", "sliding_attention"}
+    spelled = {
+        name: {"partial_rotary_factor": 1.0, **parameters}
+        for name, parameters in config.rope_parameters.items()
+    }
+    assert found(base, {**base, "rope_parameters": spelled}) == []
+    spelled["full_attention"]["rope_theta"] = 3.0
+    [(kind, text)] = found(base, {**base, "rope_parameters": spelled})
+    assert kind == "rope"
+    assert "rope_parameters.full_attention.rope_theta" in text
 
 
 def _written(config):
@@ -304,6 +379,39 @@ def test_label_maps(found):
     other = {**BERT, "id2label": {**many["id2label"], "4000": "x\x1b[31m"}}
     [(_, text)] = found(many, other, CLASSIFIER)
     assert "x\\x1b[31m, c4001" in text
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "differ"),
+    [
+        ({"problem_type": None}, {"problem_type": "regression"}, True),
+        ({"problem_type": None}, {"problem_type": "single_label_classification"}, False),
+        ({"problem_type": None}, {"problem_type": "multi_label_classification"}, True),
+        ({"problem_type": "regression"}, {"problem_type": "multi_label_classification"}, True),
+        ({"id2label": {"0": "score"}, "problem_type": "regression"},
+         {"id2label": {"0": "score"}, "problem_type": None}, True),
+        ({"id2label": {"0": "spam"}, "problem_type": "multi_label_classification"},
+         {"id2label": {"0": "spam"}, "problem_type": None}, False),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_the_logits_of_a_classifier(found, one, two, differ):
+    for pair in ((one, two), (two, one)):
+        kinds = [kind for kind, _ in found(*({**BERT, **side} for side in pair), CLASSIFIER)]
+        assert kinds == (["setting"] if differ else [])
+
+
+def test_names_of_labels_by_their_names(found):
+    base = {**BERT, "id2label": {"0": "a", "1": "b"}}
+    right, swapped, odd = {"a": 0, "b": 1}, {"a": 1, "b": 0}, {"LABEL_0": 0, "LABEL_1": 1}
+    for ids in (right, {"b": "1", "a": "0"}, None):
+        assert found(base, {**base, "label2id": ids}, CLASSIFIER) == []
+        assert found({**base, "label2id": odd}, {**base, "label2id": right}, CLASSIFIER) == []
+    assert found(*[{**base, "label2id": odd}] * 2, CLASSIFIER) == []
+    [(kind, text)] = found({**base, "label2id": right}, {**base, "label2id": swapped}, CLASSIFIER)
+    assert kind == "label map"
+    assert text == (
+        "the label maps differ: label2id of a is 1 for the candidate, 0 for the baseline"
+    )
 
 
 def test_unknown_keys_are_noted_in_one_line(found):

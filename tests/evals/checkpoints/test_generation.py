@@ -164,6 +164,28 @@ def test_what_does_no_harm_is_noted(found, one, two):
     assert [kind for kind, _ in found(one, two)] == ["milder generation setting"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "named"),
+    [
+        (2, 5000, "padding token", "vocabulary has 576 entries"),
+        (2, -1, "padding token", "vocabulary has 576 entries"),
+        (2, 455, "padding token", "an ordinary token"),
+        (None, 455, "padding token", "an ordinary token"),
+        (455, 456, "milder generation setting", "pads with 455 for the baseline, 456"),
+        (2, None, "milder generation setting", "None for the candidate"),
+        (2, 0, "milder generation setting", "pads with 2"),
+        (455, 2, "milder generation setting", "pads with 455"),
+    ],
+)
+def test_padding_behind_an_answer(found, before, after, kind, named):
+    config = {**CONFIG, "vocab_size": 576}
+    one, two = ({**BASE, "pad_token_id": pad} for pad in (before, after))
+    [(told, text)] = found(one, two, config=config)
+    assert told == kind
+    assert named in text
+    assert found(two, two, config=config) == []
+
+
 def test_what_changes_nothing_is_not_told(found):
     usual = GenerationConfig._get_default_generation_params()
     assert found(BASE, {**BASE, **usual, "max_length": None, "transformers_version": "4.1"}) == []

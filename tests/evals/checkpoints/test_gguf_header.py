@@ -1,10 +1,13 @@
 """What a GGUF header says is compared with the baseline, and with what transformers loads."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.checkpoints.compare import Sides
@@ -14,6 +17,7 @@ from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
+from tests.evals.checkpoints import published
 
 gguf = pytest.importorskip("gguf")
 BASE = MODELS / "llama-tiny"
@@ -197,6 +201,29 @@ def plain_end(types):
     types[2] = 1
 
 
+def shown_end(types):
+    types[2] = 4
+
+
+def hidden_word(types):
+    types[400] = 3
+
+
+def plain_bytes(types):
+    types[:] = [1 if kind == 6 else kind for kind in types]
+
+
+def zero(scores):
+    scores[:] = [0.0] * len(scores)
+
+
+TEMPLATE = (BASE / "chat_template.jinja").read_text()
+
+
+def template(text, name=""):
+    return set_key(f"tokenizer.chat_template{name}", text, "add_string")
+
+
 @pytest.mark.parametrize(
     ("header", "told"),
     [
@@ -207,6 +234,21 @@ def plain_end(types):
         (set_key("tokenizer.ggml.add_bos_token", False, "add_bool"), "adds the bos token"),
         (set_key("tokenizer.ggml.add_eos_token", True, "add_bool"), "does not add the eos token"),
         (set_key("tokenizer.ggml.bos_token_id", 5, "add_uint32"), "bos token is 1 for the"),
+        (change_list("tokenizer.ggml.token_type", shown_end), "end token '</s>' is user-defined"),
+        (change_list("tokenizer.ggml.token_type", hidden_word), "is control in model.gguf"),
+        (change_list("tokenizer.ggml.token_type", plain_bytes), "byte token '<0x00>' is normal"),
+        (drop_key("tokenizer.ggml.token_type"), "has no token types"),
+        (change_list("tokenizer.ggml.scores", zero), "the score of token"),
+        (change_list("tokenizer.ggml.scores", list.reverse), "the score of token"),
+        (drop_key("tokenizer.ggml.scores"), "no score for each token"),
+        (set_key("tokenizer.ggml.add_space_prefix", True, "add_bool"), "and llama.cpp puts one"),
+        (drop_key("tokenizer.ggml.add_space_prefix"), "and llama.cpp puts one"),
+        (set_key("tokenizer.ggml.eot_token_id", 400, "add_uint32"), "[2, 400] by the header"),
+        (set_key("tokenizer.ggml.eom_token_id", 400, "add_uint32"), "[2, 400] by the header"),
+        (template("{% if messages[0].role == 'system' %}Mind:{% endif %}" + TEMPLATE), "Mind:"),
+        (template(TEMPLATE + "{% if tools %}{{ tools }}{% endif %}"), "with tools"),
+        (template(TEMPLATE.replace("{% endif %}", "{% else %}X{% endif %}")), "of a user, "),
+        (template("{{ 1 }}", ".tool_use"), "with tools"),
         (set_key("tokenizer.ggml.eos_token_id", 9, "add_uint32"), "ends at [2] for the baseline"),
         (drop_key("tokenizer.chat_template"), "only the baseline has a chat template"),
         (set_key("tokenizer.chat_template", "{{ messages[0] }}", "add_string"), "a chat is"),
@@ -217,6 +259,165 @@ def test_what_llama_cpp_would_read_otherwise_fails(differences, header, told):
     found = differences(header)
     assert any(told in text for text in found[Severity.FAILED]), found
     assert not found[Severity.REFUSED]
+
+
+def test_a_key_that_llama_cpp_does_not_read_is_noted(differences):
+    found = differences(set_key("tokenizer.ggml.remove_extra_whitespaces", True, "add_bool"))
+    [text] = found[Severity.NOTED]
+    assert "keeps spaces behind a space" in text
+    assert found[Severity.FAILED] == []
+
+
+@pytest.mark.parametrize("key", ["attn_factor", "yarn_attn_factor"])
+def test_an_attention_factor_of_its_own(differences, key):
+    found = differences(set_key(f"llama.rope.scaling.{key}", 2.0))
+    told = "attention factor of the rotary embedding"
+    assert told in found[Severity.FAILED][0]
+    assert told in found[Severity.REFUSED][0]
+    assert differences(set_key(f"llama.rope.scaling.{key}", 1.0)) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("parameters", "factor"),
+    [
+        (YARN, 1.0),
+        ({**YARN, "attention_factor": 2 * (0.1 * np.log(4) + 1)}, 2.0),
+        ({**YARN, "mscale": 0.7}, None),
+        (LLAMA3, 1.0),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 128,
+          "short_factor": [1.0] * 16, "long_factor": [1.0] * 16},
+         np.sqrt(1 + np.log(4) / np.log(128))),
+    ],
+)  # fmt: skip
+def test_attention_factors_of_configurations(base_with, parameters, factor):
+    from transformers import AutoConfig
+
+    from compression_gates.evals.checkpoints.gguf_rope import attention_factor_of_config
+
+    config = AutoConfig.from_pretrained(base_with(rope_parameters=parameters))
+    found = attention_factor_of_config(config)
+    assert found is None if factor is None else found == pytest.approx(factor)
+
+
+@pytest.fixture
+def layout_differences(differences, tmp_path, monkeypatch):
+    """``layout_differences(layout, pre, header)``: of a file with the tokenizer of a published
+    layout, under a name of ``tokenizer.ggml.pre``."""
+
+    def find(layout, pre, header=lambda writer: None):
+        base = tmp_path / "layout"
+        shutil.rmtree(base, ignore_errors=True)
+        shutil.copytree(BASE, base, copy_function=shutil.copyfile)
+        published.write(layout, base)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        for name in ("config.json", "generation_config.json"):
+            ids = {
+                f"{token}_token_id": getattr(tokenizer, f"{token}_token_id")
+                for token in ("bos", "eos", "pad")
+            }
+            file = base / name
+            file.write_text(json.dumps({**json.loads(file.read_text()), **ids}))
+
+        def add(writer, base):
+            described = json.loads((base / "tokenizer.json").read_text())
+            held = {index: token for token, index in tokenizer.get_vocab().items()}
+            added = tokenizer.added_tokens_decoder
+            writer.add_tokenizer_model("gpt2" if layout in BYTE_LEVEL else "llama")
+            writer.add_tokenizer_pre(pre)
+            writer.add_token_list([held.get(i, f"[PAD{i}]") for i in range(max(held) + 1)])
+            merges = [" ".join(m) if isinstance(m, list) else m
+                      for m in described["model"]["merges"]]  # fmt: skip
+            bytes_ = re.compile("<0x..>")
+            kinds = [
+                5 if i not in held else 3 if i in added else 6 if bytes_.fullmatch(held[i]) else 1
+                for i in range(max(held) + 1)
+            ]
+            writer.add_token_types(kinds)
+            if layout in BYTE_LEVEL:
+                writer.add_token_merges(merges)
+            else:
+                vocab = described["model"]["vocab"]
+                scores = [-1000.0] * len(kinds)
+                for rank, merge in enumerate(merges):
+                    index = vocab[merge.replace(" ", "")]
+                    scores[index] = max(scores[index], -float(rank))
+                writer.add_token_scores(scores)
+                if layout is published.gemma:
+                    writer.add_add_space_prefix(False)
+            if tokenizer.bos_token_id is not None:
+                writer.add_bos_token_id(tokenizer.bos_token_id)
+            writer.add_eos_token_id(tokenizer.eos_token_id)
+            writer.add_add_bos_token(tokenizer("a").input_ids[0] == tokenizer.bos_token_id)
+            if tokenizer.chat_template:
+                writer.add_chat_template(tokenizer.chat_template)
+
+        monkeypatch.setattr(foreign, "_add_tokenizer", add)
+        return differences(header, base=base)
+
+    return find
+
+
+BYTE_LEVEL = (published.llama_3, published.qwen_2, published.gpt_2)
+ADD_BOS = "tokenizer.ggml.add_bos_token"
+
+
+@pytest.mark.parametrize(
+    ("layout", "pre"),
+    [
+        (published.llama_3, "llama-bpe"),
+        (published.llama_3, "smaug-bpe"),
+        (published.qwen_2, "qwen2"),
+        (published.gpt_2, "gpt-2"),
+        (published.llama_2, "default"),
+        (published.gemma, "default"),
+    ],
+)
+def test_a_healthy_file_of_a_published_layout(layout_differences, layout, pre):
+    if layout is published.qwen_2:  # as its file has it, digit by digit
+        layout = digit_by_digit
+    found = layout_differences(layout, pre)
+    assert not found[Severity.FAILED]
+    assert not found[Severity.REFUSED]
+
+
+def digit_by_digit():
+    tokenizer, config, model = published.qwen_2()
+    described = json.loads(tokenizer.to_str())
+    cut = described["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    cut["Regex"] = cut["Regex"].replace("{1,3}", "")
+    return Tokenizer.from_str(json.dumps(described)), config, model
+
+
+BYTE_LEVEL = (*BYTE_LEVEL, digit_by_digit)
+
+
+@pytest.mark.parametrize("pre", ["qwen2", "default", "gpt-2", "starcoder"])
+def test_a_split_that_is_not_the_baselines(layout_differences, pre):
+    found = layout_differences(published.llama_3, pre)
+    [text] = found[Severity.FAILED]
+    assert f"pre is '{pre}' in model.gguf, and the baseline splits texts as llama-bpe" in text
+
+
+def test_a_split_that_is_not_known_is_noted(layout_differences):
+    found = layout_differences(published.llama_3, "zork")
+    assert not found[Severity.FAILED]
+    assert "pre is 'zork'" in found[Severity.NOTED][0]
+
+
+def test_a_key_that_is_lost_counts_as_llama_cpp_takes_it(layout_differences):
+    """Of Llama 3, the bos token is added anyway."""
+    assert not layout_differences(published.llama_3, "llama-bpe", drop_key(ADD_BOS))[
+        Severity.FAILED
+    ]
+    found = layout_differences(published.llama_3, "dbrx", drop_key(ADD_BOS))
+    assert "adds the bos token, and llama.cpp does not" in found[Severity.FAILED][0]
+
+
+@pytest.mark.parametrize("change", [zero, list.reverse])
+def test_scores_that_do_not_fall_along_the_merges(layout_differences, change):
+    header = change_list("tokenizer.ggml.scores", change)
+    found = layout_differences(published.llama_2, "default", header)
+    assert any("merges in another order" in text for text in found[Severity.FAILED])
 
 
 def test_a_template_that_says_the_same_is_no_difference(differences):

@@ -273,3 +273,12 @@ def test_settings_of_a_cache_that_mean_nothing(causal_checkpoint, settings):
     broken = edit(causal_checkpoint(), "generation_config.json", lambda g: g.update(
         cache_implementation="quantized", cache_config=settings))  # fmt: skip
     told(lambda: load(broken), "does not load")
+
+
+def test_what_libraries_say_of_a_candidate_stays_off_the_terminal(copies, capfd, caplog):
+    made = copies()
+    evil = "z\x1b[31m\n::error::"
+    made.change("config.json", lambda c: c.update(rope_parameters={"rope_type": evil, evil: 1}))
+    assert all(text.isprintable() for _, text in made.findings().values())
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records

@@ -107,6 +107,27 @@ def test_generation_settings_that_do_not_work(sides, used, setting):
     assert {text.partition(" works")[0] for text in texts} == {GENERATION, PADDED}
 
 
+def test_padding_behind_an_answer_that_ends_early(sides, used):
+    base, candidate = sides
+    for side, pad in ((base, 2), (candidate, 5000)):
+        told = {"eos_token_id": 2, "pad_token_id": pad}
+        (side / "generation_config.json").write_text(json.dumps(told))
+    [text] = used(base, candidate).of(Severity.FAILED)
+    assert text.startswith(f"{PADDED} works with the baseline and fails")
+
+
+@pytest.mark.parametrize(
+    "asked", [{"num_beams": 2}, {"do_sample": True, "typical_p": 0.9}, {"eos_token_id": None}]
+)
+def test_an_early_end_breaks_no_way_of_generation(sides, used, asked):
+    told = {"eos_token_id": [2, 506], "pad_token_id": 2, **asked}
+    for side in sides:
+        (side / "generation_config.json").write_text(json.dumps(told))
+    found = used(*sides)
+    assert not found.findings
+    assert not found.not_compared
+
+
 def test_trying_it_leaves_the_generator_of_random_numbers_alone(sides):
     told = {"do_sample": True, "eos_token_id": 2, "pad_token_id": 2}
     (sides[0] / "generation_config.json").write_text(json.dumps(told))

@@ -1,10 +1,13 @@
 """Limits, sides, padding and truncation, also as readers of ``tokenizer.json`` alone see them."""
 
+import json
+
 import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from compression_gates.evals.checkpoints.findings import Severity
+from tests.evals.checkpoints import published
 
 FAILED, NOTED = Severity.FAILED, Severity.NOTED
 
@@ -156,3 +159,68 @@ def test_no_file_for_other_readers(copies):
     assert made.findings()["no tokenizer.json"] == (
         NOTED, "only the baseline has a tokenizer.json",
     )  # fmt: skip
+
+
+def lose_decoder(described):
+    described["decoder"] = None
+
+
+def lose_flags(described):
+    for token in described["added_tokens"]:
+        token["special"] = False
+
+
+@pytest.mark.parametrize("layout", [published.qwen_2, published.llama_2, published.llama_3])
+@pytest.mark.parametrize("change", [lose_decoder, lose_flags])
+def test_text_of_the_file_for_other_readers(copies, layout, change):
+    made = copies()
+    for place in (made.base, made.candidate):
+        published.write(layout, place)
+    assert made.findings() == {}
+    made.change("tokenizer.json", change)
+    found = made.findings()
+    if "decoded text" in found:  # its class takes the file as it is
+        assert found["decoded text"][0] == FAILED
+        return
+    severity, text = found["tokenizer.json"]
+    assert severity == FAILED
+    assert "gives other text for the same tokens to readers other than transformers" in text
+
+
+@pytest.mark.parametrize(("name", "asked"), [("bos", False), ("eos", True)])
+def test_a_flag_that_only_other_readers_act_on(copies, name, asked):
+    made = copies()
+    made.change("tokenizer_config.json", lambda t: t.update({f"add_{name}_token": not asked}))
+    assert made.findings() == {}
+    made.change("tokenizer_config.json", lambda t: t.update({f"add_{name}_token": asked}))
+    severity, text = made.findings()["flag for other readers"]
+    assert severity == NOTED
+    assert f"add_{name}_token = {str(asked).lower()} for the candidate" in text
+    made.change(
+        "tokenizer_config.json", lambda t: t.update({f"add_{name}_token": asked}), both=True
+    )
+    assert made.findings() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "held"), [("tokenizer.model", "garbage"), ("vocab.json", "{}"), ("merges.txt", "a b")]
+)
+def test_a_vocabulary_that_only_other_readers_take(copies, name, held):
+    made = copies()
+    (made.candidate / name).write_text(held)
+    severity, text = made.findings()["vocabulary for other readers"]
+    assert severity == NOTED
+    assert f"the candidate's {name} is not the baseline's" in text
+    (made.base / name).write_text(held + "\n")
+    assert made.findings() == {}
+
+
+def test_older_files_of_the_same_tokenizer(copies):
+    made = copies()
+    for place in (made.base, made.candidate):
+        published.write(published.qwen_2, place)
+    model = json.loads((made.base / "tokenizer.json").read_text())["model"]
+    (made.candidate / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (made.candidate / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    assert made.findings() == {}

@@ -72,6 +72,15 @@ def test_an_index_that_names_what_no_file_holds(sides):
     assert texts == [f"{INDEX} names model.extra.weight, which no file holds"]
 
 
+@pytest.mark.parametrize("start", ["./", ".//", "x/../"])
+def test_an_index_that_names_its_files_another_way(sides, start):
+    base, candidate = sides
+    told = shard(candidate)
+    reindex(candidate, {name: start + file for name, file in told.items()})
+    (candidate / "x").mkdir()
+    assert not found(base, candidate).findings
+
+
 def test_an_index_that_leaves_tensors_out(sides):
     base, candidate = sides
     told = shard(candidate)
@@ -179,3 +188,27 @@ def test_a_class_that_transformers_lacks_is_told_as_not_compared(sides):
     told = {"tied weights": "transformers has no class OtherForCausalLM"}
     assert comparison.not_compared == told
     assert comparison.compared == ("files of weights",)
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_an_embedding_of_one_side_that_is_not_the_shared_one(tmp_path, tokenizer_folder, side):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "base")
+    shutil.copy(tokenizer_folder / "tokenizer.json", tmp_path / "base")
+    shutil.copy(tokenizer_folder / "tokenizer_config.json", tmp_path / "base")
+    candidate = shutil.copytree(tmp_path / "base", tmp_path / "candidate")
+
+    def copy(tensors):
+        tensors[f"{side}.embed_tokens.weight"] = tensors["shared.weight"].clone()
+
+    edit(candidate, copy)
+    assert not found(tmp_path / "base", candidate).findings
+
+    def change(tensors):
+        tensors[f"{side}.embed_tokens.weight"] += 1
+
+    edit(candidate, change)
+    [text] = found(tmp_path / "base", candidate).of(Severity.FAILED)
+    assert f"{side}.embed_tokens.weight and shared.weight in the file differ" in text
