@@ -40,7 +40,7 @@ _CAPS = {"gemma2": {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 3
 
 
 @dataclass(frozen=True)
-class Setting:
+class HeaderSetting:
     """A setting under its two names.
 
     Attributes:
@@ -169,43 +169,43 @@ def _causal(config: PreTrainedConfig) -> bool:
 
 
 SETTINGS = (
-    Setting(
+    HeaderSetting(
         "epsilon of the normalization",
         _key("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"),
         _first("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"),
     ),
-    Setting("base of the rotary embedding", _base, _theta),
-    Setting("rope scaling", scaling_of_header, scaling_of_config),
-    Setting("attention factor of the rotary embedding", attention_factor_of_header,
+    HeaderSetting("base of the rotary embedding", _base, _theta),
+    HeaderSetting("rope scaling", scaling_of_header, scaling_of_config),
+    HeaderSetting("attention factor of the rotary embedding", attention_factor_of_header,
             attention_factor_of_config, silent=True),
-    Setting("number of rotated dimensions", _rotated, rotated_dimensions),
-    Setting("cap of attention logits", _cap("attn_logit_softcapping"),
+    HeaderSetting("number of rotated dimensions", _rotated, rotated_dimensions),
+    HeaderSetting("cap of attention logits", _cap("attn_logit_softcapping"),
             _first("attn_logit_softcapping")),
-    Setting("cap of final logits", _cap("final_logit_softcapping"),
+    HeaderSetting("cap of final logits", _cap("final_logit_softcapping"),
             _first("final_logit_softcapping")),
-    Setting("scale of logits", _factor("logit_scale"),
+    HeaderSetting("scale of logits", _factor("logit_scale"),
             _multiplier("logit_scale", "logits_scaling")),
-    Setting("scale of attention", _factor("attention.scale"), _multiplier("attention_multiplier")),
-    Setting("scale of embeddings", _factor("embedding_scale"), _multiplier("embedding_multiplier")),
-    Setting("scale of residuals", _factor("residual_scale"), _multiplier("residual_multiplier")),
-    Setting("clamp of queries, keys and values", _scale("attention.clamp_kqv"),
+    HeaderSetting("scale of attention", _factor("attention.scale"), _multiplier("attention_multiplier")),
+    HeaderSetting("scale of embeddings", _factor("embedding_scale"), _multiplier("embedding_multiplier")),
+    HeaderSetting("scale of residuals", _factor("residual_scale"), _multiplier("residual_multiplier")),
+    HeaderSetting("clamp of queries, keys and values", _scale("attention.clamp_kqv"),
             _first("clip_qkv")),
-    Setting("causal attention", lambda h: h.get("attention.causal") is not False, _causal),
-    Setting("number of experts for a token", _scale("expert_used_count"),
+    HeaderSetting("causal attention", lambda h: h.get("attention.causal") is not False, _causal),
+    HeaderSetting("number of experts for a token", _scale("expert_used_count"),
             _first("num_experts_per_tok", "moe_topk")),
-    Setting("normalization of expert weights", lambda h: h.get("expert_weights_norm"),
+    HeaderSetting("normalization of expert weights", lambda h: h.get("expert_weights_norm"),
             _first("norm_topk_prob"), silent=True),
-    Setting("scale of expert weights", _scale("expert_weights_scale"),
+    HeaderSetting("scale of expert weights", _scale("expert_weights_scale"),
             _first("routed_scaling_factor"), silent=True),
-    Setting("function of the router", lambda h: _GATING.get(h.get("expert_gating_func")),
+    HeaderSetting("function of the router", lambda h: _GATING.get(h.get("expert_gating_func")),
             _first("scoring_func"), silent=True),
-    Setting("attention heads, heads of keys and head size", _heads, _config_heads,
+    HeaderSetting("attention heads, heads of keys and head size", _heads, _config_heads,
             silent=True, structural=True),
-    Setting("number of experts", _scale("expert_count"),
+    HeaderSetting("number of experts", _scale("expert_count"),
             _first("num_local_experts", "num_experts", "n_routed_experts"), structural=True),
-    Setting("number of layers", _layers, _first("num_hidden_layers"),
+    HeaderSetting("number of layers", _layers, _first("num_hidden_layers"),
             structural=True),
-    Setting("hidden size", _key("embedding_length"), _first("hidden_size"), structural=True),
+    HeaderSetting("hidden size", _key("embedding_length"), _first("hidden_size"), structural=True),
 )  # fmt: skip
 """What is compared by value. The context and the sliding window are judged by the data besides."""
 
@@ -237,7 +237,7 @@ def _lost(header: Header, loaded: PreTrainedConfig) -> Iterator[Finding]:
         )
 
 
-def _is_unused(setting: Setting, held: object, config: PreTrainedConfig) -> bool:
+def _is_unused(setting: HeaderSetting, held: object, config: PreTrainedConfig) -> bool:
     """Whether a model has no use for a setting: rotary ones without rotary embedding, and the size
     of the heads where only its parts can be told."""
     rotary = ("base of the rotary embedding", "rope scaling", "number of rotated dimensions",
