@@ -32,7 +32,11 @@ def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: 
     """What a case prints that does not pass. The first line says it in a few words, and the last
     one how to run it again, where ``rerun`` says it."""
     metric = METRICS[verdict.metric]
-    lines = [headline(verdict, policy), f"  promised   {gate.promise}{_POLICIES[policy]}"]
+    first = headline(verdict, policy)
+    if reading.reasons:
+        rest = len(reading.reasons) - 1
+        first += f": {reading.reasons[0]}" + (f", and {rest} more" if rest else "")
+    lines = [first, f"  promised   {gate.promise}{_POLICIES[policy]}"]
     if verdict.outcome != NOT_JUDGED:
         lines += _measured(verdict, metric, reading)
     lines += [f"  because    {reason}" for reason in reading.reasons]

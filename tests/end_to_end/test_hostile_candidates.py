@@ -24,6 +24,14 @@ def edited(name, **changes):
     return edit
 
 
+WEIGHTS, PART = "model.safetensors", "model-00001-of-00001.safetensors"
+
+
+def pipe(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
 HOSTILE = {
     "panics": (edited("tokenizer.json", pre_tokenizer=BACKTRACKS), "does not encode the data"),
     "layers": (edited("config.json", num_hidden_layers=2**31), "num_hidden_layers = 2147483648"),
@@ -35,6 +43,9 @@ HOSTILE = {
                cache_config={"nbits": 7}),
         "does not load: ValueError",
     ),
+    "twice": (lambda folder: shutil.copy(folder / WEIGHTS, folder / PART), "two sets of weights"),
+    "cut": (lambda folder: os.truncate(folder / WEIGHTS, 1000), "model.safetensors"),
+    "pipe": (pipe, "config.json"),
 }  # fmt: skip
 
 
