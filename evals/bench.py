@@ -65,7 +65,7 @@ class Tasks:
         for data in vars(self).values():
             if data is not None:
                 return data
-        raise EvalError("no data set to score on; name one in the profile or give --text FILE")
+        raise EvalError("no data set to score on")
 
 
 @dataclass(frozen=True)

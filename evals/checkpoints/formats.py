@@ -93,7 +93,7 @@ def check_loadable(reference: object, form: str) -> None:
 def check_device(reference: object, form: str, device: str) -> None:
     """Raises an EvalError for a form that does not load without a GPU where there is none."""
     if format_of(form).gpu and device == "cpu":
-        raise EvalError(f"{reference} is stored as {form}, which takes a GPU; give --device cuda")
+        raise EvalError(f"{reference} is stored as {form}, which takes a GPU; choose device cuda")
 
 
 def _installed(name: str) -> bool:

@@ -100,24 +100,24 @@ class DataSet:
         return [item.document for item in self.items]
 
 
-def text_file(path: str, by_line: bool, option: str = "--text") -> DataSet:
+def text_file(path: str, by_line: bool, what: str = "text file") -> DataSet:
     """A plain text file as one document, or as a document a line that is not blank.
 
-    ``option`` names the file in errors.
+    ``what`` names the file in errors.
 
     Raises:
         EvalError: no such file, not UTF-8, or nothing but white space.
     """
     if is_stream(Path(path)):
-        raise EvalError(f"{option} {path}: not a regular file; write it to one first")
+        raise EvalError(f"{what} {path}: not a regular file; write it to one first")
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise EvalError(f"{option} {path}: {error.strerror}") from error
+        raise EvalError(f"{what} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise EvalError(f"{option} {path}: not UTF-8 at byte {error.start}") from error
+        raise EvalError(f"{what} {path}: not UTF-8 at byte {error.start}") from error
     texts = [line for line in text.splitlines() if line.strip()] if by_line else [text]
     if not any(char.isprintable() and not char.isspace() for char in text):
-        raise EvalError(f"{option} {path}: no text in it")
+        raise EvalError(f"{what} {path}: no text in it")
     items = tuple(Text(part, index) for index, part in enumerate(texts))
     return DataSet(Path(path).name, items)

@@ -205,7 +205,7 @@ def _from_hub(place: Place) -> Iterator[Row]:
     except Exception as error:
         raise EvalError(
             f"{place}: not to be had from the hub ({kind_and_line(error)}); "
-            "name a local copy with --data NAME=PATH"
+            "name a local copy of it instead"
         ) from error
     with guarded(f"{place}: breaks off"):
         yield from found

@@ -121,7 +121,7 @@ def read_earlier(directory: Path) -> Earlier:
     """
     file = directory / REPORT
     if directory.exists() and not directory.is_dir():
-        raise EvalError(f"--since {directory}: not a directory; name an earlier --report")
+        raise EvalError(f"earlier report {directory}: not a directory; name the folder of a report")
     if not file.exists():
         return Earlier({}, f"no earlier report in {directory}, so there is nothing to compare with")
     content, packed = _read(file), None
@@ -129,7 +129,7 @@ def read_earlier(directory: Path) -> Earlier:
         packed = _read(directory / FILE)
     values, note = {}, ""
     if packed is not None:
-        values, run = unpack(packed, f"--since {directory}: {FILE}")
+        values, run = unpack(packed, f"earlier report {directory}: {FILE}")
         if run != digest_of(content):  # a run that was killed while it wrote its report
             values, note = {}, f"{directory / FILE} is not of that report, so it is left out"
     records = {record.key: record for record in _records(file, content, values)}
@@ -140,11 +140,11 @@ def read_earlier(directory: Path) -> Earlier:
 
 def _read(file: Path) -> bytes:
     if is_stream(file):
-        raise EvalError(f"--since {file}: not a regular file")
+        raise EvalError(f"earlier report {file}: not a regular file")
     try:
         return file.read_bytes()
     except OSError as error:
-        raise EvalError(f"--since {file}: {error.strerror}") from error
+        raise EvalError(f"earlier report {file}: {error.strerror}") from error
 
 
 def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> list[Record]:
@@ -158,6 +158,6 @@ def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> li
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
                 ValueError) as error:  # fmt: skip
             raise EvalError(
-                f"--since {file}: line {number} is not a verdict; the report is damaged, delete it"
+                f"earlier report {file}: line {number} is no verdict; delete the damaged report"
             ) from error
     return found

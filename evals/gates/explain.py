@@ -21,8 +21,8 @@ from compression_gates.evals.statistics.item_values import SERIES
 
 _POLICIES = {
     DEFAULT: "",
-    STRICT: "; --strict requires it of the whole interval",
-    SMOKE: "; --smoke fails only if the whole interval is beyond",
+    STRICT: "; the strict policy requires it of the whole interval",
+    SMOKE: "; the smoke policy fails only if the whole interval is beyond",
 }
 TOO_MANY = 10_000_000
 """Numbers of items from here on are not suggested."""

@@ -30,15 +30,15 @@ def device_of(option: str, worker: str) -> str:
 
         return {0: CPU, 1: "cuda:0"}.get(torch.cuda.device_count(), AUTO)
     if not re.fullmatch(r"cuda(:\d+)?", option):
-        raise EvalError(f"--device {option}: not cpu, cuda, cuda:N or auto")
+        raise EvalError(f"device {option}: not cpu, cuda, cuda:N or auto")
     import torch
 
     count = torch.cuda.device_count()
     if not count:
-        raise EvalError(f"--device {option}: torch {torch.__version__} sees no CUDA device here")
+        raise EvalError(f"device {option}: torch {torch.__version__} sees no CUDA device here")
     index = int(option[5:]) if ":" in option else int(worker.removeprefix("gw")) % count
     if index >= count:
-        raise EvalError(f"--device {option}: there are {count} devices, counted from 0")
+        raise EvalError(f"device {option}: there are {count} devices, counted from 0")
     return f"cuda:{index}"
 
 

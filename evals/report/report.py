@@ -141,7 +141,8 @@ def _unproven(failed: Iterable[Entry], mark: str) -> str:
     if not found:
         return ""
     met = any(entry.verdict.met for entry in found)
-    why = "not proven, which --strict asks for" if met else "the point estimate breaks the limit"
+    proof = "not proven, which the strict policy requires"
+    why = proof if met else "the point estimate breaks the limit"
     return f"; {FAILED_MARK}{mark}: {why}"
 
 
@@ -294,12 +295,12 @@ def check_writable(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("report.md", "report.jsonl", FILE):
             if (directory / name).is_dir():
-                raise EvalError(f"--report {directory}: {name} is a directory there")
+                raise EvalError(f"report folder {directory}: {name} is a directory there")
         probe = directory / ".probe"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise EvalError(f"--report {directory}: {error.strerror}") from error
+        raise EvalError(f"report folder {directory}: {error.strerror}") from error
 
 
 def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
@@ -356,7 +357,7 @@ def write(
         for file, written in partial.items():
             written.replace(file)
     except OSError as error:
-        raise EvalError(f"--report {directory}: {error.strerror}") from error
+        raise EvalError(f"report folder {directory}: {error.strerror}") from error
     finally:
         for written in partial.values():
             with suppress(OSError):

@@ -247,7 +247,7 @@ def _writer(
     if needed > free:
         raise EvalError(
             f"the baseline's predictions take {needed:,} bytes, {path.parent} has {free:,} free; "
-            "give less text or another --store"
+            "give less text or another store"
         )
     return TableWriter(path, offsets, vocabulary)
 

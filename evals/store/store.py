@@ -70,7 +70,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise EvalError(f"--store {self.root}: {error.strerror or error}") from error
+            raise EvalError(f"store {self.root}: {error.strerror or error}") from error
 
     def _check_frozen(self, key: str) -> None:
         if self.frozen:

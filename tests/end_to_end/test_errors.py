@@ -121,7 +121,7 @@ CHECKPOINTS = {
     ),
     "a GPU that is not there": (
         lambda p: config(p, quantization_config={"quant_method": "fp8"}), FAILED,
-        "is stored as fp8, which takes a GPU; give --device cuda",
+        "is stored as fp8, which takes a GPU; choose device cuda",
     ),
 }  # fmt: skip
 
@@ -222,8 +222,8 @@ def test_a_profile_or_its_data_that_cannot_be_meant(name, place):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--device", "cuda"], "--device cuda: torch"),
-        (["--device", "tpu"], "--device tpu: not cpu, cuda, cuda:N or auto"),
+        (["--device", "cuda"], "device cuda: torch"),
+        (["--device", "tpu"], "device tpu: not cpu, cuda, cuda:N or auto"),
         (["--batch-tokens", "0"], "--batch-tokens 0: at least 1 is needed"),
         (["--data", "reviews"], "--data reviews: give NAME=PATH"),
         (["--data", "revews=x.jsonl"], "no data set 'revews'; did you mean 'reviews'?"),

@@ -39,7 +39,7 @@ def test_smoke_fails_only_what_is_proven(gates, profile):
         in smoke.stdout
     )
     assert (
-        "at most 0.30% of the predictions flip; --strict requires it of the whole" in strict.stdout
+        "0.30% of the predictions flip; the strict policy requires it of the whole" in strict.stdout
     )
 
 

@@ -44,7 +44,7 @@ def test_cuda_is_dealt_out_to_workers(gpus):
 @pytest.mark.parametrize(("option", "count"), [("cuda", 0), ("cuda:2", 2), ("gpu", 1)])
 def test_a_device_that_is_not_here_is_an_error(gpus, option, count):
     gpus(count)
-    with pytest.raises(EvalError, match=f"--device {option}"):
+    with pytest.raises(EvalError, match=f"device {option}"):
         device_of(option, "gw0")
 
 

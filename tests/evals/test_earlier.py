@@ -68,7 +68,7 @@ def test_a_damaged_report_is_one_error(tmp_path, text):
 
 def test_a_file_is_no_report(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(EvalError, match=r"--since .*file: not a directory"):
+    with pytest.raises(EvalError, match=r"earlier report .*file: not a directory"):
         read_earlier(tmp_path / "file")
 
 

@@ -121,10 +121,10 @@ def test_the_policy_and_what_changed_are_said():
     facts = {"worse": 7.0, "better": 2.0, "mcnemar_p": 0.109}
     found = Reading(clustered_share([1.0] * 2 + [0.0] * 8, range(10)), 1.0, 0.8, facts=facts)
     text = told("exact_match_drop", 0.02, found, SMOKE)
-    assert "by at most 2.00 pt; --smoke fails only if the whole interval is beyond" in text
+    assert "by at most 2.00 pt; the smoke policy fails only if the whole interval is beyond" in text
     assert "changed    7 worse, 2 better (McNemar's mid-p by document 0.11)" in text
     text = told("exact_match_drop", 0.02, found, STRICT)
-    assert "by at most 2.00 pt; --strict requires it of the whole interval" in text
+    assert "by at most 2.00 pt; the strict policy requires it of the whole interval" in text
 
 
 def test_what_was_not_judged_says_why():

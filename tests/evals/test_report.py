@@ -140,7 +140,7 @@ def test_the_legend_explains_the_marks_that_are_used_and_no_others():
     assert used(plain, intervals=True) == []
     inside = "≈           inconclusive: the limit is inside the interval"
     assert report.legend([unsure]) == [inside]
-    unproven = f"{inside}; ✗≈: not proven, which --strict asks for"
+    unproven = f"{inside}; ✗≈: not proven, which the strict policy requires"
     assert report.legend([replace(unsure, passed=False)])[1:] == [unproven]
     broken = entry("x", "flips", 0.11, 0.1, half=0.05)
     assert report.legend([broken])[1:] == [f"{inside}; ✗≈: the point estimate breaks the limit"]

@@ -351,7 +351,7 @@ def test_a_store_that_cannot_be_written_serves_what_it_holds(tmp_path, monkeypat
     store = Store(tmp_path)
     assert store.measurement(ORIGIN, dict)["x"].tolist() == [0]
     store.folder(ORIGIN, fill, Files)
-    with pytest.raises(EvalError, match=f"--store .*: {os.strerror(error)}"):
+    with pytest.raises(EvalError, match=f"store .*: {os.strerror(error)}"):
         store.measurement({"model": "new"}, dict)
-    with pytest.raises(EvalError, match=f"--store .*: {os.strerror(error)}"):
+    with pytest.raises(EvalError, match=f"store .*: {os.strerror(error)}"):
         store.folder({"model": "new"}, fill, Files)
