@@ -142,7 +142,7 @@ def test_a_killed_holder_releases_its_lock(tmp_path):
 
 def test_a_store_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(EvalError, match="--store"):
+    with pytest.raises(EvalError, match="store "):
         Store(tmp_path / "file" / "below")
 
 
