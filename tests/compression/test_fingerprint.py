@@ -107,7 +107,8 @@ def test_it_changes_with_what_the_results_depend_on(one, other):
 
 def test_sets_are_hashed_in_no_order():
     words = [f"layer {number}" for number in range(20)]
-    assert fingerprint(closure(set(words))) == fingerprint(closure(set(words[::-1])))
+    backwards = words[::-1]
+    assert fingerprint(closure(set(words))) == fingerprint(closure(set(backwards)))
 
 
 def test_what_refers_to_itself_has_an_end():
