@@ -8,6 +8,6 @@ import pytest
 pytestmark = pytest.mark.quality
 
 
-def test_planted_defects(planted):
+def test_planted_defects(planted_defect):
     """Some gate fails a checkpoint that was healthy until one mistake was made in it."""
-    planted.is_caught()
+    planted_defect.is_caught()
