@@ -28,7 +28,7 @@ def read_rows(
     """
     if isinstance(rows, str | bytes | bytearray | Mapping) or not isinstance(rows, Iterable):
         raise CompressionError(f"{name}: {type(rows).__name__} is no list of rows; give {_FORMS}")
-    found = [_row(row, f"{name}: row {number}", named) for number, row in enumerate(rows, 1)]
+    found = [read_row(row, f"{name}: row {number}", named) for number, row in enumerate(rows, 1)]
     if not found:
         raise CompressionError(f"{name}: no rows")
     texts, labels = [text for text, _ in found], [label for _, label in found]
@@ -40,7 +40,8 @@ def read_rows(
     return texts, None if lacking else labels
 
 
-def _row(row: object, where: str, named: bool) -> tuple[str, int | str | None]:
+def read_row(row: object, where: str, named: bool) -> tuple[str, int | str | None]:
+    """The text and the label of a row, as :func:`read_rows`."""
     if isinstance(row, str):
         text, label = row, None
     elif isinstance(row, Mapping) and "text" in row:
