@@ -10,7 +10,6 @@ gptq-int4,group=32, wanda-50+gptq-int4. The last command prints what works on wh
 
 import argparse
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -26,9 +25,9 @@ from pathlib import Path
 from compression_gates.compression.catalogue import METHODS, Method, load_entry_points
 from compression_gates.compression.errors import CompressionError, is_failure, reason_of
 from compression_gates.compression.model.quiet import quiet
-from compression_gates.compression.model.references import check_helpers, check_reference
-from compression_gates.compression.model.text_files import read_texts
-from compression_gates.compression.recipe import Recipe, needs_data
+from compression_gates.compression.model.references import check_reference
+from compression_gates.compression.model.step_data import batches_from, texts_of
+from compression_gates.compression.recipe import Recipe
 from compression_gates.compression.settings import text_of
 
 NOTES = 5
@@ -101,15 +100,7 @@ def make(options: argparse.Namespace) -> None:
     """
     recipe = Recipe.parse(options.recipe)
     _check_output(options.output)
-    texts: dict[str | None, tuple[list[str], list[int] | None]] = {}
-    for step in recipe.steps:
-        if needs_data(step) and step["data"] not in texts:
-            if step["data"] is None and options.data is None:
-                raise CompressionError(f"{step.name} needs texts; give --data FILE")
-            option = "--data" if step["data"] is None else "data ="
-            texts[step["data"]] = read_texts(Path(step["data"] or options.data), option)
-    for step in recipe.steps:
-        check_helpers(step)
+    texts = texts_of(recipe, options.data, "--data", "give --data FILE")
     check_reference(options.model, "--model")
     with quiet(bars=True):
         warnings.showwarning = lambda message, *rest, **more: print(
@@ -133,34 +124,21 @@ def _check_output(output: Path) -> None:
 
 
 def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str:
-    import torch
     from safetensors import SafetensorError
 
     from compression_gates.compression.apply import compress
     from compression_gates.compression.checkpoint.own_format import METHOD
     from compression_gates.compression.checkpoint.saving import PLAIN, save
     from compression_gates.compression.model.layers import backbone_layers
-    from compression_gates.compression.model.loading import load
-    from compression_gates.compression.model.texts import batches_of, check_labels, padding_token
+    from compression_gates.compression.model.loading import check_device, load
+    from compression_gates.compression.model.texts import padding_token
 
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
-        raise CompressionError(f"--device {options.device}: give cpu, cuda or cuda:N")
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise CompressionError(f"--device {options.device}: this machine has no CUDA device")
+    check_device("--device", options.device)
     model, tokenizer = load(options.model, "--model", options.device)
-    for name, (_, labels) in texts.items():
-        try:
-            check_labels(model, labels or ())
-        except CompressionError as error:
-            raise CompressionError(f"--data {name or options.data}: {error}") from None
+    batches = batches_from(texts, model, tokenizer, f"--data {options.data}")
     before = sum(tensor.nbytes for tensor in _distinct(model))
     start = time.monotonic()
-    result = compress(
-        model,
-        recipe,
-        lambda step: batches_of(step, model, tokenizer, *texts[step["data"]]),
-        padding_token(model, tokenizer),
-    )
+    result = compress(model, recipe, batches, padding_token(model, tokenizer))
     layers = backbone_layers(result.model).values()
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
     weights = sum(layer.weight.numel() for layer in layers)

@@ -3,16 +3,16 @@
 Importable without torch, so that a recipe is checked before anything heavy is loaded.
 """
 
-import hashlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.fingerprint import fingerprint, origin
 from compression_gates.compression.settings import (
     Setting,
     flag,
@@ -91,16 +91,9 @@ class Method:
 
     @property
     def version(self) -> str:
-        """A hash of the source of a user's function, which its results depend on; empty for the
-        methods of this package."""
-        if self.family != OWN:
-            return ""
-        try:
-            source = inspect.getsource(self.implementation).encode()
-        except (OSError, TypeError):
-            code = getattr(self.implementation, "__code__", None)
-            source = repr(code and (code.co_code, code.co_consts, code.co_names)).encode()
-        return hashlib.sha256(source).hexdigest()
+        """A hash of a user's function and of what its results depend on; empty for the methods of
+        this package."""
+        return fingerprint(self.implementation) if self.family == OWN else ""
 
     @property
     def all_settings(self) -> dict[str, Setting]:
@@ -307,30 +300,61 @@ def register_method(name: str, function: Callable, source: str = "") -> None:
             None. It is called first of all steps.
         source: what the catalogue prints about it; the first line of its docstring by default.
 
+    Registering a function of the same module and qualified name again replaces it.
+
     Raises:
-        CompressionError: the name is taken, or is no name for a method.
+        CompressionError: the name is taken, or is no name for a method, or ``function`` cannot be
+            called.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    METHODS[name] = _own_method(name, function, source, METHODS)
+
+
+def _own_method(name: str, function: Callable, source: str, known: Mapping[str, Method]) -> Method:
+    """The entry of a user's method.
+
+    Raises:
+        CompressionError: see :func:`register_method`.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise CompressionError(
             f"method {name!r}: a name has lower-case letters, digits and underscores"
         )
-    if name in METHODS:
-        raise CompressionError(f"method {name} exists already")
+    if not callable(function):
+        raise CompressionError(f"method {name}: {function!r} is no function")
+    if name in known:
+        earlier = known[name]
+        if earlier.family != OWN:
+            raise CompressionError(
+                f"method {name} exists already: it is one of this package, so that "
+                f"{origin(function)} needs another name"
+            )
+        if origin(earlier.implementation) != origin(function):
+            raise CompressionError(
+                f"method {name} exists already: it is {origin(earlier.implementation)}, so that "
+                f"{origin(function)} needs another name"
+            )
     said = source or (inspect.getdoc(function) or "a function of your own").partition("\n")[0]
-    METHODS[name] = Method(name, OWN, NOTHING, function, said, {})
+    return Method(name, OWN, NOTHING, function, said, {})
 
 
 @cache
 def load_entry_points() -> None:
-    """Registers the methods of other distributions, once.
+    """Registers the methods of other distributions, once and all of them.
 
     Raises:
-        CompressionError: one cannot be loaded.
+        CompressionError: one cannot be loaded; names it and its distribution.
     """
+    added: dict[str, Method] = {}
     for point in entry_points(group=ENTRY_POINTS):
         try:
-            register_method(point.name, point.load())
-        except CompressionError:
-            raise
+            function = point.load()
+            added[point.name] = _own_method(point.name, function, "", {**METHODS, **added})
         except Exception as error:
-            raise CompressionError(f"method {point.name}: {point.value}: {error}") from error
+            raise CompressionError(
+                f"entry point {point.name} = {point.value} of {_distribution(point)}: {error}"
+            ) from error
+    METHODS.update(added)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "an unknown distribution"

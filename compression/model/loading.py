@@ -1,5 +1,6 @@
 """Loads a model that a user names, whole or not at all."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -61,6 +62,14 @@ def load(
             f"{option} {name}: its tokenizer gives ids up to {known}, its embedding holds {held}"
         )
     return model.eval().to(device), tokenizer
+
+
+def check_device(option: str, device: object) -> None:
+    """Raises a CompressionError unless there is such a device."""
+    if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise CompressionError(f"{option} {device}: give cpu, cuda or cuda:N")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise CompressionError(f"{option} {device}: this machine has no CUDA device")
 
 
 def _class_of(config, name: str, option: str) -> type:

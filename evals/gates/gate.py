@@ -115,7 +115,7 @@ def nothing_to_lose(gate: Gate, reading: Reading) -> str:
     )
 
 
-def judge(candidate: str, gate: Gate, reading: Reading) -> Verdict:
+def verdict_of(candidate: str, gate: Gate, reading: Reading) -> Verdict:
     """Holds a reading against a gate. Nothing is rounded, and NaN fails. Where the baseline has
     nothing to lose, a candidate cannot pass: it is not judged, unless it is proven to be worse than
     the limit all the same, and fails.

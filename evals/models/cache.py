@@ -4,7 +4,8 @@ import copy
 import gc
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,21 @@ KEPT = 2
 """Models that stay in memory: a baseline and its candidate."""
 HEADROOM = 1.2
 """Of a model's weights, for what it computes."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Of the weights in memory; ``auto`` takes what a checkpoint names."""
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Restores torch's number of threads, which loading a model sets, on exit."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Models:
@@ -28,7 +43,7 @@ class Models:
 
     Args:
         device: ``cpu``, ``cuda:N`` or ``auto``.
-        dtype: of the weights in memory; ``auto`` takes what a checkpoint names.
+        dtype: one of :data:`DTYPES`.
         threads: of a forward pass on the CPU.
         trust_remote_code: whether code that a checkpoint brings may run.
         formats: modules that teach transformers a checkpoint format when they are imported.

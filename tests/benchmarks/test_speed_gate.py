@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tabulate import tabulate
 
-from compression_gates.evals.gates.gate import FAILED, Gate, judge
+from compression_gates.evals.gates.gate import FAILED, Gate, verdict_of
 from compression_gates.evals.metrics.speedup import speedup
 from compression_gates.evals.models.device import all_cores
 from compression_gates.evals.scoring.protocols import SpeedProtocol
@@ -103,7 +103,7 @@ def run(draw: Callable[[int], np.ndarray], ratio: float) -> tuple[str, int]:
 
 
 def outcome_of(seconds: np.ndarray) -> str:
-    return judge("candidate", Gate("speedup", LIMIT), speedup(seconds)).outcome
+    return verdict_of("candidate", Gate("speedup", LIMIT), speedup(seconds)).outcome
 
 
 class Tally:

@@ -1,6 +1,8 @@
 """Methods of a user are used in recipes as those of the package are."""
 
 import copy
+import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from compression_gates.compression import catalogue
 from compression_gates.compression.apply import compress
-from compression_gates.compression.catalogue import METHODS, register_method
+from compression_gates.compression.catalogue import METHODS, load_entry_points, register_method
 from compression_gates.compression.errors import CompressionError, RecipeError
 from compression_gates.compression.recipe import Recipe
 
@@ -64,10 +66,82 @@ def test_it_comes_first_and_has_no_settings(tiny_llama, register):
         Recipe.parse("halve,include=*mlp*")
 
 
-@pytest.mark.parametrize(("name", "why"), [("rtn", "exists already"), ("my method", "letters")])
-def test_names_that_are_taken_or_are_none(register, name, why):
+@pytest.mark.parametrize(
+    ("name", "function", "why"),
+    [
+        ("rtn", halve, "exists already: it is one of this package"),
+        ("my method", halve, "letters"),
+        (3, halve, "letters"),
+        ("mine", 3, "method mine: 3 is no function"),
+    ],
+)
+def test_names_that_are_taken_or_are_none(register, name, function, why):
     with pytest.raises(CompressionError, match=why):
-        register(name, halve)
+        register(name, function)
+
+
+class Scale:
+    def __call__(self, model):
+        return model
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: lambda model: model, Scale, lambda: functools.partial(halve)]
+)
+def test_registering_it_again_replaces_it(register, make):
+    register("mine", make())
+    again = make()
+    register("mine", again)
+    assert METHODS["mine"].implementation is again
+
+
+def test_another_function_of_a_taken_name_is_refused_and_both_are_named(register):
+    register("mine", halve)
+    both = rf"mine exists already: it is {__name__}\.halve, so that {__name__}\.Scale needs"
+    with pytest.raises(CompressionError, match=both):
+        register("mine", Scale())
+    assert METHODS["mine"].implementation is halve
+
+
+@pytest.fixture
+def points(monkeypatch, register):
+    """``points(name=function)``: entry points of a distribution ``others``."""
+    load_entry_points.cache_clear()
+    yield lambda **functions: monkeypatch.setattr(
+        catalogue,
+        "entry_points",
+        lambda group: [
+            SimpleNamespace(
+                name=name, value=f"others:{name}", load=load, dist=SimpleNamespace(name="others")
+            )
+            for name, load in functions.items()
+        ],
+    )
+    load_entry_points.cache_clear()
+
+
+def no_module():
+    raise ImportError("no module named others")
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "why"),
+    [
+        ("broken", no_module, "no module named others"),
+        ("broken", lambda: 3, "3 is no function"),
+        ("rtn", lambda: halve, "method rtn exists already"),
+    ],
+)
+def test_a_broken_entry_point_is_told_whenever_they_are_loaded(points, name, load, why):
+    points(mine=lambda: halve, **{name: load})
+    for _ in range(2):
+        with pytest.raises(
+            CompressionError, match=f"entry point {name} = others:{name} of others: .*{why}"
+        ):
+            load_entry_points()
+        assert "mine" not in METHODS
+    points(mine=lambda: halve)
+    assert Recipe.parse("mine").steps[0].entry.implementation is halve
 
 
 def test_another_function_of_the_name_is_another_recipe(register):

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -41,18 +40,18 @@ def environment(tmp_path_factory) -> Path:
     place = root / "environment"
     venv.create(place, with_pip=False)
     packages = next(place.glob("lib/python*/site-packages"))
-    shutil.unpack_archive(wheel, packages, "zip")
+    installed = subprocess.run(
+        [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install", "-q",
+         "--no-deps", "--no-index", wheel],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert installed.returncode == 0, installed.stderr
     # Behind the wheel: the packages that it needs, without the editable install beside them, since
     # files of a folder that is named here are not read for further folders.
-    (packages / "needed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    needed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (packages / "needed.pth").write_text("\n".join(needed) + "\n")
     for name in ("fixtures", "evals"):
         (packages / f"{name}.py").write_text(NOT_OURS)
-    script = place / "bin" / "compression-gates"
-    script.write_text(
-        f"#!{place}/bin/python\nimport sys\n"
-        "from compression_gates.fixtures.suite.command import main\nsys.exit(main())\n"
-    )
-    script.chmod(0o755)
     return place
 
 
@@ -176,14 +175,110 @@ register_method("shrink", shrink)
 """
 
 
-def test_a_method_of_ones_own_is_gated_like_any_other(run):
+def verdicts_of(report: Path) -> dict[str, dict[str, bool]]:
+    """Whether each gate of a report's candidates passed, by candidate and metric."""
+    rows = map(json.loads, (report / "report.jsonl").read_text().splitlines())
+    found: dict[str, dict[str, bool]] = {}
+    for row in rows:
+        if "verdict" in row:
+            found.setdefault(row["row"], {})[row["verdict"]["metric"]] = row["passed"]
+    return found
+
+
+def test_a_method_of_ones_own_is_gated_like_any_other_by_several_workers(run, folder):
     plugin = 'pytest_plugins = ["compression_gates.plugin"]\n'
-    given = (*GIVEN[:-1], "shrink+rtn-int8")
-    done = run("pytest", "--pyargs", "compression_gates.tests.gates", *given, *CASES,
+    given = (*GIVEN, "shrink+rtn-int8", "--report", "own_method")
+    done = run("pytest", "--pyargs", "compression_gates.tests.gates", *given, *CASES, "-n", "2",
                files={"conftest.py": plugin + METHOD})  # fmt: skip
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    assert "shrink+rtn-int8" in done.stdout
-    assert "JS" in done.stdout
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = verdicts_of(folder / "own_method")
+    assert all(found["rtn-int8"].values())
+    assert not found["shrink+rtn-int8"]["js_divergence"]
+
+
+OTHERS = """
+from compression_gates import Metric
+from compression_gates.evals.metrics.metric import EVERY_MODEL
+from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.metrics.units import PLAIN
+from compression_gates.evals.statistics.estimate import exact
+
+
+def weights_share(pair, weights=()):
+    share = pair.candidate.weight_bytes / pair.baseline.weight_bytes
+    return Reading(exact(share), 1.0, share)
+
+
+METRIC = Metric(
+    "weights_share", "share", "the weights take at most {limit}", PLAIN, weights_share,
+    needs=EVERY_MODEL,
+)
+
+
+def untouched(model):
+    \"\"\"Leaves the model as it is.\"\"\"
+"""
+ENTRY_POINTS = """
+[compression_gates.metrics]
+weights_share = others_of_gates:METRIC
+
+[compression_gates.methods]
+untouched = others_of_gates:untouched
+"""
+SHARES = """
+[data.texts]
+path = "labelled.jsonl"
+columns = { text = "text", label = "label" }
+
+[[suite]]
+kind = "classifier"
+baselines = ["bert-tiny"]
+recipes = ["untouched", "untouched+rtn-int8"]
+labels = "texts"
+gates = { weights_share = 0.5 }
+"""
+
+
+@pytest.fixture
+def others(environment):
+    """``others(source)``: installs a distribution with a metric and a method, until the end of the
+    test."""
+    packages = next(environment.glob("lib/python*/site-packages"))
+    module, described = packages / "others_of_gates.py", packages / "others-1.0.dist-info"
+
+    def install(source: str) -> None:
+        module.write_text(source)
+        described.mkdir()
+        (described / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+        (described / "entry_points.txt").write_text(ENTRY_POINTS)
+
+    yield install
+    module.unlink()
+    shutil.rmtree(described)
+
+
+def test_a_distribution_adds_a_metric_and_a_method(run, folder, others):
+    others(OTHERS)
+    assert "untouched" in run("compression-gates", "methods").stdout
+    done = run("compression-gates", "--profile", "shares.toml", "--report", "others", "--", "-q",
+               files={"shares.toml": SHARES})  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = verdicts_of(folder / "others")
+    assert not found["untouched"]["weights_share"]
+    assert found["untouched+rtn-int8"]["weights_share"]
+
+
+def test_a_distribution_that_is_broken_is_named(run, others):
+    others("raise ValueError('not today')")
+    done = run("compression-gates", "--profile", "shares.toml", files={"shares.toml": SHARES})
+    told = done.stdout + done.stderr
+    assert done.returncode == 4, told
+    assert "entry point weights_share = others_of_gates:METRIC of others: ValueError: not t" in told
+    assert "TOML" not in told
+    assert "Traceback" not in told
+    made = run("compression-gates", "compress", "untouched", "--model", BASE, "--output", "none")
+    assert made.returncode == 2
+    assert "entry point untouched = others_of_gates:untouched of others: not today" in made.stderr
 
 
 def test_a_model_in_memory_is_compressed_from_python(run, folder):
@@ -226,3 +321,17 @@ print(found)
     assert done.returncode == 0, done.stderr
     assert "✗" in done.stdout
     assert "candidate" in done.stdout
+
+
+def test_what_compress_returns_is_judged_from_python(run):
+    script = f"""
+from compression_gates import compress, judge
+base = {str(BASE)!r}
+found = judge(base, compress(base, "rtn-int8"), labelled="labelled.jsonl")
+[size] = [verdict.value for verdict in found if verdict.metric == "compression_ratio"]
+assert size > 2.5, size
+assert found, found
+assert not judge(base, compress(base, "magnitude-95"), labelled="labelled.jsonl")
+"""
+    done = run("python", "-c", script)
+    assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import pytest
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.earlier import read_earlier
-from compression_gates.evals.gates.gate import Gate, judge
+from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.report.report import Entry, write
 from compression_gates.evals.statistics.item_values import SHARE, ItemValues
@@ -21,7 +21,7 @@ def night(folder, **changes):
     units = np.arange(4, dtype=np.int32)
     items = ItemValues(SHARE, values, np.ones(4, np.int32), units, ORIGIN)
     reading = Reading(items.estimate(), 1.0, 0.75)
-    verdict = judge("model", Gate("f1_drop", 0.02), reading)
+    verdict = verdict_of("model", Gate("f1_drop", 0.02), reading)
     entry = Entry("base", "model", verdict, False, origin={"baseline": "b"}, **changes)
     write(folder, [entry], [], items={("model", "f1_drop"): items})
     return verdict

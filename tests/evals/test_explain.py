@@ -8,7 +8,7 @@ import pytest
 
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.gates.explain import explain, needed
-from compression_gates.evals.gates.gate import DEFAULT, SMOKE, STRICT, Gate, judge
+from compression_gates.evals.gates.gate import DEFAULT, SMOKE, STRICT, Gate, verdict_of
 from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.metrics.regressions import regression, worst_items
 from compression_gates.evals.statistics.estimate import NOTHING, Estimate
@@ -25,7 +25,7 @@ def reading(value, low, high, n=480, clusters=240, **fields):
 
 def told(metric, limit, found, policy=DEFAULT):
     gate = Gate(metric, limit)
-    return explain(judge("m-wanda", gate, found), gate, found, "pytest x", policy)
+    return explain(verdict_of("m-wanda", gate, found), gate, found, "pytest x", policy)
 
 
 def test_a_failure_says_what_was_promised_and_measured_in_one_sense():
@@ -100,7 +100,7 @@ def test_no_number_of_items_settles_in_its_favour_what_lies_at_or_beyond_the_lim
 def test_about_as_many_items_as_are_suggested_do_settle_it():
     values = np.random.default_rng(0).normal(0.0, 0.2, 100_000)
     few = clustered_mean(values[:400] - values[:400].mean(), np.arange(400))
-    verdict = judge("c", Gate("f1_drop", 0.015), Reading(few, 0.0, 0.0))
+    verdict = verdict_of("c", Gate("f1_drop", 0.015), Reading(few, 0.0, 0.0))
     count = needed(verdict)
     assert count > 400
     for n, proven in ((round(1.1 * count), True), (round(0.9 * count), False)):

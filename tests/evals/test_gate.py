@@ -16,7 +16,7 @@ from compression_gates.evals.gates.gate import (
     SMOKE,
     STRICT,
     Gate,
-    judge,
+    verdict_of,
 )
 from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.metrics.registry import METRICS
@@ -46,42 +46,42 @@ def reading(value, low=None, high=None, n=100):
 )
 def test_three_outcomes_of_a_cost(low, value, high, met, outcome):
     for metric in COSTS:
-        verdict = judge("c", Gate(metric, 0.05), reading(value, low, high))
+        verdict = verdict_of("c", Gate(metric, 0.05), reading(value, low, high))
         assert (verdict.met, verdict.outcome) == (met, outcome)
-        mirrored = judge("c", Gate(GAINS[0], -0.05), reading(-value, -high, -low))
+        mirrored = verdict_of("c", Gate(GAINS[0], -0.05), reading(-value, -high, -low))
         assert (mirrored.met, mirrored.outcome) == (met, outcome)
 
 
 @given(st.floats(max_value=0, allow_infinity=False, allow_nan=False), st.sampled_from(COSTS))
 def test_better_than_the_baseline_never_fails_a_drift(value, metric):
-    assert judge("c", Gate(metric, 0.0), reading(value)).holds(STRICT)
+    assert verdict_of("c", Gate(metric, 0.0), reading(value)).holds(STRICT)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("field", ["value", "low", "high"])
 def test_nan_fails(metric, field):
     numbers = {"value": 1.0, "low": 1.0, "high": 1.0, field: math.nan}
-    verdict = judge("c", Gate(metric, 1.0), reading(**numbers))
+    verdict = verdict_of("c", Gate(metric, 1.0), reading(**numbers))
     assert not verdict.holds(DEFAULT)
     assert verdict.outcome == FAILED
 
 
 def test_nothing_is_rounded():
     limit = 0.05
-    assert judge("c", Gate("f1_drop", limit), reading(limit)).met
-    assert not judge("c", Gate("f1_drop", limit), reading(math.nextafter(limit, 1))).met
+    assert verdict_of("c", Gate("f1_drop", limit), reading(limit)).met
+    assert not verdict_of("c", Gate("f1_drop", limit), reading(math.nextafter(limit, 1))).met
 
 
 def test_strict_wants_proof():
-    verdict = judge("c", Gate("f1_drop", 0.05), reading(0.04, 0.0, 0.06))
+    verdict = verdict_of("c", Gate("f1_drop", 0.05), reading(0.04, 0.0, 0.06))
     assert verdict.holds(DEFAULT)
     assert not verdict.holds(STRICT)
 
 
 def test_smoke_fails_only_what_is_disproven():
-    unsure = judge("c", Gate("f1_drop", 0.05), reading(0.06, 0.04, 0.08))
-    broken = judge("c", Gate("f1_drop", 0.05), reading(0.08, 0.06, 0.1))
-    nothing = judge("c", Gate("f1_drop", 0.05), reading(math.nan, math.nan, math.nan))
+    unsure = verdict_of("c", Gate("f1_drop", 0.05), reading(0.06, 0.04, 0.08))
+    broken = verdict_of("c", Gate("f1_drop", 0.05), reading(0.08, 0.06, 0.1))
+    nothing = verdict_of("c", Gate("f1_drop", 0.05), reading(math.nan, math.nan, math.nan))
     assert unsure.holds(SMOKE)
     assert not unsure.holds(DEFAULT)
     assert not broken.holds(SMOKE)
@@ -89,7 +89,9 @@ def test_smoke_fails_only_what_is_disproven():
 
 
 def test_what_nothing_can_tell_passes_by_its_estimate_alone_even_under_smoke():
-    one = judge("c", Gate("js_divergence", 0.01), Reading(clustered_mean([0.6, 0.7], [0, 0]), 0, 1))
+    one = verdict_of(
+        "c", Gate("js_divergence", 0.01), Reading(clustered_mean([0.6, 0.7], [0, 0]), 0, 1)
+    )
     assert not one.holds(SMOKE)
     assert not one.holds(STRICT)
 
@@ -97,7 +99,7 @@ def test_what_nothing_can_tell_passes_by_its_estimate_alone_even_under_smoke():
 def test_few_documents_prove_nothing():
     few = studentized_mean(np.linspace(0.001, 0.002, 10), range(10))
     many = studentized_mean(np.linspace(0.001, 0.002, 40), range(40))
-    verdicts = [judge("c", Gate("js_divergence", 0.1), Reading(x, 0, 0)) for x in (few, many)]
+    verdicts = [verdict_of("c", Gate("js_divergence", 0.1), Reading(x, 0, 0)) for x in (few, many)]
     assert [v.outcome for v in verdicts] == [INCONCLUSIVE, PASSED]
     assert [v.holds(STRICT) for v in verdicts] == [False, True]
     assert [v.holds(DEFAULT) for v in verdicts] == [True, True]
@@ -105,7 +107,7 @@ def test_few_documents_prove_nothing():
 
 def test_few_documents_near_the_limit_disprove_nothing_and_only_smoke_lets_them_through():
     few = studentized_mean(np.linspace(0.085, 0.15, 10), range(10))
-    verdict = judge("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
+    verdict = verdict_of("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
     assert verdict.low > 0.1
     assert (verdict.outcome, verdict.p) == (INCONCLUSIVE, 1.0)
     assert [verdict.holds(policy) for policy in (DEFAULT, STRICT, SMOKE)] == [False, False, True]
@@ -113,7 +115,7 @@ def test_few_documents_near_the_limit_disprove_nothing_and_only_smoke_lets_them_
 
 def test_few_documents_far_beyond_the_limit_disprove_it():
     few = studentized_mean(np.linspace(0.5, 0.6, 10), range(10))
-    verdict = judge("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
+    verdict = verdict_of("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
     assert verdict.outcome == FAILED
     assert verdict.p < 1e-3
     assert not verdict.holds(SMOKE)
@@ -123,7 +125,7 @@ NOTHING_MEASURED = Reading(NOTHING, 0.0, 0.0, not_judged="no kernels for it here
 
 
 def test_what_is_not_judged_fails_under_strict_alone():
-    verdict = judge("c", Gate("speedup", 0.8), NOTHING_MEASURED)
+    verdict = verdict_of("c", Gate("speedup", 0.8), NOTHING_MEASURED)
     assert verdict.outcome == NOT_JUDGED
     assert [verdict.holds(policy) for policy in (DEFAULT, SMOKE, STRICT)] == [True, True, False]
 
@@ -131,7 +133,7 @@ def test_what_is_not_judged_fails_under_strict_alone():
 def test_a_noisy_measurement_fails_only_where_the_regression_is_proven():
     slow = replace(reading(0.78), estimate=sequential_median([0.7] * 5 + [0.78] * 5 + [0.9] * 5))
     proven = replace(reading(0.7), estimate=sequential_median(np.linspace(0.6, 0.7, 15)))
-    verdicts = [judge("c", Gate("speedup", 0.8), one) for one in (slow, proven)]
+    verdicts = [verdict_of("c", Gate("speedup", 0.8), one) for one in (slow, proven)]
     assert [v.holds(DEFAULT) for v in verdicts] == [True, False]
 
 
@@ -142,14 +144,14 @@ def test_the_p_value_is_that_of_the_promise_being_kept(sign):
     values = np.random.default_rng(0).normal(0.3, 1.0, 50)
     found = clustered_mean(values * sign, np.arange(50))
     metric = "f1_drop" if sign > 0 else "speedup"
-    verdict = judge("c", Gate(metric, 0.1 * sign), Reading(found, 0.0, 0.0))
+    verdict = verdict_of("c", Gate(metric, 0.1 * sign), Reading(found, 0.0, 0.0))
     expected = stats.ttest_1samp(values, 0.1, alternative="greater").pvalue
     assert verdict.p == pytest.approx(expected, rel=2e-3)
 
 
 def test_no_item_is_an_error():
     with pytest.raises(EvalError, match="rests on no item"):
-        judge("c", Gate("f1_drop", 0.05), reading(0.0, n=0))
+        verdict_of("c", Gate("f1_drop", 0.05), reading(0.0, n=0))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -181,7 +183,9 @@ def test_a_rise_of_perplexity_has_a_sign_and_what_has_no_sense_has_none():
 )
 def test_the_limit_and_the_interval_have_the_sense_of_the_value(metric, value, half, limit):
     """What is shown keeps the shown limit exactly where the verdict says so."""
-    verdict = judge("c", Gate(metric, limit), reading(value, value - abs(half), value + abs(half)))
+    verdict = verdict_of(
+        "c", Gate(metric, limit), reading(value, value - abs(half), value + abs(half))
+    )
     shown, sign = METRICS[metric], METRICS[metric].show_limit(limit)[0]
     change = shown.change(value)
     bound = shown.change(limit)

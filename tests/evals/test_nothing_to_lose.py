@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from compression_gates.evals.data.items import DataSet, Labelled, Prompt
-from compression_gates.evals.gates.gate import FAILED, NOT_JUDGED, PASSED, STRICT, Gate, judge
+from compression_gates.evals.gates.gate import FAILED, NOT_JUDGED, PASSED, STRICT, Gate, verdict_of
 from compression_gates.evals.metrics.accuracy_drop import accuracy_drop
 from compression_gates.evals.metrics.answers import exact_match_drop, f1_drop
 from compression_gates.evals.metrics.compression_ratio import compression_ratio
@@ -47,18 +47,18 @@ def test_a_baseline_that_knows_something_has(metric):
     known = answers(NAMES, lambda item: item.expected)
     found = metric(known, wrong(NAMES))
     assert not found.not_judged
-    assert judge("c", Gate(metric.__name__, 0.02), found).outcome == FAILED
+    assert verdict_of("c", Gate(metric.__name__, 0.02), found).outcome == FAILED
 
 
 def test_a_baseline_hardly_above_guessing_cannot_break_a_limit():
     """67 % of the answers are yes; 68 % are right, and a model that says yes loses one point."""
     known = answers(YES_NO, lambda item: "no" if item.document == 0 else "yes")
     found = exact_match_drop(known, constant(YES_NO))
-    verdict = judge("c", Gate("exact_match_drop", 0.02), found)
+    verdict = verdict_of("c", Gate("exact_match_drop", 0.02), found)
     assert (verdict.outcome, verdict.met) == (NOT_JUDGED, False)
     assert "a model that guesses would keep the limit of 2.00 pt" in verdict.reason
     assert not verdict.holds(STRICT)
-    assert judge("c", Gate("exact_match_drop", 0.005), found).outcome != NOT_JUDGED
+    assert verdict_of("c", Gate("exact_match_drop", 0.005), found).outcome != NOT_JUDGED
 
 
 @pytest.mark.parametrize("baseline_right", [54, 55])  # of 60; 54 are of the larger class
@@ -66,29 +66,29 @@ def test_a_proven_failure_fails_also_where_the_baseline_hardly_guesses_better(ba
     labels = [1] * 54 + [0] * 6
     known = [1] * 54 + [0] * (baseline_right - 54) + [1] * (60 - baseline_right)
     found = accuracy_drop(classes(labels, known), classes(labels, [1 - label for label in labels]))
-    verdict = judge("c", Gate("accuracy_drop", 0.02), found)
+    verdict = verdict_of("c", Gate("accuracy_drop", 0.02), found)
     assert (verdict.outcome, verdict.reason) == (FAILED, "")
     mild = accuracy_drop(classes(labels, known), classes(labels, [1] * 60))
-    assert judge("c", Gate("accuracy_drop", 0.02), mild).outcome == NOT_JUDGED
+    assert verdict_of("c", Gate("accuracy_drop", 0.02), mild).outcome == NOT_JUDGED
 
 
 @pytest.mark.parametrize("metric", [exact_match_drop, f1_drop, rouge1_drop])
 def test_answers_that_are_all_lost_fail_also_where_the_baseline_only_guesses(metric):
-    verdict = judge("c", Gate(metric.__name__, 0.02), metric(constant(YES_NO), wrong(YES_NO)))
+    verdict = verdict_of("c", Gate(metric.__name__, 0.02), metric(constant(YES_NO), wrong(YES_NO)))
     assert verdict.outcome == FAILED
 
 
 def test_a_constant_prediction_that_becomes_another_fails_on_flips():
     labels = [0, 1] * 30
     found = flips(classes(labels, [0] * 60), classes(labels, [1] * 60))
-    assert judge("c", Gate("flips", 0.03), found).outcome == FAILED
+    assert verdict_of("c", Gate("flips", 0.03), found).outcome == FAILED
 
 
 def test_numbers_that_are_none_fail_all_the_same():
     known = answers(YES_NO, lambda item: "no" if item.document == 0 else "yes")
     broken = scored(YES_NO, continuations=["yes"] * 90, finite=np.zeros(90, bool))
     found = exact_match_drop(known, broken)
-    assert judge("c", Gate("exact_match_drop", 0.02), found).outcome == FAILED
+    assert verdict_of("c", Gate("exact_match_drop", 0.02), found).outcome == FAILED
 
 
 def classes(labels, predicted):
@@ -150,7 +150,7 @@ def test_a_weighted_score_without_a_task_to_lose():
     assert "no better than chance" in found.not_judged
     size_alone = {"task": 0.0, "size": 1.0, "speed": 0.0}
     found = weighted_score(size_alone, task, compression_ratio(400, 100), None)
-    assert judge("c", Gate("weighted_score", 2.0, size_alone), found).outcome == PASSED
+    assert verdict_of("c", Gate("weighted_score", 2.0, size_alone), found).outcome == PASSED
 
 
 def test_data_of_a_single_item_are_judged():

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,15 +27,34 @@ def metric(name: str, **fields) -> Metric:
     return Metric(name, name, "at most {limit}", PLAIN, reading, **fields)
 
 
+def other_reading(pair, weights):
+    return not_judged("nothing")
+
+
 def test_two_metrics_of_one_name_are_refused():
     own = Registry()
-    own.add(metric("mine"))
-    with pytest.raises(ValueError, match=f"two metrics are named mine: of {__name__} and"):
-        own.add(metric("mine"))
+    first = own.add(metric("mine"))
+    both = rf"two metrics are named mine: of {__name__}\.reading and {__name__}\.other_reading"
+    with pytest.raises(EvalError, match=both):
+        own.add(replace(first, function=other_reading))
+    assert own["mine"] is first
+
+
+@pytest.mark.parametrize("function", [reading, lambda pair, weights: None, partial(reading)])
+def test_registering_a_metric_again_replaces_it(function):
+    own = Registry()
+    first = own.add(replace(metric("mine"), function=function))
+    again = own.add(replace(first, title="mine again"))
+    assert own["mine"] is again
+
+
+def test_what_is_no_metric_is_refused():
+    with pytest.raises(EvalError, match=r"<function reading at .*> is no Metric"):
+        Registry().add(reading)
 
 
 def test_a_name_of_a_metric_of_the_package_is_taken():
-    with pytest.raises(ValueError, match=r"two metrics are named flips"):
+    with pytest.raises(EvalError, match=r"two metrics are named flips"):
         METRICS.add(replace(METRICS["flips"], title="mine"))
 
 
@@ -69,10 +89,32 @@ def test_an_entry_point_that_cannot_be_loaded_is_named(monkeypatch):
     def load():
         raise ImportError("no module mine")
 
-    entry = SimpleNamespace(name="mine", value="mine:METRIC", load=load)
+    broken = SimpleNamespace(
+        name="mine", value="mine:METRIC", load=load, dist=SimpleNamespace(name="others")
+    )
+    healthy = SimpleNamespace(name="fine", value="fine:METRIC", load=lambda: metric("fine"))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [healthy, broken])
+    own = Registry()
+    for _ in range(2):
+        with pytest.raises(
+            EvalError,
+            match="entry point mine = mine:METRIC of others: ImportError: no module mine",
+        ):
+            len(own)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [healthy])
+    assert list(own) == ["fine"]
+
+
+def test_an_entry_point_whose_name_is_taken_is_named(monkeypatch):
+    entry = SimpleNamespace(
+        name="mine", value="mine:METRIC", load=lambda: metric("taken"), dist=None
+    )
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-    with pytest.raises(EvalError, match="entry point mine = mine:METRIC: no module mine"):
-        len(Registry())
+    own = Registry()
+    own.add(replace(metric("taken"), function=other_reading))
+    for _ in range(2):
+        with pytest.raises(EvalError, match=r"mine:METRIC of an unknown .*two metrics are named"):
+            len(own)
 
 
 @pytest.mark.parametrize("name", METRICS)

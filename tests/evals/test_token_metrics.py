@@ -7,7 +7,7 @@ import pytest
 from scipy.special import log_softmax, rel_entr
 
 from compression_gates.evals.data.items import DROP, DataSet, Labelled, Text
-from compression_gates.evals.gates.gate import FAILED, Gate, judge
+from compression_gates.evals.gates.gate import FAILED, Gate, verdict_of
 from compression_gates.evals.metrics.divergence import kl_from_baseline, kl_to_baseline
 from compression_gates.evals.metrics.perplexity import (
     byte_perplexity_drift,
@@ -101,7 +101,7 @@ def test_a_token_that_is_ruled_out_fails_in_kl(broken):
     found = kl_from_baseline(
         side(), side(**{**candidate().measurement.arrays, "kl_forward": values})
     )
-    assert judge("c", Gate("kl_from_baseline", 0.5), found).outcome == FAILED
+    assert verdict_of("c", Gate("kl_from_baseline", 0.5), found).outcome == FAILED
 
 
 def test_top1_agreement_falls_short_of_one_by_the_share_of_other_tokens():
@@ -116,4 +116,4 @@ def test_a_token_without_numbers_is_no_agreement():
     arrays = {**candidate().measurement.arrays, "agree": np.ones(DOCUMENTS * TOKENS, bool)}
     arrays["js"][3] = math.nan
     found = top1_agreement_drop(side(), side(**arrays))
-    assert judge("c", Gate("top1_agreement_drop", 0.5), found).outcome == FAILED
+    assert verdict_of("c", Gate("top1_agreement_drop", 0.5), found).outcome == FAILED

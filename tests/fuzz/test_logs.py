@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from random import Random
 
-from compression_gates.evals.gates.gate import DEFAULT, NOT_JUDGED, judge
+from compression_gates.evals.gates.gate import DEFAULT, NOT_JUDGED, verdict_of
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.fixtures.suite.lab import Lab
 from compression_gates.fixtures.suite.matrix import with_logs
@@ -79,7 +79,7 @@ class Logs:
                 gate = candidate.gate(metric)
                 if gate is not None:
                     reading = METRICS[metric].read(pair, gate.weights)
-                    verdict = judge(candidate.name, gate, reading)
+                    verdict = verdict_of(candidate.name, gate, reading)
                     judged = verdict.outcome != NOT_JUDGED
                     assert not (judged and math.isnan(verdict.value) and verdict.holds(DEFAULT))
 

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 
 from compression_gates.evals.gates.earlier import REPORT, Record, read_earlier
-from compression_gates.evals.gates.gate import Gate, judge
+from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.gates.nightly import compared
 from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.report import report
@@ -37,7 +37,7 @@ def run(seed: int):
     for metric, kind in (("js_divergence", MEAN), ("accuracy_drop", SHARE)):
         for name in ("one", "two"):
             own = values[name, metric] = items(kind, seed)
-            verdict = judge(name, Gate(metric, 0.05), Reading(own.estimate(), 0.0, 0.0))
+            verdict = verdict_of(name, Gate(metric, 0.05), Reading(own.estimate(), 0.0, 0.0))
             entries.append(report.Entry("base", name, verdict, True))
     return entries, values
 

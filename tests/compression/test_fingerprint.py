@@ -1,0 +1,166 @@
+"""The hash of a function changes with whatever its results depend on, and with nothing else."""
+
+import functools
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from compression_gates.compression.fingerprint import fingerprint
+
+HELPERS = """
+RATE = 0.5
+def scaled(model):
+    return model * RATE
+"""
+
+
+def by_exec(source: str, name: str = "f"):
+    """The object of that name which source code makes, as in a notebook."""
+    scope = {"__name__": "__main__"}
+    exec(source, scope)
+    return scope[name]
+
+
+class Scale:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, model):
+        return model
+
+    def method(self, model):
+        return model
+
+
+def scale(model, rate=1.0):
+    return model
+
+
+def closure(rate):
+    return lambda model: model * rate
+
+
+def helped(rate):
+    return by_exec(f"RATE = {rate}\ndef help(m): return m * RATE\ndef f(m): return help(m)")
+
+
+CHANGED = {
+    "constant of a helper": (lambda: helped(0.5), lambda: helped(0.6)),
+    "argument of a partial": (
+        lambda: functools.partial(scale, rate=0.5),
+        lambda: functools.partial(scale, rate=0.6),
+    ),
+    "state of an object": (lambda: Scale(0.5), lambda: Scale(0.6)),
+    "nested state": (lambda: Scale({"a": [Scale(1)]}), lambda: Scale({"a": [Scale(2)]})),
+    "object of a method": (lambda: Scale(0.5).method, lambda: Scale(0.6).method),
+    "tensor": (lambda: Scale(torch.zeros(2)), lambda: Scale(torch.tensor([0.0, 1e-9]))),
+    "bfloat16": (lambda: Scale(torch.zeros(1)), lambda: Scale(torch.zeros(1).bfloat16())),
+    "parameters of a module": (
+        lambda: torch.manual_seed(0) and torch.nn.Linear(2, 2),
+        lambda: torch.manual_seed(1) and torch.nn.Linear(2, 2),
+    ),
+    "closure": (lambda: closure(0.5), lambda: closure(0.6)),
+    "function in a closure": (lambda: closure(helped(1)), lambda: closure(helped(2))),
+    "type of a number": (lambda: closure(1), lambda: closure(True)),
+    "default": (
+        lambda: by_exec("def f(m, r=1): return m * r"),
+        lambda: by_exec("def f(m, r=2): return m * r"),
+    ),
+    "keyword default": (
+        lambda: by_exec("def f(m, *, r=1): return m * r"),
+        lambda: by_exec("def f(m, *, r=2): return m * r"),
+    ),
+    "cached function": (
+        lambda: closure(functools.cache(helped(1))),
+        lambda: closure(functools.cache(helped(2))),
+    ),
+    "attribute of a function": (
+        lambda: by_exec("def f(m): return m * f.r\nf.r = 1"),
+        lambda: by_exec("def f(m): return m * f.r\nf.r = 2"),
+    ),
+    "lambda": (lambda: by_exec("f = lambda m: m * 1"), lambda: by_exec("f = lambda m: m * 2")),
+    "attribute": (lambda: by_exec("f = lambda m: m.a"), lambda: by_exec("f = lambda m: m.b")),
+    "inner function": (
+        lambda: by_exec("R = 1\ndef f(m):\n  def g(): return m * R\n  return g()"),
+        lambda: by_exec("R = 2\ndef f(m):\n  def g(): return m * R\n  return g()"),
+    ),
+    "method of a class": (
+        lambda: by_exec("class C:\n  def __call__(self, m): return 1\nf = C()"),
+        lambda: by_exec("class C:\n  def __call__(self, m): return 2\nf = C()"),
+    ),
+    "base class": (
+        lambda: by_exec("class B:\n  def __call__(self, m): return 1\nclass C(B): pass\nf = C()"),
+        lambda: by_exec("class B:\n  def __call__(self, m): return 2\nclass C(B): pass\nf = C()"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), CHANGED.values(), ids=CHANGED)
+def test_it_changes_with_what_the_results_depend_on(one, other):
+    assert fingerprint(one()) == fingerprint(one())
+    assert fingerprint(one()) != fingerprint(other())
+
+
+def test_sets_are_hashed_in_no_order():
+    words = [f"layer {number}" for number in range(20)]
+    backwards = words[::-1]
+    assert fingerprint(closure(set(words))) == fingerprint(closure(set(backwards)))
+
+
+def test_what_refers_to_itself_has_an_end():
+    assert fingerprint(by_exec("def f(m, n=3): return f(m, n - 1) if n else m"))
+    knot: list = []
+    knot.append(knot)
+    assert fingerprint(closure(knot)) == fingerprint(closure(knot))
+
+
+def in_a_process(folder: Path, program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    return done.stdout
+
+
+PRINT = "from compression_gates.compression.fingerprint import fingerprint\n"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "from helpers import scaled as method",
+        "from helpers import scaled\ndef method(model): return scaled(model)",
+        "import helpers\ndef method(model): return helpers.scaled(model)",
+        "import helpers\nmethod = lambda model: helpers.scaled(model)",
+    ],
+)
+def test_files_of_helpers_count(tmp_path, method):
+    (tmp_path / "mine.py").write_text(method)
+    (tmp_path / "helpers.py").write_text(HELPERS)
+    program = f"{PRINT}from mine import method\nprint(fingerprint(method))"
+    first = in_a_process(tmp_path, program)
+    assert in_a_process(tmp_path, program) == first
+    (tmp_path / "helpers.py").write_text(HELPERS.replace("0.5", "0.6"))
+    assert in_a_process(tmp_path, program) != first
+
+
+def test_what_cannot_be_hashed_is_new_in_every_process(tmp_path):
+    program = (
+        f"{PRINT}import threading\nlock = threading.Lock()\n"
+        "def method(model):\n    with lock: return model\n"
+        "print(fingerprint(method))"
+    )
+    assert in_a_process(tmp_path, program) != in_a_process(tmp_path, program)
+    assert fingerprint(closure(threading.Lock())) == fingerprint(closure(threading.Lock()))
+
+
+def test_it_is_the_same_in_every_process(tmp_path):
+    program = f"{PRINT}import torch\nR = {{'a', 'b', 'c', 1.5}}\n" + (
+        "class Scale:\n    def __init__(self): self.rate = torch.ones(3)\n"
+        "    def __call__(self, model): return helped(model)\n"
+        "def helped(model): return [r for r in R], torch.nn.Linear\n"
+        "print(fingerprint(Scale()))"
+    )
+    assert len({in_a_process(tmp_path, program) for _ in range(3)}) == 1
