@@ -15,7 +15,7 @@ from compression_gates.compression.quantization.grids import Quantized
 from compression_gates.compression.recipe import Recipe
 
 
-@dataclass
+@dataclass(repr=False)
 class Compressed:
     """What the steps of a recipe pass on.
 
@@ -40,6 +40,10 @@ class Compressed:
     bitmask: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tokenizer: PreTrainedTokenizerBase | None = None
+
+    def __repr__(self) -> str:
+        name = type(self.model).__name__
+        return f"<{name} compressed by {self.recipe.name}; save(directory) writes its checkpoint>"
 
     def save(self, directory: str | Path) -> str:
         """Writes the checkpoint with the model's tokenizer, and returns its format.

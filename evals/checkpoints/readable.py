@@ -6,6 +6,9 @@ from compression_gates.evals.checkpoints.checkpoint import ADAPTER_WEIGHTS, Chec
 from compression_gates.evals.checkpoints.files import weight_files
 from compression_gates.evals.errors import EvalError, kind_and_line
 
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS has not replaced by its content."""
+
 
 def check_readable(checkpoint: Checkpoint) -> None:
     """Raises an EvalError for a file of weights that is cut off or is none, from its header; those
@@ -21,6 +24,9 @@ def check_readable(checkpoint: Checkpoint) -> None:
     else:
         files = [] if checkpoint.file else weight_files(checkpoint.path)
     for file in files:
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise EvalError(f"{file} is a pointer of Git LFS; run git lfs pull")
         try:
             with safe_open(file, "np"):
                 pass

@@ -65,8 +65,8 @@ def excerpts(text: str) -> list[str]:
         return [text]
     for pattern, between in ((_PARAGRAPH, "\n\n"), (_LINE, "\n"), (_SENTENCE, " ")):
         parts = [part for part in re.split(pattern, text) if part.strip()]
-        if len(parts) > 1:
-            joined = _joined(parts, between)
+        joined = _joined(parts, between)
+        if len(parts) > 1 and joined != [text]:  # a short head is joined to all that follows it
             return [piece for part in joined for piece in excerpts(part)]
     return [text[start : start + LONGEST] for start in range(0, len(text), LONGEST)]
 

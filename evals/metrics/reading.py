@@ -87,7 +87,9 @@ def guessed_tokens(baseline: Scored, candidate: Scored) -> Reading | None:
     mean = float(baseline["nll"].mean(dtype=np.float64))
     if vocabulary is None or not mean >= math.log(int(vocabulary)):
         return None
-    level = f"a perplexity of {math.exp(min(mean, 700)):,.0f} over {int(vocabulary):,} tokens"
+    level = (
+        f"a perplexity of {math.exp(min(mean, 700)):,.0f} with a vocabulary of {int(vocabulary):,}"
+    )
     return not_judged(at_chance(level))
 
 

@@ -122,7 +122,7 @@ def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
         (
             UNRELIABLE_MARK,
             any(UNRELIABLE_MARK in entry.mark for entry in shown),
-            "inconclusive: the interval cannot be relied on, mostly for want of documents"
+            "inconclusive: the interval is unreliable, usually because there are too few documents"
             f"{_unproven(failed, UNRELIABLE_MARK)}",
         ),
         (

@@ -69,3 +69,26 @@ def test_no_more_prompts_than_asked_for_and_each_from_its_document(found, most):
         assert item.prompt.strip()
         if len(found) > 1:
             assert item.prompt in found[item.document]
+
+
+PARAGRAPH = "Word word word word. "
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["= A =", "\n", "\n\n", "\n \n", PARAGRAPH * 20, PARAGRAPH * 60, "x" * 1500]
+        ),
+        max_size=8,
+    )
+)
+def test_every_layout_is_taken_apart(parts):
+    text = "".join(parts)
+    pieces = excerpts(text)
+    assert all(len(piece) <= LONGEST for piece in pieces)
+    assert sum(map(len, pieces)) <= len(text)
+
+
+def test_a_heading_before_paragraphs_without_a_blank_line():
+    text = f"= A =\n\n{PARAGRAPH * 40}\n{PARAGRAPH * 30}"
+    assert [piece[:5] for piece in excerpts(text)] == ["= A =", "Word "]

@@ -144,7 +144,9 @@ def test_the_legend_explains_the_marks_that_are_used_and_no_others():
     assert report.legend([replace(unsure, passed=False)])[1:] == [unproven]
     broken = entry("x", "flips", 0.11, 0.1, half=0.05)
     assert report.legend([broken])[1:] == [f"{inside}; ✗≈: the point estimate breaks the limit"]
-    assert report.legend([loose])[0].startswith("?           inconclusive: the interval cannot be")
+    assert report.legend([loose])[0].startswith(
+        "?           inconclusive: the interval is unreliable"
+    )
     assert cell(loose) == "? 9.00%"
 
 
