@@ -118,11 +118,11 @@ DATA = {
     "data": Setting(word, None, "the data set that it sees, in place of the profile's"),
     "samples": Setting(whole(1), None, "how many texts of it, drawn by the seed; all by default"),
     "length": Setting(whole(1), None, "tokens of a text; the model's limit by default, or 2048"),
-    "seed": Setting(whole(0), 0, "of everything random"),
+    "seed": Setting(whole(0), 0, "random seed"),
 }
 TRAINED = {
     "steps": Setting(whole(1, 10**6), 500, "training steps"),
-    "batch": Setting(whole(1), 32, "texts a step"),
+    "batch": Setting(whole(1), 32, "texts per training step"),
     "learning_rate": Setting(positive(0.1), 5e-4, "highest learning rate of AdamW"),
 }
 
@@ -155,7 +155,7 @@ _UNIFORM = {
     "activations": _ACTIVATIONS,
 }
 _UNIT_SCORE = Setting(
-    one_of("magnitude", "activation", "taylor"), "magnitude", "what a unit is worth"
+    one_of("magnitude", "activation", "taylor"), "magnitude", "how units are scored"
 )
 _UNITS = {"sparsity": Setting(pruned, None, "share of the units that go"), "score": _UNIT_SCORE}
 _RANK = {

@@ -11,7 +11,7 @@ from compression_gates.compression.recipe import Step
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Nothing is known of the function before it is called."""
+    """A user's function can only be checked by calling it."""
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:

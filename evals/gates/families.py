@@ -98,7 +98,7 @@ def _kind(verdict: Verdict) -> str:
 
 def _bound(method: str) -> str:
     if method == HOLM:
-        return f"Holm: a false one in at most {RATE:.0%} of runs"
+        return f"Holm: false alarms in at most {RATE:.0%} of runs"
     return f"Benjamini-Hochberg: at most {RATE:.0%} of them false"
 
 

@@ -131,7 +131,7 @@ class Comparison:
 def _bound(family: str) -> str:
     if family == BENJAMINI_HOCHBERG:
         return f"Benjamini-Hochberg: at most {RATE / NIGHTS:.3%} of a night's alarms false"
-    return f"Holm: a false one in at most {RATE:.0%} of months of {NIGHTS} nights"
+    return f"Holm: false alarms in at most {RATE:.0%} of months of {NIGHTS} nights"
 
 
 def _by_reason(reasons: Mapping[Key, str]) -> list[tuple[str, list[Key]]]:

@@ -126,9 +126,9 @@ def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
             f"{_unproven(failed, UNRELIABLE_MARK)}",
         ),
         (
-            "(-5 +3)",
+            "(-a +b)",
             any(map(_counted, entries)),
-            "5 right answers became wrong, 3 wrong ones right",
+            "a right answers became wrong, b wrong answers became right",
         ),
         ("[low high]", intervals and any(map(_has_interval, entries)), "the interval"),
     ]

@@ -293,4 +293,4 @@ def test_no_permission(place):
 def test_a_store_that_is_a_file(place):
     (place / "store").write_text("")
     done = run_gates("--profile", place / "profile.toml", store=place / "store")
-    told(done, USAGE, "--store")
+    told(done, USAGE, "store ")

@@ -213,8 +213,8 @@ def test_models_of_other_vocabularies_fail_alone(gates, tmp_path):
             "leave out --text",
         ),
         (["--device", "tpu"], "not cpu, cuda, cuda:N or auto"),
-        (["--report", "/proc/nowhere"], "--report /proc/nowhere"),
-        (["--store", "/proc/nowhere"], "--store /proc/nowhere"),
+        (["--report", "/proc/nowhere"], "report folder /proc/nowhere"),
+        (["--store", "/proc/nowhere"], "store /proc/nowhere"),
         (
             ["--baseline", "bert-tiny", "--candidate", "roberta-tiny", "--text", "nowhere.txt"],
             "--text nowhere.txt: No such file or directory",

@@ -52,7 +52,7 @@ def test_policies_that_contradict_each_other_are_a_wrong_use(gates, profile):
 def test_a_run_with_a_broken_candidate_raises_an_alarm(gates, profile):
     calm = gates("--profile", profile, "-k", "bert-tiny-rtn-int8 or bert-tiny-magnitude-30")
     assert (
-        "family      no alarm over 10 gates (Holm: a false one in at most 1% of runs)"
+        "family      no alarm over 10 gates (Holm: false alarms in at most 1% of runs)"
         in calm.stdout
     )
     profile.write_text(PROFILE.split("[[suite.known_failures]]")[0])

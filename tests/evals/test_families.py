@@ -61,7 +61,7 @@ DOUBTFUL = (verdict("doubtful", 0.2, "inconclusive", 0.2, met=False), False)
 UNPROVEN = (verdict("unproven", 0.0, "inconclusive"), False)
 ERROR = (verdict("error", np.nan, "failed", np.nan, n=0, met=False), False)
 UNJUDGED = (verdict("unjudged", np.nan, "not judged", 1.0, n=0, met=False), True)
-BY = "(Holm: a false one in at most 1% of runs)"
+BY = "(Holm: false alarms in at most 1% of runs)"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_nothing_changed():
     assert found.regressions == []
     assert found.lines() == [
         "nothing got worse beyond noise in 1 gate, 1 compared item by item "
-        "(Holm: a false one in at most 1% of months of 30 nights)"
+        "(Holm: false alarms in at most 1% of months of 30 nights)"
     ]
 
 
@@ -196,7 +196,7 @@ def test_only_what_stands_out_among_all_is_told():
     assert [change.candidate for change in found.regressions] == ["model-7"]
     assert found.changes[0].candidate == "model-7"
     assert found.lines()[0] == (
-        "WORSE (Holm: a false one in at most 1% of months of 30 nights): "
+        "WORSE (Holm: false alarms in at most 1% of months of 30 nights): "
         "model-7 js_divergence 0.1000 nats -> 0.2000 nats"
     )
 

@@ -123,7 +123,7 @@ def test_the_legend_explains_the_marks_that_are_used_and_no_others():
     failed = entry("x", "flips", 0.2, 0.1)
     known = replace(failed, reason="known")
     loose = replace(unsure, verdict=replace(unsure.verdict, unreliable="too few documents"))
-    marks = {"✗", "(✗)", "≈", "?", "(-5 +3)", "[low high]"}
+    marks = {"✗", "(✗)", "≈", "?", "(-a +b)", "[low high]"}
 
     def used(*entries, intervals=False):
         return [mark for line in report.legend(entries, intervals) for mark in marks
@@ -135,7 +135,7 @@ def test_the_legend_explains_the_marks_that_are_used_and_no_others():
     assert used(failed, known, unsure) == ["✗", "(✗)", "≈"]
     assert used(replace(unsure, passed=False)) == ["✗", "≈"]
     assert used(unsure, loose) == ["≈", "?"]
-    assert used(answers(0.0, 0, 0)) == ["(-5 +3)"]
+    assert used(answers(0.0, 0, 0)) == ["(-a +b)"]
     assert used(unsure, intervals=True) == ["≈", "[low high]"]
     assert used(plain, intervals=True) == []
     inside = "≈           inconclusive: the limit is inside the interval"
@@ -243,7 +243,7 @@ def test_written_whole_or_refused(tmp_path):
         "report.md",
     ]
     (tmp_path / "file").touch()
-    with pytest.raises(EvalError, match="--report"):
+    with pytest.raises(EvalError, match="report folder"):
         report.write(tmp_path / "file", ENTRIES, [])
 
 

@@ -147,7 +147,7 @@ def test_a_hub_that_is_not_there_names_the_way_around_it(monkeypatch):
         raise ConnectionError("offline\nmore")
 
     hub(monkeypatch, load_dataset)
-    with pytest.raises(EvalError, match=r"Error: offline\); name a local copy with --data"):
+    with pytest.raises(EvalError, match=r"Error: offline\); name a local copy of it"):
         read_rows(Place(hub="some/set"))
 
 
