@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compression_gates.compression.fingerprint import fingerprint
+from compression_gates.fixtures.world.shipped import MODELS
 
 HELPERS = """
 RATE = 0.5
@@ -105,6 +106,14 @@ def test_it_changes_with_what_the_results_depend_on(one, other):
     assert fingerprint(one()) != fingerprint(other())
 
 
+def test_code_without_a_module_counts():
+    scopes: list[dict] = [{}, {}]
+    for rate, scope in enumerate(scopes):
+        exec(f"f = lambda model: model * {rate}", scope)
+    one, other = (fingerprint(scope["f"]) for scope in scopes)
+    assert one != other
+
+
 def test_sets_are_hashed_in_no_order():
     words = [f"layer {number}" for number in range(20)]
     backwards = words[::-1]
@@ -164,3 +173,17 @@ def test_it_is_the_same_in_every_process(tmp_path):
         "print(fingerprint(Scale()))"
     )
     assert len({in_a_process(tmp_path, program) for _ in range(3)}) == 1
+
+
+def test_a_teacher_that_a_notebook_holds_is_hashed_by_its_weights(tmp_path):
+    program = PRINT + (
+        "from transformers import AutoModelForSequenceClassification as Auto\n"
+        f"teacher = Auto.from_pretrained({str(MODELS / 'bert-tiny')!r})\n"
+        "teacher.classifier.bias.data[0] += 0\n"
+        "def method(model): return teacher\n"
+        "print(fingerprint(method))\n"
+    )
+    first = in_a_process(tmp_path, program)
+    assert in_a_process(tmp_path, program) == first
+    changed = program.replace("+= 0", "+= 1")
+    assert in_a_process(tmp_path, changed) != first
