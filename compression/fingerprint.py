@@ -174,9 +174,9 @@ class _Hasher:
     def _is_followed(self, module: str) -> bool:
         """Whether a module is the user's, and no library."""
         top = (module or "").partition(".")[0]
-        if top == self.own:
+        if top in (self.own, "__main__"):
             return True
-        if top == PACKAGE or top in sys.stdlib_module_names - {"__main__"}:
+        if top == PACKAGE or top in sys.stdlib_module_names:
             return False
         file = getattr(sys.modules.get(module), "__file__", None)
         return file is None or not any(
