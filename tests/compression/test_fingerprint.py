@@ -1,6 +1,7 @@
 """The hash of a function changes with whatever its results depend on, and with nothing else."""
 
 import functools
+import os
 import subprocess
 import sys
 import threading
@@ -128,8 +129,10 @@ def test_what_refers_to_itself_has_an_end():
 
 
 def in_a_process(folder: Path, program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True,
-                          text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(folder)},  # whether or not the folder is safe
+    )  # fmt: skip
     return done.stdout
 
 
