@@ -178,7 +178,7 @@ def test_a_tampered_report(tmp_path, change):
     ids=lambda text: repr(text)[:20],
 )  # fmt: skip
 def test_a_report_that_is_none(tmp_path, text):
-    with pytest.raises(EvalError, match="the report is damaged, delete it"):
+    with pytest.raises(EvalError, match="delete the damaged report"):
         since(tmp_path, text)
 
 
