@@ -7,26 +7,15 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression_gates.evals.checkpoints.checkpoint import (
-    CAUSAL,
-    CLASSIFIER,
-    EXTRACTIVE,
-    SEQ2SEQ,
-)
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.guard import guarded
+from compression_gates.evals.models.configurations import MODEL_CLASSES
 from compression_gates.evals.models.warned import quiet
 
 SECONDS = 60
 """Time limit of describing a model without its weights."""
 MOST = 1 << 20
 """A value beyond which a setting is not tried, as a model of so many parts takes long to build."""
-_AUTO = {
-    CAUSAL: transformers.AutoModelForCausalLM,
-    CLASSIFIER: transformers.AutoModelForSequenceClassification,
-    EXTRACTIVE: transformers.AutoModelForQuestionAnswering,
-    SEQ2SEQ: transformers.AutoModelForSeq2SeqLM,
-}
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -69,7 +58,7 @@ def _model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
         known = getattr(transformers, str(name), None)
         if isinstance(known, type) and issubclass(known, PreTrainedModel):
             return known._from_config(config)
-    auto = _AUTO.get(kind, transformers.AutoModel)
+    auto = MODEL_CLASSES.get(kind, transformers.AutoModel)
     if type(config) not in auto._model_mapping:
         auto = transformers.AutoModel
     return auto.from_config(config)

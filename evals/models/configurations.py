@@ -2,17 +2,34 @@
 
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     QuantizedCache,
 )
 
-from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.checkpoint import (
+    CAUSAL,
+    CLASSIFIER,
+    EXTRACTIVE,
+    SEQ2SEQ,
+    Checkpoint,
+)
 from compression_gates.evals.checkpoints.description import check_description
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.warned import explained
 
+MODEL_CLASSES = {
+    CAUSAL: AutoModelForCausalLM,
+    CLASSIFIER: AutoModelForSequenceClassification,
+    EXTRACTIVE: AutoModelForQuestionAnswering,
+    SEQ2SEQ: AutoModelForSeq2SeqLM,
+}
+"""The class of transformers that loads each kind of model."""
 _DECODED = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 """Tokens that begin and end an answer."""
 

@@ -11,11 +11,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForMultimodalLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,8 +21,6 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from compression_gates.evals.checkpoints.checkpoint import (
     ADAPTER_WEIGHTS,
     CAUSAL,
-    CLASSIFIER,
-    EXTRACTIVE,
     SEQ2SEQ,
     Checkpoint,
 )
@@ -43,6 +37,7 @@ from compression_gates.evals.checkpoints.plain_use import PlainUse, attempt
 from compression_gates.evals.checkpoints.tensors import tensor_names
 from compression_gates.evals.errors import EvalError, listed
 from compression_gates.evals.models.configurations import (
+    MODEL_CLASSES,
     end_tokens,
     file_in,
     greedy_generation,
@@ -52,12 +47,6 @@ from compression_gates.evals.models.device import AUTO, CPU
 from compression_gates.evals.models.quanto import unpack_in_python
 from compression_gates.evals.models.warned import explained
 
-_AUTO = {
-    CAUSAL: AutoModelForCausalLM,
-    CLASSIFIER: AutoModelForSequenceClassification,
-    EXTRACTIVE: AutoModelForQuestionAnswering,
-    SEQ2SEQ: AutoModelForSeq2SeqLM,
-}
 MOST_PER_BYTE = 64
 """Weights that a byte of a file may stand for; 8 of a bit each, and whole zero blocks."""
 MOST_BUFFERED = 1 << 33
@@ -195,7 +184,7 @@ def _open(
 ) -> tuple[PreTrainedModel, Mapping[str, Iterable], dict[str, str]]:
     """The model, with an adapter merged into it; the loader's report of keys; its repairs."""
     source = checkpoint.base or checkpoint
-    auto = AutoModelForMultimodalLM if source.multimodal else _AUTO[checkpoint.kind]
+    auto = AutoModelForMultimodalLM if source.multimodal else MODEL_CLASSES[checkpoint.kind]
     _check_size(source, auto, trust_remote_code)
     model, report = auto.from_pretrained(
         source.path,
