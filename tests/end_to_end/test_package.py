@@ -87,6 +87,18 @@ def run(environment, folder):
 
 
 GIVEN = ("--baseline", BASE, "--labelled", "labelled.jsonl", "--recipes", "rtn-int8")
+PROFILE = """
+[data.texts]
+path = "labelled.jsonl"
+columns = {{ text = "text", label = "label" }}
+
+[[suite]]
+kind = "classifier"
+baselines = ["bert-tiny"]
+recipes = [{recipes}]
+labels = "texts"
+gates = {{ {gates} }}
+"""
 CASES = ("-m", "quality", "-q")
 
 
@@ -100,18 +112,7 @@ def test_the_command_judges_and_names_a_command_that_works(run):
 
 
 def test_a_profile_of_ones_own(run):
-    profile = """
-[data.texts]
-path = "labelled.jsonl"
-columns = { text = "text", label = "label" }
-
-[[suite]]
-kind = "classifier"
-baselines = ["bert-tiny"]
-recipes = ["rtn-int8", "magnitude-30"]
-labels = "texts"
-gates = { flips = 0.05 }
-"""
+    profile = PROFILE.format(recipes='"rtn-int8", "magnitude-30"', gates="flips = 0.05")
     done = run("compression-gates", "--profile", "mine.toml", "--", "-k", "rtn and flips", "-q",
                files={"mine.toml": profile})  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -225,18 +226,7 @@ weights_share = others_of_gates:METRIC
 [compression_gates.methods]
 untouched = others_of_gates:untouched
 """
-SHARES = """
-[data.texts]
-path = "labelled.jsonl"
-columns = { text = "text", label = "label" }
-
-[[suite]]
-kind = "classifier"
-baselines = ["bert-tiny"]
-recipes = ["untouched", "untouched+rtn-int8"]
-labels = "texts"
-gates = { weights_share = 0.5 }
-"""
+SHARES = PROFILE.format(recipes='"untouched", "untouched+rtn-int8"', gates="weights_share = 0.5")
 
 
 @pytest.fixture
