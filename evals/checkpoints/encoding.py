@@ -30,6 +30,16 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, options: dict) -> Id
         return reason(error)
 
 
+def adds_around(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
+    """Whether a tokenizer puts the ``bos`` token before a text, and the ``eos`` token behind it."""
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    whole = tokenizer("a").input_ids
+    return {
+        "bos": whole != bare and whole[:1] == [tokenizer.bos_token_id],
+        "eos": whole != bare and whole[-1:] == [tokenizer.eos_token_id],
+    }
+
+
 def reason(error: BaseException) -> str:
     """What went wrong inside a tokenizer or a template, in one line of escaped characters."""
     return kind_and_line(error).encode("unicode_escape").decode()[:LONGEST_REASON]

@@ -15,7 +15,7 @@ from compression_gates.evals.checkpoints.chat import (
     fixed_chats,
     render,
 )
-from compression_gates.evals.checkpoints.encoding import first_difference
+from compression_gates.evals.checkpoints.encoding import adds_around, first_difference
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.gguf_header import Header
 from compression_gates.evals.checkpoints.gguf_splitting import (
@@ -261,13 +261,9 @@ def _unread_spaces(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterat
 
 def _added(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """Whether a text begins and ends with the same tokens."""
-    bare = tokenizer("a", add_special_tokens=False).input_ids
-    whole = tokenizer("a").input_ids
-    meant = {"bos": whole[:1] == [tokenizer.bos_token_id] and whole != bare,
-             "eos": whole[-1:] == [tokenizer.eos_token_id] and whole != bare}  # fmt: skip
     model = header.token("model")
     usual = {"bos": adds_bos_by_default(header), "eos": model == "t5"}
-    for name, adds in meant.items():
+    for name, adds in adds_around(tokenizer).items():
         held = header.token(f"add_{name}_token")
         if held is None and model not in ("llama", "gpt2", "t5"):
             continue

@@ -21,7 +21,14 @@ from compression_gates.evals.checkpoints.checkpoint import (
     SEQ2SEQ,
     Checkpoint,
 )
-from compression_gates.evals.checkpoints.encoding import SHOWN, Ids, encode, parting, reason
+from compression_gates.evals.checkpoints.encoding import (
+    SHOWN,
+    Ids,
+    adds_around,
+    encode,
+    parting,
+    reason,
+)
 from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.tokens import first_of, stress_texts, text_difference
@@ -95,22 +102,14 @@ def _limit(sides: "Sides") -> list[Finding]:
 
 def _flags(sides: "Sides") -> list[Finding]:
     """``add_bos_token`` and ``add_eos_token``, which only some readers act on."""
-    baseline = sides.tokenizers[0]
     told = [_settings(side) for side in (sides.baseline, sides.candidate)]
     ids = [encode(side, ["a"])[0] for side in sides.tokenizers]
     if ids[0] != ids[1] or isinstance(ids[0], str):
         return []  # the comparison of tokens tells
-    bare = encode(baseline, ["a"], add_special_tokens=False)[0]
-    adds = {
-        "bos": ids[0][:1] == [baseline.bos_token_id],
-        "eos": ids[0][-1:] == [baseline.eos_token_id],
-    }
     findings = []
-    for name, does in adds.items():
+    for name, does in adds_around(sides.tokenizers[0]).items():
         asked = told[1].get(f"add_{name}_token")
-        if isinstance(asked, bool) and asked not in (
-            does and ids[0] != bare, told[0].get(f"add_{name}_token")
-        ):  # fmt: skip
+        if isinstance(asked, bool) and asked not in (does, told[0].get(f"add_{name}_token")):
             text = (
                 f"{CONFIG} says add_{name}_token = {str(asked).lower()} for the candidate, and the "
                 f"{name} token is {'added' if does else 'not added'}: transformers "
