@@ -6,7 +6,7 @@ asked about. Scoring holds the device together with other workers; timing holds 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compression_gates.evals import comparing
-from compression_gates.evals.checkpoints.checkpoint import CAUSAL, EXTRACTIVE, SEQ2SEQ, Checkpoint
+from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.findings import CheckpointComparison
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
@@ -22,15 +22,11 @@ from compression_gates.evals.measuring import Measurer
 from compression_gates.evals.metrics.reading import Scored
 from compression_gates.evals.models.device import all_cores, timed_on
 from compression_gates.evals.report.coverage import Coverage, coverage_of
-from compression_gates.evals.scoring.protocols import (
-    ContinuationProtocol,
-    SpeedProtocol,
-    TextProtocol,
-    protocol_of,
-    set_by,
-)
+from compression_gates.evals.scores import DIGEST, ModelScores
+from compression_gates.evals.scoring.protocols import SpeedProtocol
 from compression_gates.evals.statistics.sequential import is_settled
 from compression_gates.evals.store.measurement import DamagedError, Measurement
+from compression_gates.evals.tasks import ROLES, TASKS, Reference
 
 if TYPE_CHECKING:
     from compression_gates.evals.models.loading import Loaded
@@ -38,131 +34,70 @@ if TYPE_CHECKING:
 WORTH_KEEPING = 1 << 30
 """Bytes of a baseline's predictions that are kept on disk; of more, it is run beside candidates."""
 NOISE_BATCH = 1000
-"""Tokens of a batch where a baseline is held against itself."""
-_SIMULATED, _DIGEST = "simulated", "weights_digest"
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """The data sets that a model is scored on, by role; None where a role has none.
-
-    Attributes:
-        text: to predict token by token, or to classify without labels.
-        answers: questions with short answers.
-        summaries: passages to summarise.
-        labels: texts with their classes.
-        continuations: prompts that are continued, without a right answer.
-    """
-
-    text: DataSet | None = None
-    answers: DataSet | None = None
-    summaries: DataSet | None = None
-    labels: DataSet | None = None
-    continuations: DataSet | None = None
-
-    @property
-    def any(self) -> DataSet:
-        for data in vars(self).values():
-            if data is not None:
-                return data
-        raise EvalError("no data set to score on")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one model scored, by role as in :class:`Tasks`, and what its weights are."""
-
-    checkpoint: Checkpoint
-    weights: Measurement
-    text: Scored | None = None
-    answers: Scored | None = None
-    summaries: Scored | None = None
-    labels: Scored | None = None
-    continuations: Scored | None = None
-
-    @property
-    def predicted(self) -> Scored | None:
-        """Where predictions are compared, right or wrong: next tokens, classes, or the ends of
-        extracted answers."""
-        if self.checkpoint.kind == EXTRACTIVE:
-            return self.answers
-        return self.labels or self.text
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.checkpoint.weight_bytes
-
-    @property
-    def footprint(self) -> dict[str, float]:
-        """Parameters, zeros and N:M truth of the weights."""
-        words = (_SIMULATED, _DIGEST)
-        counts = {name: array for name, array in self.weights.arrays.items() if name not in words}
-        return {name: float(count) for name, count in counts.items()}
-
-    def has_weights_of(self, other: "Scores") -> bool:
-        """Whether both models compute with the same weights, however these are stored."""
-        digests = [str(side.weights.arrays.get(_DIGEST, "")) for side in (self, other)]
-        return bool(digests[0]) and digests[0] == digests[1]
-
-    @property
-    def simulated(self) -> str:
-        """Why a time of the model says nothing of its stored form; empty where it does."""
-        return str(self.weights[_SIMULATED])
+"""Tokens of a batch where a baseline is compared with itself."""
+DataByRole = Mapping[str, DataSet]
+"""The data sets that a model is scored on, by role."""
 
 
 class Bench(Measurer):
     """Scores, times and compares models on one device."""
 
     def scores(
-        self, checkpoint: Checkpoint, tasks: Tasks, baseline: Checkpoint | None = None
-    ) -> Scores:
-        """Scores of a model on all its tasks; of a candidate also its divergence from
-        ``baseline``, which is scored first."""
-        found = {}
-        for role, data in vars(tasks).items():
-            if data is None:
-                continue
-            found[role] = Scored(data, self._role(role, checkpoint, data, baseline))
+        self, checkpoint: Checkpoint, data: DataByRole, baseline: Checkpoint | None = None
+    ) -> ModelScores:
+        """Score a model on all data sets; a candidate also by its divergence from ``baseline``,
+        which is scored first."""
+        scored = self._scored(checkpoint, data, baseline)
         weights = self.measure(
             checkpoint,
             {**self.model_origin(checkpoint), "protocol": {"task": "footprint"}},
             lambda: _footprint(self.models.load(checkpoint, like=baseline)),
         )
-        return Scores(checkpoint, weights, **found)
+        return ModelScores(checkpoint.kind, scored, checkpoint, weights)
 
     def compare(
-        self, baseline: Checkpoint, candidate: Checkpoint, tasks: Tasks
+        self, baseline: Checkpoint, candidate: Checkpoint, data: DataByRole
     ) -> CheckpointComparison:
         """As :func:`evals.comparing.compare`."""
-        return comparing.compare(self, baseline, candidate, tasks)
+        return comparing.compare(self, baseline, candidate, data)
 
     def compare_use(self, baseline: Checkpoint, candidate: Checkpoint) -> CheckpointComparison:
         """As :func:`evals.comparing.compare_use`."""
         return comparing.compare_use(self, baseline, candidate)
 
-    def coverage(self, scores: Scores) -> list[Coverage]:
+    def coverage(self, scores: ModelScores) -> list[Coverage]:
         """What each data set that a model was scored on exercised of it."""
         return [
-            coverage_of(self, scores.checkpoint, role, part)
-            for role, part in vars(scores).items()
-            if isinstance(part, Scored)
+            coverage_of(self, scores.checkpoint, role, scored)
+            for role, scored in scores.by_role.items()
         ]
 
-    def noise(self, baseline: Checkpoint, tasks: Tasks) -> tuple[Scores, Scores]:
-        """A baseline beside itself, scored in batches of another size: what differs means nothing.
+    def noise(self, baseline: Checkpoint, data: DataByRole) -> tuple[ModelScores, ModelScores]:
+        """Score a baseline twice, the second time in batches of another size.
 
-        Where it runs, other batches pad otherwise and other kernels sum in another order, which is
-        all that may differ between two runs of one model.
+        Other batches are padded differently, and their kernels sum in another order. Differences
+        between the two are the numerical noise between two runs of one model.
         """
-        before = self.scores(baseline, tasks)
-        found: dict[str, Scored] = {}
-        for role, data in vars(tasks).items():
-            if data is None:
-                continue
-            found[role] = Scored(data, self._role(role, baseline, data, baseline, NOISE_BATCH))
-        return before, Scores(baseline, before.weights, **found)
+        before = self.scores(baseline, data)
+        again = self._scored(baseline, data, baseline, NOISE_BATCH)
+        return before, replace(before, by_role=again)
 
-    def _role(
+    def _scored(
+        self,
+        checkpoint: Checkpoint,
+        data: DataByRole,
+        baseline: Checkpoint | None,
+        batch_tokens: int | None = None,
+    ) -> dict[str, Scored]:
+        """The scored data by role, in the order of :data:`evals.tasks.ROLES`."""
+        return {
+            role: Scored(data[role], self._task(role, checkpoint, data[role], baseline,
+                                                batch_tokens))
+            for role in ROLES
+            if role in data
+        }  # fmt: skip
+
+    def _task(
         self,
         role: str,
         checkpoint: Checkpoint,
@@ -170,11 +105,28 @@ class Bench(Measurer):
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        if role == "text" and checkpoint.kind in (CAUSAL, SEQ2SEQ):
+        """Score a model on data in a role."""
+        task = TASKS[checkpoint.kind][role]
+        if task.reference is Reference.PREDICTIONS:
             return self._text(checkpoint, data, baseline, batch_tokens)
-        if role == "continuations":
-            return self._continuations(checkpoint, data, baseline, batch_tokens)
-        return self._other(checkpoint, data, baseline, batch_tokens)
+        protocol = replace(
+            task.protocol().overridden(data.overrides),
+            batch_tokens=batch_tokens or self.batch_tokens,
+        )
+        origin = self.origin(checkpoint, data, protocol, batch_tokens)
+        inputs: list[object] = []
+        if task.reference is Reference.OUTPUT:
+            reference = baseline and self._task(role, baseline, data, None)
+            origin["reference"] = baseline and self.model_origin(baseline)
+            inputs.append(reference and reference.arrays)
+
+        def run() -> Mapping[str, np.ndarray]:
+            module, name = task.scorer.split(".")
+            score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
+            loaded = self.models.load(checkpoint, like=baseline)
+            return _routed(loaded, lambda: score(loaded, data, protocol, *inputs))
+
+        return self.measure(checkpoint, origin, run, data)
 
     def race(
         self,
@@ -219,7 +171,8 @@ class Bench(Measurer):
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
-        usual = replace(set_by(data, TextProtocol()), batch_tokens=self.batch_tokens)
+        task = TASKS[checkpoint.kind]["text"]
+        usual = replace(task.protocol().overridden(data.overrides), batch_tokens=self.batch_tokens)
         protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
         table = self._table_path(self.origin(baseline or checkpoint, data, protocol))
         origin = self.origin(checkpoint, data, protocol, batch_tokens)
@@ -281,47 +234,6 @@ class Bench(Measurer):
         loaded = self.models.load(checkpoint)
         return _routed(loaded, lambda: score_text(loaded, data, protocol, keep=keep, most=most))
 
-    def _other(
-        self,
-        checkpoint: Checkpoint,
-        data: DataSet,
-        baseline: Checkpoint | None,
-        batch_tokens: int | None = None,
-    ) -> Measurement:
-        protocol, scorer = protocol_of(checkpoint.kind, data)
-        protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
-
-        def run() -> Mapping[str, np.ndarray]:
-            module, name = scorer
-            score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
-            loaded = self.models.load(checkpoint, like=baseline)
-            return _routed(loaded, lambda: score(loaded, data, protocol))
-
-        origin = self.origin(checkpoint, data, protocol, batch_tokens)
-        return self.measure(checkpoint, origin, run, data)
-
-    def _continuations(
-        self,
-        checkpoint: Checkpoint,
-        data: DataSet,
-        baseline: Checkpoint | None,
-        batch_tokens: int | None = None,
-    ) -> Measurement:
-        protocol = set_by(data, ContinuationProtocol(), leave="max_new_tokens")
-        protocol = replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
-        reference = None if baseline is None else self._continuations(baseline, data, None)
-        origin = self.origin(checkpoint, data, protocol, batch_tokens)
-        origin["reference"] = baseline and self.model_origin(baseline)
-
-        def run() -> Mapping[str, np.ndarray]:
-            from compression_gates.evals.scoring.continuation import continue_prompts
-
-            loaded = self.models.load(checkpoint, like=baseline)
-            given = reference and reference.arrays
-            return _routed(loaded, lambda: continue_prompts(loaded, data, protocol, given))
-
-        return self.measure(checkpoint, origin, run, data)
-
     def _table_path(self, origin: Mapping[str, object]) -> Path:
         return self.store.beside(self.complete_origin(origin), "log-probabilities.npy")
 
@@ -331,7 +243,7 @@ def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:
 
     vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
     digest = weights_digest(loaded.model, vocabulary)
-    return {**footprint(loaded), _DIGEST: np.array(digest)}
+    return {**footprint(loaded), DIGEST: np.array(digest)}
 
 
 def _routed(

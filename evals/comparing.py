@@ -11,7 +11,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.measuring import Measurer
 
 if TYPE_CHECKING:
-    from compression_gates.evals.bench import Tasks
+    from compression_gates.evals.bench import DataByRole
     from compression_gates.evals.checkpoints.plain_use import PlainUse
 
 COMPARED = 3600
@@ -19,21 +19,21 @@ COMPARED = 3600
 
 
 def compare(
-    measurer: Measurer, baseline: Checkpoint, candidate: Checkpoint, tasks: "Tasks"
+    measurer: Measurer, baseline: Checkpoint, candidate: Checkpoint, data: "DataByRole"
 ) -> CheckpointComparison:
     """Looks at both sides before either is scored.
 
     Raises:
         EvalError: they cannot be compared; the reason is that of the first finding.
     """
-    if tasks.labels is not None:
-        check_names(baseline, tasks.labels)
-    used = [data for data in vars(tasks).values() if data is not None]
+    if "labels" in data:
+        check_names(baseline, data["labels"])
+    used = list(data.values())
     origin = {
         **measurer.model_origin(candidate),
         "baseline": measurer.model_origin(baseline),
-        "data": [data.digest for data in used],
-        "how": [[data.name, *sorted(map(repr, data.how.items()))] for data in used],
+        "data": [one.digest for one in used],
+        "settings": [[one.name, repr(one.overrides), *one.classes] for one in used],
         "protocol": {"task": "compare"},
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.formats import CustomFormat
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.guard import guarded
 from compression_gates.evals.models.cache import Models
@@ -47,7 +48,7 @@ class Measurer:
         device: str = CPU,
         workers: int = 1,
         trust_remote_code: bool = False,
-        formats: Sequence[str] = (),
+        formats: Sequence[CustomFormat] = (),
         dtype: str = "auto",
         batch_tokens: int | None = None,
     ):

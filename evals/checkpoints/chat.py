@@ -65,7 +65,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
             new, not_compared=without if sides.baseline.kind == CAUSAL else {}
         )
     chats = list(fixed_chats())
-    chats += [chat for data in sides.data if data.how.get("chat") for chat in _asked(data)]
+    chats += [chat for data in sides.data if data.overrides.chat for chat in _asked(data)]
     taken = _taken(pair[0], chats)
     findings = _lost_tokens(pair, before)
     if not after:

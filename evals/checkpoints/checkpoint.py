@@ -345,7 +345,7 @@ def _has_tokenizer(path: Path) -> bool:
 
 def check_names(checkpoint: Checkpoint, data: DataSet) -> None:
     """Raises an EvalError if a data set's classes are named as the model's, in another order."""
-    own, theirs = checkpoint.class_names, data.how.get("classes", ())
+    own, theirs = checkpoint.class_names, data.classes
     if [name.lower() for name in own] != [name.lower() for name in theirs] and {
         name.lower() for name in own
     } == {name.lower() for name in theirs}:

@@ -1,6 +1,6 @@
 """Forms that weights are stored in: what each needs to be loaded, and what becomes of it then."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -31,7 +31,22 @@ class Format:
     readers: str = ""
 
 
-FORMATS: Mapping[str, Format] = {
+@dataclass(frozen=True)
+class CustomFormat:
+    """A form that transformers loads once it has been registered in this process.
+
+    Attributes:
+        method: the ``quant_method`` of its checkpoints.
+        register: registers it with transformers; called before a model is loaded.
+        version: gives a hash of the source that the unpacked weights depend on.
+    """
+
+    method: str
+    register: Callable[[], None]
+    version: Callable[[], str]
+
+
+FORMATS: dict[str, Format] = {
     "aqlm": Format(("aqlm",), gpu=True, placed=True, readers="vLLM"),
     "awq": Format(("gptqmodel",), _GPTQMODEL, placed=True, readers="vLLM or GPTQModel"),
     "bitsandbytes": Format(

@@ -8,13 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint
 from compression_gates.evals.data.items import DataSet, Item, Prompt, whole_text
-from compression_gates.evals.scoring.protocols import (
-    WINDOW,
-    ContinuationProtocol,
-    TextProtocol,
-    protocol_of,
-    set_by,
-)
+from compression_gates.evals.scoring.protocols import WINDOW, TextProtocol
+from compression_gates.evals.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -48,15 +43,16 @@ def _lengths(data: DataSet, tokenizer: PreTrainedTokenizerBase, baseline: Checkp
     texts = [_text(item) for item in data.items]
     text = sequence = max(map(len, tokenizer(texts, verbose=False).input_ids))
     if isinstance(data.items[0], Prompt):
-        protocols = protocol_of(baseline.kind, data)[0], ContinuationProtocol()
+        tasks = TASKS[baseline.kind].values()
+        protocols = [task.protocol().overridden(data.overrides) for task in tasks]
         sequence += max(getattr(protocol, "max_new_tokens", 0) for protocol in protocols)
-        if data.how.get("chat") and tokenizer.chat_template:
+        if data.overrides.chat and tokenizer.chat_template:
             turn = [{"role": "user", "content": ""}]
             with suppress(Exception):  # a template is a program, whose errors scoring tells
                 # A token is a character or more.
                 sequence += len(tokenizer.apply_chat_template(turn, tokenize=False))
     elif baseline.kind == CAUSAL:
-        window = set_by(data, TextProtocol()).context or WINDOW
+        window = TextProtocol().overridden(data.overrides).context or WINDOW
         sequence = min(sequence, window, baseline.context or window)
     return Lengths(text, sequence)
 

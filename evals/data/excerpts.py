@@ -32,7 +32,7 @@ def prompts_of(data: DataSet, most: int = PROMPTS) -> DataSet:
     """
     if not isinstance(data.items[0], Text):
         prompts = [Prompt(item.prompt, "", item.document) for item in data.items]
-        return DataSet(data.name, tuple(_spread(prompts, most)), data.how)
+        return DataSet(data.name, tuple(_spread(prompts, most)), data.overrides)
     pieces = [
         (piece, item.document)
         for item in data.items

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -53,9 +53,39 @@ class Labelled:
     document: int
 
 
-DROP = "drop"
-"""What becomes of a last window that is shorter than the others: kept, or dropped as some do."""
 Item = Text | Prompt | Question | Labelled
+KEEP, DROP = "keep", "drop"
+"""What happens to a last window of a text that is shorter than the others."""
+SQUAD, SYMBOLS = "squad", "symbols"
+"""Normal forms of answers; see :mod:`evals.metrics.normal_forms`."""
+
+
+@dataclass(frozen=True)
+class ProtocolOverrides:
+    """Settings of scoring protocols that a data set replaces; None keeps the protocol's own.
+
+    The attributes are those of the protocols in :mod:`evals.scoring.protocols`.
+    """
+
+    context: int | None = None
+    stride: int | None = None
+    tail: str | None = None
+    max_new_tokens: int | None = None
+    stop: str | None = None
+    extract: str | None = None
+    chat: bool | None = None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The settings that are replaced."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def updated(self, other: "ProtocolOverrides") -> "ProtocolOverrides":
+        """These overrides with those of ``other``, which take precedence."""
+        return replace(self, **other.given)
+
+
+NO_OVERRIDES = ProtocolOverrides()
 
 
 def input_text(item: Item) -> str:
@@ -72,18 +102,22 @@ def whole_text(item: Item) -> str:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Items of one kind under a name.
+    """Named items of one type.
 
     Attributes:
-        how: settings of the protocols that it is scored by, where they are not the usual ones.
+        overrides: protocol settings that it replaces.
+        classes: names of the classes that labels are indices of; empty where they have none.
+        normal_form: the form in which answers are compared, :data:`SQUAD` or :data:`SYMBOLS`.
 
     Raises:
-        EvalError: no item.
+        EvalError: there is no item.
     """
 
     name: str
     items: tuple[Item, ...]
-    how: Mapping[str, object] = field(default_factory=dict, hash=False)
+    overrides: ProtocolOverrides = NO_OVERRIDES
+    classes: tuple[str, ...] = ()
+    normal_form: str = SQUAD
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", on_one_line(self.name))

@@ -1,41 +1,37 @@
-"""Rows of a table as items: which column plays which role, and how prompts are written."""
+"""Tables of rows as data sets: which column has which role, and how prompts are written."""
 
 import random
 import re
 import string
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 from compression_gates.evals.data.documents import LONG, numbered, passages, shared_lines
-from compression_gates.evals.data.items import DataSet, Item, Labelled, Prompt, Question, Text
+from compression_gates.evals.data.items import (
+    NO_OVERRIDES,
+    SQUAD,
+    SYMBOLS,
+    DataSet,
+    Item,
+    ProtocolOverrides,
+    Question,
+    Text,
+)
 from compression_gates.evals.data.rows import Place, Row, read_rows, rows_of
+from compression_gates.evals.data.shapes import (
+    LABELLED,
+    PROMPT,
+    QUESTION,
+    SHAPES,
+    TEXT,
+    column_roles,
+    shape_of,
+)
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.normal_forms import SETTING, SYMBOLS
 
-LABELLED, TEXT, QUESTION, SUMMARY, PROMPT = "labelled", "text", "question", "summary", "prompt"
-BARE = "bare prompt"
-"""Prompts without a response, to be continued."""
-SHAPES = {
-    LABELLED: ("text", "label"),
-    TEXT: ("text",),
-    QUESTION: ("question", "answers"),
-    SUMMARY: ("document", "summary"),
-    PROMPT: ("prompt", "response"),
-    BARE: ("prompt",),
-}
-"""The columns that make each shape of data; the first that is whole is meant."""
-COLUMNS = ("text", "label", "question", "context", "answers", "document", "summary", "prompt",
-           "response", "cluster")  # fmt: skip
-_PROMPTS = {
-    QUESTION: ("{context}\n\nQuestion: {question}\nAnswer:", "Question: {question}\nAnswer:"),
-    SUMMARY: ("{document}\n\nSummary:",),
-    PROMPT: ("{prompt}",),
-    BARE: ("{prompt}",),
-}
-_EXPECTED = {QUESTION: "answers", SUMMARY: "summary", PROMPT: "response"}
 BETWEEN_SHOTS = "\n\n"
-DIGITS, MOST_LABELS = 30, 1 << 31
-"""Characters of a label that is read as a number, and what no label reaches."""
+MOST_DIGITS, MOST_LABELS = 30, 1 << 31
+"""Limits on labels: the characters of one that is read as a number, and its value."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +40,17 @@ class Table:
 
     Attributes:
         place: where the rows come from.
-        columns: the column that plays each of :data:`COLUMNS`; ``answers.text`` looks inside.
-            ``cluster`` says which document a row belongs to; without it rows with the same
-            context, passage, document or text are of one.
-        prompt: templates with roles in braces; the first whose roles are all filled is used.
-        shots: rows that stand solved before every prompt.
-        skip: rows at the front that are left to others, such as calibration.
-        count: items; None takes all.
-        seed: rows are shuffled by it; None keeps their order.
-        join: what texts are put together with, to one document; None keeps each for itself.
-        classes: names of labels, where labels are names.
-        how: settings of the protocols.
+        columns: the column of each role of the shape; ``answers.text`` is the field ``text`` of the
+            column ``answers``. ``cluster`` says which document a row belongs to; without it, rows
+            with the same context, passage, document or text belong to the same one.
+        prompt: templates with roles in braces; the first whose roles all have text is used.
+        shots: number of rows that precede every prompt, with their answers.
+        skip: number of rows at the start that are left out, for example for calibration.
+        count: number of items; None takes all.
+        seed: of the shuffling of the rows; None keeps their order.
+        join: separator by which all texts are joined into one document; None keeps them apart.
+        classes: names of the classes, where labels are names.
+        overrides: protocol settings that the data set replaces.
     """
 
     place: Place
@@ -66,52 +62,48 @@ class Table:
     seed: int | None = None
     join: str | None = None
     classes: tuple[str, ...] = ()
-    how: Mapping[str, object] = field(default_factory=dict)
+    overrides: ProtocolOverrides = NO_OVERRIDES
 
     @property
     def extract(self) -> str:
-        """What of an expected and of a given answer counts: group 1 of the last match, or all."""
-        return str(self.how.get("extract", ""))
+        """Pattern of the part of an answer that is compared; see :func:`extracted`."""
+        return self.overrides.extract or ""
 
     @property
     def shape(self) -> str:
-        """What its columns make.
+        """One of :data:`evals.data.shapes.SHAPES`.
 
         Raises:
-            EvalError: nothing.
+            EvalError: the columns make none.
         """
-        for shape, needed in SHAPES.items():
-            if set(needed) <= set(self.columns):
-                return shape
-        ways = "; ".join(" and ".join(needed) for needed in SHAPES.values())
-        raise EvalError(
-            f"columns {', '.join(self.columns) or 'none'} make no data set; give {ways}"
-        )
+        return shape_of(self.columns)
 
 
 def check_prompt(template: str) -> None:
     """Raises an EvalError for a template that cannot be filled."""
     try:
-        names = _names(template)
+        roles = _roles(template)
     except ValueError as error:
         raise EvalError(f"prompt {template!r}: {error}") from error
-    for name in names:
-        if name not in COLUMNS:
-            raise EvalError(f"prompt {template!r}: {{{name}}} is none of {', '.join(COLUMNS)}")
+    known = column_roles()
+    for role in roles:
+        if role not in known:
+            raise EvalError(f"prompt {template!r}: {{{role}}} is none of {', '.join(known)}")
 
 
-def _names(template: str) -> list[str]:
+def _roles(template: str) -> list[str]:
+    """The roles in the braces of a template."""
     parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
-    if any(how or conversion for _, _, how, conversion in parts):
-        raise ValueError("roles stand in braces alone")
-    return [name for _, name, _, _ in parts]
+    if any(specification or conversion for _, _, specification, conversion in parts):
+        raise ValueError("braces hold a role and nothing else")
+    return [role for _, role, _, _ in parts]
 
 
 def first_row(table: Table) -> Row:
-    """The first row, whose columns are those that the table names.
+    """The first row of a table, which has the columns that the table names.
 
     Raises:
-        EvalError: a column that is not there.
+        EvalError: a column is missing.
     """
     row = read_rows(table.place, most=1)[0]
     for role, column in table.columns.items():
@@ -120,192 +112,209 @@ def first_row(table: Table) -> Row:
 
 
 def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
-    """The data set called ``name``.
+    """Make a data set of a table.
 
     Args:
         name: of the data set.
-        table: rows and their reading.
-        extractive: questions are answered by pieces of their context, not by continuing a prompt.
+        table: rows and how they are read.
+        extractive: whether questions are answered by spans of their context.
 
     Raises:
         EvalError: names the place, the row and the column at fault.
     """
     shape = table.shape
-    rows = _numbered(table, shape)
+    rows = _numbered_rows(table, shape)
     if table.seed is not None:
         random.Random(table.seed).shuffle(rows)
-    read = _Reader(table, shape)
-    shots = [read.solved(number, row) for number, row in rows[: table.shots]]
+    if extractive:
+        _check_extractive(table, shape)
+    reader = RowReader(table, shape)
+    reader.read_shots(rows[: table.shots])
     chosen = rows[table.shots :][: table.count]
-    documents = numbered(read.keys(chosen))
-    if shape == TEXT:
-        items: Sequence[Item] = read.texts(chosen, documents)
+    if table.join is not None:
+        items = reader.joined(chosen)
     else:
-        make: dict[str, Callable[[int, Row, int], Item]] = {LABELLED: read.labelled}
-        if extractive:
-            if shape != QUESTION or "context" not in table.columns:
-                raise EvalError(
-                    f"{table.place}: extractive answers need question, context, answers"
-                )
-            written = [name for name in ("prompt", "shots", "extract") if getattr(table, name)]
-            if written:
-                raise EvalError(f"{table.place}: {written[0]} is not for extracted answers")
-            make[QUESTION] = read.question
-        before = "".join(f"{shot}{BETWEEN_SHOTS}" for shot in shots)
-        one = make.get(shape, lambda number, row, document: read.prompt(
-            number, row, document, before))  # fmt: skip
-        pairs = zip(chosen, documents, strict=True)
-        items = [one(number, row, document) for (number, row), document in pairs]
+        documents = numbered(reader.document_keys(chosen))
+        make = RowReader.question if extractive else SHAPES[shape].item
+        items = [
+            make(reader, number, row, document)
+            for (number, row), document in zip(chosen, documents, strict=True)
+        ]
     if not items:
         raise EvalError(f"data set {name}: {table.place} leaves no item")
-    how = {"classes": table.classes} if shape == LABELLED and table.classes else {}
-    if shape == PROMPT or (shape == QUESTION and ("context" not in table.columns or table.extract)):
-        how[SETTING] = SYMBOLS
-    return DataSet(name, tuple(items), {**table.how, **how})
+    keeps_symbols = shape == PROMPT or (
+        shape == QUESTION and ("context" not in table.columns or table.extract)
+    )
+    return DataSet(
+        name,
+        tuple(items),
+        table.overrides,
+        table.classes if shape == LABELLED else (),
+        SYMBOLS if keeps_symbols else SQUAD,
+    )
 
 
-def _numbered(table: Table, shape: str) -> list[tuple[int, Row]]:
-    """Rows with their numbers, as many as it takes; without those that hold no text where each
-    text stands for itself."""
+def _check_extractive(table: Table, shape: str) -> None:
+    """Raises an EvalError for a table whose answers cannot be spans of a context."""
+    if shape != QUESTION or "context" not in table.columns:
+        raise EvalError(f"{table.place}: extractive answers need question, context, answers")
+    for setting in ("prompt", "shots", "extract"):
+        if getattr(table, setting):
+            raise EvalError(f"{table.place}: {setting} does not apply to extractive answers")
+
+
+def _numbered_rows(table: Table, shape: str) -> list[tuple[int, Row]]:
+    """The rows that a table takes, with their numbers. Rows without text are left out where every
+    text is a document."""
     wanted = None
     if table.count is not None and table.seed is None:
         wanted = table.count + table.shots
-    alone = shape == TEXT and table.join is None
-    found: list[tuple[int, Row]] = []
+    skips_blank = shape == TEXT and table.join is None
+    reader = RowReader(table, shape)
+    rows: list[tuple[int, Row]] = []
     for number, row in enumerate(rows_of(table.place), 1):
         if number <= table.skip:
             continue
-        if alone and not _Reader(table, shape).word(number, row, "text").strip():
+        if skips_blank and not reader.text(number, row, "text").strip():
             continue
-        found.append((number, row))
-        if len(found) == wanted:
+        rows.append((number, row))
+        if len(rows) == wanted:
             break
-    return found
+    return rows
 
 
-@dataclass
-class _Reader:
-    """Makes items of rows; every complaint names the place, the row and the column."""
+class RowReader:
+    """Reads the cells of a table's rows by their roles.
 
-    table: Table
-    shape: str
+    All errors are EvalErrors that name the place, the row and the column.
+    """
+
+    def __init__(self, table: Table, shape: str):
+        self.table = table
+        self.shape = SHAPES[shape]
+        self._is_instruction = shape == PROMPT and not table.prompt
+        self._shots = ""
+
+    def read_shots(self, rows: Sequence[tuple[int, Row]]) -> None:
+        """Sets the solved rows that precede every prompt."""
+        solved = [f"{self.prompt(*row)} {self._expected(*row)[0]}" for row in rows]
+        self._shots = "".join(f"{shot}{BETWEEN_SHOTS}" for shot in solved)
 
     def cell(self, number: int, row: Row, role: str) -> object:
         where = f"{self.table.place}: row {number}: {role}"
         return _cell(row, self.table.columns[role], where)
 
-    def word(self, number: int, row: Row, role: str) -> str:
-        found = self.cell(number, row, role)
-        if found is None:
+    def text(self, number: int, row: Row, role: str) -> str:
+        value = self.cell(number, row, role)
+        if value is None:
             return ""
-        if not isinstance(found, str):
+        if not isinstance(value, str):
             raise EvalError(
                 f"{self.table.place}: row {number}: column {self.table.columns[role]!r} holds "
-                f"{type(found).__name__}, not text"
+                f"{type(value).__name__}, not text"
             )
         try:
-            found.encode()
+            value.encode()
         except UnicodeEncodeError as error:
             raise EvalError(
                 f"{self.table.place}: row {number}: {role} is no text: {error.reason}"
             ) from error
-        return found
+        return value
 
-    def keys(self, rows: Sequence[tuple[int, Row]]) -> Sequence[Hashable | None]:
-        """What tells the document of each row; None for a row that is one by itself."""
+    def document_keys(self, rows: Sequence[tuple[int, Row]]) -> Sequence[Hashable | None]:
+        """A key of the document of each row; None for a row that is a document by itself."""
         if "cluster" in self.table.columns:
             cells = [self.cell(number, row, "cluster") for number, row in rows]
             return [None if cell in (None, "") else str(cell) for cell in cells]
         for role in ("context", "document"):
             if role in self.table.columns:
-                texts = [self.word(number, row, role) or None for number, row in rows]
+                texts = [self.text(number, row, role) or None for number, row in rows]
                 # A short text that all rows share is an instruction, and makes no document.
                 shared = len(set(texts)) == 1 and len(texts[0] or "") < LONG
                 return [None] * len(texts) if shared else texts
         found = passages([row for _, row in rows])
         if found is not None:
             return found
-        if self.shape in (TEXT, LABELLED):
-            return [self.word(number, row, "text") for number, row in rows]
-        return shared_lines([self.asked(number, row) for number, row in rows])
+        if not self.shape.prompts:
+            roles = [role for role in self.shape.columns if role != self.shape.expected]
+            return [tuple(self.text(*row, role) for role in roles) for row in rows]
+        return shared_lines([self.prompt(number, row) for number, row in rows])
 
-    def texts(self, rows: Sequence[tuple[int, Row]], documents: Sequence[int]) -> list[Text]:
-        texts = [self.word(number, row, "text") for number, row in rows]
-        if self.table.join is not None:
-            whole = self.table.join.join(texts)
-            return [Text(whole, 0)] if whole.strip() else []
-        return [Text(*pair) for pair in zip(texts, documents, strict=True)]
+    def joined(self, rows: Sequence[tuple[int, Row]]) -> list[Item]:
+        """All texts as one document."""
+        whole = self.table.join.join(self.text(number, row, "text") for number, row in rows)
+        return [Text(whole, 0)] if whole.strip() else []
 
-    def labelled(self, number: int, row: Row, document: int) -> Labelled:
-        text, label = self.word(number, row, "text"), self.cell(number, row, "label")
+    def label(self, number: int, row: Row) -> int:
+        """The index of a row's class."""
+        label = self.cell(number, row, "label")
         where = f"{self.table.place}: row {number}: label {_shown(label)}"
         if isinstance(label, str) and self.table.classes:
             if label not in self.table.classes:
                 raise EvalError(f"{where} is none of {', '.join(self.table.classes)}")
             label = self.table.classes.index(label)
-        if isinstance(label, str) and len(label) <= DIGITS and label.strip().isdecimal():
+        if isinstance(label, str) and len(label) <= MOST_DIGITS and label.strip().isdecimal():
             label = int(label)
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < MOST_LABELS:
             raise EvalError(
                 f"{where} is no class; labels are whole numbers from 0, or names that the data "
                 "set lists as classes"
             )
-        return Labelled(text, label, document)
+        return label
 
     def question(self, number: int, row: Row, document: int) -> Question:
-        context = self.word(number, row, "context")
-        expected, *more = self.answers(number, row)
-        question = self.word(number, row, "question")
-        return Question(question, context, expected, document, tuple(more))
+        """A question that is answered by a span of its context."""
+        context = self.text(number, row, "context")
+        expected, *accepted = self.answers(number, row)
+        question = self.text(number, row, "question")
+        return Question(question, context, expected, document, tuple(accepted))
 
-    def prompt(self, number: int, row: Row, document: int, before: str) -> Prompt:
-        expected, *more = self.answers(number, row) if self.shape != BARE else [""]
-        return Prompt(before + self.asked(number, row), expected, document, tuple(more))
+    def prompt_after_shots(self, number: int, row: Row) -> str:
+        """The prompt of a row, after the solved rows that precede every prompt."""
+        return self._shots + self.prompt(number, row)
 
-    def solved(self, number: int, row: Row) -> str:
-        """A row with its answer as it stands, the way to it included."""
-        return f"{self.asked(number, row)} {self.raw(number, row)[0]}"
-
-    def asked(self, number: int, row: Row) -> str:
+    def prompt(self, number: int, row: Row) -> str:
+        """The prompt of a row: the first template whose roles all have text."""
         filled = {
-            role: self.word(number, row, role)
+            role: self.text(number, row, role)
             for role in self.table.columns
-            if role not in (_EXPECTED.get(self.shape), "cluster")
+            if role not in (self.shape.expected, "cluster")
         }
-        if self.shape == PROMPT and not self.table.prompt:
+        if self._is_instruction:
             return _instruction(filled["prompt"], filled.get("context", ""))
-        templates = self.table.prompt or _PROMPTS[self.shape]
+        templates = self.table.prompt or self.shape.prompts
         for template in templates:
-            if all(filled.get(name) for name in _names(template)):
+            if all(filled.get(role) for role in _roles(template)):
                 return template.format(**filled)
         raise EvalError(f"{self.table.place}: row {number} fills no prompt: {templates[-1]!r}")
 
-    def raw(self, number: int, row: Row) -> list[str]:
-        role = _EXPECTED[self.shape]
-        found = self.cell(number, row, role)
-        if isinstance(found, Mapping):
-            found = found.get("text")
-        found = [found] if isinstance(found, str) else found
-        if isinstance(found, list) and found and all(isinstance(a, Mapping) for a in found):
-            found = [answer.get("text") for answer in found]
-        if not isinstance(found, list | tuple) or not all(isinstance(a, str) for a in found):
+    def _expected(self, number: int, row: Row) -> list[str]:
+        """The right answers as they are in the table."""
+        role = self.shape.expected
+        answers = self.cell(number, row, role)
+        if isinstance(answers, Mapping):
+            answers = answers.get("text")
+        answers = [answers] if isinstance(answers, str) else answers
+        if isinstance(answers, list) and answers and all(isinstance(a, Mapping) for a in answers):
+            answers = [answer.get("text") for answer in answers]
+        if not isinstance(answers, list | tuple) or not all(isinstance(a, str) for a in answers):
             raise EvalError(
                 f"{self.table.place}: row {number}: column {self.table.columns[role]!r} holds no "
                 "text and no list of texts"
             )
-        return list(found) or [""]
+        return list(answers) or [""]
 
     def answers(self, number: int, row: Row) -> list[str]:
-        """What is expected, and what is as right."""
-        raw = self.raw(number, row)
-        found = [extracted(answer, self.table.extract) for answer in raw]
-        if self.table.extract and not all(found):
-            # What is given is cut in the same way: nothing would be taken for right.
+        """The right answers, each once, as they are compared."""
+        whole = self._expected(number, row)
+        answers = [extracted(answer, self.table.extract) for answer in whole]
+        if self.table.extract and not all(answers):
+            # The model's answers are cut in the same way, so none could be right.
             raise EvalError(
                 f"{self.table.place}: row {number}: extract finds nothing in the answer "
-                f"{raw[found.index('')][-60:]!r}"
+                f"{whole[answers.index('')][-60:]!r}"
             )
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(answers))
 
 
 def _shown(label: object) -> str:
@@ -315,12 +324,12 @@ def _shown(label: object) -> str:
 
 
 def _instruction(prompt: str, context: str) -> str:
-    """A prompt with what it is about, unless that stands in it already."""
+    """A prompt followed by its context, unless the prompt contains it."""
     return prompt if not context or context in prompt else f"{prompt}\n\n{context}"
 
 
 def extracted(answer: str, pattern: str) -> str:
-    """What of an answer counts: group 1 of the last match of ``pattern``, or nothing.
+    """The part of an answer that is compared: group 1 of the last match of ``pattern``, or nothing.
 
     >>> extracted("4 + 3 = 7. #### 7", r"#### ([0-9]+)")
     '7'
@@ -332,13 +341,13 @@ def extracted(answer: str, pattern: str) -> str:
 
 
 def _cell(row: Row, column: str, where: str) -> object:
-    """The value of a column; ``answers.text`` is that of ``text`` inside ``answers``."""
+    """The value of a column; ``answers.text`` is the field ``text`` of the column ``answers``."""
     if column in row:
         return row[column]
-    found: object = row
+    value: object = row
     for part in column.split("."):
-        if not isinstance(found, Mapping) or part not in found:
+        if not isinstance(value, Mapping) or part not in value:
             names = ", ".join(map(str, row))
             raise EvalError(f"{where}: there is no column {column!r}; there are {names}")
-        found = found[part]
-    return found
+        value = value[part]
+    return value

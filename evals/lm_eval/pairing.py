@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.lm_eval.log import EvaluationLog, told
-from compression_gates.evals.lm_eval.scores import Logged, Task
+from compression_gates.evals.lm_eval.scores import Logged, TaskReader
 from compression_gates.evals.store.measurement import key_of
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -28,17 +28,17 @@ _OF_MODEL = ("add_bos_token", "max_length", "prefix_token_id", "add_special_toke
 """Model arguments that change what is measured and stand in no hash."""
 
 
-def paired(baseline: EvaluationLog, candidate: EvaluationLog, label: str) -> list[Logged]:
+def paired(baseline: EvaluationLog, candidate: EvaluationLog) -> list[Logged]:
     """Every task of two runs, with the numbers of both sides in the same order.
 
     Raises:
         EvalError: tasks, versions, settings, prompts or documents differ.
     """
     with told(f"{baseline.path} and {candidate.path}"):
-        return _paired(baseline, candidate, label)
+        return _paired(baseline, candidate)
 
 
-def _paired(baseline: EvaluationLog, candidate: EvaluationLog, label: str) -> list[Logged]:
+def _paired(baseline: EvaluationLog, candidate: EvaluationLog) -> list[Logged]:
     _check_same_run(baseline, candidate)
     found = []
     for task, lines in baseline.samples.items():
@@ -51,8 +51,8 @@ def _paired(baseline: EvaluationLog, candidate: EvaluationLog, label: str) -> li
         for name in blocks[0]:
             one, two = blocks[0][name], _in_order(task, blocks[0][name], blocks[1][name])
             row = on_one_line(task if len(blocks[0]) == 1 else f"{task}-{name}")
-            described = Task(row, baseline.results["configs"][task], label)
-            found += described.logged(one, two)
+            reader = TaskReader(row, baseline.results["configs"][task])
+            found += reader.logged(one, two)
     return found
 
 

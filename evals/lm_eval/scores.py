@@ -5,13 +5,11 @@ Read are the numbers that the harness gave each document; nothing is scored agai
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from compression_gates.evals.bench import Scores
-from compression_gates.evals.checkpoints.checkpoint import LOG, Checkpoint
+from compression_gates.evals.checkpoints.checkpoint import LOG
 from compression_gates.evals.data.documents import numbered, passages
 from compression_gates.evals.data.items import DataSet, Item, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
@@ -19,6 +17,7 @@ from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.metrics.metric import CHOICES, Metric
 from compression_gates.evals.metrics.reading import Scored
 from compression_gates.evals.metrics.registry import METRICS
+from compression_gates.evals.scores import Scores
 from compression_gates.evals.store.measurement import Measurement, key_of
 
 _FIXED = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics",
@@ -48,12 +47,11 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskReader:
     """Makes scores of the lines of one task."""
 
     row: str
     config: Mapping
-    label: str
 
     def logged(self, one: list[Mapping], two: list[Mapping]) -> list[Logged]:
         """A row for the task, and one more for each further metric of a kind."""
@@ -87,14 +85,11 @@ class Task:
         sides: tuple[dict, dict] = ({}, {})
         for _, role, gate, scored in row:
             gates.append(gate)
-            if role == "labels" and "choices" in scored[0].data.how:
+            if "log_probabilities" in scored[0].measurement.arrays:
                 gates += [name for name, m in METRICS.items() if m.is_logged_as(CHOICES)]
             for side, one in zip(sides, scored, strict=True):
                 side[role] = _together(side[role], one) if role in side else one
-        weights = Measurement({}, {"log": self.row})
-        checkpoint = Checkpoint(Path(), LOG, 0, self.label, form="lm-eval log")
-        scores = [Scores(checkpoint, weights, **side) for side in sides]
-        return Logged(name, tuple(gates), *scores, unjudged)
+        return Logged(name, tuple(gates), *(Scores(LOG, side) for side in sides), unjudged)
 
     def _scored(self, name: str, metric: Metric, sides) -> list[Scored] | None:
         """Both sides' numbers of what the harness calls ``name``; None where it has none for a
@@ -160,7 +155,7 @@ class Task:
             arrays = {"right": np.array(own, float)}
             if choices:
                 arrays["log_probabilities"] = likelihoods[index]
-            scored.append(self._side("labels", items, arrays, {"choices": True} if choices else {}))
+            scored.append(self._side("labels", items, arrays))
         return scored
 
     def _choices(self, lines: Sequence[Mapping]) -> np.ndarray:
@@ -196,7 +191,7 @@ class Task:
         )
         windows = np.repeat(np.arange(len(items)), units[0])
         count = len(set(documents))
-        told = f"per {unit} on {self.row}, {count} documents, by lm-eval"
+        protocol = f"per {unit} on {self.row}, {count} documents, by lm-eval"
         scored = []
         for side in pairs:
             # A document's loss, spread evenly over its words: sums and clusters stay as they are.
@@ -209,15 +204,15 @@ class Task:
                 "window_text": np.array([item.text for item in items]),
                 "windowing": np.zeros(2, int),
             }
-            scored.append(self._side("text", items, arrays, {"told": told}))
+            scored.append(self._side("text", items, arrays, protocol))
         return scored
 
     def _side(
         self, role: str, items: tuple[Item, ...], arrays: Mapping[str, np.ndarray],
-        how: Mapping[str, object] = {},
+        protocol: str = "",
     ) -> Scored:  # fmt: skip
-        data = DataSet(self.row, items, dict(how))
-        return Scored(data, Measurement(arrays, {"data": key_of({"row": self.row, "role": role})}))
+        origin = {"data": key_of({"row": self.row, "role": role})}
+        return Scored(DataSet(self.row, items), Measurement(arrays, origin), protocol)
 
 
 def documents_of(lines: Sequence[Mapping]) -> list[int]:
@@ -233,7 +228,7 @@ def documents_of(lines: Sequence[Mapping]) -> list[int]:
 def _together(one: Scored, two: Scored) -> Scored:
     """Two scores of the same answers."""
     arrays = {**one.measurement.arrays, **two.measurement.arrays}
-    return Scored(one.data, Measurement(arrays, one.measurement.origin))
+    return replace(one, measurement=Measurement(arrays, one.measurement.origin))
 
 
 def _number(value: object) -> float | None:

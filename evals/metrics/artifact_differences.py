@@ -4,14 +4,15 @@ import math
 from collections.abc import Mapping
 
 from compression_gates.evals.checkpoints.findings import Severity
-from compression_gates.evals.metrics.metric import Metric, ScoredPair
+from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.reading import Reading, not_judged
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.units import COUNT
+from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.estimate import exact
 
 
-def artifact_differences(pair: ScoredPair, weights: Mapping[str, float]) -> Reading:
+def artifact_differences(pair: Pair, weights: Mapping[str, float]) -> Reading:
     """How many differences between the checkpoints break plain use of the candidate.
 
     Not judged where there is no checkpoint, as beside a log.

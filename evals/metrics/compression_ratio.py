@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.metric import EVERY_MODEL, NO_WEIGHTS, Metric, ScoredPair
+from compression_gates.evals.metrics.metric import EVERY_MODEL, NO_WEIGHTS, Metric
 from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.units import TIMES, Unit
+from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.estimate import exact
 
 LARGEST_RATIO = 32.0
@@ -31,7 +32,7 @@ def compression_ratio(
     )
 
 
-def ratio_of_pair(pair: ScoredPair, weights: Mapping[str, float] = NO_WEIGHTS) -> Reading:
+def ratio_of_pair(pair: Pair, weights: Mapping[str, float] = NO_WEIGHTS) -> Reading:
     """The compression ratio of a pair."""
     sides = pair.baseline.weight_bytes, pair.candidate.weight_bytes
     return compression_ratio(*sides, pair.candidate.footprint)

@@ -1,4 +1,4 @@
-"""What the suite knows about a metric, in one record, and the scored pair that a metric reads."""
+"""Everything about a metric, in one record."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import (
     CAUSAL,
@@ -19,8 +19,7 @@ from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.metrics.units import PERCENT, POINTS, Unit
 
 if TYPE_CHECKING:
-    from compression_gates.evals.bench import Scores
-    from compression_gates.evals.checkpoints.findings import CheckpointComparison
+    from compression_gates.evals.scores import Pair
 
 CHANCE = 0.5
 """Accuracy of guessing between two classes."""
@@ -31,21 +30,6 @@ EVERY_MODEL: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Needs of a metric that every kind of model has, without any data of its own."""
 CHOICES = "log-likelihoods of choices"
 """What a log of lm-evaluation-harness holds of a multiple-choice task, beside its metrics."""
-
-
-class ScoredPair(Protocol):
-    """A baseline and a candidate that were scored on the same items.
-
-    Attributes:
-        baseline, candidate: what each scored, by role, and the size of its weights.
-        comparison: of the two checkpoints; None where there are none.
-        speed: the speedup, timed when it is first asked for.
-    """
-
-    baseline: "Scores"
-    candidate: "Scores"
-    comparison: "CheckpointComparison | None"
-    speed: Reading
 
 
 @dataclass(frozen=True)
@@ -62,8 +46,9 @@ class Metric:
         promise: what a passing case says, with the limit in braces.
         unit: of the judged number.
         function: takes the ``scored`` data of the baseline and of the candidate; where ``scored``
-            is empty, the :class:`ScoredPair` and the weights of the gate.
-        scored: the attribute of :class:`compression_gates.evals.bench.Scores` that it reads.
+            is empty, the :class:`compression_gates.evals.scores.Pair` and the weights of the gate.
+        scored: the role that it reads, as :meth:`compression_gates.evals.scores.Scores.get` takes
+            it.
         needs: for each kind of model that has the metric, the roles of data of which it needs one.
         lm_eval: patterns of the names that lm-evaluation-harness gives it, or :data:`CHOICES`.
         order: place among the columns; without one, last.
@@ -131,13 +116,11 @@ class Metric:
                             ("table_unit", self.level_unit)):  # fmt: skip
             object.__setattr__(self, name, getattr(self, name) or other)
 
-    def read(self, pair: ScoredPair, weights: Mapping[str, float] = NO_WEIGHTS) -> Reading:
+    def read(self, pair: "Pair", weights: Mapping[str, float] = NO_WEIGHTS) -> Reading:
         """Reads a scored pair; ``weights`` are those of the gate, if it has any."""
         if not self.scored:
             return self.function(pair, weights)
-        return self.function(
-            getattr(pair.baseline, self.scored), getattr(pair.candidate, self.scored)
-        )
+        return self.function(pair.baseline.get(self.scored), pair.candidate.get(self.scored))
 
     @property
     def is_task(self) -> bool:

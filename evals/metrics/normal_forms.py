@@ -12,11 +12,8 @@ import re
 import string
 from collections.abc import Callable, Mapping
 
-from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.data.items import SQUAD, SYMBOLS, DataSet
 
-SQUAD, SYMBOLS = "squad", "symbols"
-SETTING = "normal_form"
-"""The setting of a data set that names its normal form."""
 _ARTICLES = ("a", "an", "the")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -86,4 +83,4 @@ FORMS: Mapping[str, tuple[Callable[[str], str], str]] = {
 
 def form_of(data: DataSet) -> tuple[Callable[[str], str], str]:
     """The normal form of a data set, and what the report says of it."""
-    return FORMS[str(data.how.get(SETTING, SQUAD))]
+    return FORMS[data.normal_form]

@@ -110,7 +110,7 @@ def rise_problem(limit: float) -> str:
 def _units(scored: Scored) -> Mapping[str, int]:
     """Words and bytes that are predicted; empty where they were not counted, or where some that
     were counted are not predicted."""
-    if "units" not in scored.measurement.arrays or scored.data.how.get("tail") == DROP:
+    if "units" not in scored.measurement.arrays or scored.data.overrides.tail == DROP:
         return {}
     return {name: int(scored["units"][place]) for name, place in _PLACES.items()}
 
@@ -128,8 +128,8 @@ def _facts(scored: Scored) -> dict[str, float]:
 
 def _protocol(scored: Scored, per: str) -> str:
     data = scored.data
-    if "told" in data.how:
-        return str(data.how["told"])
+    if scored.protocol:
+        return scored.protocol
     if isinstance(data.items[0], Text):
         count = len(data.items)
         what = f"{count} documents, each scored by itself"
@@ -146,7 +146,7 @@ def _windows(scored: Scored) -> str:
     longest = scored.measurement.arrays.get("longest")
     if longest is not None and longest < context:
         return f"longest document {int(longest)} tokens"
-    is_cut = scored.data.how.get("tail") == DROP
+    is_cut = scored.data.overrides.tail == DROP
     tail = ", the last one left out where it is shorter" if is_cut else ""
     return f"in windows of {context} tokens, {stride} apart{tail}"
 

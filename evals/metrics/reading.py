@@ -15,10 +15,15 @@ from compression_gates.evals.store.measurement import Measurement
 
 @dataclass(frozen=True)
 class Scored:
-    """A data set and what one model scored on it."""
+    """A data set and what one model scored on it.
+
+    Attributes:
+        protocol: how it was measured, where that was not done by this suite.
+    """
 
     data: DataSet
     measurement: Measurement
+    protocol: str = ""
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.measurement[name]

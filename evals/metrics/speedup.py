@@ -4,26 +4,24 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from compression_gates.evals.metrics.metric import EVERY_MODEL, Metric, ScoredPair
+from compression_gates.evals.metrics.metric import EVERY_MODEL, Metric
 from compression_gates.evals.metrics.reading import Reading, not_judged
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.units import TIMES, Unit
+from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.sequential import ratio_of
 
 LARGEST_SPEEDUP, SMALLEST_SPEEDUP = 20.0, 0.1
 
 
-def speedup(seconds: np.ndarray, untimed: str = "") -> Reading:
+def speedup(seconds: np.ndarray) -> Reading:
     """Median over interleaved pairs of baseline time over candidate time.
 
     The interval holds at whichever look timing stopped, see :mod:`evals.statistics.sequential`.
 
     Args:
         seconds: ``(pairs, 2)``, baseline and candidate of each pair.
-        untimed: why nothing was timed; the speedup is then not judged.
     """
-    if untimed:
-        return not_judged(untimed)
     seconds = np.asarray(seconds, dtype=np.float64)
     return Reading(
         estimate=ratio_of(seconds),
@@ -32,9 +30,9 @@ def speedup(seconds: np.ndarray, untimed: str = "") -> Reading:
     )
 
 
-def speedup_of_pair(pair: ScoredPair, weights: Mapping[str, float]) -> Reading:
+def speedup_of_pair(pair: Pair, weights: Mapping[str, float]) -> Reading:
     """The speedup of a pair."""
-    return pair.speed
+    return pair.speed or not_judged("it was not timed")
 
 
 def speedup_problem(limit: float) -> str:

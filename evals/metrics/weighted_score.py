@@ -12,11 +12,12 @@ from compression_gates.evals.metrics.compression_ratio import (
     SMALLEST_RATIO,
     ratio_of_pair,
 )
-from compression_gates.evals.metrics.metric import CHANCE, Metric, ScoredPair
+from compression_gates.evals.metrics.metric import CHANCE, Metric
 from compression_gates.evals.metrics.reading import Reading, not_judged
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.speedup import LARGEST_SPEEDUP, SMALLEST_SPEEDUP
 from compression_gates.evals.metrics.units import PLAIN
+from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.estimate import Estimate, estimate
 
 PARTS = ("task", "size", "speed")
@@ -70,18 +71,18 @@ def weighted_score(
     )
 
 
-def score_of_pair(pair: ScoredPair, weights: Mapping[str, float]) -> Reading:
+def score_of_pair(pair: Pair, weights: Mapping[str, float]) -> Reading:
     """The weighted score of a pair."""
     speed = pair.speed if weights["speed"] else None
     return weighted_score(weights, task_drop(pair), ratio_of_pair(pair), speed)
 
 
-def task_drop(pair: ScoredPair) -> Reading:
+def task_drop(pair: Pair) -> Reading:
     """Fall of the task's own score: accuracy of a classifier, exact match of what answers."""
     one, two = pair.baseline, pair.candidate
-    if one.labels is not None:
-        return accuracy_drop(one.labels, two.labels)
-    return exact_match_drop(one.answers, two.answers)
+    if one.get("labels") is not None:
+        return accuracy_drop(one["labels"], two["labels"])
+    return exact_match_drop(one.get("answers"), two.get("answers"))
 
 
 def speedup_needed(

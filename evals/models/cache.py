@@ -6,10 +6,10 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, PLAIN, SEQ2SEQ, Checkpoint
+from compression_gates.evals.checkpoints.formats import CustomFormat
 from compression_gates.evals.models.device import AUTO, CPU
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ class Models:
         dtype: one of :data:`DTYPES`.
         threads: of a forward pass on the CPU.
         trust_remote_code: whether code that a checkpoint brings may run.
-        formats: modules that teach transformers a checkpoint format when they are imported.
+        formats: checkpoint formats to register with transformers.
     """
 
     def __init__(
-        self, device: str, dtype: str, threads: int, trust_remote_code: bool, formats: Sequence[str]
+        self, device: str, dtype: str, threads: int, trust_remote_code: bool,
+        formats: Sequence[CustomFormat] = (),
     ):
         self.device, self.dtype, self.threads = device, dtype, threads
         self.trust_remote_code, self.formats = trust_remote_code, tuple(formats)
@@ -66,8 +67,8 @@ class Models:
 
         from compression_gates.evals.models.loading import load
 
-        for module in self.formats:
-            import_module(module)
+        for custom in self.formats:
+            custom.register()
         torch.set_num_threads(self.threads)
         if checkpoint.digest not in self._loaded:
             needed = self._needed(checkpoint, like)

@@ -26,7 +26,7 @@ class Coverage:
     """What one data set touches of one baseline.
 
     Attributes:
-        baseline, role, data: labels; the role as in :class:`evals.bench.Tasks`.
+        baseline, role, data: labels; the role as in :data:`evals.tasks.ROLES`.
         used, vocabulary: tokens that occur, and those that there are.
         longest: tokens of the longest document.
         context: positions of the model, or None where it does not say.

@@ -1,116 +1,125 @@
-"""How each task is run. Part of a measurement's key, and importable without torch."""
+"""Scoring protocols: the settings of each task. They are part of a measurement's key.
+
+This module does not import torch.
+"""
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TypeVar
+from typing import Self
 
-from compression_gates.evals.checkpoints.checkpoint import CLASSIFIER, EXTRACTIVE
-from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.data.items import KEEP, ProtocolOverrides
 from compression_gates.evals.statistics.sequential import LOOKS
 
-Protocol = TypeVar("Protocol")
-
 WINDOW = 2048
-"""Tokens of a window of text, as far as a model takes them."""
+"""Default number of tokens in a window of text, if the model takes as many."""
 STOP = "\n"
-"""A continuation ends here, unless its data set says otherwise."""
-
-
-class _Batched:
-    """A protocol whose ``batch_tokens`` are no part of its key: they change no score."""
-
-    def describe(self) -> dict[str, object]:
-        told = asdict(self)
-        del told["batch_tokens"]
-        return told
+"""Default text that ends an answer."""
 
 
 @dataclass(frozen=True)
-class TextProtocol(_Batched):
-    """How text becomes predictions. Part of a measurement's key.
+class Protocol:
+    """Settings of a task.
 
     Attributes:
-        context: tokens of a window, as far as the model takes them; None takes :data:`WINDOW`.
-        stride: tokens between windows; None takes the context.
+        batch_tokens: tokens of a padded batch. Not part of the key: it changes no score.
+    """
+
+    batch_tokens: int = 4096
+
+    def describe(self) -> dict[str, object]:
+        """The settings that are part of a measurement's key."""
+        settings = asdict(self)
+        del settings["batch_tokens"]
+        return settings
+
+    def overridden(self, overrides: ProtocolOverrides) -> Self:
+        """This protocol with those of a data set's overrides that it has settings for."""
+        names = {field.name for field in fields(self)}
+        given = overrides.given.items()
+        return replace(self, **{name: value for name, value in given if name in names})
+
+
+@dataclass(frozen=True)
+class TextProtocol(Protocol):
+    """Predicts the tokens of texts.
+
+    Attributes:
+        context: tokens of a window, at most the model's context; None means :data:`WINDOW`.
+        stride: tokens between the starts of windows; None means the context.
         tail: ``keep`` or ``drop`` a last window that is shorter than the context.
-        chat: whether prompts are put as a user's turn through the model's chat template.
-        batch_tokens: tokens of a padded batch.
+        chat: whether a prompt is sent as a user's turn through the model's chat template.
     """
 
     context: int | None = None
     stride: int | None = None
-    tail: str = "keep"
+    tail: str = KEEP
     chat: bool = False
-    batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
         return {"task": "text", **super().describe()}
 
 
 @dataclass(frozen=True)
-class GenerationProtocol(_Batched):
-    """How prompts become answers. Part of a measurement's key.
+class GenerationProtocol(Protocol):
+    """Answers prompts by greedy generation.
 
     Attributes:
-        max_new_tokens: of an answer.
-        stop: an answer ends before it; without one, where the model ends it.
-        extract: what of an answer counts, as :func:`evals.data.tables.extracted` has it.
-        chat: whether prompts are put as a user's turn through the model's chat template.
-        batch_tokens: tokens of a padded batch.
+        max_new_tokens: largest number of tokens of an answer.
+        stop: text that ends an answer and is not part of it; empty leaves the end to the model.
+        extract: pattern of the part of an answer that is compared; see
+            :func:`evals.data.tables.extracted`.
+        chat: whether a prompt is sent as a user's turn through the model's chat template.
     """
 
     max_new_tokens: int = 24
     stop: str = STOP
     extract: str = ""
     chat: bool = False
-    batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
         return {"task": "generation", "decoding": "greedy", **super().describe()}
 
 
 @dataclass(frozen=True)
-class ContinuationProtocol(_Batched):
-    """How far prompts are continued. Part of a measurement's key.
+class ContinuationProtocol(Protocol):
+    """Continues prompts by greedy generation, for comparison with the baseline's continuations.
 
     Attributes:
-        max_new_tokens: of a continuation, which ends earlier where the model ends it.
-        chat: whether prompts are put as a user's turn through the model's chat template.
-        batch_tokens: tokens of a padded batch.
+        max_new_tokens: largest number of tokens of a continuation. A data set's override, which is
+            meant for answers, does not change it.
+        chat: whether a prompt is sent as a user's turn through the model's chat template.
     """
 
     max_new_tokens: int = 64
     chat: bool = False
-    batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
         return {"task": "continuation", "decoding": "greedy", **super().describe()}
 
+    def overridden(self, overrides: ProtocolOverrides) -> Self:
+        return super().overridden(replace(overrides, max_new_tokens=None))
+
 
 @dataclass(frozen=True)
-class ClassProtocol(_Batched):
-    """How texts are classified. Part of a measurement's key."""
-
-    batch_tokens: int = 4096
+class ClassProtocol(Protocol):
+    """Classifies texts."""
 
     def describe(self) -> dict[str, object]:
         return {"task": "classes", **super().describe()}
 
 
 @dataclass(frozen=True)
-class ExtractionProtocol(_Batched):
-    """How questions are answered by pieces of their context. Part of a measurement's key.
+class ExtractionProtocol(Protocol):
+    """Answers questions with spans of their context.
 
     Attributes:
-        length: tokens of a window at most, the question included.
+        length: largest number of tokens of a window, including the question.
         stride: tokens by which the windows of a long context overlap.
-        longest: tokens of an answer at most.
-        batch_tokens: tokens of a padded batch.
+        longest: largest number of tokens of an answer.
     """
 
     length: int = 384
     stride: int = 128
     longest: int = 30
-    batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
         return {"task": "extraction", **super().describe()}
@@ -118,13 +127,13 @@ class ExtractionProtocol(_Batched):
 
 @dataclass(frozen=True)
 class SpeedProtocol:
-    """What is timed. Part of a measurement's key.
+    """Times forward passes of a baseline and a candidate in turn.
 
     Attributes:
-        looks: numbers of pairs after which timing may stop.
-        budget: seconds after which it does stop.
-        warmup: pairs before the first that counts.
-        batch_tokens: tokens of the batch that is timed.
+        looks: numbers of timed pairs after which timing may stop.
+        budget: seconds after which timing stops.
+        warmup: pairs that are run before the first one that counts.
+        batch_tokens: tokens of the timed batch.
     """
 
     looks: tuple[int, ...] = LOOKS
@@ -134,19 +143,3 @@ class SpeedProtocol:
 
     def describe(self) -> dict[str, object]:
         return {"task": "speed", "timed": "forward", **asdict(self)}
-
-
-def protocol_of(kind: str, data: DataSet) -> tuple[object, tuple[str, str]]:
-    """How a data set is scored by a kind of model where tokens are not predicted, and the module
-    and function that do it."""
-    if kind == CLASSIFIER:
-        return set_by(data, ClassProtocol()), ("classes", "classify")
-    if kind == EXTRACTIVE:
-        return set_by(data, ExtractionProtocol()), ("answers", "extract")
-    return set_by(data, GenerationProtocol()), ("generation", "generate")
-
-
-def set_by(data: DataSet, protocol: Protocol, leave: str = "") -> Protocol:
-    """A protocol with what the data set says of it, but for what is to be left as it is."""
-    names = {field.name for field in fields(protocol)} - {leave}
-    return replace(protocol, **{key: data.how[key] for key in data.how if key in names})

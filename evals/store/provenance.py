@@ -9,7 +9,7 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
-from compression_gates.evals.checkpoints.formats import FORMATS, PLAIN, format_of
+from compression_gates.evals.checkpoints.formats import CustomFormat, format_of
 from compression_gates.evals.store.measurement import key_of
 
 PACKAGES = ("torch", "transformers", "tokenizers", "compressed-tensors", "jinja2")
@@ -28,13 +28,10 @@ def packages_of(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def unpacked_by(checkpoint: Checkpoint, modules: Sequence[str]) -> dict[str, str]:
-    """Source of the ``modules`` that teach transformers formats, where a checkpoint is in a form
-    that is not known here, so that one of them unpacks it."""
+def unpacked_by(checkpoint: Checkpoint, formats: Sequence[CustomFormat]) -> dict[str, str]:
+    """Versions of the custom formats that a checkpoint is stored in; empty for other forms."""
     methods = {form.partition(" ")[0] for form in _forms(checkpoint)}
-    if methods <= {PLAIN, *FORMATS}:
-        return {}
-    return {name: source_version((name,), (name.partition(".")[0],)) for name in modules}
+    return {one.method: one.version() for one in formats if one.method in methods}
 
 
 def _forms(checkpoint: Checkpoint) -> list[str]:

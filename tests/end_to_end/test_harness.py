@@ -227,7 +227,7 @@ def test_runs_that_differ_are_refused(logs, tmp_path, change, complaint):
     other = rewritten(logs[1], tmp_path, change)
 
     def pair():
-        return paired(read_log(str(logs[0])), read_log(str(other)), "c")
+        return paired(read_log(str(logs[0])), read_log(str(other)))
 
     with pytest.raises(EvalError, match=complaint) as caught:
         pair()
@@ -270,16 +270,16 @@ def replaced(name):
 )
 def test_documents_that_differ_are_refused(logs, tmp_path, change, complaint):
     with pytest.raises(EvalError, match=complaint):
-        paired(read_log(str(logs[0])), read_log(str(changed(logs[1], tmp_path, change))), "c")
+        paired(read_log(str(logs[0])), read_log(str(changed(logs[1], tmp_path, change))))
 
 
 def test_the_order_of_documents_does_not_matter(logs, tmp_path):
     shuffled = changed(logs[1], tmp_path, lambda rows: rows[::-1])
-    one = paired(read_log(str(logs[0])), read_log(str(logs[1])), "c")
-    two = paired(read_log(str(logs[0])), read_log(str(shuffled)), "c")
+    one = paired(read_log(str(logs[0])), read_log(str(logs[1])))
+    two = paired(read_log(str(logs[0])), read_log(str(shuffled)))
     for before, after in zip(one, two, strict=True):
         if before.candidate.labels is not None:
-            values = [x.candidate.labels["right"].tolist() for x in (before, after)]
+            values = [x.candidate["labels"]["right"].tolist() for x in (before, after)]
             assert values[0] == values[1]
 
 
@@ -288,7 +288,7 @@ def test_lines_of_old_releases_name_no_filter_and_no_metrics(logs, tmp_path):
         return [{k: v for k, v in row.items() if k not in ("filter", "metrics")} for row in rows]
 
     logs = [changed(log, tmp_path / str(i), old) for i, log in enumerate(logs)]
-    found = {row.name for row in paired(*map(read_log, map(str, logs)), "c")}
+    found = {row.name for row in paired(*map(read_log, map(str, logs)))}
     assert {"tiny_choice", "tiny_choice-acc_norm"} <= found
 
 

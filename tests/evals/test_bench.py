@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from compression_gates.evals.bench import NOISE_BATCH, Bench, Tasks
-from compression_gates.evals.data.items import DataSet, Prompt, Text
+from compression_gates.evals.bench import NOISE_BATCH, Bench
+from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text
 from compression_gates.evals.models.cache import Models
 from compression_gates.evals.models.device import cores, cpu_model
 from compression_gates.evals.statistics.sequential import repeat_until_decided
@@ -18,8 +18,9 @@ from compression_gates.fixtures.suite.lab import OWN_FORMATS
 from compression_gates.fixtures.world import corpus
 
 TEXTS = DataSet("texts", tuple(Text(corpus.passage("held-out", i).text[:200], i) for i in range(3)))
-PROMPTS = DataSet("prompts", (Prompt("Question: Where?", "there", 0),), {"max_new_tokens": 2})
-TASKS = Tasks(text=TEXTS, answers=PROMPTS)
+SHORT = ProtocolOverrides(max_new_tokens=2)
+PROMPTS = DataSet("prompts", (Prompt("Question: Where?", "there", 0),), SHORT)
+TASKS = {"text": TEXTS, "answers": PROMPTS}
 
 
 def stored(path) -> list[str]:
@@ -32,7 +33,7 @@ def test_neither_workers_nor_batches_are_in_a_key(causal_checkpoint, tmp_path):
     scores = first.scores(two, TASKS, one)
     frozen = Store(tmp_path, frozen=True)
     again = Bench(frozen, workers=2, batch_tokens=77).scores(two, TASKS, one)
-    assert again.text.measurement.origin == scores.text.measurement.origin
+    assert again["text"].measurement.origin == scores["text"].measurement.origin
     assert first.environment() == Bench(frozen, workers=9).environment()
 
 
@@ -43,9 +44,9 @@ def test_noise_is_measured_in_other_batches_and_is_comparable(causal_checkpoint,
     before = stored(tmp_path)
     plain, noisy = bench.noise(one, TASKS)
     assert len(stored(tmp_path)) == len(before) + 2  # texts and prompts, once more
-    assert noisy.text.measurement.origin["batch_tokens"] == NOISE_BATCH
-    np.testing.assert_allclose(plain.text["nll"], noisy.text["nll"], rtol=1e-4)
-    assert noisy.text["js"].max() < 1e-5
+    assert noisy["text"].measurement.origin["batch_tokens"] == NOISE_BATCH
+    np.testing.assert_allclose(plain["text"]["nll"], noisy["text"]["nll"], rtol=1e-4)
+    assert noisy["text"]["js"].max() < 1e-5
 
 
 class Timer:
@@ -146,14 +147,14 @@ def cut(content: bytearray) -> None:
 @pytest.mark.parametrize("together", [True, False])
 def test_a_damaged_table_is_made_again(causal_checkpoint, tmp_path, monkeypatch, edit, together):
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
-    tasks = Tasks(text=TEXTS)
-    expected = Bench(Store(tmp_path / "whole")).scores(two, tasks, one).text
+    tasks = {"text": TEXTS}
+    expected = Bench(Store(tmp_path / "whole")).scores(two, tasks, one)["text"]
     store = Store(tmp_path / "store")
     Bench(store).scores(one, tasks)
     (table,) = store.root.glob("measurements/*.npy")
     damage(table, edit)
     monkeypatch.setattr(Models, "fit_together", lambda *both: together)
-    found = Bench(store).scores(two, tasks, one).text
+    found = Bench(store).scores(two, tasks, one)["text"]
     for name in ("js", "nll", "agree", "kl_forward"):
         assert np.array_equal(found[name], expected[name])
     assert [note.partition(":")[0] for note in store.notes] == [f"measurements/{table.name}"]
@@ -165,7 +166,7 @@ def test_a_table_that_another_worker_made_again_is_not_discarded(
 ):
     """Both find it damaged; this one gets the lock when the other has put a whole one there."""
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
-    tasks, store = Tasks(text=TEXTS), Store(tmp_path)
+    tasks, store = {"text": TEXTS}, Store(tmp_path)
     Bench(store).scores(one, tasks)
     (table,) = store.root.glob("measurements/*.npy")
     whole = tmp_path / "whole"
@@ -181,7 +182,7 @@ def test_a_table_that_another_worker_made_again_is_not_discarded(
     monkeypatch.setattr(store, "locked", locked_by_another_before)
     scored = []
     monkeypatch.setattr(Bench, "_with_table", lambda *args: scored.append(args))
-    assert np.isfinite(Bench(store).scores(two, tasks, one).text["js"]).all()
+    assert np.isfinite(Bench(store).scores(two, tasks, one)["text"]["js"]).all()
     assert table.exists()
     assert not store.notes
     assert not scored
@@ -196,7 +197,7 @@ def test_forged_entries_are_measured_again(causal_checkpoint, tmp_path, name):
         bench = Bench(store)
         told = bench.compare(one, two, TASKS).to_json()
         found = bench.scores(two, TASKS, one)
-        parts = [found.text.measurement, found.answers.measurement, found.weights]
+        parts = [found["text"].measurement, found["answers"].measurement, found.weights]
         return [{k: a.tolist() for k, a in part.arrays.items()} for part in parts], told
 
     expected = numbers(store)
@@ -216,7 +217,4 @@ def test_the_formats_are_in_the_key_of_a_comparison(causal_checkpoint, tmp_path)
     own = replace(one, form="compression-gates")
     Bench(Store(tmp_path), formats=OWN_FORMATS).compare(one, own, TASKS)
     (file,) = tmp_path.glob("measurements/*.npz")
-    assert (
-        "compression_gates.compression.checkpoint.own_format"
-        in Measurement.read(file).origin["packages"]
-    )
+    assert "compression-gates" in Measurement.read(file).origin["packages"]

@@ -187,7 +187,7 @@ def test_positions_are_those_that_are_read():
 
 
 def test_a_bench_counts_experts_while_it_scores(tmp_path):
-    from compression_gates.evals.bench import Bench, Tasks
+    from compression_gates.evals.bench import Bench
     from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
     from compression_gates.evals.store.store import Store
 
@@ -200,10 +200,10 @@ def test_a_bench_counts_experts_while_it_scores(tmp_path):
     tokenizer.save_pretrained(tmp_path / "mixture")
     bench = Bench(Store(tmp_path / "store"))
     data = DataSet("text", (Text("Rufus lives in Merrin.", 0),))
-    scores = bench.scores(open_checkpoint(tmp_path / "mixture"), Tasks(text=data))
+    scores = bench.scores(open_checkpoint(tmp_path / "mixture"), {"text": data})
     [found] = bench.coverage(scores)
     assert found.experts == 16
-    assert found.reached == int((scores.text["experts"] > 0).sum())
-    assert scores.text["experts"].sum() == 2 * 2 * found.longest
-    assert np.all(scores.text["experts"] >= 0)
+    assert found.reached == int((scores["text"]["experts"] > 0).sum())
+    assert scores["text"]["experts"].sum() == 2 * 2 * found.longest
+    assert np.all(scores["text"]["experts"] >= 0)
     assert "experts" in found.line()

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from compression_gates.evals.data.excerpts import CUTS, LONGEST, SHORTEST, excerpts, prompts_of
-from compression_gates.evals.data.items import DataSet, Prompt, Text
+from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text
 
 LINE = "The lantern of the old mill is kept in the tower by the river. " * 5
 
@@ -41,9 +41,9 @@ def test_excerpts_of_a_single_document_are_documents_of_their_own():
 
 def test_prompts_stay_whole_and_keep_their_protocol():
     prompts = (Prompt("Where?\n\nHere" * 200, "x", 0), Prompt("Who?", "y", 1))
-    found = prompts_of(DataSet("d", prompts, {"chat": True}))
+    found = prompts_of(DataSet("d", prompts, ProtocolOverrides(chat=True)))
     assert [item.prompt for item in found.items] == [item.prompt for item in prompts]
-    assert found.how == {"chat": True}
+    assert found.overrides == ProtocolOverrides(chat=True)
     assert [item.expected for item in found.items] == ["", ""]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, SEQ2SEQ, open_checkpoint
-from compression_gates.evals.data.items import DataSet, Prompt, Question, Text
+from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Question, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.divergence import js_divergence
 from compression_gates.evals.metrics.perplexity import perplexity, perplexity_drift
@@ -212,7 +212,7 @@ class TestProtocols:
         """GPTQ's and SparseGPT's evaluation: numel // length windows, each by itself."""
         loaded = load(causal_checkpoint())
         text = "".join(corpus.passage("held-out", i).text + "\n\n" for i in range(3))
-        data = DataSet("joined", (Text(text, 0),), {"tail": "drop"})
+        data = DataSet("joined", (Text(text, 0),), ProtocolOverrides(tail="drop"))
         found = score_text(loaded, data, TextProtocol(context=32, stride=32, tail="drop"))
         ids = loaded.tokenizer(text, return_tensors="pt", verbose=False).input_ids
         count, total = ids.numel() // 32, 0.0
@@ -314,7 +314,7 @@ def test_prompts_of_one_context_share_its_document(causal_checkpoint):
 def test_words_are_not_counted_that_a_dropped_tail_does_not_predict(causal_checkpoint):
     text = corpus.passage("held-out", 0).text
     for tail, counted in (("keep", True), ("drop", False)):
-        data = DataSet("d", (Text(text, 0),), {"tail": tail})
+        data = DataSet("d", (Text(text, 0),), ProtocolOverrides(tail=tail))
         protocol = TextProtocol(context=32, stride=32, tail=tail)
         own = known(data, score_text(load(causal_checkpoint()), data, protocol))
         assert ("word_perplexity" in perplexity_drift(own, own).facts) == counted

@@ -218,7 +218,7 @@ def test_classes_of_the_data_in_another_order_are_refused(classifier_checkpoint)
     reconfigure(classifier_checkpoint, id2label={"0": "bad", "1": "good"})
     checkpoint = open_checkpoint(classifier_checkpoint.path)
     for classes, fine in ((("Bad", "Good"), True), (("good", "bad"), False), (("x", "y"), True)):
-        data = DataSet("d", (Labelled("t", 0, 0),), {"classes": classes})
+        data = DataSet("d", (Labelled("t", 0, 0),), classes=tuple(classes))
         if fine:
             check_names(checkpoint, data)
         else:

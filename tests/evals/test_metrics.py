@@ -21,7 +21,7 @@ from compression_gates.evals.metrics.divergence import divergences, js_divergenc
 from compression_gates.evals.metrics.flips import flips
 from compression_gates.evals.metrics.normal_forms import squad
 from compression_gates.evals.metrics.perplexity import perplexity, perplexity_drift
-from compression_gates.evals.metrics.reading import Scored, check_paired
+from compression_gates.evals.metrics.reading import Scored, check_paired, not_judged
 from compression_gates.evals.metrics.rouge1_drop import rouge1, rouge1_drop
 from compression_gates.evals.metrics.speedup import speedup
 from compression_gates.evals.metrics.weighted_score import speedup_needed, weighted_score
@@ -339,7 +339,7 @@ class TestEfficiency:
     def test_what_was_not_timed_is_not_judged_and_neither_is_a_score_that_counts_it(self):
         base = scored(TestClassification.ITEMS, log_probabilities=TestClassification.RIGHT)
         task, size = accuracy_drop(base, base), compression_ratio(2, 1)
-        untimed = speedup(np.empty((0, 2)), "no kernel for it here")
+        untimed = not_judged("no kernel for it here")
         assert untimed.not_judged == "no kernel for it here"
         assert math.isnan(untimed.estimate.value)
         weights = {"task": 0.5, "size": 0.3, "speed": 0.2}

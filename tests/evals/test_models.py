@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.bench import Bench
 from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.cache import Models
@@ -65,14 +65,14 @@ def test_a_model_to_change_is_a_copy_unless_it_does_not_fit(models, causal_check
 
 def test_divergence_without_a_table_is_the_same(causal_checkpoint, tmp_path, monkeypatch):
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
-    by_table = Bench(Store(tmp_path / "a")).scores(two, Tasks(text=DATA), one).text
+    by_table = Bench(Store(tmp_path / "a")).scores(two, {"text": DATA}, one)["text"]
     assert list((tmp_path / "a" / "measurements").glob("*.npy"))
     monkeypatch.setattr("compression_gates.evals.bench.WORTH_KEEPING", 0)
-    beside = Bench(Store(tmp_path / "b")).scores(two, Tasks(text=DATA), one).text
+    beside = Bench(Store(tmp_path / "b")).scores(two, {"text": DATA}, one)["text"]
     assert not list((tmp_path / "b" / "measurements").glob("*.npy"))
     # Where the two do not fit together, the table is written after all.
     monkeypatch.setattr(Models, "fit_together", lambda *both: False)
-    apart = Bench(Store(tmp_path / "c")).scores(two, Tasks(text=DATA), one).text
+    apart = Bench(Store(tmp_path / "c")).scores(two, {"text": DATA}, one)["text"]
     assert list((tmp_path / "c" / "measurements").glob("*.npy"))
     for name in ("js", "nll", "agree"):
         assert np.array_equal(by_table[name], beside[name])
@@ -95,8 +95,8 @@ def test_a_dtype_by_option_is_in_the_key(causal_checkpoint, tmp_path):
 
 def test_auto_places_a_model_by_itself(causal_checkpoint, tmp_path):
     one = causal_checkpoint("one")
-    placed = Bench(Store(tmp_path), device="auto").scores(one, Tasks(text=DATA)).text
-    own = Bench(Store(tmp_path)).scores(one, Tasks(text=DATA)).text
+    placed = Bench(Store(tmp_path), device="auto").scores(one, {"text": DATA})["text"]
+    own = Bench(Store(tmp_path)).scores(one, {"text": DATA})["text"]
     assert placed["nll"] == pytest.approx(own["nll"], abs=1e-5)
 
 

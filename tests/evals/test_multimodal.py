@@ -8,16 +8,17 @@ import torch
 import transformers as T
 from safetensors.torch import load_file, save_file
 
-from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.bench import Bench
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, open_checkpoint
 from compression_gates.evals.checkpoints.findings import Severity
-from compression_gates.evals.data.items import DataSet, Prompt, Text
+from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.loading import load
 from compression_gates.evals.store.store import Store
 
 TEXTS = DataSet("texts", tuple(Text(f"Rufus lives in Merrin, number {i}.", i) for i in range(3)))
-PROMPTS = DataSet("prompts", (Prompt("Question: Where?", "there", 0),), {"max_new_tokens": 2})
+SHORT = ProtocolOverrides(max_new_tokens=2)
+PROMPTS = DataSet("prompts", (Prompt("Question: Where?", "there", 0),), SHORT)
 TEXT = dict(
     vocab_size=576, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
     num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=128,
@@ -109,7 +110,7 @@ def test_one_is_judged_against_a_copy_and_a_broken_one(build, folder_of, tmp_pat
     baseline = open_checkpoint(base)
     assert (baseline.kind, baseline.multimodal, baseline.context) == (CAUSAL, True, 128)
     bench = Bench(Store(tmp_path / "store"))
-    tasks = Tasks(text=TEXTS, answers=PROMPTS)
+    tasks = {"text": TEXTS, "answers": PROMPTS}
     drift = {}
     for path in (copy, broken):
         candidate = open_checkpoint(path)
@@ -120,7 +121,7 @@ def test_one_is_judged_against_a_copy_and_a_broken_one(build, folder_of, tmp_pat
         assert not used.of(Severity.FAILED)
         assert not used.not_compared
         assert scores.footprint["parameters"] > 0
-        drift[path] = scores.text.measurement["js"].mean()
+        drift[path] = scores["text"].measurement["js"].mean()
     assert drift[copy] == 0
     assert drift[broken] > 0
 

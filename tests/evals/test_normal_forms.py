@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.data.items import SQUAD, SYMBOLS, DataSet, Prompt, ProtocolOverrides
 from compression_gates.evals.data.rows import Place
 from compression_gates.evals.data.tables import Table, data_set
 from compression_gates.evals.metrics.answers import exact_match, f1, score_each
-from compression_gates.evals.metrics.normal_forms import SETTING, SYMBOLS, keeping_symbols, squad
+from compression_gates.evals.metrics.normal_forms import keeping_symbols, squad
 from tests.evals.test_metrics import scored
 
 DIFFERENT = [
@@ -82,23 +82,24 @@ def test_numbers_are_one_answer_only_where_they_are_one_number(one, other):
 
 
 @pytest.mark.parametrize(
-    ("columns", "how", "form"),
+    ("columns", "extract", "form"),
     [
-        ({"prompt": "q", "response": "a"}, {}, SYMBOLS),
-        ({"question": "q", "answers": "a"}, {}, SYMBOLS),
-        ({"question": "q", "answers": "a", "context": "c"}, {}, None),
-        ({"question": "q", "answers": "a", "context": "c"}, {"extract": "(-5)"}, SYMBOLS),
-        ({"document": "c", "summary": "a"}, {}, None),
+        ({"prompt": "q", "response": "a"}, None, SYMBOLS),
+        ({"question": "q", "answers": "a"}, None, SYMBOLS),
+        ({"question": "q", "answers": "a", "context": "c"}, None, SQUAD),
+        ({"question": "q", "answers": "a", "context": "c"}, "(-5)", SYMBOLS),
+        ({"document": "c", "summary": "a"}, None, SQUAD),
     ],
 )
-def test_only_questions_on_a_passage_are_in_squads_form(tmp_path, columns, how, form):
+def test_only_questions_on_a_passage_are_in_squads_form(tmp_path, columns, extract, form):
     (tmp_path / "rows.csv").write_text("q,a,c\nWhat is 2 - 7?,-5,Two less seven is -5.\n")
-    table = Table(Place(path=str(tmp_path / "rows.csv")), columns, how=how)
-    assert data_set("d", table).how.get(SETTING) == form
+    overrides = ProtocolOverrides(extract=extract)
+    table = Table(Place(path=str(tmp_path / "rows.csv")), columns, overrides=overrides)
+    assert data_set("d", table).normal_form == form
 
 
 def test_the_form_of_the_data_set_is_what_answers_are_compared_in():
     side = scored([Prompt("2 - 7 =", "-5", 0)], continuations=["5"])
     assert score_each(exact_match, side) == 1.0
-    data = DataSet("d", side.data.items, {SETTING: SYMBOLS})
+    data = DataSet("d", side.data.items, normal_form=SYMBOLS)
     assert score_each(exact_match, type(side)(data, side.measurement)) == 0.0

@@ -7,6 +7,7 @@ import pytest
 
 from compression_gates import evals
 from compression_gates.evals.store.provenance import code_version, source_version, unpacked_by
+from compression_gates.fixtures.suite.lab import OWN_FORMATS
 
 ROOM = Path(evals.__file__).parent
 
@@ -148,12 +149,11 @@ def test_a_form_depends_on_the_source_that_unpacks_it(causal_checkpoint, edited)
     import compression_gates.compression.checkpoint.packing
 
     plain = causal_checkpoint()
-    own = replace(plain, form="compression-gates")
-    formats = ("compression_gates.compression.checkpoint.own_format",)
+    own, formats = replace(plain, form="compression-gates"), OWN_FORMATS
     assert unpacked_by(plain, formats) == {}
     assert unpacked_by(replace(plain, form="compressed-tensors int-quantized"), formats) == {}
     before = fresh(unpacked_by, own, formats)
-    assert list(before) == list(formats)
+    assert list(before) == ["compression-gates"]
     edited(Path(compression_gates.compression.checkpoint.packing.__file__), "\nMORE = 1\n")
     assert fresh(unpacked_by, own, formats) != before
     adapter = replace(plain, form="lora on compression-gates", base=own)

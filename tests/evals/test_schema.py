@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
-from compression_gates.evals.scoring.protocols import ClassProtocol, protocol_of
 from compression_gates.evals.store.schema import BESIDE_BASELINE, SCHEMAS, check
+from compression_gates.evals.tasks import TASKS
 
 TEXT = {"protocol": {"task": "text"}, "reference": None}
 BESIDE = {"protocol": {"task": "text"}, "reference": {"model": "m"}}
@@ -115,10 +115,9 @@ def test_a_comparison_is_read():
 
 def test_every_task_has_a_schema(causal_checkpoint):
     assert set(BESIDE_BASELINE) < set(SCHEMAS)
-    assert ClassProtocol().describe()["task"] in SCHEMAS
-    for kind in ("classifier", "extractive", "causal"):
-        data = type("Data", (), {"how": {}})
-        assert protocol_of(kind, data)[0].describe()["task"] in SCHEMAS
+    for tasks in TASKS.values():
+        for task in tasks.values():
+            assert task.protocol().describe()["task"] in SCHEMAS
 
 
 def test_the_experts_of_a_mixture_may_be_counted():

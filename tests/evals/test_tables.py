@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression_gates.evals.data.items import Labelled, Prompt, Question, Text
+from compression_gates.evals.data.items import Labelled, Prompt, ProtocolOverrides, Question, Text
 from compression_gates.evals.data.rows import Place
 from compression_gates.evals.data.tables import Table, check_prompt, data_set, extracted, first_row
 from compression_gates.evals.errors import EvalError
@@ -151,7 +151,8 @@ def test_the_last_match_is_what_counts():
 
 def test_an_expected_answer_that_extract_finds_nothing_in_is_an_error(tmp_path):
     rows = [{"q": "1 + 1?", "a": "so #### 2"}, {"q": "1 + 2?", "a": "3"}]
-    made = table(tmp_path, rows, {"question": "q", "answers": "a"}, how={"extract": r"#### (\d+)"})
+    overrides = ProtocolOverrides(extract=r"#### (\d+)")
+    made = table(tmp_path, rows, {"question": "q", "answers": "a"}, overrides=overrides)
     with pytest.raises(EvalError, match="row 2: extract finds nothing in the answer '3'"):
         data_set("d", made)
 

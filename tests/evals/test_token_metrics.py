@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
 
-from compression_gates.evals.data.items import DROP, DataSet, Labelled, Text
+from compression_gates.evals.data.items import (
+    DROP,
+    NO_OVERRIDES,
+    DataSet,
+    Labelled,
+    ProtocolOverrides,
+    Text,
+)
 from compression_gates.evals.gates.gate import FAILED, Gate, verdict_of
 from compression_gates.evals.metrics.divergence import kl_from_baseline, kl_to_baseline
 from compression_gates.evals.metrics.perplexity import (
@@ -24,7 +31,10 @@ DOCUMENTS, TOKENS = 40, 8
 WORDS, BYTES = 200, 900
 
 
-def side(how=None, **arrays) -> Scored:
+CUT = ProtocolOverrides(tail=DROP)
+
+
+def side(overrides=NO_OVERRIDES, **arrays) -> Scored:
     """40 documents of 8 tokens, with the losses and divergences that are given."""
     document = np.repeat(np.arange(DOCUMENTS), TOKENS)
     base = {
@@ -35,7 +45,7 @@ def side(how=None, **arrays) -> Scored:
     }  # fmt: skip
     items = tuple(Text(f"t{i}", i) for i in range(DOCUMENTS))
     arrays = {name: np.asarray(values) for name, values in arrays.items()}
-    return Scored(DataSet("d", items, how or {}), Measurement(base | arrays, ORIGIN))
+    return Scored(DataSet("d", items, overrides), Measurement(base | arrays, ORIGIN))
 
 
 def draw(seed: int) -> np.ndarray:
@@ -69,7 +79,7 @@ def test_perplexity_per_word_and_byte_rises_as_the_ratio_of_both_says(metric, un
 
 
 def test_words_that_are_not_predicted_are_not_counted_on():
-    found = word_perplexity_drift(side({"tail": DROP}), side({"tail": DROP}))
+    found = word_perplexity_drift(side(CUT), side(CUT))
     assert found.not_judged == "the words that are predicted were not counted"
 
 

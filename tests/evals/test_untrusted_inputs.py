@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression_gates.evals.bench import Bench, Tasks
-from compression_gates.evals.data.items import DataSet, Prompt, Text, text_file
+from compression_gates.evals.bench import Bench
+from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text, text_file
 from compression_gates.evals.data.paths import expanded
 from compression_gates.evals.data.rows import Place, read_rows
 from compression_gates.evals.data.tables import Table, data_set
@@ -26,7 +26,7 @@ from compression_gates.evals.scoring import prompts
 from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.store.store import Store
 
-CHAT = DataSet("chat", (Prompt("Where?", "there", 0),), {"chat": True})
+CHAT = DataSet("chat", (Prompt("Where?", "there", 0),), ProtocolOverrides(chat=True))
 TEMPLATES = {
     "nothing": ("{% if false %}x{% endif %}", "it writes nothing"),
     "white space": ("{{ '\n' }}", "it writes nothing"),
@@ -217,7 +217,7 @@ def small_files(most: int):
 def test_a_disk_that_fills_up(causal_checkpoint, tmp_path, most):
     """First no room for a measurement, then for part of the table of predictions."""
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
-    tasks = Tasks(text=DataSet("texts", tuple(Text("a story of a " * 40, i) for i in range(4))))
+    tasks = {"text": DataSet("t", tuple(Text("a story of a " * 40, i) for i in range(4)))}
     bench = Bench(Store(tmp_path / "store"))
     with pytest.raises(EvalError) as caught, small_files(most):
         bench.scores(two, tasks, one)
@@ -225,4 +225,4 @@ def test_a_disk_that_fills_up(causal_checkpoint, tmp_path, most):
     assert "File too large" in str(caught.value)
     left = [file.name for file in (tmp_path / "store" / "measurements").iterdir()]
     assert not [name for name in left if "partial" in name]
-    assert bench.scores(two, tasks, one).text["js"].size
+    assert bench.scores(two, tasks, one)["text"]["js"].size

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.bench import Bench
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.checkpoints.readable import check_readable
 from compression_gates.evals.data.items import DataSet, Text
@@ -23,7 +23,7 @@ from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_json_file
 
 Mutate = Callable[[Random, bytes], bytes]
 TEXT = "The soup was good, and the cook was kind."
-TASKS = Tasks(text=DataSet("texts", (Text(TEXT, 0), Text(TEXT, 1))))
+TASKS = {"text": DataSet("texts", (Text(TEXT, 0), Text(TEXT, 1)))}
 OWN = """
 [data.passages]
 source = "passages"

@@ -6,7 +6,7 @@ import pytest
 
 from compression_gates.evals.checkpoints import chat
 from compression_gates.evals.checkpoints.findings import Severity
-from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides
 from compression_gates.evals.scoring import prompts
 
 TEMPLATE = (
@@ -307,7 +307,7 @@ class TestPlaces:
 def test_prompts_that_are_scored_as_a_chat(chats):
     text = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | replace('Lena', 'Rufus') }}")
     assert template(chats, text) == NO_CHAT_SHOWS_IT
-    asked = DataSet("asked", (Prompt("Who is Lena?", "Nobody.", 0),), {"chat": True})
+    asked = DataSet("asked", (Prompt("Who is Lena?", "Nobody.", 0),), ProtocolOverrides(chat=True))
     severity, text = chats.findings(asked)["chat template"]
     assert severity == Severity.REFUSED
     assert "'Who is Lena?' in asked" in text

@@ -20,7 +20,7 @@ from compression_gates.evals.checkpoints.compare import Sides
 from compression_gates.evals.checkpoints.configuration import compare
 from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.checkpoints.settings import same
-from compression_gates.evals.data.items import DataSet, Prompt, Text
+from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text
 from compression_gates.evals.errors import EvalError
 
 SMALL = {"vocab_size": 576, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -293,7 +293,7 @@ def test_prompts_that_are_continued_are_longer_than_their_text(found):
 
 
 def test_long_texts_that_are_read_in_short_windows(found):
-    data = DataSet("d", (Text("Rufus lives in Merrin. " * 40, 0),), {"context": 32})
+    data = DataSet("d", (Text("Rufus lives in Merrin. " * 40, 0),), ProtocolOverrides(context=32))
     [(_, text)] = found(*changed({**MISTRAL, "sliding_window": 64}, sliding_window=None), data=data)
     assert text.endswith("these texts are read 32 tokens at a time, so no score can show it")
 

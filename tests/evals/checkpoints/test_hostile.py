@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.bench import Bench
 from compression_gates.evals.checkpoints import description, tokenizer_trial
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint, open_checkpoint
 from compression_gates.evals.checkpoints.description import check_description
@@ -81,7 +81,7 @@ def test_layers_are_counted_before_a_class_lists_them(causal_checkpoint, tmp_pat
     baseline, broken = causal_checkpoint("one"), as_qwen(causal_checkpoint("two", seed=1))
     part = "num_hidden_layers = 2147483647, but the weights are"
     told(lambda: load_tokenizer(broken), part)
-    bench, tasks = Bench(Store(tmp_path)), Tasks(text=TEXTS)
+    bench, tasks = Bench(Store(tmp_path)), {"text": TEXTS}
     told(lambda: bench.compare(baseline, broken, tasks), part)
     told(lambda: bench.compare(broken, baseline, tasks), part)
 
@@ -231,10 +231,10 @@ def test_a_tokenizer_that_fails_ends_no_session(causal_checkpoint, tmp_path, mon
     healthy = causal_checkpoint("three", seed=2)
     edit(broken, "tokenizer.json", TOKENIZERS[name])
     broken = open_checkpoint(broken.path)
-    bench, tasks = Bench(Store(tmp_path)), Tasks(text=TEXTS)
+    bench, tasks = Bench(Store(tmp_path)), {"text": TEXTS}
     told(lambda: bench.compare(baseline, broken, tasks), "does not encode the data: ")
     assert not bench.compare(baseline, healthy, tasks).findings
-    assert bench.scores(healthy, tasks, baseline).text["js"].size
+    assert bench.scores(healthy, tasks, baseline)["text"]["js"].size
 
 
 def test_a_tokenizer_that_never_ends_is_killed(causal_checkpoint, monkeypatch, tmp_path):

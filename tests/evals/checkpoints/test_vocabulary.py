@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compression_gates.evals.bench import Bench, Tasks
+from compression_gates.evals.bench import Bench
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.data.items import DataSet, Text
@@ -47,11 +47,11 @@ def test_rows_beyond_the_tokens_are_no_divergence(copies, tmp_path, monkeypatch,
     resize(made, rows)
     one, two = map(open_checkpoint, (made.base, made.candidate))
     bench = Bench(Store(tmp_path / "store"))
-    text = bench.scores(two, Tasks(text=DATA), one).text
+    text = bench.scores(two, {"text": DATA}, one)["text"]
     assert text["js"].max() < 1e-12
     assert text["agree"].all()
     assert int(text["vocabulary"]) == rows
-    usual = bench.scores(one, Tasks(text=DATA)).text
+    usual = bench.scores(one, {"text": DATA})["text"]
     assert text["nll"].mean() == pytest.approx(usual["nll"].mean(), rel=1e-3)
 
 
@@ -67,7 +67,7 @@ def test_shared_rows_are_renormalized_on_both_sides(copies, tmp_path):
     weights["model.norm.weight"] *= 0.7
     save_file(weights, file, metadata={"format": "pt"})
     one, two = map(open_checkpoint, (made.base, made.candidate))
-    found = Bench(Store(tmp_path / "store")).scores(two, Tasks(text=DATA), one).text
+    found = Bench(Store(tmp_path / "store")).scores(two, {"text": DATA}, one)["text"]
     tokenizer = AutoTokenizer.from_pretrained(made.base)
     sides = [AutoModelForCausalLM.from_pretrained(place) for place in (made.base, made.candidate)]
     expected, likelihood = [], []
@@ -94,11 +94,11 @@ def test_rows_that_take_the_place_of_tokens_count_against_the_candidate(copies, 
     one, two = map(open_checkpoint, (made.base, made.candidate))
     bench = Bench(Store(tmp_path / "store"))
     found, usual = (
-        bench.scores(two, Tasks(text=DATA), one).text,
-        bench.scores(one, Tasks(text=DATA)),
+        bench.scores(two, {"text": DATA}, one)["text"],
+        bench.scores(one, {"text": DATA}),
     )
     assert not found["agree"].all()
-    assert found["nll"].mean() > usual.text["nll"].mean() + 0.5
+    assert found["nll"].mean() > usual["text"]["nll"].mean() + 0.5
 
 
 def unused(described):

@@ -1,9 +1,17 @@
-"""What columns are by their names."""
+"""Shapes are recognised by the names of columns."""
 
 import pytest
 
-from compression_gates.evals.data.columns import columns_of, recognised
-from compression_gates.evals.data.tables import BARE, LABELLED, PROMPT, QUESTION, SUMMARY, TEXT
+from compression_gates.evals.data.shapes import (
+    BARE,
+    LABELLED,
+    PROMPT,
+    QUESTION,
+    SUMMARY,
+    TEXT,
+    columns_of,
+    recognised,
+)
 from compression_gates.evals.errors import EvalError
 
 
@@ -45,5 +53,5 @@ def test_what_is_there_and_what_was_looked_for_is_told():
     with pytest.raises(EvalError) as caught:
         columns_of("--questions q.csv", ["q", "a"], [QUESTION])
     assert str(caught.value) == (
-        "--questions q.csv: there are columns q, a; looked for question and answers/answer"
+        "--questions q.csv: the columns are q, a; expected question and answers/answer"
     )
