@@ -14,7 +14,7 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.layers import selected_layers
-from compression_gates.compression.pruning.patterns import lowest
+from compression_gates.compression.pruning.patterns import lowest_mask
 from compression_gates.compression.recipe import Step
 from compression_gates.compression.structured.coupling import Coupling
 from compression_gates.compression.structured.cutting import Cut
@@ -84,7 +84,7 @@ def gone(units: int, sparsity: float) -> int:
 
 def kept_units(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     """The units that stay, in their order; of equal scores the first go."""
-    mask = lowest(scores, gone(len(scores), sparsity))
+    mask = lowest_mask(scores, gone(len(scores), sparsity))
     return (~mask).nonzero().flatten()
 
 
