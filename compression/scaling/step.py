@@ -16,7 +16,7 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.layers import selected_layers
-from compression_gates.compression.quantization.grids import groups_of
+from compression_gates.compression.quantization.grids import group_count
 from compression_gates.compression.recipe import Step
 from compression_gates.compression.scaling.pairs import ScalingPair, find_pairs, write
 
@@ -26,7 +26,7 @@ def check(model: PreTrainedModel, step: Step) -> None:
     layers = selected_layers(model, step)
     for name, layer in layers.items():
         with naming(name):
-            groups_of(layer.in_features, step.settings.get("group"))
+            group_count(layer.in_features, step.settings.get("group"))
     left: dict[str, list[ScalingPair]] = {}
     for pair, reason in find_pairs(model, layers):
         if reason is None:

@@ -107,7 +107,7 @@ def test_rounding_that_leaves_its_grid_is_an_error(tiny_llama, monkeypatch):
     monkeypatch.setattr(
         "compression_gates.compression.quantization.nearest.round_to_nearest", wrong
     )
-    with pytest.raises(CompressionError, match="a code is outside of 8 bits"):
+    with pytest.raises(CompressionError, match="a code is outside the range of 8 bits"):
         apply(tiny_llama, "rtn-int8")
 
 
