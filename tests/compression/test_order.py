@@ -115,7 +115,7 @@ def test_movement_goes_before_a_smaller_model(tiny_llama, batches):
 
 @pytest.mark.parametrize(
     ("text", "note"),
-    [("bitmask", "no layer has zeros enough"), ("awq-int4", "prepares a quantization, and none"),
+    [("bitmask", "no layer has zeros enough"), ("awq-int4", "no quantization step follows"),
      ("ffn-100", "keeps one of its 48 units")],
 )  # fmt: skip
 def test_a_step_that_changes_nothing_says_so(tiny_llama, batches, text, note):
