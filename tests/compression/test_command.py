@@ -318,7 +318,7 @@ def _raises(*args, **kwargs):
         ("sparsegpt-50", "pruning.sparsegpt.inverse_factor", "layer bert.encoder"),
         ("wanda-50", "transformers.models.bert.modeling_bert.BertOutput.forward",
          "layer bert.encoder.layer.0"),
-        ("heads-50", "structured.scores._magnitude", "layer bert.encoder"),
+        ("heads-50", "structured.importance._consumer_squares", "layer bert.encoder"),
         ("awq-int4", "scaling.awq.search", "layer bert.encoder"),
         ("smoothquant", "scaling.smoothquant.smoothing_scales", "layer bert.encoder"),
     ],
