@@ -9,7 +9,7 @@ The function of a method is ``distill(compressed, step, batches) -> None``. It t
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -150,7 +150,7 @@ class DistillationLoss:
         with torch.no_grad():
             teacher = self._outputs(self.teacher, inputs)
         student = self._outputs(self.student, inputs)
-        mask = _mask(batch, seq2seq)
+        mask, count = _mask(batch, seq2seq), len(self.layer_pairs)
         losses: dict[str, Callable[[], Tensor]] = {
             "labels": lambda: task_loss(
                 self.student, _labelled(self.student, batch, teacher.logits), student.logits
@@ -159,16 +159,9 @@ class DistillationLoss:
                 student.logits, teacher.logits, self.temperature, mask
             ),
             # FitNets (Romero et al. 2014, section 2.2) compares the middle layers.
-            "feature": lambda: self._hidden_loss(
-                len(self.layer_pairs) // 2, student, teacher, mask
-            ),
+            "feature": lambda: self._hidden_loss(student, teacher, mask, [count // 2]),
             # TinyBERT (Jiao et al. 2019, equations 8 and 9) compares the embeddings and all layers.
-            "layerwise": lambda: torch.stack(
-                [
-                    self._hidden_loss(index, student, teacher, mask)
-                    for index in range(len(self.layer_pairs))
-                ]
-            ).mean(),
+            "layerwise": lambda: self._hidden_loss(student, teacher, mask, range(count)),
             "attention": lambda: self._attention_loss(student, teacher, mask),
             "relations": lambda: _relation_loss(student.attention[-1], teacher.attention[-1], mask),
         }
@@ -181,31 +174,29 @@ class DistillationLoss:
             output = model(**inputs, output_hidden_states=self.uses_hidden)
         if self.uses_attention and len(attention) != depth_of(model):
             raise RecipeError(
-                f"distill: {type(model).__name__} has {depth_of(model)} layers, but "
-                f"{len(attention)} attention calls were recorded; leave out the losses attention "
-                "and relations"
+                f"distill: {len(attention)} attention calls were recorded in {depth_of(model)} "
+                f"layers of {type(model).__name__}; leave out the losses attention and relations"
             )
         hidden = output.get("hidden_states") or output.get("decoder_hidden_states")
         return _Outputs(output.logits, hidden, attention)
 
     def _hidden_loss(
-        self, index: int, student: _Outputs, teacher: _Outputs, mask: Tensor | None
+        self, student: _Outputs, teacher: _Outputs, mask: Tensor | None, indices: Iterable[int]
     ) -> Tensor:
-        """Return the feature loss of one pair of layers."""
-        own, other = self.layer_pairs[index]
-        projected = self.projections[index](student.hidden[own].float())
-        return feature_loss(projected, teacher.hidden[other], mask)
+        """Return the mean feature loss over some pairs of layers."""
+        losses = []
+        for index in indices:
+            own, other = self.layer_pairs[index]
+            projected = self.projections[index](student.hidden[own].float())
+            losses.append(feature_loss(projected, teacher.hidden[other], mask))
+        return torch.stack(losses).mean()
 
     def _attention_loss(self, student: _Outputs, teacher: _Outputs, mask: Tensor | None) -> Tensor:
         """Return the mean attention loss over all pairs of layers."""
-        losses = [
-            attention_loss(
-                student.attention[own - 1].probabilities,
-                teacher.attention[other - 1].probabilities,
-                mask,
-            )
-            for own, other in self.layer_pairs[1:]
-        ]
+        losses = []
+        for own, other in self.layer_pairs[1:]:
+            maps = student.attention[own - 1], teacher.attention[other - 1]
+            losses.append(attention_loss(*(m.probabilities for m in maps), mask))
         return torch.stack(losses).mean()
 
 

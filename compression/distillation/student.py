@@ -109,8 +109,8 @@ def _origins(teacher: PreTrainedModel, student: PreTrainedModel, layers: int) ->
             )
         if sources[origin].shape != target.shape:
             raise RecipeError(
-                f"distill: {name} of a student of {layers} layers has another shape than {origin} "
-                "of the teacher; choose another number of layers"
+                f"distill: {name} of a student of {layers} layers has another shape than the "
+                f"teacher's {origin}; choose another number of layers"
             )
         origins[name] = origin
     return origins

@@ -1,7 +1,8 @@
 """Runs a low-rank step.
 
-The function of a method is ``factors(weight, step, statistics) -> (first, second)``. The statistics
-of the layer's inputs, including their products, are None if the method does not calibrate.
+The function of a method is ``factors(weight, step, moments) -> (first, second)``. ``moments`` are
+the statistics of the layer's inputs, including their products, or None if the method does not
+calibrate.
 """
 
 from collections.abc import Sequence
@@ -50,20 +51,20 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
         blocks = visit_blocks(model, layers, batches, with_products=True, desc=step.name)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for block in blocks:
-        for name, statistics in block.items():
+        for name, moments in block.items():
             with naming(name):
-                factors[name] = _factors(layers[name], step, statistics)
+                factors[name] = _factors(layers[name], step, moments)
     for name, (first, second) in factors.items():
         _replace(compressed, layers[name], first, second)
 
 
-def _factors(layer: Layer, step: Step, statistics: InputStatistics | None) -> tuple[Tensor, Tensor]:
+def _factors(layer: Layer, step: Step, moments: InputStatistics | None) -> tuple[Tensor, Tensor]:
     """Return the factors of a layer.
 
     Their product is written to the layer, so that later blocks are calibrated with its outputs.
     """
     weight = layer.weight
-    first, second = step.entry.implementation(weight, step, statistics)
+    first, second = step.entry.implementation(weight, step, moments)
     if is_smaller(len(first), *weight.shape):
         weight.copy_(second @ first)
     return first, second

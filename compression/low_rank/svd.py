@@ -25,14 +25,14 @@ DAMPING_TRIES = 5
 """Number of attempts, each with ten times the damping of the one before."""
 
 
-def svd(weight: Tensor, step: Step, statistics: None = None) -> tuple[Tensor, Tensor]:
+def svd(weight: Tensor, step: Step, moments: None = None) -> tuple[Tensor, Tensor]:
     """Return the factors of :func:`factorise` with the step's settings, by truncated SVD."""
     return factorise(weight, step["ratio"], step["energy"])
 
 
-def svdllm(weight: Tensor, step: Step, statistics: InputStatistics) -> tuple[Tensor, Tensor]:
+def svdllm(weight: Tensor, step: Step, moments: InputStatistics) -> tuple[Tensor, Tensor]:
     """Return the factors of :func:`factorise` with the step's settings, by SVD-LLM."""
-    return factorise(weight, step["ratio"], step["energy"], statistics.products)
+    return factorise(weight, step["ratio"], step["energy"], moments.products)
 
 
 def rank_of(

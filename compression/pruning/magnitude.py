@@ -6,16 +6,9 @@ a row or over the whole model::
     S_ij = |W_ij|
 """
 
-from collections.abc import Mapping, Sequence
-
 from torch import Tensor
 
-from compression_gates.compression.compressed import Compressed
-from compression_gates.compression.model.capture import Batch
-from compression_gates.compression.model.layers import Layer
-from compression_gates.compression.pruning.masks import Scores, apply_masks, masks_by_score
-from compression_gates.compression.pruning.patterns import Pattern
-from compression_gates.compression.recipe import Step
+from compression_gates.compression.pruning.masks import PruningTask, Scores, prune_lowest
 
 
 def magnitude_scores(weight: Tensor) -> Tensor:
@@ -23,16 +16,10 @@ def magnitude_scores(weight: Tensor) -> Tensor:
     return weight.float().abs()
 
 
-def prune(
-    compressed: Compressed,
-    layers: Mapping[str, Layer],
-    patterns: Mapping[str, Pattern],
-    step: Step,
-    batches: Sequence[Batch],
-) -> None:
-    """Prune ``layers`` in place; ``batches`` are not used."""
+def prune(task: PruningTask) -> None:
+    """Prune the layers of a task in place, without calibration data."""
 
     def scores(name: str) -> Scores:
-        return magnitude_scores(layers[name].weight.detach()), None
+        return magnitude_scores(task.layers[name].weight.detach()), None
 
-    apply_masks(layers, masks_by_score(scores, layers, patterns, step["scope"]))
+    prune_lowest(task, scores)

@@ -1,11 +1,15 @@
-"""Selects the weights to prune by their scores, and writes pruned weights back."""
+"""The layers to prune, masks from the scores of their weights, and writing pruned weights."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError, naming
+from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.layers import Layer, stack_of
 from compression_gates.compression.pruning.patterns import (
     NofM,
@@ -14,9 +18,58 @@ from compression_gates.compression.pruning.patterns import (
     global_masks,
     prune_mask,
 )
+from compression_gates.compression.recipe import Step
+
+
+@dataclass(frozen=True)
+class PruningTask:
+    """The arguments of a pruning method.
+
+    Attributes:
+        compressed: the model and the record of its compression.
+        layers: the layers to prune, by name.
+        patterns: how many weights to prune, by layer.
+        step: the step, with its settings.
+        batches: the calibration or training data; empty for methods without data.
+    """
+
+    compressed: Compressed
+    layers: Mapping[str, Layer]
+    patterns: Mapping[str, Pattern]
+    step: Step
+    batches: Sequence[Batch]
+
 
 Scores = tuple[Tensor, Tensor | None]
 """The scores of a layer's weights, and a second score that breaks ties, or None."""
+
+
+def calibrated_layers(
+    task: PruningTask, with_products: bool
+) -> Iterator[tuple[str, Layer, InputStatistics]]:
+    """Yield the name of each layer, the layer, and the statistics of its inputs.
+
+    Blocks are visited in their order, so that the inputs are those of the model with the layers
+    pruned so far.
+
+    Raises:
+        CompressionError: the calibration failed.
+    """
+    model, desc = task.compressed.model, task.step.name
+    for block in visit_blocks(model, task.layers, task.batches, with_products, desc):
+        for name, moments in block.items():
+            yield name, task.layers[name], moments
+
+
+def prune_lowest(task: PruningTask, scores: Callable[[str], Scores]) -> None:
+    """Set the weights with the lowest scores in the step's scope to zero.
+
+    Args:
+        task: the layers, their patterns, and a step with the setting ``scope``.
+        scores: returns the scores of a layer by its name.
+    """
+    scope = task.step["scope"]
+    apply_masks(task.layers, masks_by_score(scores, task.layers, task.patterns, scope))
 
 
 def masks_by_score(

@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.model.capture import Batch, without_cache
 from compression_gates.compression.model.gradients import inputs_of, is_seq2seq, task_loss
 from compression_gates.compression.model.layers import Layer
 from compression_gates.compression.model.training import ParameterGroup, fit
 from compression_gates.compression.pruning.magnitude import magnitude_scores
-from compression_gates.compression.pruning.masks import apply_masks, layer_view
+from compression_gates.compression.pruning.masks import PruningTask, apply_masks, layer_view
 from compression_gates.compression.pruning.patterns import (
-    Pattern,
     Unstructured,
     global_masks,
     lowest_mask,
@@ -169,17 +167,13 @@ def _final_masks(
     return {name: layer_view(layers[name], mask) for name, mask in masks.items()}
 
 
-def prune(
-    compressed: Compressed,
-    layers: Mapping[str, Layer],
-    patterns: Mapping[str, Pattern],
-    step: Step,
-    batches: Sequence[Batch],
-) -> None:
-    """Fine-tune the model and prune ``layers`` in place; zeros of earlier steps are preserved.
+def prune(task: PruningTask) -> None:
+    """Fine-tune the model and prune the layers of a task in place; earlier zeros are preserved.
 
     Raises:
         CompressionError: there is no batch, or the loss is not finite.
     """
-    keep_zeros = compressed.zeros_keeper(compressed.model)
-    apply_masks(layers, movement(compressed.model, layers, batches, step, keep_zeros).items())
+    model = task.compressed.model
+    keep_zeros = task.compressed.zeros_keeper(model)
+    masks = movement(model, task.layers, task.batches, task.step, keep_zeros)
+    apply_masks(task.layers, masks.items())

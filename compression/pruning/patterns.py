@@ -127,10 +127,10 @@ def prune_mask(
     pattern.check(scores.shape[-1])
     if isinstance(pattern, NofM):
         return pattern.mask(scores, tie_break)
-    if per_row:
-        return lowest_mask(scores, pattern.count(scores.shape[-1]), tie_break)
-    ties = None if tie_break is None else tie_break.flatten()
-    return lowest_mask(scores.flatten(), pattern.count(scores.numel()), ties).view_as(scores)
+    shape = scores.shape if per_row else (-1,)
+    compared = scores.reshape(shape)
+    ties = None if tie_break is None else tie_break.reshape(shape)
+    return lowest_mask(compared, pattern.count(compared.shape[-1]), ties).view_as(scores)
 
 
 def global_masks(
@@ -162,14 +162,9 @@ def global_masks(
     left = count - sum(int(mask.sum()) for mask in masks.values())
     if left:
         tied = {name: part == low for name, part in bits.items()}
-        ties = torch.cat(
-            [
-                torch.zeros(int(tied[name].sum()), device=tied[name].device)
-                if tie_break is None
-                else tie_break[name][tied[name]]
-                for name in tied
-            ]
-        )
+        # Without a tie break, the equal scores themselves leave the decision to the position.
+        values = scores if tie_break is None else tie_break
+        ties = torch.cat([values[name][where] for name, where in tied.items()])
         chosen = lowest_mask(ties, left).split([int(mask.sum()) for mask in tied.values()])
         for (name, where), part in zip(tied.items(), chosen, strict=True):
             masks[name][where] = part

@@ -14,22 +14,20 @@ The mask is chosen for one block of columns, or for one N:M group, at a time, fr
 include the updates of all earlier columns.
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.calibration.driver import InputStatistics
 from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor, output_error
-from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import naming
-from compression_gates.compression.model.capture import Batch
-from compression_gates.compression.model.layers import Layer
 from compression_gates.compression.pruning.magnitude import magnitude_scores
-from compression_gates.compression.pruning.masks import write_pruned
+from compression_gates.compression.pruning.masks import (
+    PruningTask,
+    calibrated_layers,
+    write_pruned,
+)
 from compression_gates.compression.pruning.patterns import NofM, Pattern, lowest_mask, prune_mask
 from compression_gates.compression.pruning.wanda import wanda
-from compression_gates.compression.recipe import Step
 
 BLOCK = 128
 """Number of columns whose mask is chosen together (B_s in the paper)."""
@@ -49,7 +47,7 @@ def sparsegpt(
 
     Raises:
         RecipeError: the pattern does not fit the number of columns.
-        CompressionError: the Hessian is zero or cannot be factorized.
+        CompressionError: the Hessian is zero or cannot be factorised.
     """
     pattern.check(weight.shape[1])
     rows, columns = weight.shape
@@ -84,39 +82,31 @@ def sparsegpt(
     return result.to(weight.dtype)
 
 
-def prune(
-    compressed: Compressed,
-    layers: Mapping[str, Layer],
-    patterns: Mapping[str, Pattern],
-    step: Step,
-    batches: Sequence[Batch],
-) -> None:
-    """Prune ``layers`` in place, block by block, on the outputs of the pruned earlier blocks.
+def prune(task: PruningTask) -> None:
+    """Prune the layers of a task in place, on the outputs of the earlier pruned blocks.
 
     The algorithm is greedy, so a layer is pruned by magnitude where that leaves a smaller output
     error. An expert without calibration tokens has no Hessian and is pruned by magnitude too.
 
     Raises:
-        CompressionError: see :func:`~compression_gates.compression.calibration.driver.visit_blocks`
-            and :func:`~compression_gates.compression.pruning.masks.write_pruned`; or a Hessian
-            cannot be factorized.
+        CompressionError: the calibration failed, a Hessian cannot be factorised, or a result is not
+            as requested.
     """
-    for block in visit_blocks(compressed.model, layers, batches, True, desc=step.name):
-        for name, statistics in block.items():
-            weight, pattern = layers[name].weight.detach(), patterns[name]
-            with naming(name):
-                after = _least_error(weight, statistics, pattern, step["damping"])
-            write_pruned(name, layers[name], after, pattern, per_row=False, corrected=True)
+    for name, layer, moments in calibrated_layers(task, with_products=True):
+        weight, pattern = layer.weight.detach(), task.patterns[name]
+        with naming(name):
+            after = _least_error(weight, moments, pattern, task.step["damping"])
+        write_pruned(name, layer, after, pattern, per_row=False, corrected=True)
 
 
 def _least_error(
-    weight: Tensor, statistics: InputStatistics, pattern: Pattern, damping: float
+    weight: Tensor, moments: InputStatistics, pattern: Pattern, damping: float
 ) -> Tensor:
     """Return ``weight`` pruned by SparseGPT or by magnitude, whichever has less output error."""
-    if not statistics.tokens:
-        return wanda(weight, statistics.norm, pattern)
+    if not moments.tokens:
+        return wanda(weight, moments.norm, pattern)
     mask = prune_mask(magnitude_scores(weight), pattern, per_row=False)
-    hessian = statistics.hessian
+    hessian = moments.hessian
     candidates = (
         sparsegpt(weight, hessian, pattern, damping=damping),
         weight.masked_fill(mask, 0.0),

@@ -1,8 +1,7 @@
 """Runs a pruning step.
 
-The function of a method is ``prune(compressed, layers, patterns, step, batches) -> None``. It sets
-weights of ``layers`` to zero in place, as many as ``patterns`` request. Both are mappings by layer
-name.
+The function of a method is ``prune(task) -> None``. It sets weights of the layers of the
+:class:`~compression_gates.compression.pruning.masks.PruningTask` to zero in place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from compression_gates.compression.model.layers import (
     selected_layers,
 )
 from compression_gates.compression.model.tracing import select_reached
+from compression_gates.compression.pruning.masks import PruningTask
 from compression_gates.compression.pruning.owl import owl_sparsities
 from compression_gates.compression.pruning.patterns import NofM, Pattern, Unstructured
 from compression_gates.compression.recipe import Step, needs_data, trains
@@ -74,7 +74,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     patterns = dict.fromkeys(layers, pattern_of(step))
     if step.settings.get("allocation") == "owl":
         patterns = _owl_patterns(model, layers, step, batches)
-    step.entry.implementation(compressed, layers, patterns, step, batches)
+    step.entry.implementation(PruningTask(compressed, layers, patterns, step, batches))
     compressed.pruned |= patterns
 
 

@@ -8,19 +8,16 @@ tokens. Scores are compared within each output row::
 The remaining weights are not updated.
 """
 
-from collections.abc import Mapping, Sequence
-
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import visit_blocks
-from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import naming
-from compression_gates.compression.model.capture import Batch
-from compression_gates.compression.model.layers import Layer
 from compression_gates.compression.pruning.magnitude import magnitude_scores
-from compression_gates.compression.pruning.masks import write_pruned
+from compression_gates.compression.pruning.masks import (
+    PruningTask,
+    calibrated_layers,
+    write_pruned,
+)
 from compression_gates.compression.pruning.patterns import Pattern, prune_mask
-from compression_gates.compression.recipe import Step
 
 
 def wanda_scores(weight: Tensor, input_norm: Tensor) -> Tensor:
@@ -52,23 +49,15 @@ def wanda(weight: Tensor, input_norm: Tensor, pattern: Pattern) -> Tensor:
     return weight.masked_fill(mask, 0.0)
 
 
-def prune(
-    compressed: Compressed,
-    layers: Mapping[str, Layer],
-    patterns: Mapping[str, Pattern],
-    step: Step,
-    batches: Sequence[Batch],
-) -> None:
-    """Prune ``layers`` in place, block by block, on the outputs of the pruned earlier blocks.
+def prune(task: PruningTask) -> None:
+    """Prune the layers of a task in place, on the outputs of the earlier pruned blocks.
 
     An expert without calibration tokens has input norms of zero and is pruned by magnitude.
 
     Raises:
-        CompressionError: see :func:`~compression_gates.compression.calibration.driver.visit_blocks`
-            and :func:`~compression_gates.compression.pruning.masks.write_pruned`.
+        CompressionError: the calibration failed, or a result is not as requested.
     """
-    for block in visit_blocks(compressed.model, layers, batches, False, desc=step.name):
-        for name, statistics in block.items():
-            with naming(name):
-                after = wanda(layers[name].weight.detach(), statistics.norm, patterns[name])
-            write_pruned(name, layers[name], after, patterns[name], per_row=True)
+    for name, layer, moments in calibrated_layers(task, with_products=False):
+        with naming(name):
+            after = wanda(layer.weight.detach(), moments.norm, task.patterns[name])
+        write_pruned(name, layer, after, task.patterns[name], per_row=True)

@@ -22,7 +22,7 @@ LEVELS = 255
 INT8, FLOAT8 = "int8", "float8"
 
 
-def activation_format(grid: Grid) -> str:
+def input_format(grid: Grid) -> str:
     """Return the format to which inputs are rounded when the weights are on ``grid``."""
     return FLOAT8 if isinstance(grid, Float8) else INT8
 

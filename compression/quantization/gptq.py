@@ -25,9 +25,7 @@ BLOCK = 128
 """Number of columns after which the rest of the matrix is updated (B in the paper)."""
 
 
-def quantize(
-    weight: Tensor, step: Step, statistics: InputStatistics, keep_zeros: bool
-) -> Quantized:
+def quantize(weight: Tensor, step: Step, moments: InputStatistics, keep_zeros: bool) -> Quantized:
     """Return ``weight`` ``(rows, columns)`` quantized with the step's settings.
 
     The algorithm is greedy, so the result is rounded to nearest where that leaves a smaller output
@@ -35,12 +33,12 @@ def quantize(
 
     Raises:
         RecipeError: the width is not a multiple of the group size.
-        CompressionError: the Hessian cannot be factorized.
+        CompressionError: the Hessian cannot be factorised.
     """
     nearest = rtn(weight, step)
-    if not statistics.tokens:
+    if not moments.tokens:
         return nearest
-    hessian = statistics.hessian
+    hessian = moments.hessian
     grid = Uniform(step["bits"], step["symmetric"])
     solved = gptq(
         weight, hessian, grid, step["group"], step["act_order"], keep_zeros, step["damping"]
@@ -76,7 +74,7 @@ def gptq(
 
     Raises:
         RecipeError: the width is not a multiple of the group size.
-        CompressionError: the Hessian is zero or cannot be factorized.
+        CompressionError: the Hessian is zero or cannot be factorised.
     """
     rows, columns = weight.shape
     count = group_count(columns, group)

@@ -216,9 +216,9 @@ def round_to_nearest(
         RecipeError: the width is not a multiple of the group size.
     """
     if per_tensor:
-        scales, zeros = grid.fit(weight.reshape(1, -1))
-        return Quantized(grid, grid.encode(weight, scales, zeros), scales, zeros)
-    parts = weight.unflatten(1, (group_count(weight.shape[1], group), -1))
+        parts = weight.reshape(1, 1, -1)
+    else:
+        parts = weight.unflatten(1, (group_count(weight.shape[1], group), -1))
     scales, zeros = grid.fit(parts)
-    codes = grid.encode(parts, scales, zeros).flatten(1)
+    codes = grid.encode(parts, scales, zeros).view_as(weight)
     return Quantized(grid, codes, scales.squeeze(-1), None if zeros is None else zeros.squeeze(-1))

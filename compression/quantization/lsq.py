@@ -31,9 +31,7 @@ LEARNING_RATE = 1e-2
 """Learning rate of Adam for the factor between a step size and its initial value."""
 
 
-def quantize(
-    weight: Tensor, step: Step, statistics: InputStatistics, keep_zeros: bool
-) -> Quantized:
+def quantize(weight: Tensor, step: Step, moments: InputStatistics, keep_zeros: bool) -> Quantized:
     """Return ``weight`` ``(rows, columns)`` quantized with the step's settings.
 
     Zeros are on the grid and remain zero. A weight that no token reached is rounded to nearest.
@@ -41,11 +39,9 @@ def quantize(
     Raises:
         RecipeError: the width is not a multiple of the group size.
     """
-    if not statistics.tokens:
+    if not moments.tokens:
         return rtn(weight, step)
-    return learned_steps(
-        weight, statistics.hessian, step["bits"], step["group"], step["iterations"]
-    )
+    return learned_steps(weight, moments.hessian, step["bits"], step["group"], step["iterations"])
 
 
 class _Rounding(torch.autograd.Function):

@@ -1,10 +1,10 @@
 """Runs a quantization step.
 
-The function of a method is ``quantize(weight, step, statistics, keep_zeros) -> Quantized``:
+The function of a method is ``quantize(weight, step, moments, keep_zeros) -> Quantized``:
 
 - ``weight`` is ``(rows, columns)``;
 - ``step`` has the settings;
-- ``statistics`` are those of the layer's inputs, including their products, if the method
+- ``moments`` are the statistics of the layer's inputs, including their products, if the method
   calibrates, otherwise None. An expert that no calibration token reached has zero ``tokens``;
 - ``keep_zeros`` is whether weights that are zero must remain zero.
 """
@@ -28,7 +28,7 @@ from compression_gates.compression.model.layers import (
 )
 from compression_gates.compression.model.tracing import select_reached
 from compression_gates.compression.quantization.activations import (
-    activation_format,
+    input_format,
     round_inputs_of,
 )
 from compression_gates.compression.quantization.grids import group_count
@@ -84,16 +84,16 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     if calibrates(step):
         blocks = visit_blocks(model, layers, batches, with_products=True, desc=step.name)
     for block in blocks:
-        for name, statistics in block.items():
-            _quantize(compressed, name, layers[name], step, statistics)
+        for name, moments in block.items():
+            _quantize(compressed, name, layers[name], step, moments)
 
 
 def _quantize(
-    compressed: Compressed, name: str, layer: Layer, step: Step, statistics: InputStatistics | None
+    compressed: Compressed, name: str, layer: Layer, step: Step, moments: InputStatistics | None
 ) -> None:
     zeros = layer.weight == 0 if name in compressed.pruned else None
     with naming(name):
-        quantized = step.entry.implementation(layer.weight, step, statistics, zeros is not None)
+        quantized = step.entry.implementation(layer.weight, step, moments, zeros is not None)
     after = quantized.dequantized()
     if not after.isfinite().all():
         raise CompressionError(f"layer {name}: quantization left weights that are not finite")
@@ -107,4 +107,4 @@ def _quantize(
     compressed.quantized[name] = replace(quantized, activations=activations)
     if activations:
         # Registered here so that later blocks are calibrated with rounded inputs.
-        round_inputs_of(layer.module, activation_format(grid))
+        round_inputs_of(layer.module, input_format(grid))
