@@ -135,14 +135,14 @@ def test_input_without_a_channel_has_column_scale_one(random_model):
     assert columns.sum() == 2 * len(columns) - 1
 
 
-def test_a_norm_that_also_feeds_the_residual_is_unusable(random_model):
+def test_norm_that_feeds_the_residual_is_unusable(random_model):
     reasons = unusable(random_model("bert"))
     norms = {name: why for name, why in reasons.items() if "LayerNorm" in name.split(" -> ")[0]}
     assert len(norms) == 4
     assert set(norms.values()) == {"scaling it would change the outputs of the model"}
 
 
-def test_a_tied_head_is_unusable(random_model):
+def test_tied_head_is_unusable(random_model):
     model = random_model("llama")
     reasons = unusable(model, all_layers(model))
     assert reasons == {"model.norm -> lm_head": "one of its weights is shared with another module"}
@@ -159,7 +159,7 @@ def test_layers_that_share_a_weight_are_unusable(random_model):
     }  # fmt: skip
 
 
-def test_a_block_with_a_layer_that_was_not_reached_is_unusable(random_model):
+def test_block_with_an_unreached_layer_is_unusable(random_model):
     model = random_model("llama")
     model.model.layers[0].mlp.another = nn.Linear(32, 48).double()
     reasons = unusable(model)
@@ -177,7 +177,7 @@ def test_consumers_are_scaled_with_one_producer_only(random_model):
     assert set(unusable(model).values()) == {"its consumers are scaled with another producer"}
 
 
-def test_a_pair_that_is_partly_chosen_is_unusable(random_model):
+def test_partly_selected_pair_is_unusable(random_model):
     model = random_model("llama")
     selected = {name: x for name, x in backbone_layers(model).items() if "k_proj" not in name}
     assert set(unusable(model, selected).values()) == {
