@@ -129,7 +129,7 @@ class DistillationLoss:
 
     Attributes:
         projections: learned maps from hidden states of the student to those of the teacher,
-            initialised to the identity. They are used in training only.
+            initialized to the identity. They are used in training only.
     """
 
     def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, step: Step):

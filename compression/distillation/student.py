@@ -1,8 +1,8 @@
 """A student made from evenly spaced layers of its teacher.
 
-Layer ``m`` of ``M`` layers of the student is initialised from layer ``g(m) = round(m N / M)`` of
+Layer ``m`` of ``M`` layers of the student is initialized from layer ``g(m) = round(m N / M)`` of
 ``N`` layers of the teacher. The uniform mapping is that of Jiao et al. 2019, section 3.2;
-initialising from the teacher is that of DistilBERT (Sanh et al. 2019).
+initializing from the teacher is that of DistilBERT (Sanh et al. 2019).
 """
 
 import copy
@@ -69,7 +69,7 @@ def make_student(teacher: PreTrainedModel, layers: int) -> tuple[PreTrainedModel
             no layer with the tensors that a layer of the student needs.
     """
     config = _shorter_config(teacher, layers)
-    # The random initialisation is overwritten.
+    # The random initialization is overwritten.
     with forked_rng(teacher.device), torch.device(teacher.device):
         student = type(teacher)(config).to(teacher.dtype).eval()
     origins = _origins(teacher, student, layers)

@@ -21,7 +21,7 @@ class LowRank(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias of ``second``, for code that initialises or reads a layer's bias."""
+        """The bias of ``second``, for code that initializes or reads a layer's bias."""
         return self.second.bias
 
     def forward(self, inputs: Tensor) -> Tensor:

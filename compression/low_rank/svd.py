@@ -26,13 +26,13 @@ DAMPING_TRIES = 5
 
 
 def svd(weight: Tensor, step: Step, moments: None = None) -> tuple[Tensor, Tensor]:
-    """Return the factors of :func:`factorise` with the step's settings, by truncated SVD."""
-    return factorise(weight, step["ratio"], step["energy"])
+    """Return the factors of :func:`factorize` with the step's settings, by truncated SVD."""
+    return factorize(weight, step["ratio"], step["energy"])
 
 
 def svdllm(weight: Tensor, step: Step, moments: InputStatistics) -> tuple[Tensor, Tensor]:
-    """Return the factors of :func:`factorise` with the step's settings, by SVD-LLM."""
-    return factorise(weight, step["ratio"], step["energy"], moments.products)
+    """Return the factors of :func:`factorize` with the step's settings, by SVD-LLM."""
+    return factorize(weight, step["ratio"], step["energy"], moments.products)
 
 
 def rank_of(
@@ -59,7 +59,7 @@ def rank_of(
     return int(reached.int().argmax()) + 1
 
 
-def factorise(
+def factorize(
     weight: Tensor,
     ratio: float | None = None,
     energy: float | None = None,

@@ -47,7 +47,7 @@ def sparsegpt(
 
     Raises:
         RecipeError: the pattern does not fit the number of columns.
-        CompressionError: the Hessian is zero or cannot be factorised.
+        CompressionError: the Hessian is zero or cannot be factorized.
     """
     pattern.check(weight.shape[1])
     rows, columns = weight.shape
@@ -89,7 +89,7 @@ def prune(task: PruningTask) -> None:
     error. An expert without calibration tokens has no Hessian and is pruned by magnitude too.
 
     Raises:
-        CompressionError: the calibration failed, a Hessian cannot be factorised, or a result is not
+        CompressionError: the calibration failed, a Hessian cannot be factorized, or a result is not
             as requested.
     """
     for name, layer, moments in calibrated_layers(task, with_products=True):

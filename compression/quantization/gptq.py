@@ -33,7 +33,7 @@ def quantize(weight: Tensor, step: Step, moments: InputStatistics, keep_zeros: b
 
     Raises:
         RecipeError: the width is not a multiple of the group size.
-        CompressionError: the Hessian cannot be factorised.
+        CompressionError: the Hessian cannot be factorized.
     """
     nearest = rtn(weight, step)
     if not moments.tokens:
@@ -74,7 +74,7 @@ def gptq(
 
     Raises:
         RecipeError: the width is not a multiple of the group size.
-        CompressionError: the Hessian is zero or cannot be factorised.
+        CompressionError: the Hessian is zero or cannot be factorized.
     """
     rows, columns = weight.shape
     count = group_count(columns, group)

@@ -49,8 +49,8 @@ def check(model: PreTrainedModel, step: Step) -> None:
             group_count(layer.in_features, group)
         if layer.expert is not None and step.settings.get("activations"):
             raise RecipeError(
-                f"layer {name}: the inputs of an expert cannot be rounded; leave out activations "
-                f"or give {excluding_experts(layers)}"
+                f"layer {name}: the inputs of an expert cannot be rounded; "
+                f"{excluding_experts(layers)}"
             )
     parameters = {id(layer.stored) for layer in layers.values() if layer.expert is not None}
     for name, layer in all_layers(model).items():

@@ -312,7 +312,7 @@ def _raises(*args, **kwargs):
     ("recipe", "place", "layer"),
     [
         ("rtn-int8", "quantization.nearest.round_to_nearest", "layer bert.encoder"),
-        ("svd-50", "low_rank.svd.factorise", "layer bert.encoder"),
+        ("svd-50", "low_rank.svd.factorize", "layer bert.encoder"),
         ("magnitude-50", "pruning.magnitude.magnitude_scores", "layer bert.encoder"),
         ("wanda-50", "pruning.wanda.wanda_scores", "layer bert.encoder"),
         ("sparsegpt-50", "pruning.sparsegpt.inverse_factor", "layer bert.encoder"),

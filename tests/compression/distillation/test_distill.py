@@ -74,7 +74,7 @@ def test_student_with_shared_layers_uses_them_less_often(tiny_encoder, batches):
     assert torch.allclose(own, hidden, atol=1e-6)
 
 
-def test_layer_is_initialised_from_the_nearest_layer_of_the_same_kind():
+def test_layer_is_initialized_from_the_nearest_layer_of_the_same_kind():
     """Every second layer is a mixture: the student's first layer is dense, its second a mixture."""
     teacher = ARCHITECTURES["nllb_moe"].make(
         encoder_layers=4, decoder_layers=4, encoder_sparse_step=4, decoder_sparse_step=4

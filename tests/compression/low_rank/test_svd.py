@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 
 from compression_gates.compression.low_rank.factors import LowRank
-from compression_gates.compression.low_rank.svd import DAMPING, factorise, is_smaller, rank_of
+from compression_gates.compression.low_rank.svd import DAMPING, factorize, is_smaller, rank_of
 
 HALF = [torch.float16, torch.bfloat16]
 
@@ -46,7 +46,7 @@ def loss(gap, products):
 @given(layers(), st.floats(0.01, 1))
 def test_svd_error_is_the_discarded_singular_values(layer, ratio):
     weight, _ = layer
-    first, second = factorise(weight, ratio=ratio)
+    first, second = factorize(weight, ratio=ratio)
     values = singular_values(weight)
     lost = float((weight - second @ first).square().sum())
     # Singular values are accurate relative to the largest.
@@ -56,7 +56,7 @@ def test_svd_error_is_the_discarded_singular_values(layer, ratio):
 @given(layers(), st.floats(0.01, 1))
 def test_factors_have_the_singular_values_of_the_weight(layer, ratio):
     weight, _ = layer
-    first, second = factorise(weight, ratio=ratio)
+    first, second = factorize(weight, ratio=ratio)
     rank = len(first)
     assert first.shape == (rank, weight.shape[1])
     assert second.shape == (weight.shape[0], rank)
@@ -73,7 +73,7 @@ def test_factors_have_the_singular_values_of_the_weight(layer, ratio):
 @given(layers(), st.floats(0.01, 1))
 def test_energy_keeps_the_fewest_singular_values(layer, energy):
     weight, _ = layer
-    rank = len(factorise(weight, energy=energy)[0])
+    rank = len(factorize(weight, energy=energy)[0])
     squares = singular_values(weight) ** 2
     total = squares.sum()
     # An energy within rounding of a sum counts as reached.
@@ -101,12 +101,12 @@ def test_ratio_is_the_largest_fraction_of_parameters(rows, columns):
 
 @given(layers(), st.sampled_from([{"ratio": 1e-6}, {"energy": 1e-6}]))
 def test_rank_is_at_least_one(layer, amount):
-    assert len(factorise(layer[0], **amount)[0]) == 1
+    assert len(factorize(layer[0], **amount)[0]) == 1
 
 
 @pytest.mark.parametrize("products", [None, torch.eye(4)])
 def test_weight_of_zeros_has_rank_one(products):
-    first, second = factorise(torch.zeros(3, 4), energy=0.9, products=products)
+    first, second = factorize(torch.zeros(3, 4), energy=0.9, products=products)
     assert len(first) == 1
     assert not (second @ first).any()
 
@@ -116,7 +116,7 @@ def test_svdllm_output_error_is_the_discarded_singular_values(layer, amount, by_
     weight, inputs = layer
     products = inputs.T @ inputs
     kind = {"energy": amount} if by_energy else {"ratio": amount}
-    first, second = factorise(weight, **kind, products=products)
+    first, second = factorize(weight, **kind, products=products)
     # The singular values of the outputs W X. Damping is equivalent to one more input for each
     # feature.
     strength = (DAMPING * float(products.diagonal().mean())) ** 0.5
@@ -136,7 +136,7 @@ def test_svdllm_output_error_without_damping():
     inputs = torch.randn(200, 12, generator=generator, dtype=torch.float64) @ mix
     weight = torch.randn(9, 12, generator=generator, dtype=torch.float64)
     products = inputs.T @ inputs
-    first, second = factorise(weight, ratio=0.6, products=products)
+    first, second = factorize(weight, ratio=0.6, products=products)
     values = singular_values(weight @ inputs.T)
     lost = float(((weight - second @ first) @ inputs.T).square().sum())
     # Damping increases each eigenvalue of X X^T by at most this fraction.
@@ -148,8 +148,8 @@ def test_svdllm_output_error_without_damping():
 def test_svdllm_output_error_is_at_most_that_of_svd(layer, ratio):
     weight, inputs = layer
     products = damped(inputs.T @ inputs)
-    first, second = factorise(weight, ratio=ratio, products=inputs.T @ inputs)
-    plain_first, plain_second = factorise(weight, ratio=ratio)
+    first, second = factorize(weight, ratio=ratio, products=inputs.T @ inputs)
+    plain_first, plain_second = factorize(weight, ratio=ratio)
     assert len(first) == len(plain_first)
     whitened = loss(weight - second @ first, products)
     plain = loss(weight - plain_second @ plain_first, products)
@@ -168,7 +168,7 @@ def test_svdllm_output_error_is_much_lower_for_correlated_inputs():
     products = inputs.T @ inputs
     lost = []
     for given_products in (products, None):
-        first, second = factorise(weight, ratio=0.4, products=given_products)
+        first, second = factorize(weight, ratio=0.4, products=given_products)
         lost.append(loss((weight - second @ first).double(), products.double()))
     # Almost all of the inputs are in three dimensions.
     assert lost[0] < 1e-2 * lost[1]
@@ -178,8 +178,8 @@ def test_svdllm_output_error_is_much_lower_for_correlated_inputs():
 def test_scale_of_the_products_has_no_effect(layer, ratio, size):
     weight, inputs = layer
     products = inputs.T @ inputs
-    first, second = factorise(weight, ratio=ratio, products=products)
-    other_first, other_second = factorise(weight, ratio=ratio, products=products * size)
+    first, second = factorize(weight, ratio=ratio, products=products)
+    other_first, other_second = factorize(weight, ratio=ratio, products=products * size)
     gap = second @ first - other_second @ other_first
     lost = loss(gap, damped(products))
     assert lost <= 1e-12 * loss(weight, damped(products))
@@ -187,8 +187,8 @@ def test_scale_of_the_products_has_no_effect(layer, ratio, size):
 
 def test_svdllm_with_isotropic_inputs_is_svd():
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    plain = factorise(weight, ratio=0.8)
-    whitened = factorise(weight, ratio=0.8, products=3 * torch.eye(7).double())
+    plain = factorize(weight, ratio=0.8)
+    whitened = factorize(weight, ratio=0.8, products=3 * torch.eye(7).double())
     assert torch.allclose(plain[1] @ plain[0], whitened[1] @ whitened[0], rtol=0, atol=1e-12)
 
 
@@ -198,7 +198,7 @@ def test_dead_features_give_finite_factors(dtype):
     inputs = torch.randn(50, 8, generator=generator)
     inputs[:, [1, 5]] = 0.0
     weight = torch.randn(6, 8, generator=generator).to(dtype)
-    first, second = factorise(weight, ratio=0.9, products=inputs.T @ inputs)
+    first, second = factorize(weight, ratio=0.9, products=inputs.T @ inputs)
     assert first.isfinite().all()
     assert second.isfinite().all()
     assert first.dtype == second.dtype == dtype
@@ -206,8 +206,8 @@ def test_dead_features_give_finite_factors(dtype):
 
 def test_svdllm_without_inputs_is_svd():
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
-    plain = factorise(weight, energy=0.8)
-    whitened = factorise(weight, energy=0.8, products=torch.zeros(7, 7))
+    plain = factorize(weight, energy=0.8)
+    whitened = factorize(weight, energy=0.8, products=torch.zeros(7, 7))
     assert torch.equal(plain[0], whitened[0])
     assert torch.equal(plain[1], whitened[1])
 
@@ -217,7 +217,7 @@ def test_singular_products_give_finite_factors():
     inputs = torch.randn(3, 8, generator=generator)
     inputs[:, 7] = inputs[:, 6]
     weight = torch.randn(6, 8, generator=generator)
-    first, second = factorise(weight, energy=0.99, products=inputs.T @ inputs)
+    first, second = factorize(weight, energy=0.99, products=inputs.T @ inputs)
     assert (second @ first).isfinite().all()
     # The inputs of three tokens have rank three.
     assert len(first) <= 3
@@ -231,8 +231,8 @@ def test_half_precision_error_is_the_rounding_of_the_factors(dtype, size, whiten
     weight = (torch.randn(12, 16, generator=generator) * size).to(dtype)
     inputs = torch.randn(80, 16, generator=generator)
     products = inputs.T @ inputs if whitened else None
-    first, second = factorise(weight, ratio=0.9, products=products)
-    exact = factorise(weight.double(), ratio=0.9, products=products)
+    first, second = factorize(weight, ratio=0.9, products=products)
+    exact = factorize(weight.double(), ratio=0.9, products=products)
     assert first.dtype == second.dtype == dtype
     assert torch.equal(first, exact[0].to(dtype))
     assert torch.equal(second, exact[1].to(dtype))
@@ -247,7 +247,7 @@ def test_half_precision_error_is_the_rounding_of_the_factors(dtype, size, whiten
 def test_module_computes_the_product(bias, dtype):
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(6, 9, generator=generator).to(dtype)
-    first, second = factorise(weight, ratio=0.9)
+    first, second = factorize(weight, ratio=0.9)
     module = LowRank(9, 6, len(first), bias).to(dtype)
     with torch.no_grad():
         module.first.weight.copy_(first)
