@@ -110,7 +110,7 @@ def _compressed(model: PreTrainedModel, recipe: Recipe, data: Data) -> Compresse
         with _telling(step, model):
             family.check(model, step)
             if number and step.entry.family == catalogue.STRUCTURED:
-                family.rehearse(model, step)
+                family.dry_run(model, step)
     distils = any(step.entry.family == catalogue.DISTILLATION for step in recipe.steps)
     compressed = Compressed(model, recipe, copy.deepcopy(model) if distils else None)
     compressed.notes += _outside(model, recipe)

@@ -37,7 +37,7 @@ class Refusals:
         reason = re.sub(r"^(layer \S+: )+", "", line).replace(model, "the model")
         reason = re.sub(r"^[\w,=-]+: ", "", reason.partition(";")[0])
         reason = re.sub(r"\bwith \d+ of its \d+ units", "with some of its units", reason)
-        reason = re.sub(r"\bthat \w+ can take away", "that it can take away", reason)
+        reason = re.sub(r"\bthat \w+ can remove", "that it can remove", reason)
         if reason not in self.reasons:
             self.reasons.append(reason)
         return self.reasons.index(reason) + 1

@@ -31,7 +31,7 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError, is_failure, reason_of
 from compression_gates.compression.model.layers import Layer, all_layers, stack_of
 from compression_gates.compression.model.quiet import quiet
-from compression_gates.compression.quantization.activations import kind_of
+from compression_gates.compression.quantization.activations import input_format
 from compression_gates.compression.quantization.grids import Float8, Quantized, Uniform
 
 PLAIN, COMPRESSED_TENSORS = "plain", "compressed-tensors"
@@ -272,7 +272,7 @@ def _describe_own(
     compressed: Compressed, stored: Mapping[str, Mapping[str, object]]
 ) -> dict[str, object]:
     rounded = {
-        name: kind_of(quantized.grid)
+        name: input_format(quantized.grid)
         for name, quantized in compressed.quantized.items()
         if quantized.activations
     }

@@ -1,1 +1,1 @@
-"""Distillation: students, what they learn from their teachers, and more texts to learn from."""
+"""Distillation: students, losses, and augmentation of the training texts."""

@@ -1,9 +1,9 @@
-"""More texts for a student: sampled from a causal model, or translated there and back.
+"""Augmentation of training texts by sampling from a causal model and by back-translation.
 
-Sampling (as in Tang et al. 2019, "Natural language generation for effective knowledge
-distillation"): texts are continued from the first words of real ones. Back-translation (Sennrich
-et al. 2016; Edunov et al. 2018): a text translated into another language and back says the same in
-other words, so it keeps its label. Both models are the user's, by directory or hub id.
+Sampling continues the first tokens of real texts (as in Tang et al. 2019, "Natural language
+generation for effective knowledge distillation"). Back-translation translates a text into another
+language and back (Sennrich et al. 2016; Edunov et al. 2018). The result has the same meaning and
+therefore the same label.
 """
 
 import copy
@@ -17,7 +17,7 @@ from compression_gates.compression.model.capture import forked_rng
 from compression_gates.compression.model.loading import load
 
 BATCH = 16
-"""Texts that are generated together."""
+"""Number of texts that are generated together."""
 
 
 @torch.no_grad()
@@ -31,16 +31,16 @@ def sample_texts(
     top_p: float = 0.95,
     seed: int = 0,
 ) -> list[str]:
-    """One new text for each of ``texts``, sampled on from its first tokens.
+    """Return one new text for each of ``texts``, sampled as a continuation of its first tokens.
 
     Args:
         model: a causal model in evaluation mode.
         tokenizer: its tokenizer.
-        texts: where the prompts come from.
-        prompt_tokens: tokens that a prompt takes from its text.
-        max_new_tokens: how much longer a text may get.
+        texts: the texts whose first tokens are the prompts.
+        prompt_tokens: number of tokens of a prompt.
+        max_new_tokens: largest number of sampled tokens.
         temperature, top_p: of the sampling.
-        seed: of the sampling; the global generator is left as it was.
+        seed: of the sampling; the global generator is not changed.
     """
     prompts = [
         tokenizer.decode(
@@ -65,13 +65,13 @@ def back_translate(
     max_new_tokens: int = 128,
     beams: int = 1,
 ) -> list[str]:
-    """Each of ``texts`` translated by ``there`` and again by ``back``, in the same order.
+    """Return each of ``texts`` translated by ``there`` and then by ``back``, in the same order.
 
     Args:
         there, back: seq2seq models in evaluation mode with their tokenizers.
-        texts: in the language that ``there`` reads.
-        max_new_tokens: of a translation.
-        beams: of the search; 1 is greedy.
+        texts: in the source language of ``there``.
+        max_new_tokens: largest number of tokens of a translation.
+        beams: number of beams; 1 is greedy decoding.
     """
     options = dict(do_sample=False, num_beams=beams, max_new_tokens=max_new_tokens)
     foreign = _generate(*there, texts, "translating", side="right", **options)
@@ -89,7 +89,7 @@ def _generate(
     if tokenizer.pad_token_id is None:
         tokenizer = copy.copy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
-    found = []
+    generated = []
     starts = range(0, len(texts), BATCH)
     for start in tqdm(starts, desc=desc, unit="batch", leave=False, disable=None):
         batch = tokenizer(
@@ -101,11 +101,11 @@ def _generate(
         ).to(model.device)
         batch.pop("token_type_ids", None)
         ids = model.generate(**batch, pad_token_id=tokenizer.pad_token_id, **options)
-        found += tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return found
+        generated += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return generated
 
 
-def augmented(
+def augment_texts(
     texts: Sequence[str],
     labels: Sequence[int] | None,
     generator: str | None,
@@ -113,31 +113,34 @@ def augmented(
     seed: int,
     device: torch.device,
 ) -> tuple[list[str], list[int | None]]:
-    """``texts`` and what models make of them, with labels; a sampled text has none.
+    """Return ``texts`` followed by generated ones, and the label of each text or None.
+
+    Sampled texts have no label.
 
     Args:
-        texts: real ones.
-        labels: one each, or None.
-        generator: a causal model to sample from, by directory or hub id, or None.
-        translators: two seq2seq models, there and back, or none.
+        texts: the real texts.
+        labels: one for each text, or None.
+        generator: directory or hub id of a causal model to sample from, or None.
+        translators: directories or hub ids of two seq2seq models that translate the texts there and
+            back, or empty.
         seed: of the sampling.
         device: where the models run.
 
     Raises:
-        CompressionError: a model that does not load.
+        CompressionError: a model cannot be loaded.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    found = list(texts)
+    augmented = list(texts)
     known: list[int | None] = [None] * len(texts) if labels is None else list(labels)
     if generator is not None:
         model = load(generator, "generate =", device, AutoModelForCausalLM)
-        found += sample_texts(*model, texts, seed=seed)
+        augmented += sample_texts(*model, texts, seed=seed)
         known += [None] * len(texts)
     if translators:
         there, back = (
             load(name, "translate =", device, AutoModelForSeq2SeqLM) for name in translators
         )
-        found += back_translate(there, back, texts)
+        augmented += back_translate(there, back, texts)
         known += known[: len(texts)]
-    return found, known
+    return augmented, known

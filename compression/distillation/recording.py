@@ -1,8 +1,7 @@
-"""Queries, keys, values and attention maps of a model while it runs, whatever its architecture.
+"""Records the queries, keys, values and attention maps of a model while it runs.
 
-transformers lets every model call attention through one registry. Here a function is registered
-that notes what it is given and hands on to the model's own implementation, so nothing about the
-model's computation changes.
+Models of transformers call their attention function through a registry. The function registered
+here records its arguments and calls scaled dot-product attention.
 """
 
 from collections.abc import Iterator
@@ -22,14 +21,14 @@ NAME = "recorded_sdpa"
 
 @dataclass(frozen=True)
 class Attention:
-    """What one layer attended with.
+    """The arguments of one call of the attention function.
 
     Attributes:
         query: ``(texts, heads, queries, size)``.
         key, value: ``(texts, key-value heads, keys, size)``.
-        mask: what is added to the scores, or where they count, or None.
-        scaling: of the scores.
-        causal: whether queries see later keys, where no mask says it.
+        mask: boolean, true where a query attends to a key; or added to the scores; or None.
+        scaling: factor of the scores.
+        causal: whether queries attend to no later keys; used only without a mask.
     """
 
     query: Tensor
@@ -41,7 +40,7 @@ class Attention:
 
     @property
     def probabilities(self) -> Tensor:
-        """The attention map ``(texts, heads, queries, keys)``, in float32."""
+        """The attention map ``(texts, heads, queries, keys)`` in float32."""
         key = self.key.repeat_interleave(self.query.shape[1] // self.key.shape[1], dim=1)
         scores = (self.query @ key.mT).float() * self.scaling
         if self.mask is not None:
@@ -55,8 +54,8 @@ class Attention:
         return scores.softmax(-1)
 
 
-_open: list[list[Attention]] = []
-"""The recordings that are open now."""
+_recordings: list[list[Attention]] = []
+"""The recordings in progress, the innermost last."""
 
 
 def _record(
@@ -68,7 +67,8 @@ def _record(
     causal = options.get("is_causal")
     if causal is None:
         causal = bool(getattr(module, "is_causal", False))
-    _open[-1].append(Attention(query, key, value, mask, scaling, causal and query.shape[2] > 1))
+    causal = causal and query.shape[2] > 1
+    _recordings[-1].append(Attention(query, key, value, mask, scaling, causal))
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **options)
 
 
@@ -77,22 +77,23 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
 
 
 @contextmanager
-def recorded(model: PreTrainedModel) -> Iterator[list[Attention]]:
-    """Every attention of ``model`` while it is open, in the order of its layers.
+def record_attention(model: PreTrainedModel) -> Iterator[list[Attention]]:
+    """Record the attention calls of ``model`` inside the context, in the order of the calls.
 
     Raises:
-        RecipeError: the model computes its attention in a way of its own.
+        RecipeError: the model does not use the registry of attention functions.
     """
     before = model.config._attn_implementation
     try:
         model.set_attn_implementation(NAME)
     except ValueError as error:
         raise RecipeError(
-            f"{type(model).__name__}: its attention cannot be recorded; use other losses"
+            f"the attention of {type(model).__name__} cannot be recorded; leave out the losses "
+            "attention and relations"
         ) from error
-    _open.append([])
+    _recordings.append([])
     try:
-        yield _open[-1]
+        yield _recordings[-1]
     finally:
-        _open.pop()
+        _recordings.pop()
         model.set_attn_implementation(before)

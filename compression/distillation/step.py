@@ -1,16 +1,17 @@
-"""Carries out a distillation step.
+"""Runs a distillation step.
 
-The student is a shorter model made from its teacher's layers, or, where ``layers`` is not given,
-the model as the steps before have left it: pruned, factored, with fewer heads and channels. The
-teacher is the model before any step. Zeros of pruned layers stay zero.
+The student is a shorter model made from layers of its teacher. If ``layers`` is not given, it is
+the model as the earlier steps have left it, which may be pruned, factored, or have fewer heads and
+channels. The teacher is the model before the first step. Zeros of pruned layers are preserved.
 
-A method's function is ``distill(compressed, step, batches)``: it trains a student beside
-``compressed.teacher`` and puts it into ``compressed.model``.
+The function of a method is ``distill(compressed, step, batches) -> None``. It trains a student of
+``compressed.teacher`` and assigns it to ``compressed.model``.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from compression_gates.compression.distillation.losses import (
     relation_loss,
     response_loss,
 )
-from compression_gates.compression.distillation.recording import Attention, recorded
+from compression_gates.compression.distillation.recording import Attention, record_attention
 from compression_gates.compression.distillation.student import (
     check_student,
     depth_of,
@@ -43,27 +44,35 @@ from compression_gates.compression.model.layers import Layer, all_layers
 from compression_gates.compression.model.training import ParameterGroup, fit
 from compression_gates.compression.recipe import Step
 
-HIDDEN, MAPS = ("feature", "layerwise"), ("attention", "relations")
+HIDDEN_STATE_LOSSES = {"feature", "layerwise"}
+ATTENTION_LOSSES = {"attention", "relations"}
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError where the student cannot be made or watched."""
+    """Raise a RecipeError if the student cannot be made, or its attention cannot be recorded."""
     if step["include"] or step["exclude"]:
-        raise RecipeError("distill: a student is trained whole; leave out include and exclude")
+        raise RecipeError(
+            "distill: the whole student is trained; leave out the settings include and exclude"
+        )
     if step["layers"] is not None:
         check_student(model, step["layers"])
-    if any(name in MAPS for name, _ in step["loss"]):
-        with recorded(model):
+    if ATTENTION_LOSSES & dict(step["loss"]).keys():
+        with record_attention(model):
             pass
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Carries out the step."""
+    """Run the step; see :func:`distill`."""
     step.entry.implementation(compressed, step, batches)
 
 
 def distill(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Trains the student and puts it in the model's place."""
+    """Train the student on the weighted sum of the step's losses and assign it to the model.
+
+    Raises:
+        RecipeError: the student cannot be made, or its attention cannot be recorded.
+        CompressionError: there is no batch, or the loss is not finite.
+    """
     teacher = compressed.teacher
     student = compressed.model
     if step["layers"] is not None:
@@ -74,18 +83,18 @@ def distill(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> Non
             if (origin := _origin(layer, origins)) in compressed.pruned
         }
     if "labels" in dict(step["loss"]) and not is_causal(student):
-        without = sum("labels" not in batch for batch in batches)
-        if without:
+        unlabelled = sum("labels" not in batch for batch in batches)
+        if unlabelled:
             compressed.notes.append(
-                f"{step.name}: {without} of {len(batches)} batches have no labels; the teacher's "
-                "most likely classes stand for them"
+                f"{step.name}: {unlabelled} of {len(batches)} batches have no labels; the most "
+                "likely classes of the teacher are used instead"
             )
     student.requires_grad_(True)
-    lesson = Lesson(student, teacher, step)
-    trained = [*student.parameters(), *lesson.projections.parameters()]
+    loss = DistillationLoss(student, teacher, step)
+    trained = [*student.parameters(), *loss.projections.parameters()]
     fit(
         [ParameterGroup(trained, step["learning_rate"])],
-        batches, lambda batch, _: lesson.loss(batch), step["steps"], step["seed"],
+        batches, lambda batch, _: loss(batch), step["steps"], step["seed"],
         desc=step.name, after_step=compressed.zeros_keeper(student),
     )  # fmt: skip
     student.eval()
@@ -93,120 +102,124 @@ def distill(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> Non
 
 
 def _origin(layer: Layer, origins: Mapping[str, str]) -> str:
-    """What the teacher calls a layer of its student."""
+    """Return the name of the teacher's layer from which a layer of the student starts."""
     stored = origins[layer.stored_name]
     if layer.expert is None:
         return stored.removesuffix(f".{layer.parameter}")
     return f"{stored}.{layer.expert}"
 
 
-class Lesson:
-    """The loss of a student beside its teacher.
+class _Outputs(NamedTuple):
+    """The outputs of a model on one batch.
 
     Attributes:
-        projections: learned maps from the student's hidden states to the teacher's; they begin as
-            the identity and are thrown away afterwards.
+        logits: of the model.
+        hidden: hidden states ``(texts, positions, size)``, the embeddings first, or None. Those of
+            an encoder-decoder model are its decoder's.
+        attention: of each layer, or empty.
+    """
+
+    logits: Tensor
+    hidden: tuple[Tensor, ...] | None
+    attention: list[Attention]
+
+
+class DistillationLoss:
+    """The weighted sum of the losses of a student.
+
+    Attributes:
+        projections: learned maps from hidden states of the student to those of the teacher,
+            initialized to the identity. They are used in training only.
     """
 
     def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, step: Step):
         self.student, self.teacher = student, teacher
         self.weights = dict(step["loss"])
         self.temperature = step["temperature"]
-        depths = [depth_of(model) for model in (student, teacher)]
-        self.pairs = [(0, 0), *enumerate(layer_map(*depths), 1)]
+        self.uses_hidden = bool(HIDDEN_STATE_LOSSES & self.weights.keys())
+        self.uses_attention = bool(ATTENTION_LOSSES & self.weights.keys())
+        self.layer_pairs = [(0, 0), *enumerate(layer_map(depth_of(student), depth_of(teacher)), 1)]
         self.projections = nn.ModuleList(
-            _projection(student, teacher) for _ in self.pairs if set(HIDDEN) & set(self.weights)
+            _projection(student, teacher) for _ in self.layer_pairs if self.uses_hidden
         ).to(student.device)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The weighted sum of the losses on one batch."""
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the loss on one batch."""
         seq2seq = is_seq2seq(self.student)
         inputs = dict(batch) if seq2seq else inputs_of(batch)
-        hidden = bool(set(HIDDEN) & set(self.weights))
         with torch.no_grad():
-            teacher, seen = self._outputs(self.teacher, inputs, hidden)
-        student, own = self._outputs(self.student, inputs, hidden)
-        mask = _mask(batch, seq2seq)
-        parts: dict[str, Callable[[], Tensor]] = {
+            teacher = self._outputs(self.teacher, inputs)
+        student = self._outputs(self.student, inputs)
+        mask, count = _mask(batch, seq2seq), len(self.layer_pairs)
+        losses: dict[str, Callable[[], Tensor]] = {
             "labels": lambda: task_loss(
                 self.student, _labelled(self.student, batch, teacher.logits), student.logits
             ),
             "response": lambda: response_loss(
                 student.logits, teacher.logits, self.temperature, mask
             ),
-            "feature": lambda: self._feature(student, teacher, mask),
-            "layerwise": lambda: self._layerwise(student, teacher, mask),
-            "attention": lambda: self._attention(own, seen, mask),
-            "relations": lambda: _relations(own[-1], seen[-1], mask),
+            # FitNets (Romero et al. 2014, section 2.2) compares the middle layers.
+            "feature": lambda: self._hidden_loss(student, teacher, mask, [count // 2]),
+            # TinyBERT (Jiao et al. 2019, equations 8 and 9) compares the embeddings and all layers.
+            "layerwise": lambda: self._hidden_loss(student, teacher, mask, range(count)),
+            "attention": lambda: self._attention_loss(student, teacher, mask),
+            "relations": lambda: _relation_loss(student.attention[-1], teacher.attention[-1], mask),
         }
-        return sum(weight * parts[name]() for name, weight in self.weights.items())
+        return sum(weight * losses[name]() for name, weight in self.weights.items())
 
-    def _outputs(
-        self, model: PreTrainedModel, inputs: Batch, hidden: bool
-    ) -> tuple[object, list[Attention]]:
+    def _outputs(self, model: PreTrainedModel, inputs: Batch) -> _Outputs:
         with ExitStack() as stack:
-            maps = set(MAPS) & set(self.weights)
-            found = stack.enter_context(recorded(model)) if maps else []
+            attention = stack.enter_context(record_attention(model)) if self.uses_attention else []
             stack.enter_context(without_cache(model))
-            output = model(**inputs, output_hidden_states=hidden)
-        if maps and len(found) != depth_of(model):
+            output = model(**inputs, output_hidden_states=self.uses_hidden)
+        if self.uses_attention and len(attention) != depth_of(model):
             raise RecipeError(
-                f"distill: {type(model).__name__} attends {len(found)} times that can be recorded "
-                f"in {depth_of(model)} layers; use other losses"
+                f"distill: {len(attention)} attention calls were recorded in {depth_of(model)} "
+                f"layers of {type(model).__name__}; leave out the losses attention and relations"
             )
-        return output, found
+        hidden = output.get("hidden_states") or output.get("decoder_hidden_states")
+        return _Outputs(output.logits, hidden, attention)
 
-    def _feature(self, student, teacher, mask: Tensor | None) -> Tensor:
-        """The hint: the student's middle layer guided by the teacher's (FitNets, section 2.2)."""
-        middle = (len(self.pairs) - 1 + 1) // 2
-        own, other = self.pairs[middle]
-        projected = self.projections[middle](_hidden(student)[own].float())
-        return feature_loss(projected, _hidden(teacher)[other], mask)
-
-    def _layerwise(self, student, teacher, mask: Tensor | None) -> Tensor:
-        """TinyBERT (Jiao et al. 2019, equations 8 and 9): embeddings and every layer."""
-        found = [
-            feature_loss(projection(_hidden(student)[own].float()), _hidden(teacher)[other], mask)
-            for projection, (own, other) in zip(self.projections, self.pairs, strict=True)
-        ]
-        return torch.stack(found).mean()
-
-    def _attention(
-        self, own: list[Attention], seen: list[Attention], mask: Tensor | None
+    def _hidden_loss(
+        self, student: _Outputs, teacher: _Outputs, mask: Tensor | None, indices: Iterable[int]
     ) -> Tensor:
-        found = [
-            attention_loss(own[m - 1].probabilities, seen[t - 1].probabilities, mask)
-            for m, t in self.pairs[1:]
-        ]
-        return torch.stack(found).mean()
+        """Return the mean feature loss over some pairs of layers."""
+        losses = []
+        for index in indices:
+            own, other = self.layer_pairs[index]
+            projected = self.projections[index](student.hidden[own].float())
+            losses.append(feature_loss(projected, teacher.hidden[other], mask))
+        return torch.stack(losses).mean()
+
+    def _attention_loss(self, student: _Outputs, teacher: _Outputs, mask: Tensor | None) -> Tensor:
+        """Return the mean attention loss over all pairs of layers."""
+        losses = []
+        for own, other in self.layer_pairs[1:]:
+            maps = student.attention[own - 1], teacher.attention[other - 1]
+            losses.append(attention_loss(*(m.probabilities for m in maps), mask))
+        return torch.stack(losses).mean()
 
 
 def _mask(batch: Batch, seq2seq: bool) -> Tensor | None:
-    """1 where the positions of the logits are not padding."""
+    """Return the mask of the positions of the logits, 0 for padding, or None without padding."""
     if not seq2seq:
         return batch.get("attention_mask")
     mask = batch.get("decoder_attention_mask")
     return (batch["labels"] != IGNORED).long() if mask is None and "labels" in batch else mask
 
 
-def _hidden(output) -> tuple[Tensor, ...]:
-    """Hidden states, embeddings first; an encoder-decoder model's are its decoder's."""
-    found = output.get("hidden_states")
-    return output.decoder_hidden_states if found is None else found
-
-
-def _labelled(model: PreTrainedModel, batch: Batch, teacher: Tensor) -> Batch:
-    """The batch with labels: its own, or the teacher's most likely ones for texts without."""
+def _labelled(model: PreTrainedModel, batch: Batch, teacher_logits: Tensor) -> Batch:
+    """Return the batch with the teacher's most likely labels where it has none of its own."""
     if is_causal(model):
         return batch
-    likely = teacher.argmax(-1)
-    own = batch.get("labels", torch.full_like(likely, IGNORED))
-    return {**batch, "labels": torch.where(own == IGNORED, likely, own)}
+    likely = teacher_logits.argmax(-1)
+    labels = batch.get("labels", torch.full_like(likely, IGNORED))
+    return {**batch, "labels": torch.where(labels == IGNORED, likely, labels)}
 
 
-def _relations(own: Attention, other: Attention, mask: Tensor | None) -> Tensor:
-    """Between the last layers; relation heads as many as divide both widths."""
-    vectors = [(a.query, a.key, a.value) for a in (own, other)]
+def _relation_loss(student: Attention, teacher: Attention, mask: Tensor | None) -> Tensor:
+    """Return the relation loss, with the largest number of heads that divides both widths."""
+    vectors = [(a.query, a.key, a.value) for a in (student, teacher)]
     heads = math.gcd(*(x.shape[1] for maps in vectors for x in maps))
     return relation_loss(*vectors, heads, mask)
 

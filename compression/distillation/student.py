@@ -1,7 +1,8 @@
-"""A student made from some of its teacher's layers, evenly chosen.
+"""A student made from evenly spaced layers of its teacher.
 
-Student layer ``m`` of ``M`` starts as the teacher's layer ``g(m) = round(m N / M)`` of ``N``
-(uniform mapping, Jiao et al. 2019, section 3.2; starting from the teacher as in DistilBERT).
+Layer ``m`` of ``M`` layers of the student is initialized from layer ``g(m) = round(m N / M)`` of
+``N`` layers of the teacher. The uniform mapping is that of Jiao et al. 2019, section 3.2;
+initializing from the teacher is that of DistilBERT (Sanh et al. 2019).
 """
 
 import copy
@@ -19,42 +20,56 @@ DEPTHS = ("num_hidden_layers", "num_decoder_layers")
 
 
 def layer_map(student: int, teacher: int) -> list[int]:
-    """For each student layer, from 1 on, the teacher's layer that it follows, from 1 on."""
+    """Return ``g(m)``, the layer of the teacher for each layer of the student, counted from 1.
+
+    Args:
+        student, teacher: numbers of layers.
+    """
     return [round(m * teacher / student) for m in range(1, student + 1)]
 
 
 def depth_of(model: PreTrainedModel) -> int:
-    """How many layers a model says that it has.
+    """Return the number of layers in a model's configuration.
 
     Raises:
-        RecipeError: it does not say.
+        RecipeError: the configuration has no ``num_hidden_layers``.
     """
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     if not isinstance(depth, int):
-        raise RecipeError(f"distill: {type(model).__name__} does not say how many layers it has")
+        raise RecipeError(
+            f"distill: the configuration of {type(model).__name__} has no num_hidden_layers, which "
+            "distillation needs"
+        )
     return depth
 
 
 def check_student(teacher: PreTrainedModel, layers: int) -> None:
-    """Raises a RecipeError where :func:`make_student` would."""
-    config = _shorter(teacher, layers)
+    """Raise the RecipeErrors of :func:`make_student`, as far as they can be found in advance."""
+    config = _shorter_config(teacher, layers)
     try:
         with torch.device("meta"):
             student = type(teacher)(config)
-    except Exception:  # not every class can be built without numbers
+    except Exception:  # some classes cannot be built on the meta device
         return
     _origins(teacher, student, layers)
 
 
 def make_student(teacher: PreTrainedModel, layers: int) -> tuple[PreTrainedModel, dict[str, str]]:
-    """A model of ``layers`` layers with weights of the teacher's, in evaluation mode, and for each
-    of its tensors the name of the teacher's that it starts from.
+    """Return a student in evaluation mode, and where its tensors come from.
+
+    Args:
+        teacher: a model, which is not changed.
+        layers: number of layers of the student.
+
+    Returns:
+        The student, and for each of its tensors the name of the teacher's tensor that it copies.
 
     Raises:
-        RecipeError: more layers than the teacher has, or a teacher whose layers are not found.
+        RecipeError: the teacher has fewer layers, its configuration cannot be changed, or it has
+            no layer with the tensors that a layer of the student needs.
     """
-    config = _shorter(teacher, layers)
-    # What is drawn here is overwritten.
+    config = _shorter_config(teacher, layers)
+    # The random initialization is overwritten.
     with forked_rng(teacher.device), torch.device(teacher.device):
         student = type(teacher)(config).to(teacher.dtype).eval()
     origins = _origins(teacher, student, layers)
@@ -65,46 +80,53 @@ def make_student(teacher: PreTrainedModel, layers: int) -> tuple[PreTrainedModel
 
 
 def _origins(teacher: PreTrainedModel, student: PreTrainedModel, layers: int) -> dict[str, str]:
-    """The teacher's tensor that each of the student's starts from."""
+    """Return the name of the teacher's tensor for each tensor of the student."""
     depth = depth_of(teacher)
-    chosen = [index - 1 for index in layer_map(layers, depth)]
+    indices = [index - 1 for index in layer_map(layers, depth)]
+    student_modules = dict(student.named_modules())
     stacks = [
         name
         for name, module in teacher.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == depth
-        and len(_at(student, name, ())) == layers
+        and len(student_modules.get(name, ())) == layers
     ]  # fmt: skip
-    source, own = teacher.state_dict(), student.state_dict()
-    start = {
-        f"{stack}.{number}": _alike(source, own, stack, number, index)
+    sources, targets = teacher.state_dict(), student.state_dict()
+    layer_origins = {
+        f"{stack}.{number}": _nearest_layer(sources, targets, stack, number, index)
         for stack in stacks
-        for number, index in enumerate(chosen)
+        for number, index in enumerate(indices)
     }
     origins = {}
-    for name in own:
-        layer = next((n for n in start if name.startswith(f"{n}.")), None)
-        origin = name if layer is None else start[layer] + name[len(layer) :]
-        if origin not in source and layer is not None and _POSITION_BIAS in name:
+    for name, target in targets.items():
+        layer = next((n for n in layer_origins if name.startswith(f"{n}.")), None)
+        origin = name if layer is None else layer_origins[layer] + name[len(layer) :]
+        if origin not in sources and layer is not None and _POSITION_BIAS in name:
             origin = f"{layer.rpartition('.')[0]}.0{name[len(layer) :]}"
-        if origin not in source:
-            raise RecipeError(f"distill: the teacher has no {name} to start the student from")
-        if source[origin].shape != own[name].shape:
-            raise RecipeError(f"distill: {name} of a student of that depth has another shape")
+        if origin not in sources:
+            raise RecipeError(
+                f"distill: the teacher has no tensor for {name} of a student of {layers} layers; "
+                "choose another number of layers"
+            )
+        if sources[origin].shape != target.shape:
+            raise RecipeError(
+                f"distill: {name} of a student of {layers} layers has another shape than the "
+                f"teacher's {origin}; choose another number of layers"
+            )
         origins[name] = origin
     return origins
 
 
-def _shorter(teacher: PreTrainedModel, layers: int) -> PretrainedConfig:
-    """The teacher's configuration with fewer layers.
+def _shorter_config(teacher: PreTrainedModel, layers: int) -> PretrainedConfig:
+    """Return a copy of the teacher's configuration with another number of layers.
 
     Raises:
-        RecipeError: more layers than the teacher has, or a configuration that does not take it.
+        RecipeError: the teacher has fewer layers, or its configuration cannot be changed.
     """
     depth = depth_of(teacher)
     if layers > depth:
         raise RecipeError(f"distill: layers = {layers}, but the model has {depth}")
-    whole = copy.deepcopy(teacher.config)
-    config = whole.get_text_config()
+    student_config = copy.deepcopy(teacher.config)
+    config = student_config.get_text_config()
     for key in DEPTHS:
         if isinstance(getattr(config, key, None), int):
             try:
@@ -115,38 +137,37 @@ def _shorter(teacher: PreTrainedModel, layers: int) -> PretrainedConfig:
                     "leave out the number of layers"
                 ) from error
     for key, value in vars(config).items():
-        # What a configuration says of each layer (sliding or full attention, say).
+        # Lists with an entry for each layer, such as layer_types.
         if key.endswith("types") and isinstance(value, list) and len(value) == depth:
             setattr(config, key, [value[index - 1] for index in layer_map(layers, depth)])
-    return whole
+    return student_config
 
 
-def _at(model: nn.Module, name: str, default):
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        return default
-
-
-def _alike(
-    source: Mapping[str, Tensor], own: Mapping[str, Tensor], stack: str, number: int, index: int
+def _nearest_layer(
+    sources: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    stack: str,
+    number: int,
+    index: int,
 ) -> str:
-    """The teacher's layer that a student's layer starts from: the one that is chosen, or where its
-    kind is another (a mixture's, or one without attention) the nearest of the same kind."""
-    wanted = _kind(own, f"{stack}.{number}.")
-    layers = dict.fromkeys(n[len(stack) + 1 :].partition(".")[0] for n in source
-                           if n.startswith(f"{stack}."))  # fmt: skip
-    for other in sorted(map(int, layers), key=lambda other: abs(other - index)):
-        if _kind(source, f"{stack}.{other}.") == wanted:
+    """Return the name of the teacher's layer nearest to ``index`` with the same tensors.
+
+    Layers of one stack can differ, for example in a mixture with some dense layers.
+    """
+    shapes = _layer_shapes(targets, f"{stack}.{number}.")
+    prefix = f"{stack}."
+    numbers = {int(n[len(prefix) :].partition(".")[0]) for n in sources if n.startswith(prefix)}
+    for other in sorted(numbers, key=lambda other: (abs(other - index), other)):
+        if _layer_shapes(sources, f"{stack}.{other}.") == shapes:
             return f"{stack}.{other}"
     raise RecipeError(
-        f"distill: no layer of the teacher is like {stack}.{number} of a student of that depth; "
+        f"distill: no layer of the teacher has the tensors of {stack}.{number} of the student; "
         "choose another number of layers"
     )
 
 
-def _kind(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, torch.Size]:
-    """Shapes of a layer's tensors, without the position bias that T5 has in its first layer."""
+def _layer_shapes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, torch.Size]:
+    """Return the shapes of a layer's tensors, without the position bias of T5's first layer."""
     return {
         name.removeprefix(prefix): tensor.shape
         for name, tensor in tensors.items()

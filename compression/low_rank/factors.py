@@ -1,12 +1,12 @@
-"""A linear layer as two thin ones."""
+"""A linear layer that is replaced by two smaller ones."""
 
 from torch import Tensor, nn
 
 
 class LowRank(nn.Module):
-    """``y = B (A x) + bias`` with ``A`` ``(rank, in)`` and ``B`` ``(out, rank)``.
+    """``y = B (A x) + bias`` with ``A`` ``(rank, in_features)`` and ``B`` ``(out_features, rank)``.
 
-    Both factors are linear layers of their own, so that later steps of a recipe find them.
+    Both factors are linear layers, so later steps of a recipe can compress them.
     """
 
     def __init__(self, in_features: int, out_features: int, rank: int, bias: bool):
@@ -16,12 +16,12 @@ class LowRank(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """For code that asks a layer for its dtype or device; not the product of the factors."""
+        """The weight of ``second``, for code that reads a layer's dtype or device from it."""
         return self.second.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """For code that asks a layer for it, initialisations of transformers among it."""
+        """The bias of ``second``, for code that initializes or reads a layer's bias."""
         return self.second.bias
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Carries out a low-rank step.
+"""Runs a low-rank step.
 
-A method's function is ``factors(weight, step, seen) -> (first, second)``, with the statistics of
-the layer's inputs and their products where the method calibrates, otherwise None.
+The function of a method is ``factors(weight, step, moments) -> (first, second)``. ``moments`` are
+the statistics of the layer's inputs, including their products, or None if the method does not
+calibrate.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from compression_gates.compression.recipe import Step, calibrates
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError for a layer that cannot be two."""
+    """Raise a RecipeError if a selected layer cannot be factored."""
     layers, _ = select_reached(model, step)
     check_untied(model, layers)
     for name, layer in layers.items():
@@ -34,42 +35,48 @@ def check(model: PreTrainedModel, step: Step) -> None:
 
 @torch.no_grad()
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Factors the layers that the step chooses; one whose factors are no smaller stays dense, and
-    one whose weight the model reads by itself, which two factors do not have."""
+    """Replace the selected layers by two factors each, where these have fewer parameters.
+
+    A note names the layers that are not replaced.
+
+    Raises:
+        RecipeError: the step does not fit the model.
+        CompressionError: the calibration failed, or a layer cannot be factored.
+    """
     model = compressed.model
     layers, notes = select_reached(model, step)
     compressed.notes += notes
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    blocks = [dict.fromkeys(layers)]
     if calibrates(step):
-        for block in visit_blocks(model, layers, batches, with_products=True, desc=step.name):
-            for name, seen in block.items():
-                with naming(name):
-                    found[name] = _factors(layers[name], step, seen)
-    else:
-        for name, layer in layers.items():
+        blocks = visit_blocks(model, layers, batches, with_products=True, desc=step.name)
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for block in blocks:
+        for name, moments in block.items():
             with naming(name):
-                found[name] = _factors(layer, step, None)
-    for name, (first, second) in found.items():
+                factors[name] = _factors(layers[name], step, moments)
+    for name, (first, second) in factors.items():
         _replace(compressed, layers[name], first, second)
 
 
-def _factors(layer: Layer, step: Step, seen: InputStatistics | None) -> tuple[Tensor, Tensor]:
-    """The factors of a layer, which computes with their product from now on, so that later blocks
-    are calibrated on what it will give."""
+def _factors(layer: Layer, step: Step, moments: InputStatistics | None) -> tuple[Tensor, Tensor]:
+    """Return the factors of a layer.
+
+    Their product is written to the layer, so that later blocks are calibrated with its outputs.
+    """
     weight = layer.weight
-    first, second = step.entry.implementation(weight, step, seen)
+    first, second = step.entry.implementation(weight, step, moments)
     if is_smaller(len(first), *weight.shape):
         weight.copy_(second @ first)
     return first, second
 
 
 def _replace(compressed: Compressed, layer: Layer, first: Tensor, second: Tensor) -> None:
-    model = compressed.model
     rows, columns = layer.weight.shape
     rank = len(first)
     if not is_smaller(rank, rows, columns):
         compressed.notes.append(
-            f"{layer.name} stays dense: rank {rank} of {rows} x {columns} would not be smaller"
+            f"{layer.name} is not factored: two factors of rank {rank} have no fewer parameters "
+            f"than {rows} x {columns}"
         )
         return
     factors = factored_like(layer.module, rank)
@@ -77,5 +84,6 @@ def _replace(compressed: Compressed, layer: Layer, first: Tensor, second: Tensor
     factors.second.weight.copy_(second)
     if layer.bias is not None:
         factors.second.bias.copy_(layer.bias)
+    model = compressed.model
     set_module(model, layer.name, factors.train(model.training))
     compressed.layout.factored[layer.name] = rank

@@ -1,12 +1,12 @@
-"""Low-rank approximation of a weight.
+"""Low-rank approximation of a weight by singular value decomposition.
 
-Truncated SVD keeps the largest singular values; no matrix of that rank is nearer (Eckart & Young
-1936), and what is lost is what was discarded::
+Truncated SVD keeps the ``r`` largest singular values. No other matrix of rank ``r`` has a smaller
+error, which is the sum of the squares of the discarded values (Eckart & Young 1936)::
 
     W = U S V^T        W_r = U_r S_r V_r^T        ||W - W_r||_F^2 = sum_{i > r} s_i^2
 
-Whitened (SVD-LLM, Wang et al. 2025, section 3.1): with the Cholesky factor ``L L^T = X X^T`` of
-the calibration inputs, truncating ``W L`` makes the loss of *outputs* what was discarded::
+SVD-LLM (Wang et al. 2025, section 3.1) truncates ``W L``, with the Cholesky factor ``L L^T = X
+X^T`` of the calibration inputs. The discarded values then give the error of the outputs::
 
     W L = U S V^T      W_r = U_r S_r V_r^T L^-1   ||(W - W_r) X||_F^2 = sum_{i > r} s_i^2
 """
@@ -20,34 +20,36 @@ from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.recipe import Step
 
 DAMPING = 1e-6
-"""Added to the diagonal of ``X X^T`` as a share of its mean: a feature may never fire."""
+"""Added to the diagonal of ``X X^T``, as a fraction of its mean; needed for dead features."""
 DAMPING_TRIES = 5
-"""Each further try multiplies the damping by ten: sums of float32 products are not exact."""
+"""Number of attempts, each with ten times the damping of the one before."""
 
 
-def svd(weight: Tensor, step: Step, seen: None = None) -> tuple[Tensor, Tensor]:
-    """The factors that a step asks for, without looking at any input."""
-    return factorise(weight, step["ratio"], step["energy"])
+def svd(weight: Tensor, step: Step, moments: None = None) -> tuple[Tensor, Tensor]:
+    """Return the factors of :func:`factorize` with the step's settings, by truncated SVD."""
+    return factorize(weight, step["ratio"], step["energy"])
 
 
-def svdllm(weight: Tensor, step: Step, seen: InputStatistics) -> tuple[Tensor, Tensor]:
-    """The factors that a step asks for, whitened by the layer's inputs."""
-    return factorise(weight, step["ratio"], step["energy"], seen.products)
+def svdllm(weight: Tensor, step: Step, moments: InputStatistics) -> tuple[Tensor, Tensor]:
+    """Return the factors of :func:`factorize` with the step's settings, by SVD-LLM."""
+    return factorize(weight, step["ratio"], step["energy"], moments.products)
 
 
 def rank_of(
     values: Tensor, rows: int, columns: int, ratio: float | None, energy: float | None
 ) -> int:
-    """How many singular values stay; at least one.
+    """Return the number of singular values to keep, at least one.
+
+    Exactly one of ``ratio`` and ``energy`` is given.
 
     Args:
-        values: all of them, largest first.
+        values: the singular values, largest first.
         rows, columns: of the weight.
-        ratio: parameters of both factors as a share of the weight's, or
-        energy: share of the squared singular values.
+        ratio: largest number of parameters of both factors, as a fraction of the weight's.
+        energy: fraction of the sum of squared singular values to reach.
     """
     if ratio is not None:
-        # A share such as 0.58 is not exact, and must not lose a rank to that.
+        # A ratio such as 0.58 is not exact in binary, which must not reduce the rank.
         return max(int(ratio * rows * columns / (rows + columns) * (1 + 1e-12)), 1)
     squares = values.double().square()
     total = squares.sum()
@@ -57,21 +59,25 @@ def rank_of(
     return int(reached.int().argmax()) + 1
 
 
-def factorise(
+def factorize(
     weight: Tensor,
     ratio: float | None = None,
     energy: float | None = None,
     products: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``A`` ``(rank, columns)`` and ``B`` ``(rows, rank)`` with ``B A`` close to ``weight``.
+    """Return ``A`` ``(rank, columns)`` and ``B`` ``(rows, rank)`` such that ``B A`` approximates W.
 
-    Solved in float64, given back in the dtype of ``weight``. The singular values are shared out
-    evenly between the factors, which keeps both in the range of half precision.
+    The computation is in float64, and the factors have the dtype of ``weight``. Each factor is
+    multiplied by the square roots of the singular values, so that both have a similar range.
 
     Args:
         weight: ``(rows, columns)``.
-        ratio, energy: one of them, as for :func:`rank_of`.
-        products: ``X X^T`` up to a factor, to whiten by; None for plain truncation.
+        ratio, energy: exactly one of them; see :func:`rank_of`.
+        products: ``X X^T`` ``(columns, columns)``, up to a factor, for SVD-LLM; None for truncated
+            SVD.
+
+    Raises:
+        CompressionError: ``X X^T`` has no Cholesky factor.
     """
     rows, columns = weight.shape
     target = weight.double()
@@ -93,16 +99,17 @@ def factorise(
 
 
 def _root(products: Tensor) -> Tensor:
-    """Lower Cholesky factor of ``products``, damped as little as it takes."""
+    """Return the lower Cholesky factor of ``products`` with the least damping that works."""
     for _, damped in rising_damping(products, DAMPING, DAMPING_TRIES):
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             return lower
     raise CompressionError(
-        "the products of its inputs do not factorise; calibrate on more or more varied text"
+        "the products X X^T of the calibration inputs have no Cholesky factor; calibrate on more "
+        "or more varied text"
     )
 
 
 def is_smaller(rank: int, rows: int, columns: int) -> bool:
-    """Whether two factors of that rank hold fewer parameters than the weight."""
+    """Return whether two factors of the given rank have fewer parameters than the weight."""
     return rank * (rows + columns) < rows * columns

@@ -52,9 +52,9 @@ def batches_of(
         random.Random(step["seed"]).shuffle(order)
     chosen, known = [texts[i] for i in order], [known[i] for i in order]
     if step.settings.get("generate") or step.settings.get("translate"):
-        from compression_gates.compression.distillation.augment import augmented
+        from compression_gates.compression.distillation.augment import augment_texts
 
-        chosen, known = augmented(
+        chosen, known = augment_texts(
             chosen, known, step["generate"], step["translate"], step["seed"], model.device
         )
     check_labels(model, known)

@@ -1,1 +1,1 @@
-"""Pruning weights: scores and masks."""
+"""Unstructured and N:M pruning of linear layers."""

@@ -1,9 +1,8 @@
-"""Which weights of a layer to prune: unstructured sparsity and N:M patterns, counted exactly.
+"""Sparsity patterns, unstructured and N:M, and the masks that they select from scores.
 
-A *pattern* turns scores into a mask. It prunes the lowest scores of each comparison group;
-ties are broken by a second score, then by position, so the number of pruned weights never
-depends on how the scores fall. (The usual ``scores <= threshold`` prunes every tie: 54.7 % of a
-matrix on a 4-bit grid at a requested 50 %.)
+The lowest scores of each comparison group are pruned. Ties are broken by a second score and then
+by position, so the number of pruned weights is always exact. The usual ``scores <= threshold``
+prunes every tie: 54.7 % of a matrix on a 4-bit grid for a requested 50 %.
 """
 
 from collections.abc import Mapping
@@ -15,16 +14,17 @@ from torch import Tensor
 from compression_gates.compression.errors import RecipeError
 
 
-def lowest(scores: Tensor, count: int, tie_break: Tensor | None = None) -> Tensor:
-    """Mask of the ``count`` lowest scores along the last dimension.
+def lowest_mask(scores: Tensor, count: int, tie_break: Tensor | None = None) -> Tensor:
+    """Return the mask of the ``count`` lowest scores along the last dimension.
 
     Args:
         scores: ``(..., n)``, finite.
-        count: how many to mark, ``0 <= count <= n``.
-        tie_break: ``(..., n)``; among equal scores the lower goes first. Then position decides.
+        count: number of true elements along the last dimension, ``0 <= count <= n``.
+        tie_break: ``(..., n)``; orders equal scores. Where it is equal too, or None, the earlier
+            position is lower.
 
     Returns:
-        Boolean mask like ``scores``, exactly ``count`` true along the last dimension.
+        A boolean mask shaped like ``scores``.
     """
     if tie_break is None:
         order = scores.argsort(dim=-1, stable=True)
@@ -37,43 +37,58 @@ def lowest(scores: Tensor, count: int, tie_break: Tensor | None = None) -> Tenso
 
 @dataclass(frozen=True)
 class Unstructured:
-    """Prune the share ``sparsity`` of the weights, wherever they stand."""
+    """Prune a fraction of the weights, at any position.
+
+    Attributes:
+        sparsity: the fraction, 0 to 1.
+
+    Raises:
+        RecipeError: the fraction is outside 0 to 1.
+    """
 
     sparsity: float
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.sparsity <= 1.0:
-            raise RecipeError(f"sparsity = {self.sparsity}: give a share between 0 and 1")
+            raise RecipeError(f"sparsity = {self.sparsity}: must be between 0 and 1")
 
     def __str__(self) -> str:
         return f"{self.sparsity * 100:g}"
 
     def count(self, size: int) -> int:
-        """Weights pruned out of ``size``."""
+        """Return the number of weights to prune out of ``size``."""
         return round(self.sparsity * size)
 
     def expected_zeros(self, rows: int, columns: int, per_row: bool) -> int:
+        """Return the number of weights to prune; if ``per_row``, rounded in each row separately."""
         return rows * self.count(columns) if per_row else self.count(rows * columns)
 
     def check(self, columns: int) -> None:
-        """Any width will do."""
+        """Accept every input width."""
 
 
 @dataclass(frozen=True)
 class NofM:
-    """Keep ``n`` of every ``m`` consecutive weights of a row (2:4 for sparse tensor cores)."""
+    """Keep ``n`` of every ``m`` consecutive weights of a row (2:4 for sparse tensor cores).
+
+    Raises:
+        RecipeError: not ``0 < n < m``.
+    """
 
     n: int
     m: int
 
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
-            raise RecipeError(f"pattern {self.n}:{self.m}: keep at least 1 and fewer than all")
+            raise RecipeError(
+                f"pattern {self.n}:{self.m}: N must be at least 1 and less than M in N:M"
+            )
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
 
     def check(self, columns: int) -> None:
+        """Raise a RecipeError if ``m`` does not divide the input width ``columns``."""
         if columns % self.m:
             raise RecipeError(
                 f"pattern {self}: an input width of {columns} is not a multiple of {self.m}; "
@@ -81,13 +96,14 @@ class NofM:
             )
 
     def expected_zeros(self, rows: int, columns: int, per_row: bool) -> int:
+        """Return the number of weights to prune in a matrix."""
         return rows * columns * (self.m - self.n) // self.m
 
     def mask(self, scores: Tensor, tie_break: Tensor | None = None) -> Tensor:
-        """Mask of the pruned weights, for scores ``(rows, columns)``."""
+        """Return the mask of the weights to prune, for scores ``(rows, columns)``."""
         groups = scores.unflatten(-1, (-1, self.m))
         ties = None if tie_break is None else tie_break.unflatten(-1, (-1, self.m))
-        return lowest(groups, self.m - self.n, ties).flatten(-2)
+        return lowest_mask(groups, self.m - self.n, ties).flatten(-2)
 
 
 Pattern = Unstructured | NofM
@@ -96,22 +112,25 @@ Pattern = Unstructured | NofM
 def prune_mask(
     scores: Tensor, pattern: Pattern, *, per_row: bool, tie_break: Tensor | None = None
 ) -> Tensor:
-    """Mask of the weights to prune, by lowest score.
+    """Return the mask ``(rows, columns)`` of the weights to prune, those with the lowest scores.
 
     Args:
         scores: ``(rows, columns)``.
-        pattern: how many to prune.
-        per_row: compare within each row (Wanda) or over the whole matrix (magnitude);
-            an N:M pattern compares within its groups either way.
-        tie_break: as for :func:`lowest`.
+        pattern: how many weights to prune.
+        per_row: whether scores are compared within each row (Wanda) instead of over the whole
+            matrix (magnitude). An N:M pattern always compares within its groups.
+        tie_break: as for :func:`lowest_mask`.
+
+    Raises:
+        RecipeError: the pattern does not fit the number of columns.
     """
     pattern.check(scores.shape[-1])
     if isinstance(pattern, NofM):
         return pattern.mask(scores, tie_break)
-    if per_row:
-        return lowest(scores, pattern.count(scores.shape[-1]), tie_break)
-    ties = None if tie_break is None else tie_break.flatten()
-    return lowest(scores.flatten(), pattern.count(scores.numel()), ties).view_as(scores)
+    shape = scores.shape if per_row else (-1,)
+    compared = scores.reshape(shape)
+    ties = None if tie_break is None else tie_break.reshape(shape)
+    return lowest_mask(compared, pattern.count(compared.shape[-1]), ties).view_as(scores)
 
 
 def global_masks(
@@ -119,24 +138,23 @@ def global_masks(
     pattern: Unstructured,
     tie_break: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks of the weights to prune where all layers compete, by lowest score.
+    """Return the masks of the weights to prune, those with the lowest scores over all layers.
 
-    The highest score that goes is found bit by bit, so that no sorted copy of a whole model is
-    ever made.
+    The threshold is found by bisection, so that the scores of a whole model are never sorted.
 
     Args:
         scores: of each layer, any shape, float32, finite and not negative.
-        pattern: how many to prune of all together.
-        tie_break: like ``scores``; among equal scores the lower goes first. Then position decides.
+        pattern: how many weights to prune over all layers.
+        tie_break: shaped like ``scores``; orders equal scores, as for :func:`lowest_mask`.
     """
     count = pattern.count(sum(score.numel() for score in scores.values()))
-    # Of floats that are not negative, order is that of their bits read as integers.
+    # Non-negative floats have the same order as their bit patterns read as integers.
     bits = {name: score.contiguous().view(torch.int32) for name, score in scores.items()}
 
     def below(limit: int) -> int:
         return sum(int((part < limit).sum()) for part in bits.values())
 
-    low, high = 0, 2**31 - 1  # below(low) <= count, and the threshold is the largest such limit
+    low, high = 0, 2**31 - 1  # find the largest limit with below(limit) <= count
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if below(middle) <= count else (low, middle - 1)
@@ -144,15 +162,10 @@ def global_masks(
     left = count - sum(int(mask.sum()) for mask in masks.values())
     if left:
         tied = {name: part == low for name, part in bits.items()}
-        ties = torch.cat(
-            [
-                torch.zeros(int(tied[name].sum()), device=tied[name].device)
-                if tie_break is None
-                else tie_break[name][tied[name]]
-                for name in tied
-            ]
-        )
-        chosen = lowest(ties, left).split([int(mask.sum()) for mask in tied.values()])
+        # Without a tie break, the equal scores themselves leave the decision to the position.
+        values = scores if tie_break is None else tie_break
+        ties = torch.cat([values[name][where] for name, where in tied.items()])
+        chosen = lowest_mask(ties, left).split([int(mask.sum()) for mask in tied.values()])
         for (name, where), part in zip(tied.items(), chosen, strict=True):
             masks[name][where] = part
     return masks

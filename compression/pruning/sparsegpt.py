@@ -1,50 +1,53 @@
 """SparseGPT (Frantar & Alistarh 2023, sections 3 and 4, algorithm 1).
 
-Columns are decided from left to right. With ``H = 2 X X^T / tokens`` and ``U`` the upper Cholesky
-factor of its inverse, pruning ``w_j`` costs::
+Columns are processed from left to right. With ``H = 2 X X^T / tokens`` and ``U`` the upper
+Cholesky factor of its inverse, pruning ``w_j`` increases the output error by::
 
     e_j = w_j^2 / U_jj^2
 
-and the error that it leaves is spread over the columns to its right::
+The error of column ``j``, with ``q_j`` its pruned weights, is compensated by updating the columns
+to its right::
 
     W[:, j:] -= (w_j - q_j) / U_jj * U[j, j:]
 
-Masks are chosen a block of columns at a time (or an N:M group at a time), from weights that
-already carry the corrections of all columns before.
+The mask is chosen for one block of columns, or for one N:M group, at a time, from weights that
+include the updates of all earlier columns.
 """
-
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.calibration.driver import InputStatistics
 from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor, output_error
-from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import naming
-from compression_gates.compression.model.capture import Batch
-from compression_gates.compression.model.layers import Layer
 from compression_gates.compression.pruning.magnitude import magnitude_scores
-from compression_gates.compression.pruning.masks import put
-from compression_gates.compression.pruning.patterns import NofM, Pattern, lowest, prune_mask
+from compression_gates.compression.pruning.masks import (
+    PruningTask,
+    calibrated_layers,
+    write_pruned,
+)
+from compression_gates.compression.pruning.patterns import NofM, Pattern, lowest_mask, prune_mask
 from compression_gates.compression.pruning.wanda import wanda
-from compression_gates.compression.recipe import Step
 
 BLOCK = 128
-"""Columns whose mask is chosen together (B_s in the paper)."""
+"""Number of columns whose mask is chosen together (B_s in the paper)."""
 
 
 def sparsegpt(
     weight: Tensor, hessian: Tensor, pattern: Pattern, block: int = BLOCK, damping: float = DAMPING
 ) -> Tensor:
-    """``weight`` ``(rows, columns)`` pruned, the weights that stay corrected for those that go.
+    """Return ``weight`` pruned, with the remaining weights updated to compensate.
 
     Args:
-        weight: any floating dtype; solved in float32.
-        hessian: ``(columns, columns)``, ``2 X X^T`` over calibration tokens, up to a factor.
-        pattern: what to prune.
-        block: columns whose mask is chosen together; rounded to whole N:M groups.
-        damping: share of the mean diagonal that is added to it.
+        weight: ``(rows, columns)``, any floating dtype; the computation is in float32.
+        hessian: ``(columns, columns)``, ``2 X X^T`` over the calibration tokens, up to a factor.
+        pattern: how many weights to prune.
+        block: number of columns whose mask is chosen together; rounded down to whole N:M groups.
+        damping: added to the diagonal of the Hessian, as a fraction of its mean.
+
+    Raises:
+        RecipeError: the pattern does not fit the number of columns.
+        CompressionError: the Hessian is zero or cannot be factorized.
     """
     pattern.check(weight.shape[1])
     rows, columns = weight.shape
@@ -61,10 +64,10 @@ def sparsegpt(
         errors = torch.empty_like(part)
         mask = torch.zeros_like(part, dtype=torch.bool)
         if not isinstance(pattern, NofM):
-            # Rounding the running total keeps the count exact over all blocks together.
+            # Rounding the running total keeps the count over all blocks exact.
             count = pattern.count(rows * stop) - pattern.count(rows * start)
             costs = (part / factor.diagonal()) ** 2
-            mask = lowest(costs.flatten(), count, part.abs().flatten()).view_as(part)
+            mask = lowest_mask(costs.flatten(), count, part.abs().flatten()).view_as(part)
         for j in range(stop - start):
             if isinstance(pattern, NofM) and j % pattern.m == 0:
                 group = slice(j, j + pattern.m)
@@ -79,35 +82,33 @@ def sparsegpt(
     return result.to(weight.dtype)
 
 
-def prune(
-    compressed: Compressed,
-    layers: Mapping[str, Layer],
-    patterns: Mapping[str, Pattern],
-    step: Step,
-    batches: Sequence[Batch],
-) -> None:
-    """Prunes ``layers`` in place, block by block on the inputs that the pruned blocks before give.
+def prune(task: PruningTask) -> None:
+    """Prune the layers of a task in place, on the outputs of the earlier pruned blocks.
 
-    An expert that no token reached has no Hessian, and its smallest magnitudes go. So they do where
-    that leaves less error: the algorithm is greedy.
+    The algorithm is greedy, so a layer is pruned by magnitude where that leaves a smaller output
+    error. An expert without calibration tokens has no Hessian and is pruned by magnitude too.
+
+    Raises:
+        CompressionError: the calibration failed, a Hessian cannot be factorized, or a result is not
+            as requested.
     """
-    for block in visit_blocks(compressed.model, layers, batches, True, desc=step.name):
-        for name, seen in block.items():
-            weight, pattern = layers[name].weight.detach(), patterns[name]
-            with naming(name):
-                after = _least_error(weight, seen, pattern, step["damping"])
-            put(name, layers[name], after, pattern, per_row=False, corrected=True)
+    for name, layer, moments in calibrated_layers(task, with_products=True):
+        weight, pattern = layer.weight.detach(), task.patterns[name]
+        with naming(name):
+            after = _least_error(weight, moments, pattern, task.step["damping"])
+        write_pruned(name, layer, after, pattern, per_row=False, corrected=True)
 
 
-def _least_error(weight: Tensor, seen: InputStatistics, pattern: Pattern, damping: float) -> Tensor:
-    """``weight`` pruned by the algorithm, or by magnitude if the outputs then differ less."""
-    if not seen.tokens:
-        return wanda(weight, seen.norm, pattern)
-    magnitudes = magnitude_scores(weight)
-    smallest = weight.masked_fill(prune_mask(magnitudes, pattern, per_row=False), 0.0)
-    found = sparsegpt(weight, seen.hessian, pattern, damping=damping)
-    errors = [
-        output_error(after.float() - weight.float(), seen.hessian).sum()
-        for after in (found, smallest)
-    ]
-    return smallest if errors[1] < errors[0] else found
+def _least_error(
+    weight: Tensor, moments: InputStatistics, pattern: Pattern, damping: float
+) -> Tensor:
+    """Return ``weight`` pruned by SparseGPT or by magnitude, whichever has less output error."""
+    if not moments.tokens:
+        return wanda(weight, moments.norm, pattern)
+    mask = prune_mask(magnitude_scores(weight), pattern, per_row=False)
+    hessian = moments.hessian
+    candidates = (
+        sparsegpt(weight, hessian, pattern, damping=damping),
+        weight.masked_fill(mask, 0.0),
+    )
+    return min(candidates, key=lambda w: output_error(w.float() - weight.float(), hessian).sum())

@@ -1,7 +1,7 @@
-"""Carries out a pruning step.
+"""Runs a pruning step.
 
-A method's function is ``prune(compressed, layers, patterns, step, batches)``: it sets weights of
-``layers`` to zero as ``patterns`` ask, both by name, through :mod:`compression.pruning.masks`.
+The function of a method is ``prune(task) -> None``. It sets weights of the layers of the
+:class:`~compression_gates.compression.pruning.masks.PruningTask` to zero in place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,27 +19,31 @@ from compression_gates.compression.model.layers import (
     selected_layers,
 )
 from compression_gates.compression.model.tracing import select_reached
+from compression_gates.compression.pruning.masks import PruningTask
 from compression_gates.compression.pruning.owl import owl_sparsities
 from compression_gates.compression.pruning.patterns import NofM, Pattern, Unstructured
 from compression_gates.compression.recipe import Step, needs_data, trains
 
 
 def pattern_of(step: Step) -> Pattern:
-    """The pattern that a pruning step asks for."""
+    """Return the pattern that the settings of a step request."""
     if step.settings.get("pattern") is not None:
         return NofM(*step["pattern"])
     return Unstructured(step["sparsity"])
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError where the pattern does not fit a layer."""
+    """Raise a RecipeError if the settings contradict each other or do not fit a layer."""
     pattern = pattern_of(step)
     if isinstance(pattern, NofM) and step.settings.get("allocation") == "owl":
-        raise RecipeError(f"{step.name}: OWL spreads a sparsity; {pattern} is the same everywhere")
+        raise RecipeError(
+            f"{step.name}: allocation=owl needs an unstructured sparsity, because {pattern} fixes "
+            "the sparsity of every layer"
+        )
     if step.settings.get("allocation") == "uniform":
         for name in {"outlier", "spread"} & dict(step.given).keys():
-            raise RecipeError(f"{step.name}: {name} is of OWL; give allocation=owl with it")
-    layers, _ = _chosen(model, step)
+            raise RecipeError(f"{step.name}: the setting {name} needs allocation=owl")
+    layers, _ = _select(model, step)
     if trains(step):
         check_untied(model, layers)
     for name, layer in layers.items():
@@ -47,36 +51,41 @@ def check(model: PreTrainedModel, step: Step) -> None:
             pattern.check(layer.in_features)
             if trains(step) and layer.expert is not None:
                 raise RecipeError(
-                    f"{step.method} pruning needs a module of its own; {excluding_experts(layers)}"
+                    f"{step.method} pruning does not support experts that share a parameter; "
+                    f"{excluding_experts(layers)}"
                 )
 
 
-def _chosen(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[str]]:
-    """The layers that are pruned, and notes on those that are left out."""
+def _select(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[str]]:
+    """Return the layers to prune, and notes on selected layers that are left out."""
     return select_reached(model, step) if needs_data(step) else (selected_layers(model, step), [])
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Prunes the layers that the step chooses."""
+    """Prune the selected layers in place and record their patterns.
+
+    Raises:
+        RecipeError: the step does not fit the model.
+        CompressionError: the calibration or training failed, or the result is not as requested.
+    """
     model = compressed.model
-    layers, notes = _chosen(model, step)
+    layers, notes = _select(model, step)
     compressed.notes += notes
     patterns = dict.fromkeys(layers, pattern_of(step))
     if step.settings.get("allocation") == "owl":
-        patterns = _owl(model, layers, step, batches)
-    step.entry.implementation(compressed, layers, patterns, step, batches)
+        patterns = _owl_patterns(model, layers, step, batches)
+    step.entry.implementation(PruningTask(compressed, layers, patterns, step, batches))
     compressed.pruned |= patterns
 
 
-def _owl(
+def _owl_patterns(
     model: PreTrainedModel, layers: Mapping[str, Layer], step: Step, batches: Sequence[Batch]
 ) -> dict[str, Pattern]:
-    """A pattern for each layer: alike within a block, by the share of outliers between blocks."""
-    seen = collect(model, layers, batches, with_products=False)
+    statistics = collect(model, layers, batches, with_products=False)
     sparsities = owl_sparsities(
         model,
         {name: layer.weight.detach() for name, layer in layers.items()},
-        {name: statistics.norm for name, statistics in seen.items()},
+        {name: moments.norm for name, moments in statistics.items()},
         step["sparsity"], step["outlier"], step["spread"],
     )  # fmt: skip
     return {name: Unstructured(sparsity) for name, sparsity in sparsities.items()}

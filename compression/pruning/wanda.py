@@ -1,55 +1,63 @@
 """Wanda: pruning by weights and activations (Sun et al. 2024, section 3, equation 1).
 
-A weight matters as much as the signal that it carries. Its score is its magnitude times the
-norm of its input feature over the calibration tokens, compared within each output row::
+The score of a weight is its magnitude times the L2 norm of its input feature over the calibration
+tokens. Scores are compared within each output row::
 
     S_ij = |W_ij| * ||X_j||_2
 
-Weights are not updated.
+The remaining weights are not updated.
 """
-
-from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import visit_blocks
-from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import naming
-from compression_gates.compression.model.capture import Batch
-from compression_gates.compression.model.layers import Layer
-from compression_gates.compression.pruning.masks import put
+from compression_gates.compression.pruning.magnitude import magnitude_scores
+from compression_gates.compression.pruning.masks import (
+    PruningTask,
+    calibrated_layers,
+    write_pruned,
+)
 from compression_gates.compression.pruning.patterns import Pattern, prune_mask
-from compression_gates.compression.recipe import Step
 
 
 def wanda_scores(weight: Tensor, input_norm: Tensor) -> Tensor:
-    """Scores ``(rows, columns)`` of ``weight`` for input norms ``(columns,)``, in float32."""
+    """Return ``|W_ij| * ||X_j||_2`` in float32.
+
+    Args:
+        weight: ``(rows, columns)``.
+        input_norm: ``(columns,)`` L2 norms of the input features.
+    """
     return weight.float().abs() * input_norm.float()
 
 
 def wanda(weight: Tensor, input_norm: Tensor, pattern: Pattern) -> Tensor:
-    """``weight`` ``(rows, columns)`` with its lowest-scoring entries set to zero.
+    """Return ``weight`` with the lowest scores of each row, or of each N:M group, set to zero.
 
-    Weights on features that never fire all score zero; among them the smallest goes first.
+    Among equal scores, such as those of a feature that is always zero, the smallest magnitude is
+    pruned first.
+
+    Args:
+        weight: ``(rows, columns)``.
+        input_norm: ``(columns,)`` L2 norms of the input features.
+        pattern: how many weights to prune.
+
+    Raises:
+        RecipeError: the pattern does not fit the number of columns.
     """
     scores = wanda_scores(weight, input_norm)
-    mask = prune_mask(scores, pattern, per_row=True, tie_break=weight.float().abs())
+    mask = prune_mask(scores, pattern, per_row=True, tie_break=magnitude_scores(weight))
     return weight.masked_fill(mask, 0.0)
 
 
-def prune(
-    compressed: Compressed,
-    layers: Mapping[str, Layer],
-    patterns: Mapping[str, Pattern],
-    step: Step,
-    batches: Sequence[Batch],
-) -> None:
-    """Prunes ``layers`` in place, block by block on the inputs that the pruned blocks before give.
+def prune(task: PruningTask) -> None:
+    """Prune the layers of a task in place, on the outputs of the earlier pruned blocks.
 
-    Without any input all scores tie, and the smallest magnitudes go.
+    An expert without calibration tokens has input norms of zero and is pruned by magnitude.
+
+    Raises:
+        CompressionError: the calibration failed, or a result is not as requested.
     """
-    for block in visit_blocks(compressed.model, layers, batches, False, desc=step.name):
-        for name, seen in block.items():
-            with naming(name):
-                after = wanda(layers[name].weight.detach(), seen.norm, patterns[name])
-            put(name, layers[name], after, patterns[name], per_row=True)
+    for name, layer, moments in calibrated_layers(task, with_products=False):
+        with naming(name):
+            after = wanda(layer.weight.detach(), moments.norm, task.patterns[name])
+        write_pruned(name, layer, after, task.patterns[name], per_row=True)

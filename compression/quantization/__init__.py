@@ -1,1 +1,1 @@
-"""Quantization: grids, and ways to fill them."""
+"""Quantization of weights and of the inputs of linear layers."""

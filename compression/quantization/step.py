@@ -1,15 +1,16 @@
-"""Carries out a quantization step.
+"""Runs a quantization step.
 
-A method's function is ``quantize(weight, step, seen, keep_zeros) -> Quantized``:
+The function of a method is ``quantize(weight, step, moments, keep_zeros) -> Quantized``:
 
-- ``weight`` ``(rows, columns)``;
-- ``step``, with its settings;
-- ``seen``, the statistics of the layer's inputs with their products, where the method calibrates,
-  otherwise None; of an expert that no calibration token reached they are of no token;
-- ``keep_zeros``, whether weights that are zero must stay zero.
+- ``weight`` is ``(rows, columns)``;
+- ``step`` has the settings;
+- ``moments`` are the statistics of the layer's inputs, including their products, if the method
+  calibrates, otherwise None. An expert that no calibration token reached has zero ``tokens``;
+- ``keep_zeros`` is whether weights that are zero must remain zero.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
@@ -26,36 +27,42 @@ from compression_gates.compression.model.layers import (
     selected_layers,
 )
 from compression_gates.compression.model.tracing import select_reached
-from compression_gates.compression.quantization.activations import kind_of, round_inputs_of
-from compression_gates.compression.quantization.grids import groups_of
+from compression_gates.compression.quantization.activations import (
+    input_format,
+    round_inputs_of,
+)
+from compression_gates.compression.quantization.grids import group_count
 from compression_gates.compression.recipe import Step, calibrates
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError where a layer cannot be packed as asked."""
-    layers, _ = _chosen(model, step)
+    """Raise a RecipeError if a selected layer cannot be quantized with the step's settings."""
+    layers, _ = _select(model, step)
     check_untied(model, layers)
-    if step.settings.get("group") is not None and step.settings.get("scale") == "tensor":
-        raise RecipeError(f"{step.name}: a group has scales of its own; leave out scale=tensor")
+    group = step.settings.get("group")
+    if group is not None and step.settings.get("scale") == "tensor":
+        raise RecipeError(
+            f"{step.name}: group and scale=tensor contradict each other; leave out scale=tensor"
+        )
     for name, layer in layers.items():
         with naming(name):
-            groups_of(layer.in_features, step.settings.get("group"))
+            group_count(layer.in_features, group)
         if layer.expert is not None and step.settings.get("activations"):
             raise RecipeError(
-                f"layer {name}: activations of an expert cannot be rounded; "
+                f"layer {name}: the inputs of an expert cannot be rounded; "
                 f"{excluding_experts(layers)}"
             )
-    chosen = {id(layer.stored) for layer in layers.values() if layer.expert is not None}
+    parameters = {id(layer.stored) for layer in layers.values() if layer.expert is not None}
     for name, layer in all_layers(model).items():
-        if id(layer.stored) in chosen and name not in layers:
+        if id(layer.stored) in parameters and name not in layers:
             raise RecipeError(
-                f"layer {name}: experts of one parameter are packed together; "
+                f"layer {name}: the experts of one parameter are packed together; "
                 "include or exclude all of them"
             )
 
 
-def _chosen(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[str]]:
-    """The layers that are quantized, and notes on those that are left out."""
+def _select(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[str]]:
+    """Return the layers to quantize, and notes on selected layers that are left out."""
     if calibrates(step) or step.settings.get("activations"):
         return select_reached(model, step)
     return selected_layers(model, step), []
@@ -63,36 +70,41 @@ def _chosen(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[
 
 @torch.no_grad()
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Quantizes the layers that the step chooses, block by block where it calibrates."""
+    """Quantize the selected layers in place, block by block if the method calibrates.
+
+    Raises:
+        RecipeError: the step does not fit the model.
+        CompressionError: the calibration failed, or a result is not finite, loses zeros of a mask,
+            or has codes outside the range of the grid.
+    """
     model = compressed.model
-    layers, notes = _chosen(model, step)
+    layers, notes = _select(model, step)
     compressed.notes += notes
-    if not calibrates(step):
-        for name, layer in layers.items():
-            _store(compressed, name, layer, step, None)
-    else:
-        for block in visit_blocks(model, layers, batches, with_products=True, desc=step.name):
-            for name, statistics in block.items():
-                _store(compressed, name, layers[name], step, statistics)
+    blocks = [dict.fromkeys(layers)]
+    if calibrates(step):
+        blocks = visit_blocks(model, layers, batches, with_products=True, desc=step.name)
+    for block in blocks:
+        for name, moments in block.items():
+            _quantize(compressed, name, layers[name], step, moments)
 
 
-def _store(
-    compressed: Compressed, name: str, layer: Layer, step: Step, seen: InputStatistics | None
+def _quantize(
+    compressed: Compressed, name: str, layer: Layer, step: Step, moments: InputStatistics | None
 ) -> None:
     zeros = layer.weight == 0 if name in compressed.pruned else None
     with naming(name):
-        quantized = step.entry.implementation(layer.weight, step, seen, zeros is not None)
+        quantized = step.entry.implementation(layer.weight, step, moments, zeros is not None)
     after = quantized.dequantized()
     if not after.isfinite().all():
         raise CompressionError(f"layer {name}: quantization left weights that are not finite")
     if zeros is not None and after[zeros].any():
-        raise CompressionError(f"layer {name}: quantization filled zeros of its mask")
+        raise CompressionError(f"layer {name}: quantization changed zeros of a pruned layer")
     grid = quantized.grid
     if int(quantized.codes.max()) > grid.highest or int(quantized.codes.min()) < grid.lowest:
-        raise CompressionError(f"layer {name}: a code is outside of {grid.bits} bits")
+        raise CompressionError(f"layer {name}: a code is outside the range of {grid.bits} bits")
     layer.weight.copy_(after)
     activations = bool(step.settings.get("activations"))
-    compressed.quantized[name] = quantized.with_activations(activations)
+    compressed.quantized[name] = replace(quantized, activations=activations)
     if activations:
-        # From now on, so that later blocks are calibrated on what they will be given.
-        round_inputs_of(layer.module, kind_of(grid))
+        # Registered here so that later blocks are calibrated with rounded inputs.
+        round_inputs_of(layer.module, input_format(grid))

@@ -1,1 +1,1 @@
-"""Scaling: weights made easier to quantize, the function kept."""
+"""Scaling channels to prepare quantization, without changing the outputs of the model."""

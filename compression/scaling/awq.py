@@ -1,20 +1,23 @@
 """AWQ (Lin et al. 2024, section 3.2, equations 4 and 5).
 
-A weight that is multiplied by ``s > 1`` before it is rounded, and its input divided by it, has its
-error divided by about ``s``. Channels with large inputs deserve it::
+If a weight is multiplied by ``s > 1`` before it is rounded, and its input is divided by ``s``, its
+rounding error becomes smaller by a factor of about ``s``. Channels with large inputs get large
+scales::
 
     s = s_X^alpha,    alpha* = argmin || Q(W diag(s)) (diag(s)^-1 X) - W X ||,    0 <= alpha < 1
 
-with ``s_X`` the mean magnitude of each channel's inputs, and ``s`` divided by ``sqrt(max s min s)``
-as in the authors' code. The error is summed over the layers that take the inputs; over the
-calibration inputs it is, up to a factor, with ``H = 2 X X^T / tokens``::
+``s_X`` is the mean magnitude of the inputs of each channel. As in the authors' code, ``s`` is
+divided by ``sqrt(max s min s)``. The error is summed over all layers that receive the inputs. With
+``H = 2 X X^T / tokens`` over the calibration inputs it is, up to a factor::
 
     E = tr(D H D^T),        D = W - Q(W diag(s)) diag(s)^-1
 
-``alpha = 0`` is no scaling, so on the calibration inputs the result is never worse than that.
+``alpha = 0`` means no scaling, so the error over the calibration inputs is never larger than
+without scaling.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,12 +33,12 @@ from compression_gates.compression.scaling.step import visit_pairs
 
 
 def activation_aware_scales(magnitudes: Tensor, alpha: float) -> Tensor:
-    """``(channels,)`` scales in float32, above zero and finite; all 1 at ``alpha = 0``.
+    """Return scales ``(channels,)`` in float32, positive and finite; all 1 for ``alpha = 0``.
 
-    A channel without any input has no magnitude to go by, and scale 1.
+    The scale of a channel whose inputs are all zero is 1.
 
     Args:
-        magnitudes: ``(channels,)`` mean absolute inputs.
+        magnitudes: ``(channels,)`` mean absolute inputs, ``s_X``.
         alpha: 0 to 1.
     """
     scales = magnitudes.double().pow(alpha)
@@ -51,14 +54,14 @@ def activation_aware_scales(magnitudes: Tensor, alpha: float) -> Tensor:
 def rounding_error(
     weight: Tensor, columns: Tensor, hessian: Tensor, grid: Grid, group: int | None = None
 ) -> Tensor:
-    """The error ``tr(D H D^T)`` that rounding leaves in a layer with scaled columns.
+    """Return the output error ``tr(D H D^T)`` of a layer that is rounded with scaled columns.
 
     Args:
-        weight: ``(rows, columns)`` in the model's dtype, in which it is also scaled.
+        weight: ``(rows, columns)`` in the dtype of the model, to which the scaled weight is cast.
         columns: ``(columns,)`` scales.
         hessian: ``(columns, columns)`` of the inputs before scaling.
-        grid: the values of the rounded weight.
-        group: how many consecutive weights of a row share a scale of the grid.
+        grid: the grid of the rounded weight.
+        group: number of consecutive weights of a row that share a scale of the grid.
     """
     scaled = (weight.float() * columns).to(weight.dtype)
     rounded = round_to_nearest(scaled, grid, group).dequantized()
@@ -66,34 +69,40 @@ def rounding_error(
 
 
 def search(magnitudes: Tensor, error: Callable[[Tensor], Tensor], points: int) -> Tensor:
-    """The scales of least ``error`` among ``alpha = 0, 1 / points, ..., 1 - 1 / points``."""
-    candidates = (activation_aware_scales(magnitudes, k / points) for k in range(points))
-    best = next(candidates)
-    least = error(best)
-    for scales in candidates:
-        found = error(scales)
-        if found < least:
-            best, least = scales, found
-    return best
+    """Return the scales with the smallest error for ``alpha = 0, 1 / points, ..., 1 - 1 / points``.
+
+    Args:
+        magnitudes: ``(channels,)`` mean absolute inputs.
+        error: returns the error of scales ``(channels,)``. The smallest ``alpha`` wins a tie.
+        points: number of values of ``alpha``.
+    """
+    return min((activation_aware_scales(magnitudes, k / points) for k in range(points)), key=error)
 
 
 def find_scales(
     model: PreTrainedModel, pairs: Sequence[ScalingPair], step: Step, batches: Sequence[Batch]
 ) -> dict[ScalingPair, Tensor]:
-    """The ``(channels,)`` scales of every pair that leave the least error in its consumers."""
+    """Return the scales ``(channels,)`` of each pair with the smallest error in its consumers.
+
+    Raises:
+        CompressionError: the calibration failed.
+    """
     grid, group = Uniform(step["bits"], step["symmetric"]), step["group"]
-    found = {}
-    for pair, seen in visit_pairs(model, pairs, batches, with_products=True, desc=step.name):
-        weights = {name: layer.weight for name, layer in pair.consumers.items()}
-        hessians = {name: statistics.hessian for name, statistics in seen.items()}
-        magnitudes = {name: statistics.mean_magnitude for name, statistics in seen.items()}
-
-        def error(scales: Tensor, pair=pair, weights=weights, hessians=hessians) -> Tensor:
-            return sum(
-                rounding_error(weight, pair.columns(name, scales), hessians[name], grid, group)
-                for name, weight in weights.items()
-            )
-
+    scales = {}
+    for pair, statistics in visit_pairs(model, pairs, batches, with_products=True, desc=step.name):
+        hessians = {name: moments.hessian for name, moments in statistics.items()}
+        means = {name: moments.mean_magnitude for name, moments in statistics.items()}
+        error = partial(_pair_error, pair, hessians, grid, group)
         with naming(pair.name):
-            found[pair] = search(pair.gathered(magnitudes, "mean"), error, step["grid"])
-    return found
+            scales[pair] = search(pair.reduced(means, "mean"), error, step["grid"])
+    return scales
+
+
+def _pair_error(
+    pair: ScalingPair, hessians: Mapping[str, Tensor], grid: Grid, group: int | None, scales: Tensor
+) -> Tensor:
+    """Return the sum of :func:`rounding_error` over the consumers of a pair."""
+    return sum(
+        rounding_error(layer.weight, pair.columns(name, scales), hessians[name], grid, group)
+        for name, layer in pair.consumers.items()
+    )

@@ -1,24 +1,26 @@
-"""Pairs between which a scale per channel can be moved without changing what the model computes.
+"""Pairs of a producer and its consumers, between which a scale for each channel can be moved.
 
-A *producer* gives out channels ``y`` that layers behind it, its *consumers*, take in. With a scale
-``s > 0`` for each channel (Xiao et al. 2023, section 4, equation 3)::
+The output ``Y = X W^T`` of consumers does not change if their producer gives ``X diag(s)^-1``
+instead of ``X`` and their columns are multiplied by the scales ``s > 0`` (Xiao et al. 2023, section
+4, equation 3)::
 
     Y = (X diag(s)^-1) (diag(s) W^T)
 
-the producer gives out ``y / s`` and the consumers' columns are multiplied by ``s``. A producer is
-a norm, a module with one weight for each channel; or a linear layer whose output reaches the
-consumers linearly for each channel, such as value -> output and up -> down projections.
+A producer is a norm with one weight for each channel, or a linear layer each of whose outputs
+reaches the consumers linearly. Examples of the latter are the value and output projections of
+attention, and the up and down projections of a gated FFN.
 
-Pairs are found by what the model does, not by its names: :mod:`compression.scaling.probing` tells
-which channels arrive where, and each pair is then tried with random powers of two, which are exact
-in every floating dtype. It counts if the logits stay what they were although scaling the consumers
-alone changes them. A norm whose output also goes elsewhere (into the residual of BERT, or a
-mixture's router) is found out here.
+Pairs are found from the behaviour of the model, not from the names of its modules.
+:mod:`compression_gates.compression.scaling.probing` finds which output channels of a producer
+arrive at which input channels. Each pair is then tried with random powers of two, which are exact
+in every floating dtype. It is usable if scaling both sides preserves the logits, while scaling the
+consumers alone changes them. This excludes a norm whose output is also used elsewhere, such as in
+the residual of BERT or in the router of a mixture.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,63 +33,57 @@ from compression_gates.compression.model.tracing import probe_batch
 from compression_gates.compression.scaling.probing import carried_channels, reached_layers
 
 TOLERANCE = 1e-4
-"""How much the logits may change, as a share of what scaling the consumers alone changes."""
+"""Largest change of the logits, as a fraction of the change from scaling the consumers alone."""
 
 Changes = list[tuple[Tensor, Tensor]]
-"""Tensors of the model, and what they are to hold."""
+"""Tensors of the model, each with its new value."""
 
 
 @dataclass(frozen=True, eq=False)
-class Norm:
-    """A module with one weight for each channel, which multiplies by ``offset + weight``.
+class Producer:
+    """A norm, or a linear layer with one row of weights for each channel.
 
-    The offset is 0, or 1 as in Gemma: ``w' = (1 + w) / s - 1 = (w + 1 - s) / s``, where the second
-    form leaves a weight of scale 1 as it is to the last bit.
+    Attributes:
+        module: the norm or linear layer.
+        transposed: whether the module stores its weight as ``(in, out)``.
+        offset: a norm multiplies by ``offset + weight``. It is 1 for Gemma, whose new weight
+            ``(1 + w) / s - 1`` is computed as ``(w + 1 - s) / s``, which is exact for ``s = 1``.
     """
 
     module: nn.Module
+    transposed: bool = False
     offset: float = 0.0
 
     @property
-    def channels(self) -> int:
-        return len(self.module.weight)
+    def weight(self) -> Tensor:
+        """The weight ``(channels,)`` of a norm, or ``(channels, in_features)``."""
+        return self.module.weight.T if self.transposed else self.module.weight
 
     @property
-    def tensors(self) -> list[Tensor]:
+    def channels(self) -> int:
+        return len(self.weight)
+
+    @property
+    def is_norm(self) -> bool:
+        return self.weight.ndim == 1
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The weight as it is stored, and the bias if there is one."""
         bias = getattr(self.module, "bias", None)
         return [self.module.weight] if bias is None else [self.module.weight, bias]
 
-    def divided(self, scales: Tensor) -> Changes:
-        """What divides its output by ``scales`` ``(channels,)``."""
-        weight, *bias = self.tensors
-        after = (_wide(weight) + self.offset * (1 - scales)) / scales
-        return [(weight, after), *((tensor, _wide(tensor) / scales) for tensor in bias)]
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """A linear layer, one row for each channel."""
-
-    layer: Layer
-
-    @property
-    def module(self) -> nn.Module:
-        return self.layer.module
-
-    @property
-    def channels(self) -> int:
-        return self.layer.out_features
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        bias = self.layer.bias
-        return [self.layer.stored] if bias is None else [self.layer.stored, bias]
-
-    def divided(self, scales: Tensor) -> Changes:
-        """What divides its output by ``scales`` ``(channels,)``."""
-        weight, bias = self.layer.weight, self.tensors[1:]
-        after = _wide(weight) / scales[:, None]
-        return [(weight, after), *((tensor, _wide(tensor) / scales) for tensor in bias)]
+    def changes(self, scales: Tensor) -> Changes:
+        """Return the changes that divide the output by ``scales`` ``(channels,)``."""
+        weight, biases = _at_least_float32(self.weight), self.parameters[1:]
+        if self.is_norm:
+            after = (weight + self.offset * (1 - scales)) / scales
+        else:
+            after = weight / scales[:, None]
+        return [
+            (self.weight, after),
+            *((bias, _at_least_float32(bias) / scales) for bias in biases),
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +92,15 @@ class ScalingPair:
 
     Attributes:
         name: of the producer.
-        producer: what gives out the channels.
-        consumers: the layers that take them in.
-        channels: for each consumer ``(in_features,)``, which channel each of its inputs is, or
-            NOWHERE. Heads of grouped-query attention that share a value share its channels.
+        producer: the module whose output is divided by the scales.
+        consumers: the layers whose columns are multiplied by the scales, by name.
+        channels: for each consumer ``(in_features,)``, the producer's channel that each input comes
+            from, or NO_CHANNEL. Several inputs can come from one channel: heads of grouped-query
+            attention share values.
     """
 
     name: str
-    producer: Norm | Projection
+    producer: Producer
     consumers: Mapping[str, Layer]
     channels: Mapping[str, Tensor]
 
@@ -112,40 +109,47 @@ class ScalingPair:
 
     @property
     def carried(self) -> Tensor:
-        """``(channels,)``, those that a consumer takes in; the others keep scale 1."""
-        ones = {name: torch.ones(len(numbers)) for name, numbers in self.channels.items()}
-        return self.gathered(ones, "amax") > 0
+        """``(channels,)``, whether a consumer receives the channel; other channels keep scale 1."""
+        ones = {name: torch.ones(len(indices)) for name, indices in self.channels.items()}
+        return self.reduced(ones, "amax") > 0
 
     def columns(self, name: str, scales: Tensor) -> Tensor:
-        """``(in_features,)`` scales of a consumer's columns; 1 for what is carried from nowhere."""
-        # NOWHERE is -1, the last.
+        """Return the scales ``(in_features,)`` of a consumer's columns; 1 for NO_CHANNEL."""
+        # The index NO_CHANNEL, -1, selects the appended 1.
         return torch.cat([scales, scales.new_ones(1)])[self.channels[name].to(scales.device)]
 
-    def gathered(self, values: Mapping[str, Tensor], how: str) -> Tensor:
-        """``(channels,)`` the "amax" or "mean", over consumers and the inputs that share a
-        channel, of ``values`` ``(in_features,)`` for each consumer; 0 where there is none."""
+    def reduced(self, values: Mapping[str, Tensor], how: str) -> Tensor:
+        """Return the "amax" or "mean" ``(channels,)`` of values over the inputs from each channel.
+
+        Args:
+            values: ``(in_features,)`` for each consumer.
+            how: a reduction of ``Tensor.scatter_reduce_``. A channel without inputs gets 0.
+        """
         first = next(iter(values.values()))
-        found = first.new_zeros(self.producer.channels + 1)
-        numbers = torch.cat([self.channels[name].to(first.device) for name in values])
-        found.scatter_reduce_(
-            0, numbers % len(found), torch.cat(list(values.values())), how, include_self=False
+        results = first.new_zeros(self.producer.channels + 1)
+        indices = torch.cat([self.channels[name].to(first.device) for name in values])
+        results.scatter_reduce_(
+            0, indices % len(results), torch.cat(list(values.values())), how, include_self=False
         )
-        return found[:-1]
+        return results[:-1]
 
-    def moved(self, scales: Tensor) -> Changes:
-        """What moves ``scales`` ``(channels,)`` from the producer into the consumers."""
-        return self.producer.divided(scales) + self.multiplied(scales)
+    def changes(self, scales: Tensor) -> Changes:
+        """Return the changes that move ``scales`` ``(channels,)`` into the consumers."""
+        return self.producer.changes(scales) + self.consumer_changes(scales)
 
-    def multiplied(self, scales: Tensor) -> Changes:
-        """The consumers' half of it."""
+    def consumer_changes(self, scales: Tensor) -> Changes:
+        """Return only the changes of the consumers."""
         return [
-            (layer.weight, _wide(layer.weight) * self.columns(name, scales))
+            (layer.weight, _at_least_float32(layer.weight) * self.columns(name, scales))
             for name, layer in self.consumers.items()
         ]
 
 
 def write(changes: Changes) -> bool:
-    """Makes the changes, each in its tensor's dtype; none of them if that cannot hold one."""
+    """Write changes to the model, and return whether they were written.
+
+    Nothing is written if a value is not finite in the dtype of its tensor.
+    """
     rounded = [(tensor, value.to(tensor.dtype)) for tensor, value in changes]
     if not all(value.isfinite().all() for _, value in rounded):
         return False
@@ -156,46 +160,45 @@ def write(changes: Changes) -> bool:
 
 @torch.no_grad()
 def find_pairs(
-    model: PreTrainedModel, chosen: Mapping[str, Layer]
+    model: PreTrainedModel, selected: Mapping[str, Layer]
 ) -> Iterator[tuple[ScalingPair, str | None]]:
-    """Pairs in the order of the module tree, each with the reason why it cannot be used, or None.
+    """Yield the pairs of a model, each with the reason why it cannot be scaled, or None.
 
-    The model runs on a few tokens, and is left as it was.
+    Pairs are in the order of the module tree. The model runs on a few tokens and is not changed.
 
     Args:
         model: in evaluation mode.
-        chosen: the layers that may be changed. Pairs without any of them are not named.
+        selected: the layers that may be changed. Pairs without any of them are left out.
     """
     layers = all_layers(model)
     inputs = _inputs(model)
     single = {name: layer for name, layer in layers.items() if layer.expert is None}
     unreached = single.keys() - reached_layers(model, single, inputs)
-    homes = {name: members for members in blocks(model, list(layers)).values() for name in members}
-    owners = _owners(model)
+    block_of = {name: names for names in blocks(model, list(layers)).values() for name in names}
+    owners = _owner_counts(model)
     logits = model(**inputs)[0]
     taken: set[str] = set()
     for name, producer in _producers(model, layers):
         channels = carried_channels(
             model, producer.module, producer.channels, layers, inputs,
-            mixed_into=homes[name] if name in layers else (),
+            mixed_into=block_of[name] if name in layers else (),
         )  # fmt: skip
         consumers = {key: layers[key] for key in channels}
         touched = {*consumers, name} & layers.keys()
-        if not consumers or not touched & chosen.keys():
+        if not consumers or not touched & selected.keys():
             continue
         pair = ScalingPair(name, producer, consumers, channels)
-        tensors = [*producer.tensors, *(layer.stored for layer in consumers.values())]
-        if not touched <= chosen.keys():
-            reason = "a layer of it is left alone: by include or exclude, or as a router"
-        elif any(owners[id(tensor)] > 1 for tensor in tensors):
-            reason = "a weight of it is also used elsewhere"
+        if not touched <= selected.keys():
+            reason = "one of its layers is excluded, not included, or a router"
+        elif any(owners[id(parameter)] > 1 for parameter in _parameters(pair)):
+            reason = "one of its weights is shared with another module"
         elif taken & consumers.keys():
-            reason = "another producer takes the scale already"
-        elif any(unreached.intersection(homes[key]) for key in consumers):
-            reason = "the block has layers that not every input reaches"
+            reason = "its consumers are scaled with another producer"
+        elif any(unreached.intersection(block_of[key]) for key in consumers):
+            reason = "its block has layers that not every input reaches"
         else:
             verified = _verified(model, inputs, logits, pair)
-            reason = None if verified else "the model would change"
+            reason = None if verified else "scaling it would change the outputs of the model"
             pair = verified or pair
         if reason is None:
             taken |= consumers.keys()
@@ -203,28 +206,28 @@ def find_pairs(
 
 
 def _inputs(model: PreTrainedModel) -> Batch:
-    """A few short rows that the model runs on: its own ``dummy_inputs``, which some do not."""
+    """Return the model's ``dummy_inputs`` if it runs on them, otherwise random tokens."""
     try:
         inputs = {key: value.to(model.device) for key, value in model.dummy_inputs.items()}
         model(**inputs)
-    except Exception:  # whatever these lack: a decoder's tokens, say
+    except Exception:  # for example, a decoder's tokens are missing
         return probe_batch(model)
     return inputs
 
 
 def _producers(
     model: PreTrainedModel, layers: Mapping[str, Layer]
-) -> Iterator[tuple[str, Norm | Projection]]:
+) -> Iterator[tuple[str, Producer]]:
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if name in layers:
-            yield name, Projection(layers[name])
+            yield name, Producer(module, layers[name].transposed)
         elif isinstance(weight, nn.Parameter) and weight.ndim == 1:
-            yield name, Norm(module)
+            yield name, Producer(module)
 
 
-def _owners(model: PreTrainedModel) -> Counter[int]:
-    """How many modules hold each parameter."""
+def _owner_counts(model: PreTrainedModel) -> Counter[int]:
+    """Return the number of modules that hold each parameter, by its id."""
     return Counter(
         id(parameter)
         for module in model.modules()
@@ -233,44 +236,43 @@ def _owners(model: PreTrainedModel) -> Counter[int]:
     )
 
 
+def _parameters(pair: ScalingPair) -> list[Tensor]:
+    return [*pair.producer.parameters, *(layer.stored for layer in pair.consumers.values())]
+
+
 def _verified(
     model: PreTrainedModel, inputs: Batch, logits: Tensor, pair: ScalingPair
 ) -> ScalingPair | None:
-    """The pair as it preserves the ``logits``, or None."""
-    forms = [pair]
-    if isinstance(pair.producer, Norm):
-        gemma = Norm(pair.producer.module, offset=1.0)
-        forms.append(ScalingPair(pair.name, gemma, pair.consumers, pair.channels))
-    for form in forms:
-        if _preserves(model, inputs, logits, form):
-            return form
-    return None
+    """Return the pair with the offset for which scaling preserves ``logits``, or None."""
+    candidates = [pair]
+    if pair.producer.is_norm:
+        candidates.append(replace(pair, producer=replace(pair.producer, offset=1.0)))
+    return next((c for c in candidates if _preserves(model, inputs, logits, c)), None)
 
 
 def _preserves(model: PreTrainedModel, inputs: Batch, logits: Tensor, pair: ScalingPair) -> bool:
     generator = torch.Generator().manual_seed(0)
     halved = torch.randint(0, 2, (pair.producer.channels,), generator=generator) == 1
-    # Halves of weights and doubles of activations: float16 would lose small halves of the latter.
+    # This halves weights and doubles activations; small activations would underflow in float16.
     scales = torch.where(halved & pair.carried, 0.5, 1.0).to(logits.device)
-    tensors = [*pair.producer.tensors, *(layer.stored for layer in pair.consumers.values())]
-    before = [tensor.clone() for tensor in tensors]
+    parameters = _parameters(pair)
+    before = [parameter.clone() for parameter in parameters]
     try:
-        if not write(pair.multiplied(scales)):
+        if not write(pair.consumer_changes(scales)):
             return False
         effect = (model(**inputs)[0] - logits).abs().max()
-        if not write(pair.producer.divided(scales)):
+        if not write(pair.producer.changes(scales)):
             return False
-        left = (model(**inputs)[0] - logits).abs().max()
+        remaining = (model(**inputs)[0] - logits).abs().max()
     finally:
-        for tensor, value in zip(tensors, before, strict=True):
-            tensor.copy_(value)
-    share = TOLERANCE
-    if getattr(pair.producer, "offset", 0) or logits.dtype == torch.float16:
-        # A weight beside an offset is rounded; float16 has lost bits of activations near zero.
-        share = max(share, 4 * torch.finfo(logits.dtype).eps)
-    return bool(effect > 0 and left <= share * effect)
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+    tolerance = TOLERANCE
+    if pair.producer.offset or logits.dtype == torch.float16:
+        # A weight with an offset is rounded, and float16 loses precision of values near zero.
+        tolerance = max(tolerance, 4 * torch.finfo(logits.dtype).eps)
+    return bool(effect > 0 and remaining <= tolerance * effect)
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """In float32 or better."""
+def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,21 +1,21 @@
-"""Which channels of a module's output arrive one by one at the inputs of later layers.
+"""Finds which output channels of a module arrive separately at the inputs of later layers.
 
-Nothing is assumed about what lies in between. The module's output is replaced by noise ``y > 0``,
-the same in each row of a batch, and row ``r`` has a set of channels ``S_r`` doubled. An input
-channel ``x_j`` of a layer behind it is *carried* from channel ``c`` if::
+The output of the module is replaced by noise ``y > 0``, which is the same in each row of a batch
+except that row ``r`` has a set of channels ``S_r`` doubled. An input channel ``x_j`` of a later
+layer is *carried* from channel ``c`` if, at each token::
 
-    x_j(row r) = 2 x_j   where c is in S_r,        x_j   where it is not,
+    x_j(row r) = 2 x_j   if c is in S_r,        x_j   otherwise
 
-at each token: then ``x_j`` is homogeneous in ``y_c`` and feels no other channel of ``S_r``. Which
-``c`` that is, is read off the binary digits of its number: ``S_0`` holds all channels and
-``S_(1+b)`` those whose number has bit ``b``. One forward of ``2 + log2(channels)`` short rows thus
-tells a norm from a projection, the value from queries and keys, a gated product from its gate, and
-how grouped-query attention repeats its heads.
+Then ``x_j`` is proportional to ``y_c`` and does not depend on other channels of ``S_r``. The index
+``c`` is found from its binary digits: ``S_0`` contains all channels, and ``S_(1+b)`` those whose
+index has bit ``b``. One forward pass with ``2 + log2(channels)`` short rows therefore distinguishes
+values from queries and keys and a gated product from its gate, and finds how grouped-query
+attention repeats its heads. The modules in between can compute anything.
 
-A projection that also gives out what is not carried (queries, keys and values in one, or gate and
-product) is first taken apart by rows that double a few neighbouring channels each.
+A fused projection also has outputs that are not carried, such as queries and keys beside values, or
+a gate beside a product. It is first separated by rows that each double a few neighbouring channels.
 
-Doubling is exact in every floating dtype, so the answer does not depend on it.
+Doubling is exact in every floating dtype.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,31 +28,31 @@ from transformers import PreTrainedModel
 from compression_gates.compression.model.capture import Batch, watched
 from compression_gates.compression.model.layers import Layer
 
-NOWHERE = -1
-"""Stands for the channel of an input that is carried from none."""
+NO_CHANNEL = -1
+"""The channel index of an input that is not carried."""
 TOLERANCE = 1e-3
-"""Of an answer, as a share of the channel's largest input; twice the dtype's precision if more."""
+"""Relative to the largest input of a channel; at least twice the precision of the dtype."""
 ROWS = 64
-"""Rows of a batch at most."""
+"""Largest number of rows of a batch."""
 NEIGHBOURS = 1024
-"""Sets of neighbouring channels at most, into which a projection is taken apart."""
+"""Largest number of sets into which a fused projection is separated."""
 
 
 @dataclass
-class Answer:
-    """How the inputs of a layer follow the sets of channels.
+class Response:
+    """The response of a layer's inputs to sets of doubled channels.
 
     Attributes:
-        doubled: ``(sets, in_features)``, the inputs that double with a set.
-        clean: ``(sets,)``, whether all others stay as they are.
+        doubled: ``(sets, in_features)``, whether an input doubles with a set.
+        unmixed: ``(sets,)``, whether every input either doubles or is unchanged.
     """
 
     doubled: Tensor
-    clean: Tensor
+    unmixed: Tensor
 
     @property
     def carries(self) -> bool:
-        return bool(self.clean.all() and self.doubled.any())
+        return bool(self.unmixed.all() and self.doubled.any())
 
 
 @torch.no_grad()
@@ -64,82 +64,87 @@ def carried_channels(
     inputs: Batch,
     mixed_into: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """For each layer that channels of ``module`` are carried to, which of them each input is.
+    """Return the origin of the inputs of each layer to which channels of ``module`` are carried.
 
     Args:
         model: in evaluation mode.
-        module: whose output is a tensor ``(..., channels)``.
-        channels: how many it gives out.
-        layers: the layers to look at; experts of a mixture are not.
-        inputs: for the model; the first row is used.
-        mixed_into: layers for which a wider output is taken apart.
+        module: a module whose output is a tensor ``(..., channels)``.
+        channels: the number of output channels.
+        layers: the layers to examine; experts of a mixture are ignored.
+        inputs: inputs of the model, of which the first row is used.
+        mixed_into: layers for which the module is tried as a fused projection.
 
     Returns:
-        By layer ``(in_features,)`` numbers of channels, NOWHERE for an input that is carried from
-        none. Layers without any are left out.
+        By layer ``(in_features,)`` channel indices, NO_CHANNEL for inputs that are not carried.
+        Layers without carried inputs are left out.
     """
     layers = {name: layer for name, layer in layers.items() if layer.expert is None}
 
-    def ask(names: Collection[str], sets: Tensor) -> dict[str, Answer]:
-        return _ask(model, module, {name: layers[name] for name in names}, inputs, sets)
+    def responses_to(sets: Tensor, names: Collection[str]) -> dict[str, Response]:
+        return _responses(model, module, {name: layers[name] for name in names}, inputs, sets)
 
-    answers = ask(layers, _digits(torch.ones(channels, dtype=torch.bool)))
-    found = {name: _numbers(answer) for name, answer in answers.items() if answer.carries}
+    responses = responses_to(_digit_sets(torch.ones(channels, dtype=torch.bool)), layers)
+    origins = {name: _indices(response) for name, response in responses.items() if response.carries}
     mixed = [
         name
         for name in mixed_into
-        if name in answers and not answers[name].clean[0] and layers[name].in_features < channels
+        if name in responses
+        and not responses[name].unmixed[0]
+        and layers[name].in_features < channels
     ]
     if mixed:
-        sets = _neighbours(channels)
-        for name, answer in ask(mixed, sets).items():
-            alone = sets[answer.clean & answer.doubled.any(dim=1)].any(dim=0)
-            if alone.any():
-                answer = ask([name], _digits(alone))[name]
-                if answer.carries:
-                    found[name] = _numbers(answer)
-    return found
+        sets = _neighbour_sets(channels)
+        for name, response in responses_to(sets, mixed).items():
+            separate = sets[response.unmixed & response.doubled.any(dim=1)].any(dim=0)
+            if separate.any():
+                response = responses_to(_digit_sets(separate), [name])[name]
+                if response.carries:
+                    origins[name] = _indices(response)
+    return origins
 
 
-def _digits(among: Tensor) -> Tensor:
-    """``(1 + bits, channels)``: ``among``, and those of it that have bit 0, bit 1, ..."""
-    numbers = torch.arange(len(among))
-    bits = [(numbers >> bit) & 1 == 1 for bit in range(len(among).bit_length())]
-    return torch.stack([among, *(among & bit for bit in bits)])
+def _digit_sets(channels: Tensor) -> Tensor:
+    """Return ``(1 + bits, channels)``: the given set, and its channels with bit 0, bit 1, ..."""
+    indices = torch.arange(len(channels))
+    bits = [(indices >> bit) & 1 == 1 for bit in range(len(channels).bit_length())]
+    return torch.stack([channels, *(channels & bit for bit in bits)])
 
 
-def _numbers(answer: Answer) -> Tensor:
-    """``(in_features,)`` numbers of channels, from an answer to :func:`_digits`."""
-    powers = 2 ** torch.arange(len(answer.doubled) - 1)
-    numbers = (answer.doubled[1:] * powers[:, None]).sum(dim=0)
-    return torch.where(answer.doubled[0], numbers, NOWHERE)
+def _indices(response: Response) -> Tensor:
+    """Return channel indices ``(in_features,)`` from the response to :func:`_digit_sets`."""
+    powers = 2 ** torch.arange(len(response.doubled) - 1)
+    indices = (response.doubled[1:] * powers[:, None]).sum(dim=0)
+    return torch.where(response.doubled[0], indices, NO_CHANNEL)
 
 
-def _neighbours(channels: int) -> Tensor:
-    """``(sets, channels)`` of a power of two of neighbours each, so that none spans two heads."""
+def _neighbour_sets(channels: int) -> Tensor:
+    """Return ``(sets, channels)``, disjoint sets of neighbours.
+
+    Their size is a power of two, so that no set includes channels of two heads.
+    """
     width = 1
     while channels // width > NEIGHBOURS and channels % (2 * width) == 0:
         width *= 2
     return torch.eye(channels // width, dtype=torch.bool).repeat_interleave(width, dim=1)
 
 
-def _ask(
+def _responses(
     model: PreTrainedModel,
     module: nn.Module,
     layers: Mapping[str, Layer],
     inputs: Batch,
     sets: Tensor,
-) -> dict[str, Answer]:
-    parts: dict[str, list[Answer]] = {}
+) -> dict[str, Response]:
+    parts: dict[str, list[Response]] = {}
     for some in sets.split(ROWS - 1):
-        for name, answer in _forward(model, module, layers, inputs, some).items():
-            parts.setdefault(name, []).append(answer)
+        for name, response in _forward(model, module, layers, inputs, some).items():
+            parts.setdefault(name, []).append(response)
     return {
-        name: Answer(
-            torch.cat([answer.doubled for answer in found]),
-            torch.cat([answer.clean for answer in found]),
+        name: Response(
+            torch.cat([part.doubled for part in responses]),
+            torch.cat([part.unmixed for part in responses]),
         )
-        for name, found in parts.items()
+        for name, responses in parts.items()
     }
 
 
@@ -149,12 +154,14 @@ def _forward(
     layers: Mapping[str, Layer],
     inputs: Batch,
     sets: Tensor,
-) -> dict[str, Answer]:
-    """The answers of the layers that are called after ``module``, by their first such call: what
-    a shared module does when it is called again is not asked."""
+) -> dict[str, Response]:
+    """Return the responses of layers called after the first call of ``module``, by name.
+
+    Only the first later call of each layer counts.
+    """
     rows = len(sets) + 1
     factors = torch.cat([torch.ones(1, sets.shape[1]), 1.0 + sets.float()])
-    answers: dict[str, Answer] = {}
+    responses: dict[str, Response] = {}
     called = False
 
     def replace(_module: nn.Module, _inputs: object, output: object) -> object:
@@ -165,9 +172,9 @@ def _forward(
         noise = _noise(output, rows).reshape(rows, -1, sets.shape[1])
         return (noise * factors.to(output)[:, None]).reshape(output.shape)
 
-    def see(name: str, seen: Tensor) -> None:
-        if called and name not in answers:
-            answers[name] = _answer(seen, rows)
+    def see(name: str, captured: Tensor) -> None:
+        if called and name not in responses:
+            responses[name] = _response(captured, rows)
 
     handle = module.register_forward_hook(replace)
     try:
@@ -175,34 +182,33 @@ def _forward(
             model(**{key: value[:1].repeat_interleave(rows, 0) for key, value in inputs.items()})
     finally:
         handle.remove()
-    return answers
+    return responses
 
 
 def _noise(output: Tensor, rows: int) -> Tensor:
-    """Above zero, so that a ReLU lets all of it pass; the same in each of ``rows`` parts."""
+    """Return noise ``(rows, n)``, the same in each row, and positive so that it passes a ReLU."""
     generator = torch.Generator().manual_seed(0)
-    one = torch.randn(1, output.numel() // rows, generator=generator).abs()
-    return one.to(output).expand(rows, -1)
+    row = torch.randn(1, output.numel() // rows, generator=generator).abs()
+    return row.to(output).expand(rows, -1)
 
 
-def _answer(seen: Tensor, rows: int) -> Answer:
-    """What the inputs of a layer, ``rows`` equal parts of them, say; nothing if they are not."""
-    width = seen.shape[-1]
-    if seen.numel() % (rows * width):
+def _response(captured: Tensor, rows: int) -> Response:
+    """Return the response in inputs of a layer; a mixed one if they do not consist of ``rows``."""
+    width = captured.shape[-1]
+    if captured.numel() % (rows * width):
         nothing = torch.zeros(rows - 1, width, dtype=torch.bool)
-        return Answer(nothing, nothing.any(dim=1))
-    values = seen.reshape(rows, -1, width)
+        return Response(nothing, nothing.any(dim=1))
+    values = captured.reshape(rows, -1, width)
     before, after = values[:1], values[1:]
-    share = max(TOLERANCE, 2 * torch.finfo(seen.dtype).eps)
-    room = share * before.abs().amax(dim=1)
-    same = (after - before).abs().amax(dim=1) <= room
-    doubled = (after - 2 * before).abs().amax(dim=1) <= room
-    return Answer((doubled & ~same).cpu(), (doubled | same).all(dim=1).cpu())
+    tolerance = max(TOLERANCE, 2 * torch.finfo(captured.dtype).eps) * before.abs().amax(dim=1)
+    same = (after - before).abs().amax(dim=1) <= tolerance
+    doubled = (after - 2 * before).abs().amax(dim=1) <= tolerance
+    return Response((doubled & ~same).cpu(), (doubled | same).all(dim=1).cpu())
 
 
 @torch.no_grad()
 def reached_layers(model: PreTrainedModel, layers: Mapping[str, Layer], inputs: Batch) -> set[str]:
-    """Names of the ``layers`` that a forward calls."""
+    """Return the names of the ``layers`` that a forward pass calls."""
     reached: set[str] = set()
     with watched(model, layers, lambda name, _: reached.add(name)):
         model(**inputs)

@@ -1,11 +1,13 @@
 """SmoothQuant (Xiao et al. 2023, section 4, equation 4).
 
-Inputs with outlier channels are hard to round token by token, weights are not. The scale ::
+Inputs with outlier channels lose precision when each token is rounded with one scale. Dividing the
+inputs of channel ``j`` by ``s_j`` and multiplying its weights by ``s_j`` moves a part of their
+range into the weights::
 
     s_j = max |X_j|^alpha / max |W_j|^(1 - alpha)
 
-divides the inputs and multiplies the weights of channel ``j``: at ``alpha = 1`` the weights take
-over the inputs' whole range, at 0 the inputs take over the weights', at 0.5 they share it.
+For ``alpha = 1`` the whole range of the inputs moves into the weights. For ``alpha = 0`` the whole
+range of the weights moves into the inputs. For ``alpha = 0.5`` the ranges become equal.
 """
 
 from collections.abc import Sequence
@@ -22,14 +24,14 @@ from compression_gates.compression.scaling.step import visit_pairs
 
 
 def smoothing_scales(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    """``(channels,)`` scales in float32, above zero and finite.
+    """Return scales ``(channels,)`` in float32, positive and finite (equation 4).
 
-    A channel whose inputs or weights are all zero has no range to share, and scale 1.
+    The scale of a channel whose inputs or weights are all zero is 1.
 
     Args:
         inputs: ``(channels,)`` largest absolute inputs.
         weights: ``(channels,)`` largest absolute weights, over all layers that take the inputs.
-        alpha: 0 to 1, how much of the inputs' range the weights take over.
+        alpha: migration strength, 0 to 1.
     """
     inputs, weights = inputs.float(), weights.float()
     scales = inputs.pow(alpha) / weights.pow(1 - alpha)
@@ -40,15 +42,19 @@ def smoothing_scales(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:
 def find_scales(
     model: PreTrainedModel, pairs: Sequence[ScalingPair], step: Step, batches: Sequence[Batch]
 ) -> dict[ScalingPair, Tensor]:
-    """The ``(channels,)`` scales of every pair, from the ranges of inputs and weights."""
+    """Return the scales ``(channels,)`` of each pair, from the ranges of its inputs and weights.
+
+    Raises:
+        CompressionError: the calibration failed.
+    """
     scales = {}
-    for pair, seen in visit_pairs(model, pairs, batches, with_products=False, desc=step.name):
-        inputs = {name: statistics.largest for name, statistics in seen.items()}
-        ranges = {
+    for pair, statistics in visit_pairs(model, pairs, batches, with_products=False, desc=step.name):
+        inputs = {name: moments.largest for name, moments in statistics.items()}
+        weights = {
             name: layer.weight.abs().amax(dim=0).float() for name, layer in pair.consumers.items()
         }
         with naming(pair.name):
             scales[pair] = smoothing_scales(
-                pair.gathered(inputs, "amax"), pair.gathered(ranges, "amax"), step["alpha"]
+                pair.reduced(inputs, "amax"), pair.reduced(weights, "amax"), step["alpha"]
             )
     return scales

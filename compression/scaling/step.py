@@ -1,8 +1,8 @@
-"""Carries out a scaling step: the model computes what it did, and quantizes better.
+"""Runs a scaling step, which prepares a model for quantization without changing its outputs.
 
-A method's function is ``find_scales(model, pairs, step, batches) -> {pair: scales}``, with the
-``(channels,)`` that each pair's producer is divided by; it sees the inputs of the pairs' consumers
-through :func:`visit_pairs`.
+The function of a method is ``find_scales(model, pairs, step, batches) -> {pair: scales}``. The
+output of the producer of a pair is divided by its scales ``(channels,)``. :func:`visit_pairs` gives
+the function the statistics of the consumers' inputs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,53 +16,57 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.layers import selected_layers
-from compression_gates.compression.quantization.grids import groups_of
+from compression_gates.compression.quantization.grids import group_count
 from compression_gates.compression.recipe import Step
 from compression_gates.compression.scaling.pairs import ScalingPair, find_pairs, write
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError where a group does not fit a layer, or nothing can be scaled."""
+    """Raise a RecipeError if a group does not fit a selected layer, or no pair can be scaled."""
     layers = selected_layers(model, step)
     for name, layer in layers.items():
         with naming(name):
-            groups_of(layer.in_features, step.settings.get("group"))
-    left: dict[str, list[ScalingPair]] = {}
+            group_count(layer.in_features, step.settings.get("group"))
+    unusable: dict[str, list[ScalingPair]] = {}
     for pair, reason in find_pairs(model, layers):
         if reason is None:
             return
-        left.setdefault(reason, []).append(pair)
-    reasons = "".join(f"; {_summary(reason, pairs)}" for reason, pairs in left.items())
+        unusable.setdefault(reason, []).append(pair)
+    reasons = "".join(f"; {_not_scaled(reason, pairs)}" for reason, pairs in unusable.items())
     raise RecipeError(
-        f"{step.name}: in {type(model).__name__} no scale can be moved into the chosen layers "
-        f"from what comes before them{reasons}"
+        f"{step.name}: {type(model).__name__} has no norm or linear layer whose output can be "
+        f"scaled for the selected layers{reasons}"
     )
 
 
 @torch.no_grad()
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Scales every pair that the step may change.
+    """Scale every usable pair of the selected layers in place; a note names the other pairs.
 
-    All scales are those of the model as it was: a layer may take a scale in its columns and give
-    one away in its rows, and neither is to feel the other.
+    All scales are computed before any is applied. A layer can be the consumer of one pair and the
+    producer of another, and the scales of the two must not influence each other.
+
+    Raises:
+        RecipeError: the step does not fit the model.
+        CompressionError: the calibration failed.
     """
     model = compressed.model
     pairs: list[ScalingPair] = []
-    left: dict[str, list[ScalingPair]] = {}
+    unusable: dict[str, list[ScalingPair]] = {}
     for pair, reason in find_pairs(model, selected_layers(model, step)):
         if reason is None:
             pairs.append(pair)
         else:
-            left.setdefault(reason, []).append(pair)
+            unusable.setdefault(reason, []).append(pair)
     scales = step.entry.implementation(model, pairs, step, batches)
-    for pair, found in scales.items():
-        if not write(pair.moved(found)):
-            left.setdefault("its dtype cannot hold the scaled weights", []).append(pair)
+    for pair, values in scales.items():
+        if not write(pair.changes(values)):
+            unusable.setdefault("the scaled weights overflow its dtype", []).append(pair)
     later = compressed.recipe.steps[compressed.recipe.steps.index(step) :]
     if not any(other.entry.family == QUANTIZATION for other in later):
-        compressed.notes.append(f"{step.name} prepares a quantization, and none follows")
-    for reason, some in left.items():
-        compressed.notes.append(f"{step.name}: {_summary(reason, some)}")
+        compressed.notes.append(f"{step.name}: no quantization step follows this scaling step")
+    for reason, some in unusable.items():
+        compressed.notes.append(f"{step.name}: {_not_scaled(reason, some)}")
 
 
 def visit_pairs(
@@ -72,17 +76,31 @@ def visit_pairs(
     with_products: bool,
     desc: str,
 ) -> Iterator[tuple[ScalingPair, dict[str, InputStatistics]]]:
-    """Yields each pair with the input statistics of its consumers by name, as soon as all of them
-    were seen: they may be in several blocks, as in a decoder's cross-attention."""
+    """Yield each pair with the input statistics of its consumers by name.
+
+    A pair is yielded once all its consumers have been visited. They can be in several blocks, as in
+    the cross-attention of a decoder.
+
+    Args:
+        model: in evaluation mode.
+        pairs: the pairs to visit.
+        batches: the calibration data.
+        with_products: whether the statistics include the products of the inputs.
+        desc: label of the progress bar.
+
+    Raises:
+        CompressionError: the calibration failed.
+    """
     layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
-    left, seen = list(pairs), {}
+    waiting, statistics = list(pairs), {}
     for block in visit_blocks(model, layers, batches, with_products, desc):
-        seen |= block
-        for pair in [pair for pair in left if pair.consumers.keys() <= seen.keys()]:
-            left.remove(pair)
-            yield pair, {name: seen.pop(name) for name in pair.consumers}
+        statistics |= block
+        for pair in [pair for pair in waiting if pair.consumers.keys() <= statistics.keys()]:
+            waiting.remove(pair)
+            yield pair, {name: statistics.pop(name) for name in pair.consumers}
 
 
-def _summary(reason: str, pairs: Sequence[ScalingPair]) -> str:
-    more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
-    return f"{pairs[0]}{more} stay unscaled: {reason}"
+def _not_scaled(reason: str, pairs: Sequence[ScalingPair]) -> str:
+    if len(pairs) == 1:
+        return f"{pairs[0]} is not scaled: {reason}"
+    return f"{pairs[0]} and {len(pairs) - 1} more are not scaled: {reason}"

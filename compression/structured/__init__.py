@@ -1,1 +1,1 @@
-"""Structured pruning: heads and channels that really go."""
+"""Structured pruning, which removes whole attention heads and FFN channels."""

@@ -1,20 +1,20 @@
-"""Which layers become smaller together, found by probing gradients and never by name.
+"""Finds the layers that must be made smaller together, from gradients and not from names.
 
-Channels of a *consumer*'s input (``down_proj``, ``o_proj``) fall into units, and each unit is
-computed from channels of its own of the *producers* (``gate_proj`` and ``up_proj``; ``q_proj``,
-``k_proj`` and ``v_proj``, or one fused layer). Take a unit away and its rows of the producers and
-its columns of the consumer go with it:
+The input channels of a *consumer* (``down_proj``, ``o_proj``) are divided into units. Each unit is
+computed from separate channels of the *producers* (``gate_proj`` and ``up_proj``; ``q_proj``,
+``k_proj`` and ``v_proj``; or one fused layer). Removing a unit removes its rows of the producers
+and its columns of the consumer:
 
 - a unit of an FFN is one channel;
-- a unit of attention is one key-value group with all of its query heads: the finest parts of the
-  input, equal and consecutive, that share no channel of any producer.
+- a unit of attention is one key-value group with all its query heads. Units are the finest division
+  of the input into equal consecutive parts that share no channel of a producer.
 
-One forward on a few tokens cuts the graph behind every layer, by putting a random leaf in place
-of its output, so that a gradient reaches exactly the layers that feed an input directly. A
-producer's channel feeds one unit only if, for every bit of the units' numbers, it feeds units
-with that bit or units without it but not both. So ``2 log2(units)`` backward passes find every
-channel's unit, in whatever order a fused layer has them. Gradients outside a unit are exact
-zeros: nothing is ever added to them.
+In one forward pass on a few tokens, the output of each layer is replaced by a random leaf tensor,
+so that gradients of an input reach only the layers that feed it directly. A producer's channel
+feeds a single unit if, for every bit of the unit indices, it feeds either units with that bit or
+units without it. Therefore ``2 log2(units)`` backward passes find the unit of every channel, for
+any order of the channels of a fused layer. Gradients with respect to channels of other units are
+exactly zero.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,17 +35,16 @@ FFN, HEADS = "ffn", "heads"
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """Layers that lose units together.
+    """Layers from which units are removed together.
 
     Attributes:
-        consumer: whose input the units are parts of.
-        columns: ``(in,)`` unit of each of its input channels.
-        producers: what computes that input.
-        rows: for each producer ``(out,)``, unit of each of its output channels.
-        units: how many there are.
-        tables: for each embedding with a column for each unit, such as T5's table of position
-            biases, ``(units,)`` the unit of each column. Couplings that share one lose the same
-            units.
+        consumer: the layer whose input is divided into units.
+        columns: ``(in_features,)``, the unit of each input channel of the consumer.
+        producers: the layers that compute that input.
+        rows: for each producer ``(out_features,)``, the unit of each output channel.
+        units: the number of units.
+        tables: for each embedding with a column for each unit, such as the position biases of T5,
+            ``(units,)``, the unit of each column. Couplings that share a table lose the same units.
     """
 
     consumer: Layer
@@ -57,7 +56,7 @@ class Coupling:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all its layers."""
+        """The names of all its layers."""
         return (*(layer.name for layer in self.producers), self.consumer.name)
 
     @property
@@ -67,32 +66,41 @@ class Coupling:
 
 
 def heads(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[Coupling]:
-    """The units of attention: key-value groups with their query heads.
+    """Return the units of attention, which are key-value groups with their query heads.
+
+    Args:
+        model: in evaluation mode.
+        layers: the selected layers, by name.
 
     Raises:
-        RecipeError: biases of attention that follow from the number of heads.
+        RecipeError: the model uses ALiBi, or does not run on the probe.
     """
-    if _has_alibi(model):
+    if _uses_alibi(model):
         raise RecipeError(
-            f"heads: {type(model).__name__} biases attention by ALiBi, whose slopes follow from "
-            "the number of heads: with fewer heads those that stay would get others"
+            f"heads: {type(model).__name__} uses ALiBi, whose slopes depend on the number of "
+            "heads, so removing heads would change the slopes of the others"
         )
     return find_couplings(model, HEADS)
 
 
-def _has_alibi(model: PreTrainedModel) -> bool:
+def _uses_alibi(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
-    told = (
-        getattr(part, "alibi", False) for part in (config, getattr(config, "attn_config", None))
+    configs = (config, getattr(config, "attn_config", None))
+    return any(getattr(part, "alibi", False) for part in configs) or hasattr(
+        model.base_model, "build_alibi_tensor"
     )
-    return any(told) or hasattr(model.base_model, "build_alibi_tensor")
 
 
 def ffn(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[Coupling]:
-    """The units of FFNs: their channels.
+    """Return the units of FFNs, which are their channels.
+
+    Args:
+        model: in evaluation mode.
+        layers: the selected layers, by name.
 
     Raises:
-        RecipeError: an expert of a mixture is among ``layers``.
+        RecipeError: an expert of a mixture is among ``layers``, or the model does not run on the
+            probe.
     """
     for name, layer in layers.items():
         if layer.expert is not None:
@@ -104,13 +112,17 @@ def ffn(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[Coupling]:
 
 
 def find_couplings(model: PreTrainedModel, kind: str) -> list[Coupling]:
-    """The units of every block of ``model``: of its FFNs or of its attention.
+    """Return the units of all FFNs or of all attention layers of ``model``.
+
+    A layer whose input is the unchanged output of another layer, such as the second factor of a
+    low-rank layer, is not the consumer of a coupling.
 
     Args:
-        model: any that runs on tokens.
+        model: a model that takes tokens, in evaluation mode.
         kind: :data:`FFN` or :data:`HEADS`.
 
-    Layers that are given other layers' outputs as they are make no FFN: they are factors.
+    Raises:
+        RecipeError: the model does not run on the probe.
     """
     layers = {name: layer for name, layer in all_layers(model).items() if layer.expert is None}
     members = [names for names in blocks(model, list(layers)).values() if len(names) > 1]
@@ -119,18 +131,19 @@ def find_couplings(model: PreTrainedModel, kind: str) -> list[Coupling]:
     try:
         for table in frozen:
             table.requires_grad_(True)
-        probe = _probed(model, {name: layers[name] for names in members for name in names})
-        found = [
-            coupling for names in members for coupling in _in_block(probe, layers, names, kind)
+        probe = _run_probe(model, {name: layers[name] for names in members for name in names})
+        return [
+            _with_tables(coupling, probe, tables)
+            for names in members
+            for coupling in _block_couplings(probe, layers, names, kind)
         ]
-        return [_with_tables(coupling, probe, tables) for coupling in found]
     finally:
         for table in frozen:
             table.requires_grad_(False)
 
 
 def _tables(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Weights of the embeddings beside those of tokens."""
+    """Return the weights of all embeddings except that of tokens, by name."""
     tokens = model.get_input_embeddings()
     return {
         name: module.weight
@@ -140,36 +153,37 @@ def _tables(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _with_tables(coupling: Coupling, probe: "_Probe", tables: Mapping[str, Tensor]) -> Coupling:
+    """Return the coupling with the tables that its consumer's input depends on."""
     inputs = probe.inputs[coupling.consumer.name]
-    found = {}
+    units = {}
     for name, table in tables.items():
         if table.shape[1] != coupling.units or not _reached(inputs, [table])[0].any():
             continue
         rows = _rows(inputs, coupling.columns, coupling.units, {name: [table]})
         if rows is not None:
-            found[name] = rows[0]
-    return replace(coupling, tables=found)
+            units[name] = rows[0]
+    return replace(coupling, tables=units)
 
 
 @dataclass
 class _Probe:
-    """What each layer was given at its first use, and the leaves in place of its outputs."""
+    """The input of each layer's first call, and the leaves that replaced its outputs."""
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     leaves: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 @torch.enable_grad()
-def _probed(model: PreTrainedModel, layers: Mapping[str, Layer]) -> _Probe:
+def _run_probe(model: PreTrainedModel, layers: Mapping[str, Layer]) -> _Probe:
     probe = _Probe()
     names = {id(layer.module): name for name, layer in layers.items()}
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> Tensor | None:
         if not isinstance(output, Tensor):
-            return None  # a router, which gives out more than the product with its weight
+            return None  # a router can return a tuple
         name = names[id(module)]
         leaves = probe.leaves.setdefault(name, [])
-        # A copy, that what happens in place behind the layer does not reach.
+        # Copies, because the model may change its tensors in place.
         probe.inputs.setdefault(name, inputs[0].clone())
         leaves.append(random_outputs(name, len(leaves), output, output.shape[-1]).requires_grad_())
         return leaves[-1].clone()
@@ -181,84 +195,79 @@ def _probed(model: PreTrainedModel, layers: Mapping[str, Layer]) -> _Probe:
     return probe
 
 
-def _in_block(
+def _block_couplings(
     probe: _Probe, layers: Mapping[str, Layer], names: Sequence[str], kind: str
 ) -> Iterator[Coupling]:
-    feeding = {name: _feeding(probe, name, names) for name in names}
-    for name, producers in feeding.items():
-        others = {x for other in names if other != name for x in feeding[other]}
-        if not producers or others & producers.keys():
+    producers_of = {name: _producers(probe, name, names) for name in names}
+    for name, producers in producers_of.items():
+        shared = {x for other in names if other != name for x in producers_of[other]}
+        if not producers or shared & producers.keys():
             continue
         inputs = probe.inputs[name]
-        if any(_is_passed_on(leaf, inputs) for leaves in producers.values() for leaf in leaves):
+        leaves = [leaf for leaves in producers.values() for leaf in leaves]
+        if any(leaf.shape == inputs.shape and torch.equal(leaf, inputs) for leaf in leaves):
             continue
-        found = _finest(inputs, producers)
-        if found is None:
-            continue
-        columns, rows, units = found
-        if (units == len(columns)) == (kind == FFN):
-            yield Coupling(layers[name], columns, tuple(layers[x] for x in producers), rows, units)
+        width = inputs.shape[-1]
+        for units in (number for number in range(width, 1, -1) if width % number == 0):
+            columns = torch.arange(units, device=inputs.device).repeat_interleave(width // units)
+            rows = _rows(inputs, columns, units, producers)
+            if rows is not None:
+                if (units == width) == (kind == FFN):
+                    layer, feeding = layers[name], tuple(layers[x] for x in producers)
+                    yield Coupling(layer, columns, feeding, rows, units)
+                break
 
 
-def _feeding(probe: _Probe, name: str, names: Sequence[str]) -> dict[str, list[Tensor]]:
-    """The layers whose outputs reach this layer's input with no layer in between."""
+def _producers(probe: _Probe, name: str, names: Sequence[str]) -> dict[str, list[Tensor]]:
+    """Return the leaves of the layers whose outputs reach a layer's input directly, by layer."""
     leaves = [(other, leaf) for other in names for leaf in probe.leaves.get(other, ())]
     inputs = probe.inputs.get(name)
     if inputs is None or not inputs.requires_grad:
         return {}
-    found: dict[str, list[Tensor]] = {}
+    producers: dict[str, list[Tensor]] = {}
     reached = _reached(inputs, [leaf for _, leaf in leaves])
     for (other, leaf), channels in zip(leaves, reached, strict=True):
         if channels.any():
-            found.setdefault(other, []).append(leaf)
-    return found
-
-
-def _is_passed_on(leaf: Tensor, inputs: Tensor) -> bool:
-    return leaf.shape == inputs.shape and torch.equal(leaf, inputs)
-
-
-def _finest(
-    inputs: Tensor, producers: Mapping[str, list[Tensor]]
-) -> tuple[Tensor, tuple[Tensor, ...], int] | None:
-    """The units of the columns and of each producer's rows, and how many; None if there is one."""
-    width = inputs.shape[-1]
-    for units in (number for number in range(width, 1, -1) if width % number == 0):
-        columns = torch.arange(units, device=inputs.device).repeat_interleave(width // units)
-        rows = _rows(inputs, columns, units, producers)
-        if rows is not None:
-            return columns, rows, units
-    return None
+            producers.setdefault(other, []).append(leaf)
+    return producers
 
 
 def _rows(
     inputs: Tensor, columns: Tensor, units: int, producers: Mapping[str, list[Tensor]]
 ) -> tuple[Tensor, ...] | None:
-    """``(out,)`` for each producer: the one unit that each channel feeds, or None if a channel
-    feeds no unit or several, or if units differ in size."""
+    """Return the unit that each channel feeds, ``(out_features,)`` for each producer.
+
+    None if a channel feeds no unit or several, or if units differ in size.
+    """
     names = [name for name, leaves in producers.items() for _ in leaves]
-    leaves = [leaf for found in producers.values() for leaf in found]
+    leaves = [leaf for outputs in producers.values() for leaf in outputs]
     owners = [torch.zeros(leaf.shape[-1], dtype=torch.long, device=leaf.device) for leaf in leaves]
     for bit in range((units - 1).bit_length()):
-        side = (columns >> bit & 1).bool()
-        with_bit, without = (_reached(inputs, leaves, part) for part in (side, ~side))
-        for owner, yes, no in zip(owners, with_bit, without, strict=True):
-            if (yes == no).any():
+        has_bit = (columns >> bit & 1).bool()
+        with_bit, without_bit = (_reached(inputs, leaves, part) for part in (has_bit, ~has_bit))
+        for owner, feeds_with, feeds_without in zip(owners, with_bit, without_bit, strict=True):
+            if (feeds_with == feeds_without).any():
                 return None
-            owner += yes.long() << bit
-    found: dict[str, Tensor] = {}
+            owner += feeds_with.long() << bit
+    rows: dict[str, Tensor] = {}
     for name, owner in zip(names, owners, strict=True):
         sizes = owner.bincount(minlength=units)
-        # A layer that is used twice must feed the same units both times.
         if len(sizes) != units or len(sizes.unique()) != 1:
             return None
-        if not torch.equal(found.setdefault(name, owner), owner):
+        # A layer that is used several times must feed the same units each time.
+        if not torch.equal(rows.setdefault(name, owner), owner):
             return None
-    return tuple(found[name] for name in producers)
+    return tuple(rows[name] for name in producers)
 
 
 def _reached(inputs: Tensor, leaves: Sequence[Tensor], part: Tensor | None = None) -> list[Tensor]:
-    """``(out,)`` of each leaf: whether the channel reaches the input, or a part of its channels."""
+    """Return for each leaf ``(out_features,)`` whether a channel reaches a part of the input.
+
+    Args:
+        inputs: ``(..., in_features)``.
+        leaves: ``(..., out_features)`` each.
+        part: ``(in_features,)``, the channels of the part; None for all.
+    """
     weights = random_outputs("weights", 0, inputs, inputs.shape[-1])
     if part is not None:
         weights = weights * part

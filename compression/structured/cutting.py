@@ -1,4 +1,4 @@
-"""Takes rows and columns out of layers, and can put everything back."""
+"""Removes rows and columns from layers, in a way that can be undone."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,23 +16,29 @@ from compression_gates.compression.structured.coupling import Coupling
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A coupling and the units that stay, in their order."""
+    """A coupling and the units that are kept.
+
+    Attributes:
+        coupling: the layers from which units are removed.
+        kept: the indices of the remaining units, in ascending order.
+    """
 
     coupling: Coupling
     kept: Tensor
 
     @property
     def name(self) -> str:
+        """The name of the consumer."""
         return self.coupling.consumer.name
 
     @property
     def columns(self) -> Tensor:
-        """``(in,)`` whether an input channel of the consumer stays."""
+        """``(in_features,)``, whether an input channel of the consumer is kept."""
         return torch.isin(self.coupling.columns, self.kept)
 
     @property
     def rows(self) -> dict[str, Tensor]:
-        """``(out,)`` by producer: whether an output channel stays."""
+        """``(out_features,)`` by producer name, whether an output channel is kept."""
         coupling = self.coupling
         return {
             layer.name: torch.isin(rows, self.kept)
@@ -41,19 +47,19 @@ class Cut:
 
     @property
     def tables(self) -> dict[str, Tensor]:
-        """``(units,)`` by embedding: whether a column stays."""
+        """``(units,)`` by embedding name, whether a column is kept."""
         return {name: torch.isin(owner, self.kept) for name, owner in self.coupling.tables.items()}
 
 
 def resize(model: PreTrainedModel, cut: Cut, undo: ExitStack) -> None:
-    """Puts smaller layers in the place of a cut's own, until it is undone."""
+    """Replace the layers of a cut by smaller ones until ``undo`` is closed."""
     for name, rows in cut.rows.items():
-        _put_smaller(model, name, undo, rows=rows)
-    _put_smaller(model, cut.name, undo, columns=cut.columns)
+        _replace_layer(model, name, undo, rows=rows)
+    _replace_layer(model, cut.name, undo, columns=cut.columns)
 
 
 def resize_tables(model: PreTrainedModel, cuts: Sequence[Cut], undo: ExitStack) -> None:
-    """Puts embeddings with fewer columns in the place of the cuts' own, until it is undone."""
+    """Replace the embeddings of the cuts by smaller ones until ``undo`` is closed."""
     for name, columns in {n: c for cut in cuts for n, c in cut.tables.items()}.items():
         old = model.get_submodule(name)
         weight = old.weight[:, columns]
@@ -63,14 +69,14 @@ def resize_tables(model: PreTrainedModel, cuts: Sequence[Cut], undo: ExitStack) 
         undo.callback(set_module, model, name, old)
 
 
-def _put_smaller(
+def _replace_layer(
     model: PreTrainedModel,
     name: str,
     undo: ExitStack,
     rows: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> None:
-    """Puts a layer with some rows or columns in the place of the whole one."""
+    """Replace a layer by one with only some rows or columns."""
     old = layer_at(model, name)
     weight = old.weight
     weight = weight if rows is None else weight[rows]
@@ -87,28 +93,30 @@ def _put_smaller(
 
 
 def layer_at(model: PreTrainedModel, name: str) -> Layer:
+    """Return the module of a given name, a linear layer or an embedding, as a layer."""
     module = model.get_submodule(name)
     return Layer(name, module, transposed=isinstance(module, Conv1D))
 
 
 def sizes_after(model: PreTrainedModel, cuts: Sequence[Cut]) -> dict[str, tuple[int, int]]:
-    """``(out, in)`` of every layer and embedding behind the cuts. A layer may lose rows and
-    columns."""
-    found: dict[str, tuple[int, int]] = {}
+    """Return the shape ``(out, in)`` after the cuts of every layer and embedding that they change.
+
+    A layer can lose rows in one cut and columns in another.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
 
     def size(name: str) -> tuple[int, int]:
-        return found.get(name, tuple(layer_at(model, name).weight.shape))
+        return sizes.get(name, tuple(layer_at(model, name).weight.shape))
 
     for cut in cuts:
         for name, rows in cut.rows.items():
-            found[name] = (int(rows.sum()), size(name)[1])
-        found[cut.name] = (size(cut.name)[0], int(cut.columns.sum()))
-        for name, columns in cut.tables.items():
-            found[name] = (size(name)[0], int(columns.sum()))
-    return found
+            sizes[name] = (int(rows.sum()), size(name)[1])
+        for name, columns in {cut.name: cut.columns, **cut.tables}.items():
+            sizes[name] = (size(name)[0], int(columns.sum()))
+    return sizes
 
 
 def set_attribute(module: nn.Module, key: str, value: object, undo: ExitStack) -> None:
-    """Sets an attribute until it is undone."""
+    """Set an attribute of a module until ``undo`` is closed."""
     undo.callback(setattr, module, key, getattr(module, key))
     setattr(module, key, value)

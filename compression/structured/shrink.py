@@ -1,11 +1,12 @@
-"""Makes a model smaller by the units that go, and proves that it still computes the same.
+"""Removes units from a model and verifies that the smaller model computes the same.
 
-The reference is the model with the inputs of the consumers set to zero in the channels that go.
-Behind the surgery the model must give the same outputs, and each consumer must be given the same
-inputs when its producers give the same random outputs; else everything is put back.
+The reference is the original model with the removed input channels of the consumers set to zero.
+The smaller model must give the same outputs, and each consumer must receive the same inputs when
+its producers give the same random outputs. Otherwise all changes are undone.
 
-Modules keep numbers of their own size, such as ``num_heads`` or ``split_size``. Which of them count
-what went is tried out: none first, then the fewest that make the model compute the same.
+Modules have integer attributes that depend on the number of units, such as ``num_heads`` or
+``split_size``. The attributes to change are found by trial: first none, then the smallest sets with
+which the model computes the same.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.low_rank.factors import LowRank
 from compression_gates.compression.model.surgery import Layout
-from compression_gates.compression.structured.behaviour import behaviour, same
 from compression_gates.compression.structured.cutting import (
     Cut,
     resize,
@@ -28,19 +28,24 @@ from compression_gates.compression.structured.cutting import (
     set_attribute,
     sizes_after,
 )
-from compression_gates.compression.structured.plain import Plain, find_plain
+from compression_gates.compression.structured.equivalence import (
+    activations_agree,
+    probe_activations,
+)
+from compression_gates.compression.structured.smaller_config import SmallerConfig, find_config
 
-_MOST_NUMBERS = 3
-"""A module keeps at most this many numbers that count the same units."""
+_MOST_ATTRIBUTES = 3
+"""Largest number of attributes that are changed together."""
 
 
 @torch.no_grad()
 def shrink(compressed: Compressed, cuts: Sequence[Cut]) -> None:
-    """Takes away the units that do not stay, and writes down in the layout what its checkpoint
-    must know; nothing, where a changed configuration says it all.
+    """Remove the units that the cuts do not keep, and update the layout of the compressed model.
+
+    The layout describes what the configuration of the smaller model does not.
 
     Raises:
-        RecipeError: names the consumer of units that cannot go; the model is then as it was.
+        RecipeError: units of a layer cannot be removed; the model is then unchanged.
     """
     with ExitStack() as undo:
         compressed.layout = _shrunk(compressed.model, compressed.layout, cuts, undo)
@@ -49,126 +54,125 @@ def shrink(compressed: Compressed, cuts: Sequence[Cut]) -> None:
 
 @torch.no_grad()
 def check_shrinks(model: PreTrainedModel, cuts: Sequence[Cut]) -> None:
-    """Raises a RecipeError where :func:`shrink` would; the model stays as it is."""
+    """Raise the RecipeErrors of :func:`shrink` without changing the model."""
     with ExitStack() as undo:
         _shrunk(model, Layout(), cuts, undo)
 
 
 def _shrunk(model: PreTrainedModel, layout: Layout, cuts: Sequence[Cut], undo: ExitStack) -> Layout:
-    """Makes the cuts until they are undone; the layout of the smaller model."""
+    """Make the cuts until ``undo`` is closed, and return the layout of the smaller model."""
     sizes = sizes_after(model, cuts)
-    reference = behaviour(model, cuts, shrunk=0)
-    plain = find_plain(model, layout, sizes, [(cut.coupling, len(cut.kept)) for cut in cuts])
-    if plain is not None and _all_at_once(model, cuts, plain, reference, undo):
-        return plain.layout
+    reference = probe_activations(model, cuts, made=0)
+    smaller = find_config(model, layout, sizes, [(cut.coupling, len(cut.kept)) for cut in cuts])
+    if smaller is not None and _cut_together(model, cuts, smaller, reference, undo):
+        return smaller.layout
     for cut in cuts:
         if cut.tables:
             raise _differs(model, cut)
-    numbers = _one_by_one(model, cuts, reference, undo)
-    attributes = {module: dict(known) for module, known in layout.attributes.items()}
-    for module, kept in numbers.items():
-        attributes.setdefault(module, {}).update(kept)
-    return Layout(layout.resized | _described(model, layout, sizes), attributes, layout.factored)
+    changed = _cut_one_by_one(model, cuts, reference, undo)
+    attributes = {module: dict(values) for module, values in layout.attributes.items()}
+    for module, values in changed.items():
+        attributes.setdefault(module, {}).update(values)
+    return Layout(layout.resized | _layout_sizes(model, layout, sizes), attributes, layout.factored)
 
 
 def _differs(model: PreTrainedModel, cut: Cut) -> RecipeError:
     return RecipeError(
-        f"layer {cut.name}: {type(model).__name__} does not compute the same with "
+        f"layer {cut.name}: {type(model).__name__} does not compute the same outputs with "
         f"{len(cut.kept)} of its {cut.coupling.units} units; exclude the layer"
     )
 
 
-def _all_at_once(
+def _cut_together(
     model: PreTrainedModel,
     cuts: Sequence[Cut],
-    plain: Plain,
+    smaller: SmallerConfig,
     reference: Sequence[Tensor],
     undo: ExitStack,
 ) -> bool:
+    """Make all cuts and adopt the smaller configuration, if the model then computes the same."""
+
     def change(undo: ExitStack) -> None:
         for cut in cuts:
             resize(model, cut, undo)
         resize_tables(model, cuts, undo)
-        plain.adopt(model, undo)
+        smaller.adopt(model, undo)
 
-    made = _kept_if_same(model, cuts, len(cuts), change, reference)
-    if made is not None:
-        undo.enter_context(made)
-    return made is not None
+    return _changed_if_same(model, cuts, len(cuts), change, reference, undo)
 
 
-def _one_by_one(
-    model: PreTrainedModel, cuts: Sequence[Cut], reference: Sequence[Tensor], everything: ExitStack
+def _cut_one_by_one(
+    model: PreTrainedModel, cuts: Sequence[Cut], reference: Sequence[Tensor], undo: ExitStack
 ) -> dict[str, dict[str, int]]:
-    """Shrinks layer by layer, until it is undone; returns the modules' numbers that changed."""
+    """Make the cuts one after the other, and return the changed attributes by module and name."""
     changed: dict[str, dict[str, int]] = {}
-    fitting: tuple[str, ...] = ()
-    for done, cut in enumerate(cuts, start=1):
-        owners = _numbers(model, cut)
-        for names in _choices(owners, fitting):
-            numbers = {
-                module: {key: found[key] for key in names if key in found}
-                for module, found in owners.items()
+    previous: tuple[str, ...] = ()
+    for made, cut in enumerate(cuts, start=1):
+        candidates = _size_attributes(model, cut)
+        for names in _attribute_sets(candidates, previous):
+            attributes = {
+                module: {key: values[key] for key in names if key in values}
+                for module, values in candidates.items()
             }
 
-            def change(undo: ExitStack, cut: Cut = cut, numbers: dict = numbers) -> None:
+            def change(undo: ExitStack, cut: Cut = cut, attributes: dict = attributes) -> None:
                 resize(model, cut, undo)
-                for module, values in numbers.items():
+                for module, values in attributes.items():
                     for key, value in values.items():
                         set_attribute(model.get_submodule(module), key, value, undo)
 
-            undo = _kept_if_same(model, cuts, done, change, reference)
-            if undo is not None:
+            if _changed_if_same(model, cuts, made, change, reference, undo):
                 break
         else:
             raise _differs(model, cut)
-        everything.enter_context(undo)
-        fitting = names
-        changed |= {module: values for module, values in numbers.items() if values}
-        # What was rounded otherwise here is no difference of the next layer.
-        reference = behaviour(model, cuts, done)
+        previous = names
+        changed |= {module: values for module, values in attributes.items() if values}
+        # A new reference, so that rounding errors do not add up over the cuts.
+        reference = probe_activations(model, cuts, made)
     return changed
 
 
-def _kept_if_same(
+def _changed_if_same(
     model: PreTrainedModel,
     cuts: Sequence[Cut],
-    shrunk: int,
+    made: int,
     change: Callable[[ExitStack], None],
     reference: Sequence[Tensor],
-) -> ExitStack | None:
-    """Makes a change; what undoes it if the model then behaves the same, else it is undone."""
-    with ExitStack() as undo:
-        change(undo)
+    undo: ExitStack,
+) -> bool:
+    """Make a change until ``undo`` is closed, or undo it at once if the activations differ."""
+    with ExitStack() as attempt:
+        change(attempt)
         try:
-            after = behaviour(model, cuts, shrunk)
+            after = probe_activations(model, cuts, made)
         except RecipeError:
-            return None
-        if same(after, reference):
-            return undo.pop_all()
-    return None
+            return False
+        if not activations_agree(after, reference):
+            return False
+        undo.enter_context(attempt.pop_all())
+    return True
 
 
-def _described(
+def _layout_sizes(
     model: PreTrainedModel, layout: Layout, sizes: Mapping[str, tuple[int, int]]
 ) -> dict[str, tuple[int, int]]:
-    """``sizes`` for the layout, in which a layer of two factors is resized before it is two."""
-    found = {}
+    """Return ``sizes`` as the layout has them, with a factored layer in place of its factors."""
+    results = {}
     for name, size in sizes.items():
         parent = name.rpartition(".")[0]
         if parent in layout.factored:
             factors: LowRank = model.get_submodule(parent)
-            found[parent] = (factors.second.out_features, factors.first.in_features)
+            results[parent] = (factors.second.out_features, factors.first.in_features)
         else:
-            found[name] = size
-    return found
+            results[name] = size
+    return results
 
 
-def _numbers(model: PreTrainedModel, cut: Cut) -> dict[str, dict[str, int]]:
-    """Numbers that may count the units, and what they would become, by module and name.
+def _size_attributes(model: PreTrainedModel, cut: Cut) -> dict[str, dict[str, int]]:
+    """Return the new values of attributes that may depend on the units, by module and name.
 
-    Modules are those between the cut's layers and their common ancestor, included; numbers are
-    whole multiples of how many units there are.
+    These are the integer attributes that are multiples of the number of units. The modules are
+    those from the common ancestor of the cut's layers down to the layers.
     """
     units, kept = cut.coupling.units, len(cut.kept)
     paths = [name.split(".")[:-1] for name in cut.coupling.names]
@@ -185,12 +189,12 @@ def _numbers(model: PreTrainedModel, cut: Cut) -> dict[str, dict[str, int]]:
     }
 
 
-def _choices(
-    owners: Mapping[str, Mapping[str, int]], first: tuple[str, ...]
+def _attribute_sets(
+    candidates: Mapping[str, Mapping[str, int]], first: tuple[str, ...]
 ) -> Iterator[tuple[str, ...]]:
-    """Sets of names to try: what fitted the layer before, then the smallest."""
-    names = list(dict.fromkeys(key for found in owners.values() for key in found))
+    """Yield sets of attribute names to try: the one of the previous cut, then the smallest."""
+    names = list(dict.fromkeys(key for values in candidates.values() for key in values))
     sizes: Iterable[Iterable[tuple[str, ...]]] = (
-        combinations(names, size) for size in range(min(len(names), _MOST_NUMBERS) + 1)
+        combinations(names, size) for size in range(min(len(names), _MOST_ATTRIBUTES) + 1)
     )
     return iter(dict.fromkeys(chain([first], *sizes)))

@@ -1,118 +1,129 @@
-"""Carries out a structured pruning step: heads or FFN channels go, and the model gets smaller.
+"""Runs a structured pruning step, which removes attention heads or FFN channels.
 
-A method's function is ``find(model, layers) -> couplings``: all units of ``model`` that it takes
-away, with a RecipeError where the chosen ``layers`` have some that cannot go.
+The function of a method is ``find(model, layers) -> couplings``. It returns all units of ``model``
+of the kind that it removes, and raises a RecipeError if units of the selected ``layers`` cannot be
+removed.
 """
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.layers import selected_layers
-from compression_gates.compression.pruning.patterns import lowest
+from compression_gates.compression.pruning.patterns import lowest_mask
 from compression_gates.compression.recipe import Step
 from compression_gates.compression.structured.coupling import Coupling
 from compression_gates.compression.structured.cutting import Cut
-from compression_gates.compression.structured.scores import unit_scores
+from compression_gates.compression.structured.importance import unit_scores
 from compression_gates.compression.structured.shrink import check_shrinks, shrink
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError where the step finds nothing that can go."""
-    chosen(model, step)
+    """Raise a RecipeError if the step selects no units that can be removed."""
+    selected_couplings(model, step)
 
 
-def rehearse(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError where some units of the model as it is cannot go; it stays as it is.
+def dry_run(model: PreTrainedModel, step: Step) -> None:
+    """Raise a RecipeError if units of the model in its present state cannot be removed.
 
-    For a step behind others, which is reached only once these have changed the model.
+    The model is not changed. This finds errors of a later step before an earlier step is run.
     """
-    couplings = [c for c in chosen(model, step) if gone(c.units, step["sparsity"])]
-    stays = {c: kept_units(torch.arange(c.units), step["sparsity"]) for c in couplings}
-    if couplings:
-        check_shrinks(model, [Cut(c, kept.to(c.columns.device)) for c, kept in stays.items()])
+    cuts = [
+        Cut(c, kept_units(torch.arange(c.units, device=c.columns.device), step["sparsity"]))
+        for c in selected_couplings(model, step)
+        if removed_count(c.units, step["sparsity"])
+    ]
+    if cuts:
+        check_shrinks(model, cuts)
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Takes the units of the lowest scores away, of each layer the same share."""
-    model = compressed.model
-    found = chosen(model, step)
-    couplings = [coupling for coupling in found if gone(coupling.units, step["sparsity"])]
-    compressed.notes += [
-        f"{name} keeps its {units} units: {step['sparsity'] * 100:g} % of them is none"
-        for name, units in ((coupling.consumer.name, coupling.units) for coupling in found)
-        if step["sparsity"] and not gone(units, step["sparsity"])
-    ]
-    compressed.notes += [
-        f"{coupling.consumer.name} keeps one of its {coupling.units} units: it cannot lose them all"
-        for coupling in couplings
-        if round(step["sparsity"] * coupling.units) == coupling.units
-    ]
-    if not couplings:
-        return
-    scores = _alike(couplings, unit_scores(model, couplings, step["score"], batches))
-    shrink(
-        compressed,
-        [
-            Cut(coupling, kept_units(worth, step["sparsity"]))
-            for coupling, worth in zip(couplings, scores, strict=True)
-        ],
-    )
+    """Remove the same fraction of units from each selected layer, those with the lowest scores.
+
+    Raises:
+        RecipeError: the step does not fit the model.
+        CompressionError: the scores cannot be computed.
+    """
+    model, sparsity = compressed.model, step["sparsity"]
+    couplings = []
+    for coupling in selected_couplings(model, step):
+        name, units = coupling.consumer.name, coupling.units
+        if removed_count(units, sparsity):
+            couplings.append(coupling)
+            if round(sparsity * units) == units:
+                compressed.notes.append(
+                    f"{name} keeps one of its {units} units, because at least one must remain"
+                )
+        elif sparsity:
+            compressed.notes.append(
+                f"{name} keeps all its {units} units, because {sparsity * 100:g} % of them round "
+                "to zero"
+            )
+    if couplings:
+        scores = _shared_scores(couplings, unit_scores(model, couplings, step["score"], batches))
+        pairs = zip(couplings, scores, strict=True)
+        shrink(compressed, [Cut(c, kept_units(values, sparsity)) for c, values in pairs])
 
 
-def _alike(couplings: Sequence[Coupling], scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The scores, summed over couplings that share a table and so lose the same units."""
-    sums: dict[str, torch.Tensor] = {}
-    for coupling, worth in zip(couplings, scores, strict=True):
+def _shared_scores(couplings: Sequence[Coupling], scores: Sequence[Tensor]) -> list[Tensor]:
+    """Return the scores, summed over couplings that share a table and lose the same units."""
+    sums: dict[str, Tensor] = {}
+    for coupling, values in zip(couplings, scores, strict=True):
         for table in coupling.tables:
-            sums[table] = sums[table] + worth if table in sums else worth
+            sums[table] = sums[table] + values if table in sums else values
     return [
-        sums[next(iter(coupling.tables))] if coupling.tables else worth
-        for coupling, worth in zip(couplings, scores, strict=True)
+        sums[next(iter(coupling.tables))] if coupling.tables else values
+        for coupling, values in zip(couplings, scores, strict=True)
     ]
 
 
-def gone(units: int, sparsity: float) -> int:
-    """How many units go: the share of them, rounded, but never all."""
+def removed_count(units: int, sparsity: float) -> int:
+    """Return the number of units to remove: the rounded fraction, but never all units."""
     return min(round(sparsity * units), units - 1)
 
 
-def kept_units(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """The units that stay, in their order; of equal scores the first go."""
-    mask = lowest(scores, gone(len(scores), sparsity))
+def kept_units(scores: Tensor, sparsity: float) -> Tensor:
+    """Return the indices of the units to keep in ascending order.
+
+    Args:
+        scores: ``(units,)``. Of equal scores, those of lower indices are removed first.
+        sparsity: fraction of the units to remove.
+    """
+    mask = lowest_mask(scores, removed_count(len(scores), sparsity))
     return (~mask).nonzero().flatten()
 
 
-def chosen(model: PreTrainedModel, step: Step) -> list[Coupling]:
-    """The units that the step is about: those that a pattern names by any of their layers.
+def selected_couplings(model: PreTrainedModel, step: Step) -> list[Coupling]:
+    """Return the couplings of which the step's patterns select any layer and exclude none.
 
     Raises:
-        RecipeError: no units, or units that cannot go.
+        RecipeError: no coupling is selected, or the units of one cannot be removed.
     """
     layers = selected_layers(model, step)
-    everything = step.entry.implementation(model, layers)
-    found = [
+    couplings = step.entry.implementation(model, layers)
+    selected = [
         coupling
-        for coupling in everything
+        for coupling in couplings
         if any(name in layers for name in coupling.names)
         and not any(fnmatchcase(name, p) for name in coupling.names for p in step["exclude"])
     ]
-    if not found:
+    if not selected:
         raise RecipeError(
-            f"layer {next(iter(layers))}: neither it nor another chosen layer of "
-            f"{type(model).__name__} has more than one unit that {step.method} can take away"
+            f"layer {next(iter(layers))}: neither it nor another selected layer of "
+            f"{type(model).__name__} has more than one unit that {step.method} can remove"
         )
-    tables = {table for coupling in found for table in coupling.tables}
-    for coupling in everything:
+    tables = {table for coupling in selected for table in coupling.tables}
+    for coupling in couplings:
         shared = tables & coupling.tables.keys()
-        if coupling not in found and shared:
+        if coupling not in selected and shared:
             raise RecipeError(
-                f"layer {coupling.consumer.name}: its heads share {min(shared)} with those of "
-                "other layers, which lose the same ones; include or exclude all of them"
+                f"layer {coupling.consumer.name}: its heads share {min(shared)} with other layers; "
+                "include or exclude all of these layers"
             )
-    return found
+    return selected

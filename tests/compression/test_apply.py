@@ -107,7 +107,7 @@ def test_rounding_that_leaves_its_grid_is_an_error(tiny_llama, monkeypatch):
     monkeypatch.setattr(
         "compression_gates.compression.quantization.nearest.round_to_nearest", wrong
     )
-    with pytest.raises(CompressionError, match="a code is outside of 8 bits"):
+    with pytest.raises(CompressionError, match="a code is outside the range of 8 bits"):
         apply(tiny_llama, "rtn-int8")
 
 
@@ -154,7 +154,7 @@ def test_a_layer_that_misses_its_sparsity_is_an_error(tiny_llama, batches, monke
     monkeypatch.setattr(
         "compression_gates.compression.pruning.wanda.wanda", lambda weight, norm, pattern: weight
     )
-    with pytest.raises(CompressionError, match="0 zeros where 512 were asked for"):
+    with pytest.raises(CompressionError, match="left 0 zeros, but 512"):
         apply(tiny_llama, "wanda-50", batches)
 
 
@@ -165,7 +165,7 @@ def test_a_group_that_misses_its_pattern_is_an_error(tiny_llama, batches, monkey
         return weight
 
     monkeypatch.setattr("compression_gates.compression.pruning.wanda.wanda", halves)
-    with pytest.raises(CompressionError, match="a group keeps more than 2:4"):
+    with pytest.raises(CompressionError, match="a group keeps more weights than 2:4"):
         apply(tiny_llama, "wanda-2:4", batches)
 
 

@@ -22,8 +22,8 @@ RECIPES = [
     "distill-1layers,steps=2,loss=labels|response|layerwise",
 ]  # fmt: skip
 REFUSED = {
-    ("mixtral", "rtn-int8,activations=true"): "activations of an expert cannot be rounded",
-    ("mixtral", "fp8,scale=tensor,activations=true"): "activations of an expert cannot be rounded",
+    ("mixtral", "rtn-int8,activations=true"): "the inputs of an expert cannot be rounded",
+    ("mixtral", "fp8,scale=tensor,activations=true"): "the inputs of an expert cannot be rounded",
     ("mixtral", "movement-50,steps=3"): r"exclude=\*\.experts\.\*",
     ("mixtral", "svd-50"): r"exclude=\*\.experts\.\*",
     ("mixtral", "svdllm-50"): r"exclude=\*\.experts\.\*",

@@ -29,7 +29,7 @@ from tests.compression import zoo
         ("awq-int4+rtn-int4,symmetric=false", "rounds at another symmetric"),
         ("magnitude-50,include=lm_head+bitmask,include=lm_head", "it is tied to an embedding"),
         ("rtn-int4,group=16,scale=tensor", "leave out scale=tensor"),
-        ("wanda-50,outlier=3", "outlier is of OWL; give allocation=owl"),
+        ("wanda-50,outlier=3", "the setting outlier needs allocation=owl"),
     ],
 )
 def test_a_step_that_undoes_another_is_refused_before_anything_changes(
@@ -115,7 +115,7 @@ def test_movement_goes_before_a_smaller_model(tiny_llama, batches):
 
 @pytest.mark.parametrize(
     ("text", "note"),
-    [("bitmask", "no layer has zeros enough"), ("awq-int4", "prepares a quantization, and none"),
+    [("bitmask", "no layer has zeros enough"), ("awq-int4", "no quantization step follows"),
      ("ffn-100", "keeps one of its 48 units")],
 )  # fmt: skip
 def test_a_step_that_changes_nothing_says_so(tiny_llama, batches, text, note):

@@ -11,7 +11,7 @@ import torch
 
 from compression_gates.compression.calibration.driver import collect
 from compression_gates.compression.calibration.hessian import output_error
-from compression_gates.compression.low_rank.svd import factorise
+from compression_gates.compression.low_rank.svd import factorize
 from compression_gates.compression.model.layers import backbone_layers
 from compression_gates.compression.model.texts import batches_of
 from compression_gates.compression.pruning.magnitude import magnitude_scores
@@ -146,6 +146,6 @@ def test_whitened_svd_beats_plain_svd_in_every_layer(name, ratio):
 
     assert not worse(
         name,
-        lambda weight, seen: product(factorise(weight, ratio=ratio, products=seen.products)),
-        lambda weight, seen: product(factorise(weight, ratio=ratio)),
+        lambda weight, seen: product(factorize(weight, ratio=ratio, products=seen.products)),
+        lambda weight, seen: product(factorize(weight, ratio=ratio)),
     )

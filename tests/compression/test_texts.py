@@ -14,7 +14,7 @@ from compression_gates.compression.architectures.models import (
     Architecture,
 )
 from compression_gates.compression.distillation.augment import (
-    augmented,
+    augment_texts,
     back_translate,
     sample_texts,
 )
@@ -175,7 +175,7 @@ def test_translated_texts_keep_their_labels_and_sampled_ones_have_none(
     model, tokenizer = generator
     model.save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
-    texts, labels = augmented(
+    texts, labels = augment_texts(
         TEXTS[:3], LABELS[:3], str(tmp_path / "lm"), translators, 0, torch.device("cpu")
     )
     assert texts[:3] == TEXTS[:3]
@@ -198,7 +198,7 @@ def test_a_student_learns_from_texts_that_models_made(
 
 def test_a_model_that_is_not_there_is_named():
     with pytest.raises(CompressionError, match=r"generate = /nowhere: no such directory"):
-        augmented(["a"], None, "/nowhere", (), 0, torch.device("cpu"))
+        augment_texts(["a"], None, "/nowhere", (), 0, torch.device("cpu"))
 
 
 def test_a_causal_model_gets_no_labels(batches):

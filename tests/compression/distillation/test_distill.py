@@ -1,4 +1,4 @@
-"""Students, recorded attention, and what a distillation step leaves."""
+"""Students, recorded attention, and distillation steps."""
 
 import copy
 
@@ -10,7 +10,7 @@ from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.architectures.trial import calibration, tokenizer
 from compression_gates.compression.checkpoint.saving import save
-from compression_gates.compression.distillation.recording import recorded
+from compression_gates.compression.distillation.recording import record_attention
 from compression_gates.compression.distillation.student import layer_map, make_student
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.gradients import inputs_of
@@ -23,8 +23,8 @@ def labelled(batches):
     return [{**batch, "labels": torch.tensor([0, 1, 0])} for batch in batches]
 
 
-def loud(model):
-    """With weights large enough that layers differ in what they compute."""
+def with_large_weights(model):
+    """Multiply the weights of all layers, so that the layers compute different functions."""
     with torch.no_grad():
         for layer in backbone_layers(model).values():
             layer.weight.mul_(8)
@@ -35,24 +35,24 @@ def apply(model, text, batches):
     return compress(model, Recipe.parse(text), batches).model
 
 
-def test_layers_are_chosen_evenly_and_the_last_is_the_last():
+def test_layer_map_is_uniform_and_ends_with_the_last_layer():
     assert layer_map(2, 12) == [6, 12]
     assert layer_map(4, 12) == [3, 6, 9, 12]
     assert layer_map(12, 12) == list(range(1, 13))
     for student in range(1, 13):
-        found = layer_map(student, 12)
-        assert found[-1] == 12
-        assert sorted(set(found)) == found
+        layers = layer_map(student, 12)
+        assert layers[-1] == 12
+        assert sorted(set(layers)) == layers
 
 
-def test_a_student_as_deep_as_its_teacher_is_its_teacher(tiny_encoder, batches):
+def test_student_of_the_same_depth_equals_its_teacher(tiny_encoder, batches):
     teacher = tiny_encoder("bert")
     student = make_student(teacher, 3)[0]
     with torch.no_grad():
         assert torch.equal(student(**batches[0]).logits, teacher(**batches[0]).logits)
 
 
-def test_a_shorter_student_has_the_chosen_layers(tiny_encoder):
+def test_shorter_student_has_the_mapped_layers(tiny_encoder):
     teacher = tiny_encoder("roberta")
     student = make_student(teacher, 2)[0]
     assert student.config.num_hidden_layers == 2
@@ -64,7 +64,7 @@ def test_a_shorter_student_has_the_chosen_layers(tiny_encoder):
     assert teacher.config.num_hidden_layers == 3
 
 
-def test_a_student_of_shared_layers_uses_them_less_often(tiny_encoder, batches):
+def test_student_with_shared_layers_uses_them_less_often(tiny_encoder, batches):
     teacher = tiny_encoder("albert")
     student = make_student(teacher, 1)[0]
     assert len(list(student.parameters())) == len(list(teacher.parameters()))
@@ -74,8 +74,8 @@ def test_a_student_of_shared_layers_uses_them_less_often(tiny_encoder, batches):
     assert torch.allclose(own, hidden, atol=1e-6)
 
 
-def test_a_layer_of_another_kind_starts_from_the_nearest_of_its_own():
-    """A mixture stands in each second layer: the student's first is dense, its second a mixture."""
+def test_layer_is_initialized_from_the_nearest_layer_of_the_same_kind():
+    """Every second layer is a mixture: the student's first layer is dense, its second a mixture."""
     teacher = ARCHITECTURES["nllb_moe"].make(
         encoder_layers=4, decoder_layers=4, encoder_sparse_step=4, decoder_sparse_step=4
     )
@@ -90,7 +90,7 @@ def test_a_layer_of_another_kind_starts_from_the_nearest_of_its_own():
     assert len(number) == 1  # of one layer, not of two
 
 
-def test_position_bias_alone_is_taken_from_the_first_layer():
+def test_only_the_position_bias_is_copied_from_the_first_layer():
     teacher = ARCHITECTURES["t5"].make()
     _, origins = make_student(teacher, 1)
     first = [n for n, origin in origins.items() if "block.0" in origin]
@@ -98,16 +98,16 @@ def test_position_bias_alone_is_taken_from_the_first_layer():
     assert all("relative_attention_bias" in name for name in first)
 
 
-def test_a_depth_without_a_layer_of_the_same_kind_is_refused_by_name_before_any_change(batches):
+def test_depth_without_a_layer_of_the_same_kind_raises(batches):
     model = ARCHITECTURES["jamba"].make(num_hidden_layers=2, attn_layer_offset=0)
     model.model.layers[0] = model.model.layers[1]  # no attention layer is left
-    with pytest.raises(RecipeError, match=r"teacher is like model\.layers\.0"):
+    with pytest.raises(RecipeError, match=r"has the tensors of model\.layers\.0"):
         make_student(model, 1)
     with pytest.raises(RecipeError, match="num_hidden_layers of FunnelForSequence"):
         apply(ARCHITECTURES["funnel"].make(), "magnitude-50+distill-1layers,steps=1", batches)
 
 
-def test_a_student_without_attention_is_trained_and_saved(tmp_path):
+def test_student_without_attention_is_trained_and_saved(tmp_path):
     model = ARCHITECTURES["jamba"].make()
     recipe = Recipe.parse("distill-1layers,steps=2,loss=response|labels")
     result = compress(model, recipe, calibration(model))
@@ -115,7 +115,7 @@ def test_a_student_without_attention_is_trained_and_saved(tmp_path):
     save(result, tokenizer(), tmp_path / "out")
 
 
-def test_a_student_of_a_multimodal_model_has_fewer_layers_of_text(tmp_path):
+def test_student_of_a_multimodal_model_has_fewer_text_layers(tmp_path):
     model = ARCHITECTURES["gemma3_vision"].make()
     result = compress(model, Recipe.parse("distill-1layers,steps=2"), calibration(model))
     assert result.model.config.text_config.num_hidden_layers == 1
@@ -123,22 +123,22 @@ def test_a_student_of_a_multimodal_model_has_fewer_layers_of_text(tmp_path):
     save(result, tokenizer(), tmp_path / "out")
 
 
-def test_tied_embeddings_stay_tied(tiny_llama):
+def test_tied_embeddings_remain_tied(tiny_llama):
     student = make_student(tiny_llama, 1)[0]
     assert student.lm_head.weight is student.get_input_embeddings().weight
 
 
-def test_recorded_maps_are_the_models_own(tiny_encoder, tiny_llama, batches):
+def test_recorded_attention_agrees_with_the_eager_maps(tiny_encoder, tiny_llama, batches):
     for model in (tiny_encoder("bert"), tiny_llama):
         with torch.no_grad():
-            with recorded(model) as found:
+            with record_attention(model) as recorded:
                 logits = model(**batches[0]).logits
             assert torch.equal(model(**batches[0]).logits, logits)
             model.set_attn_implementation("eager")
             maps = model(**batches[0], output_attentions=True).attentions
-        assert len(found) == len(maps)
+        assert len(recorded) == len(maps)
         rows = batches[0]["attention_mask"].bool()
-        for attention, expected in zip(found, maps, strict=True):
+        for attention, expected in zip(recorded, maps, strict=True):
             own = attention.probabilities.transpose(1, 2)[rows]
             assert torch.allclose(own, expected.transpose(1, 2)[rows], atol=1e-5)
 
@@ -146,10 +146,10 @@ def test_recorded_maps_are_the_models_own(tiny_encoder, tiny_llama, batches):
 @pytest.mark.parametrize(
     "loss", ["labels", "response", "feature", "layerwise", "attention", "relations"]
 )
-def test_training_lowers_the_loss_that_it_is_given(tiny_encoder, labelled, loss):
-    from compression_gates.compression.distillation.step import Lesson
+def test_training_lowers_the_loss(tiny_encoder, labelled, loss):
+    from compression_gates.compression.distillation.step import DistillationLoss
 
-    teacher = loud(tiny_encoder("bert"))
+    teacher = with_large_weights(tiny_encoder("bert"))
     step = Recipe.parse(f"distill-2layers,loss={loss},steps=30,learning_rate=0.003").steps[0]
 
     def after(steps):
@@ -158,13 +158,13 @@ def test_training_lowers_the_loss_that_it_is_given(tiny_encoder, labelled, loss)
             recipe = f"distill-2layers,loss={loss},steps={steps},learning_rate=0.003"
             student = apply(copy.deepcopy(teacher), recipe, labelled)
         with torch.no_grad():
-            lesson = Lesson(student, teacher, step)
-            return sum(float(lesson.loss(batch)) for batch in labelled)
+            total = DistillationLoss(student, teacher, step)
+            return sum(float(total(batch)) for batch in labelled)
 
     assert after(30) < 0.9 * after(0)
 
 
-def test_a_causal_student_learns_from_its_teacher(tiny_llama, batches):
+def test_causal_student_approaches_its_teacher(tiny_llama, batches):
     before = make_student(tiny_llama, 1)[0]
     after = apply(
         copy.deepcopy(tiny_llama), "distill-1layers,steps=40,learning_rate=0.003", batches
@@ -179,7 +179,7 @@ def test_a_causal_student_learns_from_its_teacher(tiny_llama, batches):
     assert errors[1] < 0.9 * errors[0]
 
 
-def test_a_step_is_a_function_of_its_seed(tiny_encoder, labelled):
+def test_result_depends_on_the_seed_only(tiny_encoder, labelled):
     def weights(seed):
         model = apply(tiny_encoder("bert"), f"distill-2layers,steps=4,seed={seed}", labelled)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -188,8 +188,8 @@ def test_a_step_is_a_function_of_its_seed(tiny_encoder, labelled):
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_masks_survive_and_the_teacher_is_the_dense_model(tiny_encoder, labelled):
-    dense = loud(tiny_encoder("bert"))
+def test_masks_are_preserved_and_the_teacher_is_the_dense_model(tiny_encoder, labelled):
+    dense = with_large_weights(tiny_encoder("bert"))
     result = compress(
         copy.deepcopy(dense), Recipe.parse("wanda-2:4+distill,steps=60,learning_rate=0.001"),
         labelled,
@@ -209,7 +209,7 @@ def test_masks_survive_and_the_teacher_is_the_dense_model(tiny_encoder, labelled
     assert result.teacher is None
 
 
-def test_a_student_is_a_plain_checkpoint(tiny_llama, batches, tmp_path):
+def test_student_is_saved_as_a_plain_checkpoint(tiny_llama, batches, tmp_path):
     from compression_gates.compression.checkpoint.saving import form_of, save
     from compression_gates.fixtures.world import tokenizers as vocabulary
 
@@ -223,14 +223,14 @@ def test_a_student_is_a_plain_checkpoint(tiny_llama, batches, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("distill-4layers", "layers = 4, but the model has 3"),
-        ("distill-2layers,include=*query", "a student is trained whole"),
+        ("distill-2layers,include=*query", "the whole student is trained"),
         ("svd-50+distill-2layers", "takes its layers from a model whose layers have changed"),
         ("rtn-int8+distill-2layers", "takes the weights off their grid"),
     ],
 )
-def test_what_cannot_be_taught_is_refused(tiny_encoder, labelled, text, complaint):
-    with pytest.raises(RecipeError, match=complaint):
+def test_invalid_distillation_raises(tiny_encoder, labelled, text, message):
+    with pytest.raises(RecipeError, match=message):
         apply(tiny_encoder("bert"), text, labelled)

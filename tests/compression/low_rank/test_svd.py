@@ -1,4 +1,4 @@
-"""Truncated and whitened SVD against numpy's singular values, in float64."""
+"""Truncated SVD and SVD-LLM against singular values of numpy, in float64."""
 
 from fractions import Fraction
 
@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 
 from compression_gates.compression.low_rank.factors import LowRank
-from compression_gates.compression.low_rank.svd import DAMPING, factorise, is_smaller, rank_of
+from compression_gates.compression.low_rank.svd import DAMPING, factorize, is_smaller, rank_of
 
 HALF = [torch.float16, torch.bfloat16]
 
 
 @st.composite
 def layers(draw):
-    """A weight, and inputs ``(tokens, columns)`` that are correlated; in float64."""
+    """Draw a weight and correlated inputs ``(tokens, columns)`` in float64."""
     rows, columns = draw(st.integers(1, 10)), draw(st.integers(1, 10))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
     mix = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
@@ -30,12 +30,12 @@ def singular_values(matrix):
 
 
 def discarded(values, rank):
-    """The squares of all singular values but the first ``rank``, summed."""
+    """Return the sum of squares of all singular values after the first ``rank``."""
     return float((values[rank:] ** 2).sum())
 
 
 def damped(products):
-    """Products as they are whitened by: no feature is quite without inputs."""
+    """Return products with the damping of SVD-LLM."""
     return products + DAMPING * products.diagonal().mean() * torch.eye(len(products)).double()
 
 
@@ -44,26 +44,26 @@ def loss(gap, products):
 
 
 @given(layers(), st.floats(0.01, 1))
-def test_what_is_lost_are_the_discarded_singular_values(layer, ratio):
+def test_svd_error_is_the_discarded_singular_values(layer, ratio):
     weight, _ = layer
-    first, second = factorise(weight, ratio=ratio)
+    first, second = factorize(weight, ratio=ratio)
     values = singular_values(weight)
     lost = float((weight - second @ first).square().sum())
-    # Singular values of float64 are good to a share of the largest.
+    # Singular values are accurate relative to the largest.
     assert lost == pytest.approx(discarded(values, len(first)), abs=1e-12 * values[0] ** 2)
 
 
 @given(layers(), st.floats(0.01, 1))
-def test_factors_have_the_shapes_and_the_singular_values_of_the_weight(layer, ratio):
+def test_factors_have_the_singular_values_of_the_weight(layer, ratio):
     weight, _ = layer
-    first, second = factorise(weight, ratio=ratio)
+    first, second = factorize(weight, ratio=ratio)
     rank = len(first)
     assert first.shape == (rank, weight.shape[1])
     assert second.shape == (weight.shape[0], rank)
     values = singular_values(weight)
     found = singular_values(second @ first)[:rank]
     assert np.allclose(found, values[:rank], rtol=0, atol=1e-12 * values[0])
-    # Shared out evenly: either factor has the roots.
+    # Each factor has the square roots.
     for factor in (first, second):
         assert np.allclose(
             singular_values(factor) ** 2, values[:rank], rtol=0, atol=1e-12 * values[0]
@@ -71,18 +71,18 @@ def test_factors_have_the_shapes_and_the_singular_values_of_the_weight(layer, ra
 
 
 @given(layers(), st.floats(0.01, 1))
-def test_energy_keeps_the_fewest_values_that_reach_it(layer, energy):
+def test_energy_keeps_the_fewest_singular_values(layer, energy):
     weight, _ = layer
-    rank = len(factorise(weight, energy=energy)[0])
+    rank = len(factorize(weight, energy=energy)[0])
     squares = singular_values(weight) ** 2
     total = squares.sum()
-    # An energy within roundings of one of the sums may be taken as reached.
+    # An energy within rounding of a sum counts as reached.
     assert squares[:rank].sum() >= energy * total * (1 - 1e-11)
     assert rank == 1 or squares[: rank - 1].sum() < energy * total * (1 + 1e-11)
 
 
-def test_energy_counts_squares_exactly():
-    values = torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64)  # squares 9 4 1 1 1
+def test_energy_is_the_fraction_of_squared_singular_values():
+    values = torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64)  # squares: 9 4 1 1 1
     ranks = [
         rank_of(values, 5, 5, None, energy) for energy in (0.1, 9 / 16, 0.57, 13 / 16, 0.9, 1.0)
     ]
@@ -91,7 +91,7 @@ def test_energy_counts_squares_exactly():
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(100, 100), (96, 32), (7, 300), (1, 1), (64, 192)])
-def test_ratio_is_the_share_of_parameters_that_the_factors_may_have(rows, columns):
+def test_ratio_is_the_largest_fraction_of_parameters(rows, columns):
     values = torch.ones(min(rows, columns))
     for percent in range(1, 101):
         exact = Fraction(percent, 100) * rows * columns / (rows + columns)
@@ -101,66 +101,65 @@ def test_ratio_is_the_share_of_parameters_that_the_factors_may_have(rows, column
 
 @given(layers(), st.sampled_from([{"ratio": 1e-6}, {"energy": 1e-6}]))
 def test_rank_is_at_least_one(layer, amount):
-    assert len(factorise(layer[0], **amount)[0]) == 1
+    assert len(factorize(layer[0], **amount)[0]) == 1
 
 
 @pytest.mark.parametrize("products", [None, torch.eye(4)])
-def test_a_weight_of_zeros_has_factors_of_rank_one(products):
-    first, second = factorise(torch.zeros(3, 4), energy=0.9, products=products)
+def test_weight_of_zeros_has_rank_one(products):
+    first, second = factorize(torch.zeros(3, 4), energy=0.9, products=products)
     assert len(first) == 1
     assert not (second @ first).any()
 
 
 @given(layers(), st.floats(0.01, 1), st.booleans())
-def test_whitened_the_discarded_singular_values_are_what_outputs_lose(layer, amount, by_energy):
+def test_svdllm_output_error_is_the_discarded_singular_values(layer, amount, by_energy):
     weight, inputs = layer
     products = inputs.T @ inputs
     kind = {"energy": amount} if by_energy else {"ratio": amount}
-    first, second = factorise(weight, **kind, products=products)
-    # Those of the outputs themselves, W X, without any Cholesky factor; damping is some more
-    # inputs, one for each feature.
+    first, second = factorize(weight, **kind, products=products)
+    # The singular values of the outputs W X. Damping is equivalent to one more input for each
+    # feature.
     strength = (DAMPING * float(products.diagonal().mean())) ** 0.5
     everything = torch.cat([inputs, strength * torch.eye(weight.shape[1]).double()])
     values = singular_values(weight @ everything.T)
     lost = float(((weight - second @ first) @ everything.T).square().sum())
-    # The condition of L, at most 1e3 times the root of the width, comes on top of float64's 1e-16.
+    # The condition number of L, at most 1e3 times the root of the width, multiplies the error.
     assert lost == pytest.approx(discarded(values, len(first)), abs=1e-9 * values[0] ** 2)
     if by_energy:
         squares = values**2
         assert squares[: len(first)].sum() >= amount * squares.sum() * (1 - 1e-9)
 
 
-def test_whitened_the_loss_of_outputs_is_the_discarded_values_up_to_the_damping():
+def test_svdllm_output_error_without_damping():
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(12, 12, generator=generator, dtype=torch.float64)
     inputs = torch.randn(200, 12, generator=generator, dtype=torch.float64) @ mix
     weight = torch.randn(9, 12, generator=generator, dtype=torch.float64)
     products = inputs.T @ inputs
-    first, second = factorise(weight, ratio=0.6, products=products)
+    first, second = factorize(weight, ratio=0.6, products=products)
     values = singular_values(weight @ inputs.T)
     lost = float(((weight - second @ first) @ inputs.T).square().sum())
-    # Damping adds to no eigenvalue of X X^T more than this share of it.
+    # Damping increases each eigenvalue of X X^T by at most this fraction.
     share = DAMPING * float(products.diagonal().mean() / torch.linalg.eigvalsh(products)[0])
     assert lost == pytest.approx(discarded(values, len(first)), rel=share)
 
 
 @given(layers(), st.floats(0.01, 1))
-def test_whitened_never_loses_more_of_the_outputs_than_plain(layer, ratio):
+def test_svdllm_output_error_is_at_most_that_of_svd(layer, ratio):
     weight, inputs = layer
     products = damped(inputs.T @ inputs)
-    first, second = factorise(weight, ratio=ratio, products=inputs.T @ inputs)
-    plain_first, plain_second = factorise(weight, ratio=ratio)
+    first, second = factorize(weight, ratio=ratio, products=inputs.T @ inputs)
+    plain_first, plain_second = factorize(weight, ratio=ratio)
     assert len(first) == len(plain_first)
     whitened = loss(weight - second @ first, products)
     plain = loss(weight - plain_second @ plain_first, products)
     assert whitened <= plain + 1e-9 * loss(weight, products)
-    # And plain never more of the weight.
     assert (weight - plain_second @ plain_first).norm() <= (
         weight - second @ first
     ).norm() + 1e-9 * weight.norm()
 
 
-def test_whitened_loses_much_less_where_inputs_are_correlated():
+def test_svdllm_output_error_is_much_lower_for_correlated_inputs():
     generator = torch.Generator().manual_seed(1)
     few = torch.randn(3, 24, generator=generator)
     inputs = torch.randn(300, 3, generator=generator) @ few
@@ -169,86 +168,86 @@ def test_whitened_loses_much_less_where_inputs_are_correlated():
     products = inputs.T @ inputs
     lost = []
     for given_products in (products, None):
-        first, second = factorise(weight, ratio=0.4, products=given_products)
+        first, second = factorize(weight, ratio=0.4, products=given_products)
         lost.append(loss((weight - second @ first).double(), products.double()))
-    # All that matters fits into three directions; the rest are inputs of a hundredth.
+    # Almost all of the inputs are in three dimensions.
     assert lost[0] < 1e-2 * lost[1]
 
 
 @given(layers(), st.floats(0.05, 0.95), st.floats(0.001, 1000))
-def test_the_size_of_the_products_does_not_matter(layer, ratio, size):
+def test_scale_of_the_products_has_no_effect(layer, ratio, size):
     weight, inputs = layer
     products = inputs.T @ inputs
-    first, second = factorise(weight, ratio=ratio, products=products)
-    other_first, other_second = factorise(weight, ratio=ratio, products=products * size)
+    first, second = factorize(weight, ratio=ratio, products=products)
+    other_first, other_second = factorize(weight, ratio=ratio, products=products * size)
     gap = second @ first - other_second @ other_first
     lost = loss(gap, damped(products))
     assert lost <= 1e-12 * loss(weight, damped(products))
 
 
-def test_independent_inputs_of_one_strength_make_it_plain():
+def test_svdllm_with_isotropic_inputs_is_svd():
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    plain = factorise(weight, ratio=0.8)
-    whitened = factorise(weight, ratio=0.8, products=3 * torch.eye(7).double())
+    plain = factorize(weight, ratio=0.8)
+    whitened = factorize(weight, ratio=0.8, products=3 * torch.eye(7).double())
     assert torch.allclose(plain[1] @ plain[0], whitened[1] @ whitened[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-def test_dead_features_stay_finite(dtype):
+def test_dead_features_give_finite_factors(dtype):
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randn(50, 8, generator=generator)
     inputs[:, [1, 5]] = 0.0
     weight = torch.randn(6, 8, generator=generator).to(dtype)
-    first, second = factorise(weight, ratio=0.9, products=inputs.T @ inputs)
+    first, second = factorize(weight, ratio=0.9, products=inputs.T @ inputs)
     assert first.isfinite().all()
     assert second.isfinite().all()
     assert first.dtype == second.dtype == dtype
 
 
-def test_without_any_input_it_is_plain():
+def test_svdllm_without_inputs_is_svd():
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
-    plain = factorise(weight, energy=0.8)
-    whitened = factorise(weight, energy=0.8, products=torch.zeros(7, 7))
+    plain = factorize(weight, energy=0.8)
+    whitened = factorize(weight, energy=0.8, products=torch.zeros(7, 7))
     assert torch.equal(plain[0], whitened[0])
     assert torch.equal(plain[1], whitened[1])
 
 
-def test_inputs_that_depend_on_each_other_stay_finite():
+def test_singular_products_give_finite_factors():
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(3, 8, generator=generator)
     inputs[:, 7] = inputs[:, 6]
     weight = torch.randn(6, 8, generator=generator)
-    first, second = factorise(weight, energy=0.99, products=inputs.T @ inputs)
+    first, second = factorize(weight, energy=0.99, products=inputs.T @ inputs)
     assert (second @ first).isfinite().all()
-    # Three tokens are three directions: outputs are kept almost whole by as many values.
+    # The inputs of three tokens have rank three.
     assert len(first) <= 3
 
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("whitened", [True, False])
-def test_half_precision_is_off_by_its_own_rounding_only(dtype, size, whitened):
+def test_half_precision_error_is_the_rounding_of_the_factors(dtype, size, whitened):
     generator = torch.Generator().manual_seed(4)
     weight = (torch.randn(12, 16, generator=generator) * size).to(dtype)
     inputs = torch.randn(80, 16, generator=generator)
     products = inputs.T @ inputs if whitened else None
-    first, second = factorise(weight, ratio=0.9, products=products)
-    exact = factorise(weight.double(), ratio=0.9, products=products)
+    first, second = factorize(weight, ratio=0.9, products=products)
+    exact = factorize(weight.double(), ratio=0.9, products=products)
     assert first.dtype == second.dtype == dtype
     assert torch.equal(first, exact[0].to(dtype))
     assert torch.equal(second, exact[1].to(dtype))
     gap = (second.double() @ first.double() - exact[1] @ exact[0]).abs()
-    # Each entry of both factors is off by half an ulp of its own.
+    # Each element of both factors is rounded by half an ulp.
     bound = exact[1].abs() @ exact[0].abs() * 1.01 * torch.finfo(dtype).eps
     assert (gap <= bound).all()
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_module_computes_with_the_product(bias, dtype):
+def test_module_computes_the_product(bias, dtype):
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(6, 9, generator=generator).to(dtype)
-    first, second = factorise(weight, ratio=0.9)
+    first, second = factorize(weight, ratio=0.9)
     module = LowRank(9, 6, len(first), bias).to(dtype)
     with torch.no_grad():
         module.first.weight.copy_(first)
@@ -262,7 +261,7 @@ def test_the_module_computes_with_the_product(bias, dtype):
     found = module(inputs)
     assert found.dtype == module.weight.dtype == dtype
     assert found.shape == (4, 3, 6)
-    # Two products with sums of at most nine terms, each term and sum rounded.
+    # Two matrix products with sums of at most nine terms.
     size = inputs.double().abs() @ (second.double().abs() @ first.double().abs()).T
     if bias:
         size = size + torch.arange(6)
@@ -270,7 +269,7 @@ def test_the_module_computes_with_the_product(bias, dtype):
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50))
-def test_smaller_is_fewer_parameters(rank, rows, columns):
+def test_is_smaller_compares_parameters(rank, rows, columns):
     first, second = (
         torch.nn.Linear(columns, rank, bias=False),
         torch.nn.Linear(rank, rows, bias=False),

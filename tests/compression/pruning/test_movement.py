@@ -1,4 +1,4 @@
-"""Movement pruning against equations 4 and 5 written out, on classifiers of one or two layers."""
+"""Movement pruning against equations 4 and 5, on classifiers of one or two layers."""
 
 from itertools import pairwise
 
@@ -18,9 +18,9 @@ from compression_gates.compression.pruning.movement import (
     COOL_DOWN,
     WARM_UP,
     Masked,
-    _Keep,
+    _KeepMask,
     movement,
-    rising_sparsity,
+    scheduled_sparsity,
 )
 from compression_gates.compression.recipe import Recipe
 
@@ -36,7 +36,7 @@ class Config(PretrainedConfig):
 
 
 class Classifier(PreTrainedModel):
-    """Linear layers with tanh between them, over vectors."""
+    """Linear layers with tanh between them; the inputs are vectors."""
 
     config_class = Config
 
@@ -52,7 +52,7 @@ class Classifier(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.layers[-1](vectors))
 
 
-def made(widths=(8, 6, 2), seed=0):
+def classifier(widths=(8, 6, 2), seed=0):
     torch.manual_seed(seed)
     model = Classifier(Config(widths)).eval()
     for layer in model.layers:
@@ -63,11 +63,11 @@ def made(widths=(8, 6, 2), seed=0):
 def batches_of(columns=8, count=4, seed=1):
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(columns, generator=generator)
-    found = []
+    batches = []
     for _ in range(count):
         vectors = torch.randn(16, columns, generator=generator)
-        found.append({"vectors": vectors, "labels": (vectors @ direction > 0).long()})
-    return found
+        batches.append({"vectors": vectors, "labels": (vectors @ direction > 0).long()})
+    return batches
 
 
 def step_of(text):
@@ -79,7 +79,7 @@ def weights_of(model):
 
 
 @given(st.integers(1, 400), st.integers(0, 400), st.floats(0, 1))
-def test_sparsity_rises_as_in_equation_5(steps, at, sparsity):
+def test_sparsity_schedule_is_equation_5(steps, at, sparsity):
     """v_f + (v_i - v_f) (1 - (t - t_i) / (N Delta t))^3 between warm-up and cool-down, v_i = 0."""
     at = min(at, steps)
     begin, end = WARM_UP * steps, (1 - COOL_DOWN) * steps
@@ -89,26 +89,26 @@ def test_sparsity_rises_as_in_equation_5(steps, at, sparsity):
         expected = sparsity
     else:
         expected = sparsity + (0 - sparsity) * (1 - (at - begin) / (end - begin)) ** 3
-    assert rising_sparsity(at / steps, sparsity) == pytest.approx(expected, abs=1e-12)
+    assert scheduled_sparsity(at / steps, sparsity) == pytest.approx(expected, abs=1e-12)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_sparsity_never_falls(first, second, sparsity):
+def test_sparsity_schedule_is_monotonic(first, second, sparsity):
     first, second = sorted((first, second))
-    # One rounding of a cube near its end.
-    assert rising_sparsity(first, sparsity) <= rising_sparsity(second, sparsity) + 1e-15
+    # The tolerance is one float64 rounding.
+    assert scheduled_sparsity(first, sparsity) <= scheduled_sparsity(second, sparsity) + 1e-15
 
 
 @pytest.mark.parametrize(
     ("sparsity", "soft"), [(0.0, False), (0.4, False), (1.0, False), (0.0, True)]
 )
-def test_scores_feel_the_gradient_of_the_masked_weight_times_the_weight(sparsity, soft):
+def test_gradient_of_the_scores_is_equation_4(sparsity, soft):
     generator = torch.Generator().manual_seed(0)
     weight, scores, target = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
     weight.requires_grad_()
     scores.requires_grad_()
     inputs = torch.randn(7, 5, generator=generator, dtype=torch.float64)
-    masked = weight * _Keep.apply(scores, sparsity, soft)
+    masked = weight * _KeepMask.apply(scores, sparsity, soft)
     masked.retain_grad()
     (inputs @ masked.T).tanh().sub(inputs @ target.T).square().sum().backward()
     assert masked.grad.all()
@@ -120,8 +120,7 @@ def test_scores_feel_the_gradient_of_the_masked_weight_times_the_weight(sparsity
     assert torch.equal(mask.bool(), kept)
 
 
-def test_a_negative_gradient_on_a_positive_weight_raises_its_score():
-    # The weight grows: it moves away from zero. Equation 4 under descent.
+def test_score_rises_when_the_weight_moves_away_from_zero():
     layer = Masked(torch.tensor([[2.0, -2.0, 2.0, -2.0]]), soft=False)
     weight = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
     (layer(weight) * torch.tensor([-1.0, -1.0, 1.0, 1.0])).sum().backward()
@@ -129,13 +128,13 @@ def test_a_negative_gradient_on_a_positive_weight_raises_its_score():
 
 
 @pytest.mark.parametrize("soft", [True, False])
-def test_everything_is_kept_at_first(soft):
+def test_initial_mask_keeps_every_weight(soft):
     weight = torch.randn(3, 4)
     assert torch.equal(Masked(weight, soft)(weight), weight)
 
 
-def test_what_moves_towards_zero_goes_though_it_is_large():
-    """Figure 1 of the paper: magnitude prunes what is small, movement what shrinks."""
+def test_large_weights_that_shrink_are_pruned():
+    """Figure 1 of the paper: magnitude prunes small weights, movement prunes shrinking ones."""
     batches = []
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
@@ -143,9 +142,9 @@ def test_what_moves_towards_zero_goes_though_it_is_large():
         sign = 2.0 * labels - 1
         noise = torch.randn(32, 4, generator=generator) * 0.3
         batches.append({"vectors": sign[:, None] + noise, "labels": labels})
-    model = made((4, 2))
-    # Inputs say what the label is. Two large weights have it the wrong way round, and shrink;
-    # two small ones have it right, and grow.
+    model = classifier((4, 2))
+    # The inputs have the sign of the label. Two large weights have the wrong sign and shrink; two
+    # small weights have the right sign and grow.
     row = torch.tensor([-0.5, -0.5, 0.1, 0.1])
     with torch.no_grad():
         model.layers[0].weight.copy_(torch.stack([-row, row]))
@@ -156,14 +155,14 @@ def test_what_moves_towards_zero_goes_though_it_is_large():
     large = torch.tensor([True, True, False, False]).expand(2, 4)
     assert (after.abs() < before.abs())[large].all()
     assert (after.abs() > before.abs())[~large].all()
-    # After training too, the large ones are the largest: magnitude would keep them.
+    # Magnitude pruning would keep the shrunken weights, which are still the largest.
     assert after[large].abs().min() > after[~large].abs().max()
     assert torch.equal(masks["layers.0"], large)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.37, 0.5, 0.9, 1.0])
-def test_each_layer_loses_exactly_its_share(sparsity):
-    model = made()
+def test_hard_movement_prunes_each_layer_exactly(sparsity):
+    model = classifier()
     layers = all_layers(model)
     masks = movement(model, layers, batches_of(), step_of(f"{sparsity * 100:g},steps=12"))
     assert masks.keys() == layers.keys()
@@ -173,49 +172,49 @@ def test_each_layer_loses_exactly_its_share(sparsity):
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.37, 0.5, 0.9])
-def test_by_threshold_all_layers_together_lose_exactly_their_share(sparsity):
-    model = made((8, 6, 2))
+def test_soft_movement_prunes_all_layers_together_exactly(sparsity):
+    model = classifier((8, 6, 2))
     layers = all_layers(model)
     masks = movement(model, layers, batches_of(), step_of(f"{sparsity * 100:g},steps=30,soft=true"))
     sizes = [mask.numel() for mask in masks.values()]
-    gone = [int(mask.sum()) for mask in masks.values()]
-    assert sum(gone) == round(sparsity * sum(sizes))
+    pruned = [int(mask.sum()) for mask in masks.values()]
+    assert sum(pruned) == round(sparsity * sum(sizes))
 
 
-def test_by_threshold_layers_may_lose_unlike_shares():
-    model = made((8, 6, 2))
+def test_soft_movement_prunes_layers_differently():
+    model = classifier((8, 6, 2))
     masks = movement(
         model, all_layers(model), batches_of(), step_of("50,steps=60,soft=true,score_rate=0.05")
     )
     assert len({float(mask.float().mean()) for mask in masks.values()}) == 2
 
 
-class Watched(Classifier):
-    """Notes which weights of its first layer are masked whenever it is run."""
+class RecordingClassifier(Classifier):
+    """Records the mask of its first layer in each forward pass."""
 
     def forward(self, vectors):
         self.masks = [*getattr(self, "masks", []), self.layers[0].weight.detach() == 0]
         return super().forward(vectors)
 
 
-def test_while_it_trains_the_mask_follows_the_schedule():
+def test_mask_follows_the_schedule_during_training():
     torch.manual_seed(0)
-    model = Watched(Config()).eval()
+    model = RecordingClassifier(Config()).eval()
     movement(model, all_layers(model), batches_of(), step_of("60,steps=20"))
-    expected = [round(48 * rising_sparsity(step / 20, 0.6)) for step in range(20)]
+    expected = [round(48 * scheduled_sparsity(step / 20, 0.6)) for step in range(20)]
     assert [int(mask.sum()) for mask in model.masks] == expected
     assert expected[0] == 0
     assert expected[-1] == round(0.6 * 48)
 
 
-def test_the_penalty_pushes_weights_that_nothing_asks_for_below_the_threshold():
+def test_penalty_pushes_scores_of_a_dead_feature_below_the_threshold():
     torch.manual_seed(0)
-    model = Watched(Config()).eval()
+    model = RecordingClassifier(Config()).eval()
     batches = batches_of()
     for batch in batches:
         batch["vectors"][:, 3] = 0.0
     movement(model, all_layers(model), batches, step_of("50,steps=40,soft=true,score_rate=0.02"))
-    # Scores of the feature that never fires are moved by the penalty alone: by about their rate a
+    # Only the penalty moves the scores of the dead feature, by about their learning rate in each
     # step, from 0.1 to below 0.
     assert not model.masks[0].any()
     assert model.masks[-1][:, 3].all()
@@ -223,8 +222,8 @@ def test_the_penalty_pushes_weights_that_nothing_asks_for_below_the_threshold():
 
 
 @pytest.mark.parametrize("soft", ["true", "false"])
-def test_the_step_zeroes_its_mask_and_what_stays_was_trained(soft):
-    model = made()
+def test_step_zeroes_pruned_weights_and_trains_the_others(soft):
+    model = classifier()
     before = weights_of(model)
     compress(
         model,
@@ -239,8 +238,8 @@ def test_the_step_zeroes_its_mask_and_what_stays_was_trained(soft):
     assert zeros == 30
 
 
-def test_layers_that_are_not_chosen_are_trained_but_not_pruned():
-    model = made()
+def test_layers_that_are_not_selected_are_trained_but_not_pruned():
+    model = classifier()
     before = weights_of(model)
     compress(model, Recipe.parse("movement-50,steps=20,include=layers.1"), batches_of())
     after = weights_of(model)
@@ -249,7 +248,7 @@ def test_layers_that_are_not_chosen_are_trained_but_not_pruned():
     assert int((after["layers.1"] == 0).sum()) == 6
 
 
-def test_training_makes_the_pruned_classifier_better():
+def test_movement_has_a_lower_loss_than_magnitude():
     def loss(model):
         with torch.no_grad():
             return sum(
@@ -257,7 +256,7 @@ def test_training_makes_the_pruned_classifier_better():
                 for batch in batches_of()
             )
 
-    model, plain = made(), made()
+    model, plain = classifier(), classifier()
     recipe = "50,include=layers.*"
     compress(plain, Recipe.parse(f"magnitude-{recipe}"))
     compress(model, Recipe.parse(f"movement-{recipe},steps=150,learning_rate=0.05"), batches_of())
@@ -265,10 +264,10 @@ def test_training_makes_the_pruned_classifier_better():
 
 
 @pytest.mark.parametrize("soft", ["true", "false"])
-def test_a_seed_gives_the_same_every_time(soft):
+def test_result_depends_on_the_seed_only(soft):
     results = []
     for seed in (0, 0, 1):
-        model = made()
+        model = classifier()
         step = step_of(f"50,steps=20,seed={seed},soft={soft}")
         masks = movement(model, all_layers(model), batches_of(), step)
         results.append((weights_of(model), masks))
@@ -278,8 +277,8 @@ def test_a_seed_gives_the_same_every_time(soft):
     assert any(not torch.equal(results[0][0][name], results[2][0][name]) for name in results[0][0])
 
 
-def test_nothing_of_the_training_stays_in_the_model():
-    model = made()
+def test_parametrizations_are_removed():
+    model = classifier()
     names = list(model.state_dict())
     types = [type(module) for module in model.modules()]
     parameters = {name: id(parameter) for name, parameter in model.named_parameters()}
@@ -290,8 +289,8 @@ def test_nothing_of_the_training_stays_in_the_model():
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
 
 
-def test_nothing_of_the_training_stays_where_the_loss_fails():
-    model = made()
+def test_parametrizations_are_removed_after_an_error():
+    model = classifier()
     names = list(model.state_dict())
     batches = batches_of(count=1)
     batches[0]["vectors"][0, 0] = float("nan")
@@ -301,32 +300,32 @@ def test_nothing_of_the_training_stays_where_the_loss_fails():
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
 
 
-def test_no_gradients_stay_in_the_model():
-    model = made()
+def test_gradients_are_cleared():
+    model = classifier()
     movement(model, all_layers(model), batches_of(), step_of("50,steps=5"))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_no_batch_is_an_error():
-    model = made()
+def test_no_batch_raises():
+    model = classifier()
     with pytest.raises(CompressionError, match="at least one batch"):
         movement(model, all_layers(model), [], step_of("50,steps=5"))
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
 
 
-def test_a_layer_that_is_tied_to_an_embedding_is_refused(tiny_llama, batches):
+def test_layer_tied_to_an_embedding_raises(tiny_llama, batches):
     with pytest.raises(RecipeError, match="tied to an embedding"):
         compress(tiny_llama, Recipe.parse("movement-50,steps=2,include=lm_head"), batches)
 
 
-def test_a_causal_model_is_pruned_exactly(tiny_llama, batches):
+def test_causal_model_is_pruned_exactly(tiny_llama, batches):
     compress(tiny_llama, Recipe.parse("movement-50,steps=4"), batches)
     for name, layer in all_layers(tiny_llama).items():
         if name != "lm_head":
             assert int((layer.weight == 0).sum()) == layer.weight.numel() // 2
 
 
-def test_a_layer_that_is_stored_the_other_way_round_gets_a_mask_of_outputs_and_inputs():
+def test_mask_of_a_transposed_layer_has_rows_of_outputs():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -344,8 +343,8 @@ def test_a_layer_that_is_stored_the_other_way_round_gets_a_mask_of_outputs_and_i
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("soft", ["true", "false"])
-def test_half_precision_is_trained_and_stays_finite(dtype, soft):
-    model = made().to(dtype)
+def test_half_precision_is_trained_and_finite(dtype, soft):
+    model = classifier().to(dtype)
     before = weights_of(model)
     batches = [{**batch, "vectors": batch["vectors"].to(dtype)} for batch in batches_of()]
     recipe = Recipe.parse(f"movement-50,steps=20,learning_rate=0.01,soft={soft},include=layers.*")
@@ -357,8 +356,8 @@ def test_half_precision_is_trained_and_stays_finite(dtype, soft):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_inputs_that_never_fire_do_not_upset_it(dtype):
-    model = made().to(dtype)
+def test_dead_feature_leaves_weights_finite(dtype):
+    model = classifier().to(dtype)
     batches = batches_of()
     for batch in batches:
         batch["vectors"][:, 3] = 0.0

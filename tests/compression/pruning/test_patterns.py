@@ -1,4 +1,4 @@
-"""Masks against counts by hand, and what a threshold would prune."""
+"""Sparsity patterns: exact counts, ties and refused values."""
 
 import hypothesis.strategies as st
 import pytest
@@ -6,14 +6,19 @@ import torch
 from hypothesis import given
 
 from compression_gates.compression.errors import RecipeError
-from compression_gates.compression.pruning.patterns import NofM, Unstructured, lowest, prune_mask
+from compression_gates.compression.pruning.patterns import (
+    NofM,
+    Unstructured,
+    lowest_mask,
+    prune_mask,
+)
 
 
 @given(
     st.integers(1, 6), st.integers(1, 40), st.floats(0, 1), st.integers(1, 4), st.booleans(),
     st.integers(0, 99),
 )  # fmt: skip
-def test_count_is_exact_however_scores_tie(rows, columns, sparsity, levels, per_row, seed):
+def test_number_of_pruned_weights_is_exact(rows, columns, sparsity, levels, per_row, seed):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(levels, (rows, columns), generator=generator).float()
     mask = prune_mask(scores, Unstructured(sparsity), per_row=per_row)
@@ -24,19 +29,18 @@ def test_count_is_exact_however_scores_tie(rows, columns, sparsity, levels, per_
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(2, 8), st.data())
-def test_every_group_of_an_n_of_m_pattern_keeps_n(rows, groups, m, data):
+def test_n_of_m_pattern_keeps_the_n_largest_of_each_group(rows, groups, m, data):
     n = data.draw(st.integers(1, m - 1))
     scores = torch.rand(rows, groups * m)
     mask = NofM(n, m).mask(scores)
     kept = (~mask).view(rows, groups, m)
     assert (kept.sum(-1) == n).all()
-    # The kept scores of a group are its largest.
     lowest_kept = scores.view_as(kept).masked_fill(~kept, 2.0).amin(-1)
     highest_pruned = scores.view_as(kept).masked_fill(kept, -1.0).amax(-1)
     assert (highest_pruned <= lowest_kept).all()
 
 
-def test_threshold_pruning_would_overshoot_where_ours_is_exact():
+def test_mask_is_exact_where_a_threshold_prunes_too_many():
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     grid = (weight / weight.abs().max() * 7).round()
     scores = grid.abs()
@@ -45,20 +49,20 @@ def test_threshold_pruning_would_overshoot_where_ours_is_exact():
     assert int(prune_mask(scores, Unstructured(0.5), per_row=False).sum()) == 64 * 64 // 2
 
 
-def test_ties_go_by_the_second_score_and_then_by_position():
+def test_ties_are_broken_by_the_second_score_and_then_by_position():
     scores = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    assert lowest(scores, 2).tolist() == [True, False, False, True]
-    assert lowest(scores, 2, torch.tensor([3.0, 1.0, 2.0, 9.0])).tolist() == [
+    assert lowest_mask(scores, 2).tolist() == [True, False, False, True]
+    assert lowest_mask(scores, 2, torch.tensor([3.0, 1.0, 2.0, 9.0])).tolist() == [
         False, True, False, True,
     ]  # fmt: skip
 
 
-def test_a_width_that_the_pattern_does_not_divide_is_refused():
+def test_width_that_the_pattern_does_not_divide_raises():
     with pytest.raises(RecipeError, match="width of 6 is not a multiple of 4"):
         prune_mask(torch.rand(2, 6), NofM(2, 4), per_row=True)
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.1, float("nan")])
-def test_a_share_outside_zero_to_one_is_refused(sparsity):
-    with pytest.raises(RecipeError, match="share between 0 and 1"):
+def test_sparsity_outside_zero_to_one_raises(sparsity):
+    with pytest.raises(RecipeError, match="must be between 0 and 1"):
         Unstructured(sparsity)

@@ -1,4 +1,4 @@
-"""Magnitude and Wanda against naive loops."""
+"""Magnitude pruning and Wanda against loops in plain Python."""
 
 import pytest
 import torch
@@ -9,16 +9,16 @@ from compression_gates.compression.pruning.wanda import wanda, wanda_scores
 
 
 def magnitude(weight, pattern):
-    """``weight`` with its smallest entries set to zero."""
+    """Return ``weight`` with its smallest entries set to zero."""
     return weight.masked_fill(prune_mask(magnitude_scores(weight), pattern, per_row=False), 0.0)
 
 
-def naive_prune(scores: list[list[float]], groups: list[list[tuple[int, int]]], counts: list[int]):
-    """Positions pruned: in each group the ``count`` lowest scores, earliest first."""
-    gone = set()
+def lowest_positions(scores, groups, counts):
+    """Return the pruned positions: the ``count`` lowest scores of each group, earliest first."""
+    pruned = set()
     for group, count in zip(groups, counts, strict=True):
-        gone.update(sorted(group, key=lambda at: (scores[at[0]][at[1]], at))[:count])
-    return gone
+        pruned.update(sorted(group, key=lambda at: (scores[at[0]][at[1]], at))[:count])
+    return pruned
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def inputs():
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.77, 1.0])
-def test_magnitude_prunes_the_smallest_of_the_layer(weight, sparsity):
+def test_magnitude_prunes_the_smallest_weights_of_the_layer(weight, sparsity):
     result = magnitude(weight, Unstructured(sparsity))
     everywhere = [(i, j) for i in range(6) for j in range(16)]
-    gone = naive_prune(weight.abs().tolist(), [everywhere], [round(sparsity * 96)])
+    pruned = lowest_positions(weight.abs().tolist(), [everywhere], [round(sparsity * 96)])
     for i, j in everywhere:
-        assert result[i, j] == (0.0 if (i, j) in gone else weight[i, j])
+        assert result[i, j] == (0.0 if (i, j) in pruned else weight[i, j])
 
 
 def test_wanda_scores_are_weight_times_input_norm(weight, inputs):
@@ -50,25 +50,25 @@ def test_wanda_scores_are_weight_times_input_norm(weight, inputs):
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 1.0])
-def test_wanda_prunes_the_lowest_of_each_row(weight, inputs, sparsity):
+def test_wanda_prunes_the_lowest_scores_of_each_row(weight, inputs, sparsity):
     norm = inputs.norm(dim=0)
     result = wanda(weight, norm, Unstructured(sparsity))
     rows = [[(i, j) for j in range(16)] for i in range(6)]
-    gone = naive_prune((weight.abs() * norm).tolist(), rows, [round(sparsity * 16)] * 6)
-    assert {(i, j) for i in range(6) for j in range(16) if result[i, j] == 0} == gone
+    pruned = lowest_positions((weight.abs() * norm).tolist(), rows, [round(sparsity * 16)] * 6)
+    assert {(i, j) for i in range(6) for j in range(16) if result[i, j] == 0} == pruned
     assert torch.equal(result[result != 0], weight[result != 0])
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8)])
-def test_wanda_prunes_the_lowest_of_each_group(weight, inputs, n, m):
+def test_wanda_prunes_the_lowest_scores_of_each_group(weight, inputs, n, m):
     norm = inputs.norm(dim=0)
     result = wanda(weight, norm, NofM(n, m))
     groups = [[(i, j + k) for k in range(m)] for i in range(6) for j in range(0, 16, m)]
-    gone = naive_prune((weight.abs() * norm).tolist(), groups, [m - n] * len(groups))
-    assert {(i, j) for i in range(6) for j in range(16) if result[i, j] == 0} == gone
+    pruned = lowest_positions((weight.abs() * norm).tolist(), groups, [m - n] * len(groups))
+    assert {(i, j) for i in range(6) for j in range(16) if result[i, j] == 0} == pruned
 
 
-def test_features_that_never_fire_lose_their_smallest_weights_first(weight):
+def test_wanda_breaks_ties_of_dead_features_by_magnitude(weight):
     norm = torch.ones(16)
     norm[:12] = 0.0
     result = wanda(weight, norm, Unstructured(0.5))
@@ -77,7 +77,7 @@ def test_features_that_never_fire_lose_their_smallest_weights_first(weight):
         assert row[pruned].max() < row[~pruned].min()
 
 
-def test_zeros_that_were_there_are_counted_not_added_to():
+def test_zeros_from_before_pruning_count_towards_the_sparsity():
     weight = torch.tensor([[0.0, 1.0, 0.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
     assert int((magnitude(weight, Unstructured(0.5)) == 0).sum()) == 4
     assert int((wanda(weight, torch.ones(8), Unstructured(0.5)) == 0).sum()) == 4

@@ -1,4 +1,4 @@
-"""Where weights compete, and what is written back, against sorting by numpy."""
+"""Pruning scopes against sorting with numpy, and the checks before a pruned weight is written."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,8 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.model.layers import Layer
 from compression_gates.compression.pruning.magnitude import magnitude_scores
-from compression_gates.compression.pruning.masks import masks_of as step_masks
-from compression_gates.compression.pruning.masks import put
+from compression_gates.compression.pruning.masks import masks_by_score, write_pruned
 from compression_gates.compression.pruning.patterns import NofM, Unstructured, prune_mask
 
 
@@ -24,14 +23,14 @@ def layer_of(name, weight):
 
 
 def masks_of(scores, layers, patterns, scope):
-    """Masks by name; equal scores go by magnitude."""
+    """Return masks by layer name; ties are broken by magnitude."""
     ties = {name: magnitude_scores(layer.weight.detach()) for name, layer in layers.items()}
-    return dict(step_masks(lambda name: (scores[name], ties[name]), layers, patterns, scope))
+    return dict(masks_by_score(lambda name: (scores[name], ties[name]), layers, patterns, scope))
 
 
 @st.composite
 def models(draw):
-    """Layers of different widths and sizes of weights; on a coarse grid, so that many tie."""
+    """Draw layers of different shapes and magnitudes, some with integer weights that often tie."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
     coarse = draw(st.booleans())
     layers = {}
@@ -43,7 +42,7 @@ def models(draw):
 
 
 def scores_of(layers, seed=None):
-    """Magnitudes, or scores with ties that magnitudes break."""
+    """Return magnitudes, or random scores of three values if a seed is given."""
     if seed is None:
         return {name: layer.weight.detach().abs() for name, layer in layers.items()}
     generator = torch.Generator().manual_seed(seed)
@@ -53,8 +52,8 @@ def scores_of(layers, seed=None):
     }
 
 
-def sorted_out(scores, magnitudes, count):
-    """Mask of the ``count`` lowest scores, then magnitudes, then positions."""
+def lowest_by_lexsort(scores, magnitudes, count):
+    """Return the mask of the ``count`` lowest by score, then magnitude, then position."""
     order = np.lexsort((np.arange(len(scores)), magnitudes, scores))
     mask = np.zeros(len(scores), dtype=bool)
     mask[order[:count]] = True
@@ -66,12 +65,12 @@ def expected_masks(scores, layers, sparsity, scope):
     sizes = {name: layer.weight.detach().abs().flatten().numpy() for name, layer in layers.items()}
     if scope == "global":
         everything, ties = np.concatenate([*flat.values()]), np.concatenate([*sizes.values()])
-        mask = sorted_out(everything, ties, round(sparsity * len(everything)))
+        mask = lowest_by_lexsort(everything, ties, round(sparsity * len(everything)))
         ends = np.cumsum([len(values) for values in flat.values()])[:-1]
         parts = dict(zip(flat, np.split(mask, ends), strict=True))
     elif scope == "layer":
         parts = {
-            name: sorted_out(flat[name], sizes[name], round(sparsity * len(flat[name])))
+            name: lowest_by_lexsort(flat[name], sizes[name], round(sparsity * len(flat[name])))
             for name in flat
         }
     else:
@@ -82,7 +81,7 @@ def expected_masks(scores, layers, sparsity, scope):
                 flat[name].reshape(-1, columns), sizes[name].reshape(-1, columns), strict=True
             )
             parts[name] = np.concatenate(
-                [sorted_out(row, ties, round(sparsity * columns)) for row, ties in rows]
+                [lowest_by_lexsort(row, ties, round(sparsity * columns)) for row, ties in rows]
             )
     return {name: parts[name].reshape(tuple(scores[name].shape)) for name in scores}
 
@@ -91,7 +90,7 @@ def expected_masks(scores, layers, sparsity, scope):
     models(), st.floats(0, 1), st.sampled_from(["layer", "row", "global"]),
     st.none() | st.integers(0, 99),
 )  # fmt: skip
-def test_the_lowest_of_each_scope_go_exactly_as_many_as_asked(layers, sparsity, scope, seed):
+def test_masks_select_the_lowest_scores_of_each_scope(layers, sparsity, scope, seed):
     scores = scores_of(layers, seed)
     masks = masks_of(scores, layers, dict.fromkeys(layers, Unstructured(sparsity)), scope)
     expected = expected_masks(scores, layers, sparsity, scope)
@@ -102,7 +101,7 @@ def test_the_lowest_of_each_scope_go_exactly_as_many_as_asked(layers, sparsity, 
         assert sum(int(mask.sum()) for mask in masks.values()) == round(sparsity * size)
 
 
-def test_globally_a_layer_of_small_weights_loses_more():
+def test_global_scope_prunes_the_layer_with_smaller_weights():
     layers = {"small": layer_of("small", torch.full((2, 4), 0.1)),
               "large": layer_of("large", torch.full((2, 4), 1.0))}  # fmt: skip
     masks = masks_of(scores_of(layers), layers, dict.fromkeys(layers, Unstructured(0.5)), "global")
@@ -111,7 +110,7 @@ def test_globally_a_layer_of_small_weights_loses_more():
 
 
 @pytest.mark.parametrize("scope", ["layer", "row", "global"])
-def test_groups_of_a_pattern_compete_among_themselves_in_any_scope(scope):
+def test_n_of_m_pattern_compares_within_groups_in_every_scope(scope):
     generator = torch.Generator().manual_seed(0)
     layers = {
         name: layer_of(name, torch.randn(3, 8, generator=generator) * size)
@@ -125,7 +124,7 @@ def test_groups_of_a_pattern_compete_among_themselves_in_any_scope(scope):
 
 
 @pytest.mark.parametrize("scope", ["layer", "row"])
-def test_layers_may_have_sparsities_of_their_own(scope):
+def test_each_layer_can_have_its_own_sparsity(scope):
     generator = torch.Generator().manual_seed(0)
     layers = {name: layer_of(name, torch.randn(4, 10, generator=generator)) for name in "ab"}
     masks = masks_of(
@@ -134,7 +133,7 @@ def test_layers_may_have_sparsities_of_their_own(scope):
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {"a": 8, "b": 28}
 
 
-def test_a_layer_that_is_stored_the_other_way_round_is_ranked_by_outputs_and_inputs():
+def test_transposed_layer_is_pruned_by_output_rows():
     module = Conv1D(3, 6)
     nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(0))
     layers = {"conv": Layer("conv", module, transposed=True)}
@@ -144,7 +143,7 @@ def test_a_layer_that_is_stored_the_other_way_round_is_ranked_by_outputs_and_inp
 
 
 @given(models(), st.floats(0, 1))
-def test_in_a_layer_magnitudes_go_as_by_the_plain_function(layers, sparsity):
+def test_layer_scope_equals_prune_mask(layers, sparsity):
     pattern = Unstructured(sparsity)
     masks = masks_of(scores_of(layers), layers, dict.fromkeys(layers, pattern), "layer")
     for name, layer in layers.items():
@@ -157,57 +156,59 @@ def test_in_a_layer_magnitudes_go_as_by_the_plain_function(layers, sparsity):
 WEIGHT = torch.arange(1.0, 17.0).view(2, 8)
 
 
-HOW = {"wanda": {"per_row": True}, "sparsegpt": {"per_row": False, "corrected": True}}
-"""How the methods that calibrate have their weights written."""
+OPTIONS = {"wanda": {"per_row": True}, "sparsegpt": {"per_row": False, "corrected": True}}
+"""Arguments of write_pruned for each calibrated method."""
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_what_was_asked_for_is_written(method):
+def test_weight_with_the_requested_zeros_is_written(method):
     layer = layer_of("a", WEIGHT)
     after = WEIGHT * torch.tensor([1.0, 0.0]).repeat(4)
-    put("a", layer, after, Unstructured(0.5), **HOW[method])
+    write_pruned("a", layer, after, Unstructured(0.5), **OPTIONS[method])
     assert torch.equal(layer.weight, after)
 
 
-def test_zeros_that_were_there_may_come_on_top():
+def test_zeros_from_before_pruning_do_not_count_as_too_many():
     before = WEIGHT.clone()
     before[:, 4] = 0.0
     after = before * torch.tensor([1.0, 0.0]).repeat(4)
     layer = layer_of("a", before)
-    put("a", layer, after, Unstructured(0.5), **HOW["wanda"])
+    write_pruned("a", layer, after, Unstructured(0.5), **OPTIONS["wanda"])
     assert torch.equal(layer.weight, after)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 5, 8])
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_too_many_or_too_few_zeros_are_refused(method, kept):
+def test_too_many_or_too_few_zeros_raise(method, kept):
     layer = layer_of("a", WEIGHT)
     after = WEIGHT * (torch.arange(8) < kept)
-    with pytest.raises(CompressionError, match=rf"a: {2 * (8 - kept)} zeros where 8 were asked"):
-        put("a", layer, after, Unstructured(0.5), **HOW[method])
+    with pytest.raises(CompressionError, match=rf"a: pruning left {2 * (8 - kept)} zeros, but 8"):
+        write_pruned("a", layer, after, Unstructured(0.5), **OPTIONS[method])
     assert torch.equal(layer.weight, WEIGHT)
 
 
-def test_corrected_half_precision_weights_may_underflow():
+def test_corrected_half_precision_weights_may_underflow_to_zero():
     layer = layer_of("a", WEIGHT.half())
     after = WEIGHT.half() * torch.tensor([1, 0, 0, 0, 1, 0, 1, 0]).half()
-    put("a", layer, after, Unstructured(0.5), **HOW["sparsegpt"])
+    write_pruned("a", layer, after, Unstructured(0.5), **OPTIONS["sparsegpt"])
     assert torch.equal(layer.weight, after)
-    with pytest.raises(CompressionError, match="10 zeros where 8"):
-        put("a", layer_of("a", WEIGHT.half()), after, Unstructured(0.5), **HOW["wanda"])
+    with pytest.raises(CompressionError, match="left 10 zeros, but 8"):
+        write_pruned(
+            "a", layer_of("a", WEIGHT.half()), after, Unstructured(0.5), **OPTIONS["wanda"]
+        )
 
 
-def test_a_group_that_keeps_too_many_is_refused():
+def test_group_that_keeps_too_many_weights_raises():
     layer = layer_of("a", WEIGHT)
     after = WEIGHT * torch.tensor([1, 1, 1, 0, 1, 0, 0, 0])
-    with pytest.raises(CompressionError, match="keeps more than 2:4"):
-        put("a", layer, after, NofM(2, 4), **HOW["wanda"])
+    with pytest.raises(CompressionError, match="keeps more weights than 2:4"):
+        write_pruned("a", layer, after, NofM(2, 4), **OPTIONS["wanda"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_refused(value):
+def test_weight_that_is_not_finite_raises(value):
     layer = layer_of("a", WEIGHT)
     after = WEIGHT * torch.tensor([1.0, 0.0]).repeat(4)
     after[0, 0] = value
     with pytest.raises(CompressionError, match="not finite"):
-        put("a", layer, after, Unstructured(0.5), **HOW["wanda"])
+        write_pruned("a", layer, after, Unstructured(0.5), **OPTIONS["wanda"])

@@ -1,4 +1,4 @@
-"""SparseGPT against a float64 solve that knows nothing of Cholesky factors or blocks."""
+"""SparseGPT against a direct float64 solution without Cholesky factors or blocks."""
 
 import pytest
 import torch
@@ -13,11 +13,11 @@ def hessian_of(inputs: torch.Tensor) -> torch.Tensor:
     return 2 * inputs.T @ inputs / len(inputs)
 
 
-def naive(weight, hessian, pattern, block):
-    """Optimal brain surgery, column by column, in float64.
+def reference(weight, hessian, pattern, block):
+    """Return the weight pruned by optimal brain surgery, column by column, in float64.
 
-    After each column the inverse Hessian of the columns that are left is computed anew, and the
-    pruned weight's error is spread by the textbook formula ``-w_j / [H^-1]_jj * [H^-1]_j``.
+    The inverse Hessian of the remaining columns is computed anew for each column. The update for a
+    pruned weight is ``-w_j / [H^-1]_jj * [H^-1]_j``.
     """
     weight = weight.double().clone()
     hessian = hessian.double().clone()
@@ -56,15 +56,15 @@ def layer():
 
 @pytest.mark.parametrize("pattern", [Unstructured(0.5), Unstructured(0.3), NofM(2, 4), NofM(4, 8)])
 @pytest.mark.parametrize("block", [8, 24])
-def test_agrees_with_a_float64_solve(layer, pattern, block):
+def test_result_agrees_with_float64_reference(layer, pattern, block):
     weight, hessian = layer
-    expected = naive(weight, hessian, pattern, block)
+    expected = reference(weight, hessian, pattern, block)
     result = sparsegpt(weight, hessian, pattern, block=block)
     assert torch.equal(result == 0, expected == 0)
     assert torch.allclose(result.double(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_factor_is_of_the_inverse(layer):
+def test_inverse_factor_squares_to_the_inverse_of_the_damped_hessian(layer):
     _, hessian = layer
     upper = inverse_factor(hessian).double()
     damped = hessian.double()
@@ -72,7 +72,7 @@ def test_the_factor_is_of_the_inverse(layer):
     assert torch.allclose(upper.T @ upper, torch.linalg.inv(damped), rtol=1e-3, atol=1e-6)
 
 
-def test_error_lies_between_the_best_for_its_mask_and_plain_masking(layer):
+def test_error_is_between_the_optimum_for_its_mask_and_masking_alone(layer):
     weight, hessian = (tensor.double() for tensor in layer)
     result = sparsegpt(*layer, Unstructured(0.5)).double()
 
@@ -87,7 +87,7 @@ def test_error_lies_between_the_best_for_its_mask_and_plain_masking(layer):
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0])
-def test_none_and_all(layer, sparsity):
+def test_sparsity_zero_and_one(layer, sparsity):
     weight, hessian = layer
     result = sparsegpt(weight, hessian, Unstructured(sparsity))
     assert torch.equal(result, weight * (1 - sparsity))
@@ -95,13 +95,13 @@ def test_none_and_all(layer, sparsity):
 
 @pytest.mark.parametrize("sparsity", [0.1, 1 / 3, 0.61])
 @pytest.mark.parametrize("block", [5, 7, 128])
-def test_count_is_exact_over_all_blocks(layer, sparsity, block):
+def test_number_of_zeros_is_exact_over_all_blocks(layer, sparsity, block):
     weight, hessian = layer
     result = sparsegpt(weight, hessian, Unstructured(sparsity), block=block)
     assert int((result == 0).sum()) == round(sparsity * weight.numel())
 
 
-def test_a_dead_feature_keeps_its_large_weights_and_leaves_the_rest_alone(layer):
+def test_large_weights_of_a_dead_feature_are_kept_unchanged(layer):
     weight, hessian = layer
     dead = 7
     hessian = hessian.clone()
@@ -110,25 +110,24 @@ def test_a_dead_feature_keeps_its_large_weights_and_leaves_the_rest_alone(layer)
     weight[:, dead] *= 1000
     result = sparsegpt(weight, hessian, Unstructured(0.3))
     assert result.isfinite().all()
-    # Never moved by the corrections of others: kept as it was.
     assert torch.equal(result[:, dead], weight[:, dead])
 
 
-def test_a_singular_hessian_gets_more_damping_and_says_so():
+def test_indefinite_hessian_is_damped_more_with_a_warning():
     hessian = torch.full((8, 8), 1.0)
-    hessian[0, 1] = hessian[1, 0] = 1.05  # indefinite: no factor at the usual damping
+    hessian[0, 1] = hessian[1, 0] = 1.05  # indefinite at the default damping
     with pytest.warns(UserWarning, match="factorised only with damping"):
         upper = inverse_factor(hessian)
     assert upper.isfinite().all()
 
 
-def test_a_hopeless_hessian_raises_instead_of_becoming_an_identity():
+def test_hessian_that_no_damping_makes_definite_raises():
     hessian = torch.eye(4)
     hessian[0, 1] = hessian[1, 0] = 1e6
     with pytest.raises(CompressionError, match="does not factorise"):
         inverse_factor(hessian)
 
 
-def test_a_layer_that_nothing_reached_raises():
+def test_zero_hessian_raises():
     with pytest.raises(CompressionError, match="no calibration input reached"):
         sparsegpt(torch.randn(2, 4), torch.zeros(4, 4), Unstructured(0.5))

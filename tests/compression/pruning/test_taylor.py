@@ -1,8 +1,8 @@
 """Taylor scores and gradients of the loss against a float64 copy of the model.
 
-The reference takes each text by itself, without any padding, writes the loss out as negative
-log-probabilities, and averages by hand; it is differentiated by autograd in float64 and by
-central differences, whose error with a step of 1e-5 is about 1e-10.
+The reference loss is the mean negative log-probability over single texts without padding. It is
+differentiated by autograd in float64 and by central differences, whose error with a step of 1e-5 is
+about 1e-10.
 """
 
 from copy import deepcopy
@@ -21,34 +21,34 @@ from compression_gates.compression.model.gradients import (
     task_loss,
 )
 from compression_gates.compression.model.layers import all_layers
-from compression_gates.compression.pruning.masks import part_of
+from compression_gates.compression.pruning.masks import layer_view
 from compression_gates.compression.pruning.taylor import taylor_scores
 from compression_gates.compression.recipe import Recipe
 
 
 def texts(batch):
-    """Token ids of each text without padding."""
+    """Return the token ids of each text without padding."""
     pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
     return [ids[mask.bool()] for ids, mask in pairs]
 
 
 def next_token_loss(model, batch):
-    """Negative log-probabilities of each token behind the first of its text."""
-    found = []
+    """Return the negative log-probability of every token except the first of its text."""
+    values = []
     for ids in texts(batch):
         logs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
-        found += [-logs[i, ids[i + 1]] for i in range(len(ids) - 1)]
-    return torch.stack(found)
+        values += [-logs[i, ids[i + 1]] for i in range(len(ids) - 1)]
+    return torch.stack(values)
 
 
 def class_loss(model, batch):
-    """Negative log-probability of each text's label, or of the model's own choice."""
-    found = []
+    """Return the negative log-probability of each text's label, or of the most likely class."""
+    values = []
     for row, ids in enumerate(texts(batch)):
         logs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
         label = batch["labels"][row] if "labels" in batch else logs.argmax()
-        found.append(-logs[label])
-    return torch.stack(found)
+        values.append(-logs[label])
+    return torch.stack(values)
 
 
 def labelled(batches):
@@ -58,7 +58,7 @@ def labelled(batches):
 
 
 def reference(model, batches, loss):
-    """The mean of all losses of all batches, and its gradient by name."""
+    """Return the mean loss over all batches, and its gradients by parameter name."""
     total = torch.cat([loss(model, batch) for batch in batches]).mean()
     parameters = dict(model.named_parameters())
     return total, dict(
@@ -68,7 +68,7 @@ def reference(model, batches, loss):
 
 
 def agree(found, expected):
-    """Float32 backpropagation is off by a share of the largest entries, not of each."""
+    """Compare with a tolerance relative to the largest entry, as float32 backpropagation needs."""
     expected = torch.zeros_like(found) if expected is None else expected
     scale = float(expected.abs().max())
     return torch.allclose(found.double(), expected.double(), rtol=1e-4, atol=2e-5 * scale + 1e-9)
@@ -97,7 +97,7 @@ def task(request, tiny_llama, tiny_encoder, batches):
     return model, deepcopy(model).double(), labelled(batches) if labels else batches, loss
 
 
-def test_gradients_are_those_of_the_mean_loss_in_float64(task):
+def test_gradients_agree_with_float64(task):
     model, double, batches, loss = task
     _, expected = reference(double, batches, loss)
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -109,8 +109,8 @@ def test_gradients_are_those_of_the_mean_loss_in_float64(task):
 
 
 @pytest.mark.parametrize("task", ["gpt2", "bert", "bert without labels"], indirect=True)
-def test_gradients_are_finite_differences(task):
-    # Not of a LLaMA, whose norms are computed in float32 whatever its dtype.
+def test_gradients_agree_with_finite_differences(task):
+    # LLaMA is left out because it computes its norms in float32 for every dtype.
     model, double, batches, loss = task
     names, layers = zip(*list(all_layers(model).items())[:4], strict=True)
     found = mean_gradients(model, [layer.stored for layer in layers], batches, "test")
@@ -127,7 +127,7 @@ def test_gradients_are_finite_differences(task):
         assert float(gradient[at]) == pytest.approx(difference, rel=1e-4)
 
 
-def test_losses_are_those_in_float64(task):
+def test_losses_agree_with_float64(task):
     model, double, batches, loss = task
     with torch.no_grad():
         found, counts = zip(*losses(model, batches, "test"), strict=True)
@@ -139,7 +139,7 @@ def test_losses_are_those_in_float64(task):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padding_counts_for_nothing(tiny_llama, batches, side):
+def test_causal_model_ignores_padding(tiny_llama, batches, side):
     ids = batches[0]["input_ids"][:1, :9].clamp(min=1)
     padding = torch.zeros(1, 5, dtype=torch.long)
     ones = torch.ones_like(ids)
@@ -160,7 +160,7 @@ def test_padding_counts_for_nothing(tiny_llama, batches, side):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "albert"])
-def test_padding_counts_for_nothing_in_a_classifier(tiny_encoder, batches, kind):
+def test_classifier_ignores_padding(tiny_encoder, batches, kind):
     model = tiny_encoder(kind)
     plain = {key: value[:1] for key, value in labelled(batches)[0].items()}
     plain["input_ids"] = plain["input_ids"].clamp(min=1)
@@ -177,7 +177,7 @@ def test_padding_counts_for_nothing_in_a_classifier(tiny_encoder, batches, kind)
         assert agree(one, other)
 
 
-def test_a_causal_model_takes_labels_for_tokens_where_they_are(tiny_llama, batches):
+def test_causal_loss_uses_token_labels(tiny_llama, batches):
     assert is_causal(tiny_llama)
     ids = batches[0]["input_ids"]
     labels = ids.clone()
@@ -192,17 +192,16 @@ def test_a_causal_model_takes_labels_for_tokens_where_they_are(tiny_llama, batch
     ]
     found = task_loss(tiny_llama, batch, logits)
     assert found.item() == pytest.approx(np.mean(expected), rel=1e-5)
-    # As transformers defines it.
     assert found.item() == pytest.approx(tiny_llama(**batch).loss.item(), rel=1e-5)
 
 
-def test_classes_of_texts_are_no_labels_of_tokens(tiny_llama, batches):
+def test_causal_loss_ignores_class_labels(tiny_llama, batches):
     logits = tiny_llama(**batches[0]).logits
     with_classes = {**batches[0], "labels": torch.tensor([1, 0, 1])}
     assert task_loss(tiny_llama, with_classes, logits) == task_loss(tiny_llama, batches[0], logits)
 
 
-def test_a_classifier_follows_its_labels(tiny_encoder, batches):
+def test_classifier_loss_uses_its_labels(tiny_encoder, batches):
     model = tiny_encoder("bert")
     assert not is_causal(model)
     batch = labelled(batches)[0]
@@ -211,16 +210,15 @@ def test_a_classifier_follows_its_labels(tiny_encoder, batches):
     assert found.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
     wrong = {**batch, "labels": 1 - batch["labels"]}
     assert task_loss(model, wrong, logits).item() != pytest.approx(found.item(), rel=1e-3)
-    # Its own predictions are never worse than any labels.
     assert task_loss(model, inputs_of(batch), logits) <= found
 
 
-def test_unused_parameters_have_gradients_of_zero(tiny_llama, batches):
+def test_unused_parameter_has_gradient_zero(tiny_llama, batches):
     stray = torch.nn.Parameter(torch.ones(3))
     assert mean_gradients(tiny_llama, [stray], batches, "test")[0].tolist() == [0.0] * 3
 
 
-def test_gradients_are_computed_where_they_are_switched_off_and_none_stays(tiny_llama, batches):
+def test_gradients_are_computed_under_no_grad_and_not_stored(tiny_llama, batches):
     weight = next(iter(all_layers(tiny_llama).values())).stored
     with torch.no_grad():
         found = mean_gradients(tiny_llama, [weight], batches, "test")[0]
@@ -229,12 +227,12 @@ def test_gradients_are_computed_where_they_are_switched_off_and_none_stays(tiny_
     assert all(parameter.grad is None for parameter in tiny_llama.parameters())
 
 
-def test_no_batch_is_an_error(tiny_llama):
+def test_no_batch_raises(tiny_llama):
     with pytest.raises(CompressionError, match="at least one batch"):
         mean_gradients(tiny_llama, list(tiny_llama.parameters()), [], "test")
 
 
-def test_a_loss_that_is_not_finite_is_an_error(tiny_llama, batches):
+def test_loss_that_is_not_finite_raises(tiny_llama, batches):
     with torch.no_grad():
         tiny_llama.lm_head.weight.fill_(float("inf"))
     with pytest.raises(CompressionError, match="not finite"):
@@ -242,7 +240,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tiny_llama, batches):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_scores_are_what_the_loss_changes_by_to_first_order(dtype):
+def test_scores_are_absolute_products_of_weight_and_gradient(dtype):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 5, generator=generator).to(dtype)
     gradient = torch.randn(3, 5, generator=generator)
@@ -254,7 +252,7 @@ def test_scores_are_what_the_loss_changes_by_to_first_order(dtype):
             assert float(scores[i, j]) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_quadratic_loss_rises_by_the_score_and_half_the_curvature():
+def test_score_is_the_first_order_change_of_a_quadratic_loss():
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(4, dtype=torch.float64, generator=generator)
     centre = torch.randn(4, dtype=torch.float64, generator=generator)
@@ -268,7 +266,7 @@ def test_a_quadratic_loss_rises_by_the_score_and_half_the_curvature():
         )
 
 
-def test_the_step_prunes_what_changes_the_loss_least(tiny_llama, batches):
+def test_step_prunes_the_lowest_scores(tiny_llama, batches):
     from compression_gates.compression.apply import compress
 
     double = deepcopy(tiny_llama).double()
@@ -278,9 +276,9 @@ def test_the_step_prunes_what_changes_the_loss_least(tiny_llama, batches):
     for name, layer in all_layers(tiny_llama).items():
         if name == "lm_head":
             continue
-        gradient = part_of(before[name], expected[f"{name}.weight"])
+        gradient = layer_view(before[name], expected[f"{name}.weight"])
         scores = (before[name].weight.detach() * gradient).abs()
-        gone = layer.weight == 0
-        assert int(gone.sum()) == gone.numel() // 2
-        # Scores that are alike to float32's eyes may change places.
-        assert float(scores[gone].max()) <= float(scores[~gone].min()) * 1.01
+        pruned = layer.weight == 0
+        assert int(pruned.sum()) == pruned.numel() // 2
+        # Scores closer than the float32 rounding may change places.
+        assert float(scores[pruned].max()) <= float(scores[~pruned].min()) * 1.01

@@ -1,7 +1,7 @@
 """The training loop against closed forms.
 
-A loss that is linear has a constant gradient, and Adam's update is then the learning rate itself,
-whatever the gradient's size: so steps show the schedule.
+The gradient of a linear loss is constant. Adam's update is then equal to the learning rate, so the
+changes of a parameter show the schedule.
 """
 
 from itertools import pairwise
@@ -17,8 +17,8 @@ def run(parameter, loss, steps, batches=({},), rate=0.1, seed=0, after_step=lamb
     return fit([ParameterGroup([parameter], rate)], batches, loss, steps, seed, "test", after_step)
 
 
-def sizes_of_steps(steps, rate=0.1):
-    """How far a parameter moves at every step under a constant gradient."""
+def step_sizes(steps, rate=0.1):
+    """Return how far a parameter moves in each step under a constant gradient."""
     parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     seen = [0.0]
     run(parameter, lambda batch, progress: 3 * parameter.sum(), steps, rate=rate,
@@ -26,25 +26,25 @@ def sizes_of_steps(steps, rate=0.1):
     return [before - after for before, after in pairwise(seen)]
 
 
-def test_reaches_the_optimum_of_least_squares():
+def test_least_squares_reaches_the_optimum():
     generator = torch.Generator().manual_seed(0)
     system = torch.randn(20, 4, generator=generator, dtype=torch.float64)
-    wanted = torch.randn(20, generator=generator, dtype=torch.float64)
-    best = torch.linalg.lstsq(system, wanted[:, None]).solution[:, 0]
+    target = torch.randn(20, generator=generator, dtype=torch.float64)
+    best = torch.linalg.lstsq(system, target[:, None]).solution[:, 0]
     found = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
     steps, rate = 300, 0.1
-    losses = run(found, lambda batch, progress: (system @ found - wanted).square().mean(), steps,
+    losses = run(found, lambda batch, progress: (system @ found - target).square().mean(), steps,
                  rate=rate)  # fmt: skip
-    # Adam moves by no more than about the rate, and the last step's is 1 / 0.9 of steps.
+    # The last step is at most the last learning rate.
     reach = rate / (0.9 * steps)
     assert (found.detach() - best).abs().max() <= reach
     assert len(losses) == steps
-    floor = float((system @ best - wanted).square().mean())
+    floor = float((system @ best - target).square().mean())
     curvature = float(torch.linalg.eigvalsh(system.T @ system / 20).max())
     assert floor <= losses[-1] <= floor + curvature * 4 * reach**2
 
 
-def test_losses_are_those_before_each_step():
+def test_losses_are_evaluated_before_each_step():
     parameter = torch.nn.Parameter(torch.tensor(5.0))
     seen = []
 
@@ -56,32 +56,32 @@ def test_losses_are_those_before_each_step():
     assert len(seen) == 7
 
 
-def test_progress_is_the_share_of_steps_that_lies_behind():
+def test_progress_is_the_fraction_of_completed_steps():
     parameter, seen = torch.nn.Parameter(torch.tensor(5.0)), []
     run(parameter, lambda batch, progress: seen.append(progress) or parameter.square(), 4)
     assert seen == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_rates_rise_over_a_tenth_of_the_steps_and_fall_to_zero():
+def test_learning_rate_rises_over_a_tenth_of_the_steps_and_falls_to_zero():
     steps, rate = 40, 0.1
     expected = [rate * min((step + 1) / 4, (40 - step) / 36) for step in range(steps)]
-    # Adam's epsilon of 1e-8 beside a gradient of 1.
-    assert sizes_of_steps(steps, rate) == pytest.approx(expected, rel=1e-6)
+    # The tolerance covers Adam's epsilon of 1e-8.
+    assert step_sizes(steps, rate) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 10, 15])
-def test_no_rate_is_higher_than_the_highest(steps):
-    assert max(sizes_of_steps(steps, rate=0.1)) <= 0.1 * (1 + 1e-6)
+def test_learning_rate_never_exceeds_its_maximum(steps):
+    assert max(step_sizes(steps, rate=0.1)) <= 0.1 * (1 + 1e-6)
 
 
-def test_each_part_has_a_rate_of_its_own():
+def test_each_group_has_its_own_learning_rate():
     slow, fast = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     fit([ParameterGroup([slow], 1e-3), ParameterGroup([fast], 1e-1)], [{}],
         lambda batch, progress: slow.sum() + fast.sum(), 10, 0, "test")  # fmt: skip
     assert torch.allclose(fast, 100 * slow, rtol=1e-4)
 
 
-def test_weights_without_a_gradient_do_not_decay():
+def test_there_is_no_weight_decay():
     parameter = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
     run(parameter, lambda batch, progress: parameter[0], 10)
     assert parameter[1].item() == 3.0
@@ -105,12 +105,12 @@ def order(seed, batches=5, steps=15):
     return seen
 
 
-def test_the_order_of_batches_follows_from_the_seed():
+def test_order_of_batches_depends_on_the_seed_only():
     assert order(3) == order(3)
     assert order(3) != order(4)
 
 
-def test_every_batch_is_seen_once_before_any_is_seen_again():
+def test_each_epoch_contains_every_batch_once():
     seen = order(0)
     for start in (0, 5, 10):
         assert sorted(seen[start : start + 5]) == [0, 1, 2, 3, 4]
@@ -119,7 +119,7 @@ def test_every_batch_is_seen_once_before_any_is_seen_again():
     assert [next(stream) for _ in range(3)] == ["a"] * 3
 
 
-def test_the_order_does_not_touch_the_common_generator():
+def test_global_generator_is_not_used():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -127,20 +127,20 @@ def test_the_order_does_not_touch_the_common_generator():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_trains_where_gradients_are_switched_off():
+def test_training_works_under_no_grad():
     parameter = torch.nn.Parameter(torch.tensor(1.0))
     with torch.no_grad():
         run(parameter, lambda batch, progress: parameter.square(), 3)
     assert parameter.item() < 1.0
 
 
-def test_no_batch_is_an_error():
+def test_no_batch_raises():
     with pytest.raises(CompressionError, match="at least one batch"):
         run(torch.nn.Parameter(torch.tensor(1.0)), lambda batch, progress: None, 3, batches=[])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_an_error_and_changes_nothing_more(bad):
+def test_loss_that_is_not_finite_raises_before_the_update(bad):
     parameter, seen = torch.nn.Parameter(torch.tensor(1.0)), []
 
     def loss(batch, progress):
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_changes_nothing_more(bad):
     assert parameter.item() == seen[2]
 
 
-def test_what_is_frozen_is_left_alone():
+def test_frozen_parameters_are_not_trained():
     free, frozen = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), False)
     fit([ParameterGroup([free, frozen], 0.1)], [{}],
         lambda batch, progress: (free * frozen).sum(), 5, 0, "test")  # fmt: skip
@@ -160,7 +160,7 @@ def test_what_is_frozen_is_left_alone():
     assert torch.equal(frozen, torch.ones(2))
 
 
-def test_parameters_that_take_no_part_stay():
+def test_parameters_that_the_loss_does_not_use_are_unchanged():
     used, idle = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     fit([ParameterGroup([used, idle], 0.1)], [{}], lambda batch, progress: used.sum(), 5, 0, "test")
     assert (used < 1).all()
@@ -168,11 +168,11 @@ def test_parameters_that_take_no_part_stay():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_loses_no_update_that_is_smaller_than_its_ulp(dtype):
+def test_half_precision_accumulates_updates_smaller_than_an_ulp(dtype):
     steps, rate = 100, 1e-4
     found = torch.nn.Parameter(torch.ones(1, dtype=dtype))
     run(found, lambda batch, progress: found.float().sum(), steps, rate=rate)
-    # The sum of all rates, though each is far below an ulp; rounded to half an ulp below 1.
+    # The sum of all learning rates, rounded to half an ulp below 1.
     moved = sum(rate * min(1, (step + 1) / 10, (steps - step) / 90) for step in range(steps))
     half_ulp = torch.finfo(dtype).eps / 4
     assert abs(found.item() - (1 - moved)) <= half_ulp + 1e-5 * moved
@@ -180,7 +180,7 @@ def test_half_precision_loses_no_update_that_is_smaller_than_its_ulp(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_what_is_zeroed_after_a_step_starts_from_zero_again(dtype):
+def test_weight_zeroed_after_a_step_restarts_from_zero(dtype):
     found, seen = torch.nn.Parameter(torch.ones(2, dtype=dtype)), []
 
     def mask():
@@ -188,13 +188,13 @@ def test_what_is_zeroed_after_a_step_starts_from_zero_again(dtype):
         found.data[0] = 0.0
 
     run(found, lambda batch, progress: found.float().sum(), 20, rate=0.01, after_step=mask)
-    # From zero on, one step reaches no further than the highest rate.
+    # From zero, one step moves by at most the highest learning rate.
     assert all(abs(value) <= 0.01 * (1 + 2.0**-7) for value in seen[1:])
     assert found[0] == 0
     assert found[1] < 1
 
 
-def test_no_gradient_stays():
+def test_gradients_are_cleared():
     found = torch.nn.Parameter(torch.ones(2))
     run(found, lambda batch, progress: found.sum(), 3)
     assert found.grad is None

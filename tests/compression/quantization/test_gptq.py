@@ -1,8 +1,8 @@
 """GPTQ against optimal brain surgery by least squares, in float64.
 
-The reference knows nothing of Hessians' inverses, Cholesky factors or blocks: after each column
-it solves ``min ||(W' - W) X||^2`` anew for the columns that are left, those before held at what
-they were rounded to. Damping is a least-squares problem too: rows ``sqrt(d) I`` below ``X``.
+The reference uses no inverse Hessian, Cholesky factor or blocks. After each column it solves
+``min ||(W' - W) X||^2`` for the remaining columns, with the rounded columns fixed. Damping
+adds rows ``sqrt(d) I`` to ``X``.
 """
 
 import pytest
@@ -16,7 +16,7 @@ ROWS, COLUMNS, TOKENS = 6, 12, 80
 
 
 def layer(seed, columns=COLUMNS, rows=ROWS):
-    """A weight, correlated inputs ``(tokens, columns)`` and their Hessian."""
+    """Return a weight, correlated inputs ``(tokens, columns)`` and their Hessian."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(columns, columns, generator=generator)
     inputs = torch.randn(TOKENS, columns, generator=generator) @ mix
@@ -25,7 +25,7 @@ def layer(seed, columns=COLUMNS, rows=ROWS):
 
 
 def fitted(values, bits, symmetric):
-    """Scale and zero point ``(rows, 1)`` of a group, in float32 as they are stored."""
+    """Return the scale and zero point ``(rows, 1)`` of a group, in float32 as they are stored."""
     values = values.float()
     if symmetric:
         return values.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1), None
@@ -35,7 +35,7 @@ def fitted(values, bits, symmetric):
 
 
 def quantized_column(values, scale, zero, bits):
-    """Values ``(rows, 1)`` on the grid, in float64."""
+    """Return values ``(rows, 1)`` rounded to the grid, in float64."""
     codes = (values / scale.double()).round()
     if zero is None:
         largest = 2 ** (bits - 1) - 1
@@ -44,7 +44,7 @@ def quantized_column(values, scale, zero, bits):
 
 
 def brain_surgery(weight, inputs, bits, symmetric=True, group=None, pruned=None):
-    """The quantized weight, in float64."""
+    """Return the quantized weight, in float64."""
     rows, columns = weight.shape
     inputs = inputs.double() * (2 / len(inputs)) ** 0.5
     strength = DAMPING * inputs.square().sum(0).mean()
@@ -52,14 +52,14 @@ def brain_surgery(weight, inputs, bits, symmetric=True, group=None, pruned=None)
     outputs = system @ weight.double().T
     result = torch.zeros(rows, columns, dtype=torch.float64)
     for j in range(columns):
-        wanted = outputs - system[:, :j] @ result[:, :j].T
-        free = torch.linalg.lstsq(system[:, j:], wanted).solution.T
+        target = outputs - system[:, :j] @ result[:, :j].T
+        free = torch.linalg.lstsq(system[:, j:], target).solution.T
         if j == 0 and group is None:
             scale, zero = fitted(weight, bits, symmetric)
         elif group is not None and j % group == 0:
             part = free[:, :group]
             if pruned is not None:
-                # What will be zero anyhow takes no part of the range.
+                # Pruned weights do not widen the range.
                 part = part.masked_fill(pruned[:, j : j + group], 0.0)
             scale, zero = fitted(part, bits, symmetric)
         result[:, j, None] = quantized_column(free[:, :1], scale, zero, bits)
@@ -74,14 +74,14 @@ def loss(weight, result, hessian):
 
 
 def close(result, expected):
-    """Whether all codes agree: values may differ by float32 roundings only, far below a step."""
+    """Return whether all codes agree; the tolerance is far below a quantization step."""
     return torch.allclose(result.double(), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_agrees_with_least_squares(bits, symmetric, seed):
+def test_result_agrees_with_least_squares(bits, symmetric, seed):
     weight, inputs, hessian = layer(seed)
     result = gptq(weight, hessian, Uniform(bits, symmetric))
     assert close(result.dequantized(), brain_surgery(weight, inputs, bits, symmetric))
@@ -90,7 +90,7 @@ def test_agrees_with_least_squares(bits, symmetric, seed):
 @pytest.mark.parametrize("block", [1, 3, 5, 128])
 @pytest.mark.parametrize("group", [2, 4, 6])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_scales_of_a_group_are_those_of_its_corrected_weights(group, block, symmetric):
+def test_group_scales_are_fitted_to_updated_weights(group, block, symmetric):
     weight, inputs, hessian = layer(3)
     result = gptq(weight, hessian, Uniform(4, symmetric), group, block=block)
     assert result.scales.shape == (ROWS, COLUMNS // group)
@@ -100,7 +100,7 @@ def test_scales_of_a_group_are_those_of_its_corrected_weights(group, block, symm
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("group", [None, 4])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_pruned_weights_stay_zero_and_pass_their_corrections_on(symmetric, group, seed):
+def test_keep_zeros_keeps_zeros_and_compensates_their_updates(symmetric, group, seed):
     weight, inputs, hessian = layer(seed)
     pruned = torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
     weight = weight.masked_fill(pruned, 0.0)
@@ -109,7 +109,7 @@ def test_pruned_weights_stay_zero_and_pass_their_corrections_on(symmetric, group
     assert close(result, brain_surgery(weight, inputs, 4, symmetric, group, pruned))
 
 
-def test_without_a_mask_to_keep_zeros_are_corrected_like_any_weight():
+def test_zeros_are_updated_without_keep_zeros():
     weight, inputs, hessian = layer(0)
     weight[:, ::2] = 0.0
     result = gptq(weight, hessian, Uniform(4)).dequantized()
@@ -120,7 +120,7 @@ def test_without_a_mask_to_keep_zeros_are_corrected_like_any_weight():
 @pytest.mark.parametrize(
     "grid", [Uniform(2), Uniform(3), Uniform(4, False), Uniform(8), LogGrid(4)]
 )
-def test_correlated_outputs_lose_less_than_by_rounding(grid):
+def test_output_error_is_lower_than_rounding_to_nearest(grid):
     total, rounded = 0.0, 0.0
     for seed in range(12):
         weight, _, hessian = layer(seed)
@@ -131,7 +131,7 @@ def test_correlated_outputs_lose_less_than_by_rounding(grid):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_act_order_is_a_permutation_of_the_columns(symmetric, seed):
+def test_act_order_equals_permuting_the_columns(symmetric, seed):
     weight, _, hessian = layer(seed)
     order = hessian.diagonal().argsort(descending=True)
     grid = Uniform(4, symmetric)
@@ -142,7 +142,7 @@ def test_act_order_is_a_permutation_of_the_columns(symmetric, seed):
     assert not torch.equal(result.codes, gptq(weight, hessian, grid).codes)
 
 
-def test_act_order_leaves_groups_with_the_scales_they_had():
+def test_act_order_fits_group_scales_to_the_original_weights():
     weight, _, hessian = layer(0)
     result = gptq(weight, hessian, Uniform(4), group=4, act_order=True)
     assert torch.equal(result.scales, round_to_nearest(weight, Uniform(4), group=4).scales)
@@ -154,7 +154,7 @@ def test_act_order_leaves_groups_with_the_scales_they_had():
 @pytest.mark.parametrize("group", [None, 4])
 @pytest.mark.parametrize("act_order", [True, False])
 @pytest.mark.parametrize("grid", [Uniform(2), Uniform(4), Uniform(8, False), LogGrid(4)], ids=str)
-def test_independent_inputs_make_it_rounding_to_nearest(grid, group, act_order):
+def test_independent_inputs_give_rounding_to_nearest(grid, group, act_order):
     weight, _, _ = layer(4)
     hessian = torch.diag(torch.linspace(0.5, 3.0, COLUMNS))
     for other in (hessian, torch.eye(COLUMNS)):
@@ -166,19 +166,19 @@ def test_independent_inputs_make_it_rounding_to_nearest(grid, group, act_order):
 
 @pytest.mark.parametrize("grid", [Uniform(4), Uniform(3, False), LogGrid(4)], ids=str)
 @pytest.mark.parametrize("group", [None, 2, 6])
-def test_the_size_of_blocks_does_not_matter(grid, group):
+def test_result_does_not_depend_on_the_block_size(grid, group):
     weight, _, hessian = layer(5)
     first, *others = (gptq(weight, hessian, grid, group, block=block) for block in (1, 3, 128))
     for other in others:
         assert torch.equal(other.codes, first.codes)
-        # Scales come from weights that were corrected in another order of float32 sums.
+        # The weights are updated in another order of float32 sums.
         assert torch.allclose(other.scales, first.scales, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("grid", [Uniform(4), Uniform(8, False), LogGrid(4)], ids=str)
 @pytest.mark.parametrize("group", [None, 4])
-def test_half_precision_is_finite_and_keeps_its_dtype(grid, dtype, group):
+def test_half_precision_is_finite_and_preserves_the_dtype(grid, dtype, group):
     weight, _, hessian = layer(6)
     result = gptq(weight.to(dtype), hessian, grid, group)
     assert result.scales.dtype == result.dequantized().dtype == dtype
@@ -189,7 +189,7 @@ def test_half_precision_is_finite_and_keeps_its_dtype(grid, dtype, group):
     assert loss(weight, result.dequantized(), hessian) < loss(weight, rounded, hessian)
 
 
-def test_weights_of_a_dead_feature_are_rounded_and_change_no_other():
+def test_weights_of_a_dead_feature_are_rounded_independently():
     weight, inputs, _ = layer(7)
     dead = 5
     inputs[:, dead] = 0.0
@@ -204,16 +204,16 @@ def test_weights_of_a_dead_feature_are_rounded_and_change_no_other():
     assert torch.equal(after.codes, before.codes)
 
 
-def test_inputs_that_depend_on_each_other_stay_finite():
+def test_singular_hessian_agrees_with_least_squares():
     weight, inputs, _ = layer(8)
     inputs[:, 3] = inputs[:, 2]
-    inputs = inputs[:4]  # fewer tokens than features, and two alike
+    inputs = inputs[:4]  # fewer tokens than features, and two equal features
     hessian = 2 * inputs.T @ inputs / len(inputs)
     result = gptq(weight, hessian, Uniform(4)).dequantized()
     assert close(result, brain_surgery(weight, inputs, 4))
 
 
-def test_the_weight_and_the_hessian_are_left_as_they_were():
+def test_arguments_are_not_modified():
     weight, _, hessian = layer(9)
     copies = weight.clone(), hessian.clone()
     gptq(weight, hessian, Uniform(4), group=4, keep_zeros=True)

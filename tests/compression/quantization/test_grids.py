@@ -1,8 +1,8 @@
-"""Grids against brute force over all codes in float64, and PyTorch's own fake quantization.
+"""Grids against brute force over all codes in float64, and against PyTorch's fake quantization.
 
-Tolerances count float32 roundings. ``w / s`` is off by half an ulp, at most ``256 * 2^-24`` steps
-for ratios up to 255; near a middle the other neighbour may then win, and the error be larger than
-the smallest by twice that.
+Tolerances count float32 roundings. ``w / s`` is accurate to half an ulp, which is at most
+``256 * 2^-24`` steps for ratios up to 255. Near a midpoint the other neighbour may be chosen, whose
+error is larger by at most twice that.
 """
 
 import math
@@ -28,7 +28,7 @@ GRIDS = [*UNIFORM, *(LogGrid(bits) for bits in range(2, 9)), Float8()]
 
 @st.composite
 def weights(draw):
-    """A weight and a width that divides its rows: any size, off centre, with zeros."""
+    """Draw a weight, a group size or None, and whether the whole matrix shares a scale."""
     rows, groups, width = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 9))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
     weight = torch.randn(rows, groups * width, generator=generator)
@@ -43,17 +43,17 @@ def rounded(case, grid):
     return round_to_nearest(weight, grid, group, per_tensor and group is None)
 
 
-def spread(quantized, values):
-    """Scales or zero points ``(rows or 1, groups)`` beside every weight, in float64."""
+def expanded(quantized, values):
+    """Return scales or zero points ``(rows or 1, groups)`` expanded to every weight, in float64."""
     shape = quantized.codes.shape
     return values.double().repeat_interleave(shape[1] // values.shape[1], dim=1).expand(shape)
 
 
 def levels(quantized):
-    """All values ``(codes, rows, columns)`` that each weight might have taken, in float64."""
+    """Return all values ``(codes, rows, columns)`` that each weight could have, in float64."""
     grid = quantized.grid
     codes = torch.arange(grid.lowest, grid.highest + 1, dtype=torch.float64)[:, None, None]
-    scales = spread(quantized, quantized.scales)
+    scales = expanded(quantized, quantized.scales)
     if isinstance(grid, LogGrid):
         return codes.sign() * torch.where(codes == 0, 0.0, 2 ** (1 - codes.abs())) * scales
     if isinstance(grid, Float8):
@@ -61,12 +61,12 @@ def levels(quantized):
             torch.tensor([e4m3(int(c) % 256) for c in codes], dtype=torch.float64)[:, None, None]
             * scales
         )
-    zeros = 0.0 if quantized.zeros is None else spread(quantized, quantized.zeros)
+    zeros = 0.0 if quantized.zeros is None else expanded(quantized, quantized.zeros)
     return (codes - zeros) * scales
 
 
 def e4m3(byte):
-    """The number of a byte, by Micikevicius et al. 2022, table 1; NaN for its two NaNs."""
+    """Return the value of a byte (Micikevicius et al. 2022, table 1)."""
     sign, exponent, mantissa = byte >> 7, byte >> 3 & 15, byte & 7
     if exponent == 15 and mantissa == 7:
         return math.nan
@@ -75,32 +75,32 @@ def e4m3(byte):
 
 
 def exact(quantized):
-    """The values that the codes stand for, in float64."""
+    """Return the values that the codes represent, in float64."""
     at = quantized.codes.long() - quantized.grid.lowest
     return levels(quantized).gather(0, at[None])[0]
 
 
 @given(weights(), st.sampled_from(UNIFORM))
-def test_every_weight_is_at_the_nearest_of_all_values(case, grid):
+def test_uniform_codes_are_the_nearest(case, grid):
     quantized = rounded(case, grid)
     assert int(quantized.codes.min()) >= grid.lowest
     assert int(quantized.codes.max()) <= grid.highest
     smallest = (levels(quantized) - case[0].double()).abs().amin(0)
     errors = (exact(quantized) - case[0].double()).abs()
-    assert (errors <= smallest + RATIO * spread(quantized, quantized.scales)).all()
-    # What is computed with is the value itself, but for the rounding of one product.
+    assert (errors <= smallest + RATIO * expanded(quantized, quantized.scales)).all()
+    # One product is rounded to float32.
     assert torch.equal(quantized.dequantized(), exact(quantized).float())
 
 
 @given(weights(), st.sampled_from(UNIFORM))
-def test_no_weight_is_further_than_half_a_step(case, grid):
+def test_rounding_error_is_at_most_half_a_step(case, grid):
     quantized = rounded(case, grid)
-    steps = spread(quantized, quantized.scales)
+    steps = expanded(quantized, quantized.scales)
     assert ((exact(quantized) - case[0].double()).abs() <= steps * (0.5 + RATIO)).all()
 
 
 @given(weights(), st.sampled_from(UNIFORM))
-def test_the_step_is_the_range_over_the_number_of_steps(case, grid):
+def test_scale_is_the_range_divided_by_the_number_of_steps(case, grid):
     weight, group, per_tensor = case
     quantized = rounded(case, grid)
     shape = (len(weight), -1, group or weight.shape[1])
@@ -117,12 +117,12 @@ def test_the_step_is_the_range_over_the_number_of_steps(case, grid):
 
 
 @given(weights(), st.sampled_from(GRIDS))
-def test_zeros_stay_exactly_zero(case, grid):
+def test_zeros_remain_zero(case, grid):
     assert (rounded(case, grid).dequantized()[case[0] == 0] == 0).all()
 
 
 @given(weights(), st.sampled_from(GRIDS))
-def test_values_of_the_grid_stay_where_they_are(case, grid):
+def test_values_of_the_grid_are_encoded_exactly(case, grid):
     quantized = rounded(case, grid)
     group = quantized.codes.shape[1] // quantized.scales.shape[1]
     parts = quantized.dequantized().unflatten(1, (-1, group))
@@ -136,17 +136,17 @@ def test_values_of_the_grid_stay_where_they_are(case, grid):
 
 
 @given(weights(), st.sampled_from([grid for grid in GRIDS if grid not in UNIFORM[1::2]]))
-def test_rounding_twice_changes_no_code(case, grid):
+def test_rounding_is_idempotent(case, grid):
     quantized = rounded(case, grid)
     again = rounded((quantized.dequantized(), *case[1:]), grid)
     if isinstance(grid, Uniform):
         assert torch.equal(again.codes, quantized.codes)
-    # Where the largest was rounded down to a power of two, the scale is that power still.
+    # The scale is unchanged if the largest weight was rounded down to a power of two.
     assert torch.allclose(again.dequantized(), quantized.dequantized(), rtol=2.0**-22, atol=0.0)
 
 
 @given(weights(), st.sampled_from(GRIDS), st.integers(0, 99))
-def test_the_order_of_rows_does_not_matter(case, grid, seed):
+def test_rows_are_rounded_independently(case, grid, seed):
     weight, group, _ = case
     order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
     quantized = round_to_nearest(weight, grid, group)
@@ -157,7 +157,7 @@ def test_the_order_of_rows_does_not_matter(case, grid, seed):
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_a_row_of_zeros_leaves_the_others_alone(grid, dtype):
+def test_row_of_zeros(grid, dtype):
     weight = torch.tensor([[0.0, 0.0, 0.0], [0.5, -2.0, 1.0]], dtype=dtype)
     quantized = round_to_nearest(weight, grid)
     assert torch.equal(quantized.dequantized()[0], weight[0])
@@ -169,9 +169,9 @@ def test_a_row_of_zeros_leaves_the_others_alone(grid, dtype):
 
 @pytest.mark.parametrize("value", [0.3, -0.3, 7e4, -1e-6])
 @pytest.mark.parametrize("grid", UNIFORM)
-def test_a_constant_row_is_kept(grid, value):
+def test_constant_row_is_reproduced(grid, value):
     weight = torch.full((1, 5), value)
-    # A division and a product, half an ulp each, whatever the scale.
+    # A division and a product, each rounded by half an ulp.
     assert torch.allclose(
         round_to_nearest(weight, grid).dequantized(), weight, rtol=2.0**-23, atol=0.0
     )
@@ -179,7 +179,7 @@ def test_a_constant_row_is_kept(grid, value):
 
 @pytest.mark.parametrize("grid", UNIFORM)
 @pytest.mark.parametrize("group", [None, 8])
-def test_agrees_with_fake_quantization_of_pytorch(grid, group):
+def test_uniform_grid_agrees_with_pytorch_fake_quantization(grid, group):
     weight = torch.randn(6, 24, generator=torch.Generator().manual_seed(grid.bits)) + 0.2
     quantized = round_to_nearest(weight, grid, group)
     scales = quantized.scales.flatten()
@@ -192,14 +192,14 @@ def test_agrees_with_fake_quantization_of_pytorch(grid, group):
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("grid", UNIFORM)
-def test_half_precision_is_at_the_nearest_value_of_the_scales_that_are_stored(grid, dtype):
+def test_half_precision_codes_are_the_nearest_for_the_stored_scales(grid, dtype):
     weight = (torch.randn(8, 32, generator=torch.Generator().manual_seed(1)) + 0.3).to(dtype)
     quantized = round_to_nearest(weight, grid, group=16)
     assert quantized.scales.dtype == quantized.dequantized().dtype == dtype
     smallest = (levels(quantized) - weight.double()).abs().amin(0)
     errors = (exact(quantized) - weight.double()).abs()
-    assert (errors <= smallest + RATIO * spread(quantized, quantized.scales)).all()
-    # One product is rounded: to half an ulp of its dtype.
+    assert (errors <= smallest + RATIO * expanded(quantized, quantized.scales)).all()
+    # One product is rounded by half an ulp of its dtype.
     gap = (quantized.dequantized().double() - exact(quantized)).abs()
     assert (gap <= exact(quantized).abs() * torch.finfo(dtype).eps / 2).all()
 
@@ -207,35 +207,35 @@ def test_half_precision_is_at_the_nearest_value_of_the_scales_that_are_stored(gr
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("size", [1e-5, 1.0, 1e4])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_half_precision_stays_finite(grid, size, dtype):
+def test_half_precision_is_finite(grid, size, dtype):
     weight = (torch.randn(8, 32, generator=torch.Generator().manual_seed(1)) * size).to(dtype)
     assert round_to_nearest(weight, grid).dequantized().isfinite().all()
 
 
 @given(weights(), st.integers(2, 7), st.integers(0, 12))
-def test_every_weight_is_at_the_nearest_power_of_two_or_zero(case, bits, depth):
-    # Weights of very different sizes, so that small powers are met too.
+def test_log_codes_are_the_nearest(case, bits, depth):
+    # Weights of very different magnitudes, so that small powers occur.
     weight = case[0] * 2.0 ** -(torch.arange(case[0].shape[1]) % (depth + 1)).float()
     quantized = rounded((weight, *case[1:]), LogGrid(bits))
     smallest = (levels(quantized) - weight.double()).abs().amin(0)
     errors = (exact(quantized) - weight.double()).abs()
-    # log2 of a share down to 2^-64 is off by at most half an ulp of 64, 2^-19: at a middle the
-    # errors of both neighbours differ by no more than that share of the weight.
+    # log2 of a ratio down to 2^-64 is accurate to half an ulp of 64, which is 2^-19. Near a
+    # midpoint the errors of both neighbours differ by at most that fraction of the weight.
     assert (errors <= smallest + 2.0**-18 * weight.double().abs()).all()
     assert torch.equal(quantized.dequantized(), exact(quantized).float())
 
 
-def test_eight_bits_reach_down_to_the_smallest_power():
+def test_log_grid_of_8_bits_has_small_powers():
     weight = torch.tensor([[1.0, 2.0**-90, 2.0**-110, -(2.0**-116), 1e-35]])
     quantized = round_to_nearest(weight, LogGrid(8))
     smallest = (levels(quantized) - weight.double()).abs().amin(0)
     errors = (exact(quantized) - weight.double()).abs()
-    # As above, for shares down to 2^-128.
+    # As above, for ratios down to 2^-128.
     assert (errors <= smallest + 2.0**-17 * weight.double().abs()).all()
 
 
 @given(weights(), st.integers(2, 8))
-def test_scales_of_a_log_grid_are_powers_of_two(case, bits):
+def test_log_scales_are_powers_of_two(case, bits):
     weight, group, per_tensor = case
     quantized = rounded(case, LogGrid(bits))
     shape = (len(weight), -1, group or weight.shape[1])
@@ -246,52 +246,52 @@ def test_scales_of_a_log_grid_are_powers_of_two(case, bits):
         mantissa, exponent = math.frexp(scale)
         assert mantissa == 0.5
         if value:
-            # s = 2^round(log2 max), to what float32 knows of the logarithm.
+            # s = 2^round(log2 max), with the precision of a float32 logarithm.
             assert abs(exponent - 1 - math.log2(value)) <= 0.5 + 2.0**-20
 
 
 @given(weights(), st.integers(2, 8))
-def test_a_log_grid_is_the_same_below_zero(case, bits):
+def test_log_grid_is_symmetric(case, bits):
     weight, *rest = case
     quantized, mirrored = rounded(case, LogGrid(bits)), rounded((-weight, *rest), LogGrid(bits))
     assert torch.equal(mirrored.codes, -quantized.codes)
     assert torch.equal(mirrored.dequantized(), -quantized.dequantized())
 
 
-def test_a_group_that_does_not_divide_the_width_is_refused():
+def test_group_that_does_not_divide_the_width_raises():
     with pytest.raises(RecipeError, match="group = 4 does not divide an input width of 6"):
         round_to_nearest(torch.ones(2, 6), Uniform(4), group=4)
 
 
 @pytest.mark.parametrize("grid", [Uniform(8), Uniform(4, False), LogGrid(4), Float8()], ids=str)
-def test_the_largest_half_precision_weights_stay_finite(grid):
+def test_largest_float16_weight_is_finite(grid):
     largest = torch.finfo(torch.float16).max
     weight = torch.tensor([[largest, -largest / 3, 1.0, 0.0]], dtype=torch.float16)
     assert round_to_nearest(weight, grid).dequantized().isfinite().all()
 
 
 @given(weights())
-def test_every_weight_is_at_the_nearest_number_of_eight_bits(case):
+def test_float8_codes_are_the_nearest(case):
     quantized = rounded(case, Float8())
     weight = case[0].double()
     smallest = (levels(quantized) - weight).abs().nan_to_num(nan=math.inf).amin(0)
     errors = (exact(quantized) - weight).abs()
-    # The ratio is rounded in float32; near a middle the other neighbour may win.
+    # The ratio is rounded to float32; near a midpoint the other neighbour may be chosen.
     assert (errors <= smallest + 2.0**-22 * weight.abs()).all()
     assert torch.equal(quantized.dequantized(), exact(quantized).float())
 
 
 @given(weights())
-def test_the_largest_weight_is_at_the_largest_number(case):
+def test_largest_weight_has_the_largest_float8_value(case):
     quantized = rounded(case, Float8())
-    ratio = (case[0] / spread(quantized, quantized.scales)).abs().flatten(1).amax()
+    ratio = (case[0] / expanded(quantized, quantized.scales)).abs().flatten(1).amax()
     assert ratio == 0 or ratio == pytest.approx(448, rel=2.0**-20)
 
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("high", [1.0, 0.5])
 @pytest.mark.parametrize("grid", UNIFORM)
-def test_both_ends_of_a_dtype_stay_finite(grid, high, dtype):
+def test_full_range_of_a_dtype_is_finite(grid, high, dtype):
     largest = torch.finfo(dtype).max
     weight = torch.tensor([[largest * high, -largest, 1.0]], dtype=torch.float64).to(dtype)
     assert round_to_nearest(weight, grid).dequantized().isfinite().all()

@@ -1,4 +1,4 @@
-"""Learned steps against equation 3 in plain Python, a scan of all steps, and Gaussian integrals."""
+"""Learned step sizes against equation 3, a scan of step sizes, and Gaussian integrals."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -16,7 +16,7 @@ from compression_gates.compression.quantization.lsq import _Rounding, learned_st
 
 
 def slope(weight, step, highest):
-    """Equation 3: the gradient of a rounded weight with respect to its step."""
+    """Return the gradient of a rounded weight with respect to its step size (equation 3)."""
     ratio = weight / step
     if ratio <= -highest:
         return -highest
@@ -26,7 +26,7 @@ def slope(weight, step, highest):
 
 
 def correlated(seed, rows, columns):
-    """A weight and the Hessian of correlated inputs."""
+    """Return a weight and the Hessian of correlated inputs."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(columns, columns, generator=generator)
     inputs = torch.randn(2 * columns, columns, generator=generator) @ mix
@@ -35,23 +35,23 @@ def correlated(seed, rows, columns):
 
 
 def row_errors(quantized, weight, hessian):
-    """Output error of each row, and how far float32 may have misjudged it.
+    """Return the output error of each row and its uncertainty in float32.
 
-    A quadratic form of n terms in float32 is off by at most about ``2 n 2^-24`` times the same
-    form of absolute values.
+    A float32 quadratic form of n terms is accurate to about ``2 n 2^-24`` times the same form of
+    absolute values.
     """
     gap = quantized.dequantized().double() - weight.double()
     hessian = hessian.double()
-    doubt = 4 * len(hessian) * 2.0**-24 * ((gap.abs() @ hessian.abs()) * gap.abs()).sum(1)
-    return ((gap @ hessian) * gap).sum(1), doubt
+    uncertainty = 4 * len(hessian) * 2.0**-24 * ((gap.abs() @ hessian.abs()) * gap.abs()).sum(1)
+    return ((gap @ hessian) * gap).sum(1), uncertainty
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
-def test_gradient_is_that_of_equation_3(bits):
+def test_gradient_is_equation_3(bits):
     highest = 2 ** (bits - 1) - 1
     generator = torch.Generator().manual_seed(bits)
     weight = torch.randn(3, 40, generator=generator, dtype=torch.float64)
-    # Small steps in the first row, so that weights lie outside of the range on both sides.
+    # The steps of the first row are small, so that some weights are outside the range.
     steps = torch.tensor([[0.5], [1.5], [4.0]], dtype=torch.float64) / highest
     steps.requires_grad_()
     upstream = torch.randn(3, 40, generator=generator, dtype=torch.float64)
@@ -71,8 +71,8 @@ def test_gradient_is_that_of_equation_3(bits):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_gradient_at_the_end_of_the_range_is_that_of_equation_3(sign):
-    # The uniform grid's step puts the largest weight of every row exactly there.
+def test_gradient_at_the_end_of_the_range_is_equation_3(sign):
+    # The largest weight of a row is at the end of the range of the uniform grid.
     weight = torch.tensor([[0.2, sign * 1.75]])
     step = torch.tensor([[0.25]], requires_grad=True)
     _Rounding.apply(weight, step, 7)[0, 1].backward()
@@ -84,33 +84,37 @@ def test_gradient_at_the_end_of_the_range_is_that_of_equation_3(sign):
     st.sampled_from([1e-3, 1.0, 50.0]),
 )  # fmt: skip
 @settings(max_examples=40)
-def test_no_row_is_worse_than_on_the_uniform_grid(seed, bits, group, outlier, size):
+def test_error_of_each_row_is_at_most_that_of_the_uniform_grid(seed, bits, group, outlier, size):
     weight, hessian = correlated(seed, 4, 8)
     weight *= size
     weight[0, 3] *= 20 if outlier else 1
     weight[1, 2:5] = 0.0
     found = learned_steps(weight, hessian, bits, group, iterations=20)
-    errors, doubt = row_errors(found, weight, hessian)
-    plain, plain_doubt = row_errors(round_to_nearest(weight, Uniform(bits), group), weight, hessian)
-    assert (errors <= plain + doubt + plain_doubt).all()
+    errors, uncertainty = row_errors(found, weight, hessian)
+    plain, plain_uncertainty = row_errors(
+        round_to_nearest(weight, Uniform(bits), group), weight, hessian
+    )
+    assert (errors <= plain + uncertainty + plain_uncertainty).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_no_half_precision_row_is_worse_than_on_the_uniform_grid(dtype, bits):
+def test_half_precision_error_is_at_most_that_of_the_uniform_grid(dtype, bits):
     for seed in range(3):
         weight, hessian = correlated(seed, 8, 32)
         weight = weight.to(dtype)
         found = learned_steps(weight, hessian, bits, iterations=100)
         assert found.scales.dtype == found.dequantized().dtype == dtype
-        errors, doubt = row_errors(found, weight, hessian)
-        plain, plain_doubt = row_errors(round_to_nearest(weight, Uniform(bits)), weight, hessian)
-        assert (errors <= plain + doubt + plain_doubt).all()
+        errors, uncertainty = row_errors(found, weight, hessian)
+        plain, plain_uncertainty = row_errors(
+            round_to_nearest(weight, Uniform(bits)), weight, hessian
+        )
+        assert (errors <= plain + uncertainty + plain_uncertainty).all()
 
 
 @pytest.mark.parametrize("group", [None, 16])
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_gains_most_of_what_the_best_step_of_a_scan_gains(bits, group):
+def test_reduction_of_the_error_is_at_least_half_of_the_largest(bits, group):
     plain = learned = best = 0.0
     grid = Uniform(bits)
     for seed in range(3):
@@ -120,7 +124,7 @@ def test_gains_most_of_what_the_best_step_of_a_scan_gains(bits, group):
         plain += float(row_errors(uniform, weight, hessian)[0].sum())
         found = learned_steps(weight, hessian, bits, group)
         learned += float(row_errors(found, weight, hessian)[0].sum())
-        # Inputs are independent, so that each group has a best step of its own.
+        # The inputs are independent, so the best step of each group can be found separately.
         parts = weight.unflatten(1, (uniform.scales.shape[1], -1)).double()
         steps = uniform.scales[None, :, :, None].double() * torch.linspace(0.1, 1.2, 221).view(
             -1, 1, 1, 1
@@ -128,17 +132,17 @@ def test_gains_most_of_what_the_best_step_of_a_scan_gains(bits, group):
         rounded = (parts / steps).round().clamp(-grid.highest, grid.highest) * steps
         best += float((rounded - parts).square().sum(-1).amin(0).sum())
     assert learned < plain
-    # Descent is local and a row's groups share one best moment; half is far more than it needs.
+    # Gradient descent is local, and the best iteration is chosen for all groups of a row together.
     assert plain - learned >= 0.5 * (plain - best)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_gaussian_weights_lose_what_the_best_uniform_quantizer_loses(bits):
+def test_gaussian_weights_have_the_error_of_the_optimal_uniform_quantizer(bits):
     rows, columns = 8, 512
     highest = 2 ** (bits - 1) - 1
 
     def moment(step, power):
-        """Of the rounding error of a standard Gaussian, in float64."""
+        """Return a moment of the rounding error of a standard Gaussian."""
         edges = [*((q + 0.5) * step for q in range(highest)), np.inf]
         total, low = 0.0, 0.0
         for q, high in enumerate(edges):
@@ -152,14 +156,14 @@ def test_gaussian_weights_lose_what_the_best_uniform_quantizer_loses(bits):
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(bits))
     found = learned_steps(weight, torch.eye(columns), bits)
     error = float((found.dequantized() - weight).double().square().mean())
-    # Four standard deviations of the mean over so many weights.
+    # Four standard deviations of the mean over all weights.
     assert abs(error - expected) <= 4 * deviation
     uniform = round_to_nearest(weight, Uniform(bits)).dequantized()
     assert float((uniform - weight).double().square().mean()) > expected + 8 * deviation
 
 
 @pytest.mark.parametrize("group", [None, 4])
-def test_gives_the_same_every_time(group):
+def test_result_is_deterministic(group):
     weight, hessian = correlated(0, 4, 16)
     first, second = (learned_steps(weight, hessian, 3, group, iterations=30) for _ in range(2))
     assert torch.equal(first.codes, second.codes)
@@ -167,16 +171,16 @@ def test_gives_the_same_every_time(group):
     assert first.scales.shape == (4, 1 if group is None else 4)
 
 
-def test_rows_do_not_change_each_other():
+def test_rows_are_learned_independently():
     weight, hessian = correlated(1, 6, 16)
     together = learned_steps(weight, hessian, 3, iterations=30)
     alone = learned_steps(weight[2:3], hessian, 3, iterations=30)
-    # Sums over rows of other shapes are taken in another order.
+    # The order of float32 sums depends on the shape.
     assert torch.allclose(together.scales[2:3], alone.scales, rtol=1e-5)
     assert torch.equal(together.codes[2:3], alone.codes)
 
 
-def test_steps_follow_the_inputs_and_not_the_weights_alone():
+def test_learned_steps_depend_on_the_inputs():
     aware = blind = 0.0
     for seed in range(4):
         weight, hessian = correlated(seed, 8, 16)
@@ -184,14 +188,13 @@ def test_steps_follow_the_inputs_and_not_the_weights_alone():
         aware += float(row_errors(found, weight, hessian)[0].sum())
         other = learned_steps(weight, torch.eye(16), 3)
         blind += float(row_errors(other, weight, hessian)[0].sum())
-        # And the other way round: what was learned for plain weights is closer to them.
         assert float(row_errors(other, weight, torch.eye(16))[0].sum()) < float(
             row_errors(found, weight, torch.eye(16))[0].sum()
         )
     assert aware < blind
 
 
-def test_is_learned_where_gradients_are_switched_off():
+def test_learning_works_under_no_grad():
     weight, hessian = correlated(2, 4, 16)
     with torch.no_grad():
         found = learned_steps(weight, hessian, 2)
@@ -199,7 +202,7 @@ def test_is_learned_where_gradients_are_switched_off():
     assert not found.scales.requires_grad
 
 
-def test_the_size_of_the_hessian_does_not_matter():
+def test_scale_of_the_hessian_has_no_effect():
     weight, hessian = correlated(3, 4, 16)
     first, second = (
         learned_steps(weight, hessian * size, 3, iterations=30) for size in (1.0, 2.0**20)
@@ -208,7 +211,7 @@ def test_the_size_of_the_hessian_does_not_matter():
     assert torch.equal(first.scales, second.scales)
 
 
-def test_zeros_and_rows_of_zeros_stay():
+def test_zeros_remain_zero():
     weight, hessian = correlated(4, 4, 16)
     weight[0] = 0.0
     weight[1, ::2] = 0.0
@@ -217,22 +220,22 @@ def test_zeros_and_rows_of_zeros_stay():
     assert not after[weight == 0].any()
 
 
-def test_a_group_that_does_not_divide_the_width_is_refused():
+def test_group_that_does_not_divide_the_width_raises():
     with pytest.raises(RecipeError, match="group = 4 does not divide an input width of 6"):
         learned_steps(torch.ones(2, 6), torch.eye(6), 4, group=4)
 
 
 @given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 999))
-def test_output_error_is_the_quadratic_form(rows, columns, seed):
+def test_output_error_is_a_quadratic_form(rows, columns, seed):
     gap, hessian = correlated(seed, rows, columns)
     expected = np.einsum("ri,ij,rj->r", *(x.double().numpy() for x in (gap, hessian, gap)))
-    doubt = np.einsum("ri,ij,rj->r", *(x.double().abs().numpy() for x in (gap, hessian, gap)))
+    uncertainty = np.einsum("ri,ij,rj->r", *(x.double().abs().numpy() for x in (gap, hessian, gap)))
     # Two sums of n products in float32.
     assert (abs(output_error(gap, hessian).double().numpy() - expected)
-            <= 4 * columns * 2.0**-24 * doubt).all()  # fmt: skip
+            <= 4 * columns * 2.0**-24 * uncertainty).all()  # fmt: skip
 
 
-def test_output_error_is_the_mean_squared_change_of_outputs():
+def test_output_error_is_the_mean_squared_difference_of_outputs():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(50, 6, generator=generator)
     gap = torch.randn(3, 6, generator=generator)

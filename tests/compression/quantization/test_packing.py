@@ -1,4 +1,4 @@
-"""Packed weights against Python integers that are read bit by bit, bitmasks against numpy."""
+"""Packed weights against Python integers, and bitmasks against numpy."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -32,7 +32,7 @@ GRIDS = [
 
 @st.composite
 def quantized_weights(draw):
-    """Any codes that a grid allows, at any width."""
+    """Draw random codes of a random grid."""
     grid = draw(st.sampled_from(GRIDS))
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 70))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
@@ -41,7 +41,7 @@ def quantized_weights(draw):
     )
     codes[0, 0], codes[-1, -1] = grid.lowest, grid.highest
     if isinstance(grid, Float8):
-        codes[(codes == 127) | (codes == -1)] = 0  # not numbers
+        codes[(codes == 127) | (codes == -1)] = 0  # NaN
     scales = torch.rand(rows, 1, generator=generator)
     affine = isinstance(grid, Uniform) and not grid.symmetric
     zeros = torch.randint(grid.highest + 1, (rows, 1), generator=generator) if affine else None
@@ -49,7 +49,7 @@ def quantized_weights(draw):
 
 
 @given(quantized_weights())
-def test_unpacking_gives_back_what_was_packed(quantized):
+def test_unpack_inverts_pack(quantized):
     again = unpack(pack(quantized), quantized.grid, quantized.codes.shape[1])
     assert torch.equal(again.codes, quantized.codes)
     assert torch.equal(again.scales, quantized.scales)
@@ -60,24 +60,24 @@ def test_unpacking_gives_back_what_was_packed(quantized):
 
 
 @given(quantized_weights())
-def test_a_row_takes_its_bits_and_no_more_than_a_word_is_filled_up(quantized):
+def test_packed_rows_are_padded_to_whole_words(quantized):
     rows, columns = quantized.codes.shape
     packed = pack(quantized)["packed"]
     assert packed.numpy().nbytes == rows * -(-columns * quantized.grid.bits // 32) * 4
 
 
 @given(quantized_weights())
-def test_shapes_are_as_foretold(quantized):
+def test_packed_shapes_are_those_of_pack(quantized):
     tensors = pack(quantized)
-    foretold = packed_shapes(quantized.grid, *quantized.codes.shape, tuple(quantized.scales.shape))
-    assert foretold.keys() == tensors.keys()
-    for name, (shape, dtype) in foretold.items():
+    shapes = packed_shapes(quantized.grid, *quantized.codes.shape, tuple(quantized.scales.shape))
+    assert shapes.keys() == tensors.keys()
+    for name, (shape, dtype) in shapes.items():
         assert tuple(tensors[name].shape) == shape
         assert tensors[name].dtype == (dtype or quantized.scales.dtype)
 
 
 @given(quantized_weights())
-def test_codes_follow_each_other_bit_by_bit_from_the_lowest(quantized):
+def test_codes_are_packed_from_the_lowest_bit(quantized):
     grid = quantized.grid
     affine = isinstance(grid, Uniform) and not grid.symmetric
     for words, codes in zip(
@@ -90,11 +90,11 @@ def test_codes_follow_each_other_bit_by_bit_from_the_lowest(quantized):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_a_grid_is_told_by_its_description(grid):
+def test_description_of_a_grid_round_trips(grid):
     assert grid_of(describe_grid(grid)) == grid
 
 
-def test_groups_keep_their_scales():
+def test_scales_of_groups_round_trip():
     weight = torch.randn(3, 24, generator=torch.Generator().manual_seed(0))
     quantized = round_to_nearest(weight, Uniform(3, symmetric=False), group=6)
     again = unpack(pack(quantized), quantized.grid, 24)
@@ -105,7 +105,7 @@ def test_groups_keep_their_scales():
     st.integers(1, 5), st.integers(1, 20), st.floats(0, 1), st.integers(0, 9999),
     st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )  # fmt: skip
-def test_a_bitmask_gives_back_the_weight(rows, columns, sparsity, seed, dtype):
+def test_bitmask_round_trips(rows, columns, sparsity, seed, dtype):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, columns, generator=generator).to(dtype)
     weight[torch.rand(rows, columns, generator=generator) < sparsity] = 0.0
@@ -118,14 +118,14 @@ def test_a_bitmask_gives_back_the_weight(rows, columns, sparsity, seed, dtype):
     assert torch.equal(again, weight)
 
 
-def test_a_bitmask_takes_a_bit_a_weight_and_the_values_that_are_not_zero():
+def test_bitmask_has_one_bit_per_weight_and_the_nonzero_values():
     weight = torch.eye(10)
     tensors = to_bitmask(weight)
     assert tensors["bitmask"].numel() == 13  # 100 bits
     assert tensors["values"].numel() == 10
 
 
-def test_a_negative_zero_is_a_zero():
+def test_negative_zero_is_zero():
     weight = torch.tensor([[-0.0, 1.0, 0.0]])
     tensors = to_bitmask(weight)
     assert tensors["values"].tolist() == [1.0]
@@ -134,7 +134,7 @@ def test_a_negative_zero_is_a_zero():
     assert not again.isnan().any()
 
 
-def test_a_weight_of_zeros_has_no_values():
+def test_weight_of_zeros_has_no_values():
     tensors = to_bitmask(torch.zeros(3, 5))
     assert tensors["values"].numel() == 0
     assert torch.equal(from_bitmask(tensors, (3, 5)), torch.zeros(3, 5))

@@ -2,9 +2,11 @@ import pytest
 
 
 @pytest.fixture
-def lively():
-    """``lively(architecture)``: a small model far from special values, norms and biases included,
-    in float64 so that rounding hides nothing."""
+def random_model():
+    """Return a function that makes a small float64 model of an architecture.
+
+    All its weights, norms and biases are random, so that none has a special value.
+    """
     import torch
 
     from tests.compression import zoo
@@ -12,7 +14,7 @@ def lively():
     def make(name: str):
         model = zoo.make(name).double()
         if name == "mixtral":
-            # The fused experts compute in float32 and less.
+            # The fused experts compute in float32 or less.
             model.set_experts_implementation("eager")
         with torch.no_grad():
             for module in model.modules():

@@ -1,3 +1,5 @@
+"""The pairs found in each architecture, and the reasons why others cannot be scaled."""
+
 import copy
 
 import pytest
@@ -6,7 +8,7 @@ from torch import nn
 
 from compression_gates.compression.model.layers import all_layers, backbone_layers
 from compression_gates.compression.scaling.pairs import find_pairs, write
-from compression_gates.compression.scaling.probing import NOWHERE
+from compression_gates.compression.scaling.probing import NO_CHANNEL
 from tests.compression import zoo
 
 GATED = {
@@ -41,20 +43,20 @@ EXPECTED = {
         "final_layer_norm -> k, v, k, v",
     },
 }  # fmt: skip
-"""Pairs that preserve the model, by the last names of their layers."""
+"""Usable pairs by architecture, with the last parts of their layers' names."""
 
 
-def usable(model, chosen=None):
-    found = find_pairs(model, backbone_layers(model) if chosen is None else chosen)
-    return [pair for pair, reason in found if reason is None]
+def usable(model, selected=None):
+    pairs = find_pairs(model, selected or backbone_layers(model))
+    return [pair for pair, reason in pairs if reason is None]
 
 
-def left(model, chosen=None):
-    found = find_pairs(model, backbone_layers(model) if chosen is None else chosen)
-    return {str(pair): reason for pair, reason in found if reason is not None}
+def unusable(model, selected=None):
+    pairs = find_pairs(model, selected or backbone_layers(model))
+    return {str(pair): reason for pair, reason in pairs if reason is not None}
 
 
-def short(pair):
+def short_name(pair):
     last = [name.rpartition(".")[2] for name in pair.consumers]
     return f"{pair.name.rpartition('.')[2]} -> {', '.join(last)}"
 
@@ -64,23 +66,23 @@ def outputs(model, name, batches):
     return torch.cat([model(**b).logits.flatten() for b in zoo.inputs(name, batches)])
 
 
-def test_every_architecture_of_the_zoo_is_expected_here():
+def test_expected_pairs_cover_every_architecture():
     assert EXPECTED.keys() == zoo.CONFIGS.keys()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_pairs_are_found_and_preserve_the_model(lively, batches, name):
-    model = lively(name)
+def test_pairs_are_found_and_preserve_the_outputs(random_model, batches, name):
+    model = random_model(name)
     state, before = copy.deepcopy(model.state_dict()), outputs(model, name, batches)
     pairs = usable(model)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert {short(pair) for pair in pairs} == EXPECTED[name]
+    assert {short_name(pair) for pair in pairs} == EXPECTED[name]
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for pair in pairs:
             scales = torch.rand(pair.producer.channels, generator=generator).double() * 8 + 0.1
-            assert write(pair.moved(scales.where(pair.carried, 1.0)))
-    # Gemma's norms compute in float32, whatever the dtype of the model.
+            assert write(pair.changes(scales.where(pair.carried, 1.0)))
+    # The norms of Gemma compute in float32 for every dtype.
     share = 1e-6 if name.startswith("gemma") else 1e-9
     assert (outputs(model, name, batches) - before).abs().max() < share * before.abs().max()
     changed = {k for k, value in model.state_dict().items() if not torch.equal(value, state[k])}
@@ -89,100 +91,102 @@ def test_pairs_are_found_and_preserve_the_model(lively, batches, name):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["qwen3", "gemma2", "phi3", "bert"])
-def test_half_precision_finds_the_same(lively, dtype, name):
-    assert {short(pair) for pair in usable(lively(name).to(dtype))} == EXPECTED[name]
+def test_half_precision_finds_the_same_pairs(random_model, dtype, name):
+    assert {short_name(pair) for pair in usable(random_model(name).to(dtype))} == EXPECTED[name]
 
 
-def test_heads_of_a_group_share_the_channels_of_their_value(lively):
-    (pair,) = [p for p in usable(lively("llama")) if p.name == "model.layers.1.self_attn.v_proj"]
+def test_heads_of_a_group_share_channels(random_model):
+    (pair,) = [
+        p for p in usable(random_model("llama")) if p.name == "model.layers.1.self_attn.v_proj"
+    ]
     numbers = pair.channels["model.layers.1.self_attn.o_proj"]
-    # Four heads of width 8; two of them share a value.
+    # There are four heads of width 8, and two of them share each value head.
     assert torch.equal(numbers, torch.arange(16).view(2, 1, 8).expand(2, 2, 8).flatten())
-    assert pair.gathered({n: torch.arange(32.0) for n in pair.consumers}, "amax").tolist() == [
+    assert pair.reduced({n: torch.arange(32.0) for n in pair.consumers}, "amax").tolist() == [
         *range(8, 16), *range(24, 32),
     ]  # fmt: skip
 
 
-def test_only_the_values_of_a_fused_projection_are_carried(lively):
-    model = lively("gpt2")
+def test_only_values_of_a_fused_projection_are_carried(random_model):
+    model = random_model("gpt2")
     (pair,) = [p for p in usable(model) if p.name == "transformer.h.0.attn.c_attn"]
     assert torch.equal(pair.channels["transformer.h.0.attn.c_proj"], torch.arange(64, 96))
     assert pair.carried.nonzero().flatten().tolist() == list(range(64, 96))
-    neox = [p for p in usable(lively("gpt_neox")) if p.name.endswith("query_key_value")]
+    neox = [p for p in usable(random_model("gpt_neox")) if p.name.endswith("query_key_value")]
     numbers = neox[0].channels["gpt_neox.layers.0.attention.dense"].view(4, 8)
-    # Query, key and value of a head follow each other.
+    # The query, key and value of one head are adjacent.
     assert torch.equal(numbers, torch.arange(96).view(4, 3, 8)[:, 2])
 
 
 @pytest.mark.parametrize(("name", "offset"), [("llama", 0), ("gemma2", 1), ("opt", 0)])
-def test_what_a_norm_multiplies_by_is_told_by_the_model(lively, name, offset):
-    norms = [p.producer for p in usable(lively(name)) if "norm" in p.name]
+def test_offset_of_norms(random_model, name, offset):
+    norms = [p.producer for p in usable(random_model(name)) if "norm" in p.name]
     assert norms
     assert {norm.offset for norm in norms} == {offset}
 
 
-def test_inputs_from_elsewhere_keep_their_columns(lively):
-    (pair, *_) = usable(lively("llama"))
+def test_input_without_a_channel_has_column_scale_one(random_model):
+    (pair, *_) = usable(random_model("llama"))
     name = next(iter(pair.consumers))
-    pair.channels[name][3] = NOWHERE
+    pair.channels[name][3] = NO_CHANNEL
     scales = torch.full((pair.producer.channels,), 2.0)
     columns = pair.columns(name, scales)
     assert columns[3] == 1
     assert columns.sum() == 2 * len(columns) - 1
 
 
-def test_a_norm_that_also_feeds_the_residual_is_left(lively):
-    reasons = left(lively("bert"))
+def test_norm_that_feeds_the_residual_is_unusable(random_model):
+    reasons = unusable(random_model("bert"))
     norms = {name: why for name, why in reasons.items() if "LayerNorm" in name.split(" -> ")[0]}
     assert len(norms) == 4
-    assert set(norms.values()) == {"the model would change"}
+    assert set(norms.values()) == {"scaling it would change the outputs of the model"}
 
 
-def test_a_tied_head_is_left(lively):
-    model = lively("llama")
-    reasons = left(model, all_layers(model))
-    assert reasons == {"model.norm -> lm_head": "a weight of it is also used elsewhere"}
+def test_tied_head_is_unusable(random_model):
+    model = random_model("llama")
+    reasons = unusable(model, all_layers(model))
+    assert reasons == {"model.norm -> lm_head": "one of its weights is shared with another module"}
 
 
-def test_layers_that_share_a_weight_are_left(lively):
-    model = lively("llama")
+def test_layers_that_share_a_weight_are_unusable(random_model):
+    model = random_model("llama")
     block = model.model.layers[0].self_attn
     block.k_proj.weight = block.v_proj.weight
-    reasons = left(model)
-    assert set(reasons.values()) == {"a weight of it is also used elsewhere"}
+    reasons = unusable(model)
+    assert set(reasons.values()) == {"one of its weights is shared with another module"}
     assert {name.split(" ")[0] for name in reasons} == {
         "model.layers.0.input_layernorm", "model.layers.0.self_attn.v_proj",
     }  # fmt: skip
 
 
-def test_a_block_with_a_layer_that_was_not_reached_is_left(lively):
-    model = lively("llama")
+def test_block_with_an_unreached_layer_is_unusable(random_model):
+    model = random_model("llama")
     model.model.layers[0].mlp.another = nn.Linear(32, 48).double()
-    reasons = left(model)
-    assert set(reasons.values()) == {"the block has layers that not every input reaches"}
+    reasons = unusable(model)
+    assert set(reasons.values()) == {"its block has layers that not every input reaches"}
     assert all("layers.0" in name for name in reasons)
     assert len(reasons) == 4
 
 
-def test_gates_that_are_linear_too_take_turns(lively):
-    model = lively("llama")
+def test_consumers_are_scaled_with_one_producer_only(random_model):
+    model = random_model("llama")
     for block in model.model.layers:
         block.mlp.act_fn = nn.ReLU()
     pairs = {pair.name.rpartition(".")[2] for pair in usable(model)}
     assert "gate_proj" in pairs
-    assert set(left(model).values()) == {"another producer takes the scale already"}
+    assert set(unusable(model).values()) == {"its consumers are scaled with another producer"}
 
 
-def test_a_pair_that_is_partly_chosen_is_left(lively):
-    model = lively("llama")
-    chosen = {name: x for name, x in backbone_layers(model).items() if "k_proj" not in name}
-    assert set(left(model, chosen).values()) == {
-        "a layer of it is left alone: by include or exclude, or as a router"
+def test_partly_selected_pair_is_unusable(random_model):
+    model = random_model("llama")
+    selected = {name: x for name, x in backbone_layers(model).items() if "k_proj" not in name}
+    assert set(unusable(model, selected).values()) == {
+        "one of its layers is excluded, not included, or a router"
     }
-    assert not any("k_proj" in str(pair) for pair in usable(model, chosen))
+    assert not any("k_proj" in str(pair) for pair in usable(model, selected))
 
 
-def test_nothing_is_written_that_the_dtype_cannot_hold():
+def test_overflowing_changes_are_not_written():
     one, two = torch.ones(2, dtype=torch.float16), torch.ones(2, dtype=torch.float16)
     assert not write([(one, torch.full((2,), 2.0)), (two, torch.full((2,), 1e6))])
     assert torch.equal(one, torch.ones_like(one))

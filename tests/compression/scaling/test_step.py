@@ -1,3 +1,5 @@
+"""Scaling steps on whole models."""
+
 import copy
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tests.compression import zoo
 
 LLAMA = Path(__file__).parents[3] / "fixtures/models/llama-tiny"
 METHODS = ["smoothquant", "awq-int3", "awq-int4,group=16,grid=5"]
-ROUNDED = dict(zip(METHODS, ["rtn-int4", "rtn-int3", "rtn-int4,group=16"], strict=True))
+QUANTIZATION = dict(zip(METHODS, ["rtn-int4", "rtn-int3", "rtn-int4,group=16"], strict=True))
 
 
 def apply(model, text, data):
@@ -43,16 +45,16 @@ def passages():
     return [{"input_ids": tokenizer(text, return_tensors="pt").input_ids} for text in texts]
 
 
-KEPT = [
+CASES = [
     *((name, "smoothquant") for name in zoo.CONFIGS),
     *((name, "awq-int3") for name in ("llama", "gpt2", "gemma2", "phi3", "bert", "albert", "t5")),
     ("opt", "awq-int4,group=16,grid=5"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "text"), KEPT)
-def test_the_function_is_kept(lively, batches, name, text):
-    model, data = lively(name), zoo.inputs(name, batches)
+@pytest.mark.parametrize(("name", "text"), CASES)
+def test_outputs_are_preserved(random_model, batches, name, text):
+    model, data = random_model(name), zoo.inputs(name, batches)
     state, before = copy.deepcopy(model.state_dict()), outputs(model, data)
     result = apply(model, text, data)
     assert (outputs(model, data) - before).abs().max() <= 1e-5 * before.abs().max()
@@ -62,12 +64,12 @@ def test_the_function_is_kept(lively, batches, name, text):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8])
-def test_smoothquant_is_equation_4_on_every_pair(lively, batches, alpha):
-    model = lively("llama")
+def test_smoothquant_is_equation_4_on_every_pair(random_model, batches, alpha):
+    model = random_model("llama")
     layers = backbone_layers(model)
     before = copy.deepcopy(model.state_dict())
-    seen = collect(model, layers, batches, with_products=False)
-    largest = {name: statistics.largest for name, statistics in seen.items()}
+    statistics = collect(model, layers, batches, with_products=False)
+    largest = {name: moments.largest for name, moments in statistics.items()}
     apply(model, f"smoothquant,alpha={alpha}", batches)
     after = model.state_dict()
     block = "model.layers.1."
@@ -78,7 +80,7 @@ def test_smoothquant_is_equation_4_on_every_pair(lively, batches, alpha):
         assert torch.allclose(after[f"{name}.weight"], before[f"{name}.weight"] * expected)
     norm = f"{block}input_layernorm.weight"
     assert torch.allclose(after[norm], before[norm] / expected)
-    # The two heads that share a value share its scale.
+    # Two heads share each value head and its scale.
     o_proj = f"{block}self_attn.o_proj"
 
     def shared(values):
@@ -94,11 +96,11 @@ def test_smoothquant_is_equation_4_on_every_pair(lively, batches, alpha):
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, None), (3, None), (3, 16)])
-def test_awq_never_rounds_worse_than_nothing_in_any_pair(trained, passages, bits, group):
+def test_awq_error_of_each_pair_is_at_most_the_unscaled_error(trained, passages, bits, group):
     model = copy.deepcopy(trained)
     layers = backbone_layers(model)
     before = {name: layer.weight.clone() for name, layer in layers.items()}
-    seen = collect(model, layers, passages, with_products=True)
+    statistics = collect(model, layers, passages, with_products=True)
     text = f"awq-int{bits}" + (f",group={group}" if group else "")
     apply(model, text, passages)
     pairs = [pair for pair, reason in find_pairs(model, layers) if reason is None]
@@ -108,13 +110,13 @@ def test_awq_never_rounds_worse_than_nothing_in_any_pair(trained, passages, bits
     for pair in pairs:
         plain = scaled = 0.0
         for name in pair.consumers:
-            hessian = seen[name].hessian
+            hessian = statistics[name].hessian
             after = layers[name].weight
 
             def rounded(weight):
                 return round_to_nearest(weight, Uniform(bits), group).dequantized()
 
-            # Rows were divided too, for the pair behind; in terms of the weights before:
+            # The ratio includes the scales of the rows, which belong to the next pair.
             factors = after / before[name]
             plain += output_error(rounded(before[name]) - before[name], hessian).sum()
             scaled += output_error(rounded(after) / factors - before[name], hessian).sum()
@@ -123,15 +125,15 @@ def test_awq_never_rounds_worse_than_nothing_in_any_pair(trained, passages, bits
     assert better > len(pairs) / 2
 
 
-def test_awq_without_exponents_changes_nothing(lively, batches):
+def test_awq_with_one_grid_point_changes_nothing(random_model, batches):
     for name in ("llama", "gemma2"):
-        model = lively(name).float()
+        model = random_model(name).float()
         state = copy.deepcopy(model.state_dict())
         apply(model, "awq-int4,grid=1", batches)
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-def test_smoothquant_makes_outlier_channels_harmless(trained, passages):
+def test_smoothquant_reduces_the_error_of_outlier_channels(trained, passages):
     model = copy.deepcopy(trained)
     with torch.no_grad():
         for block in model.model.layers:
@@ -154,7 +156,7 @@ def test_smoothquant_makes_outlier_channels_harmless(trained, passages):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("text", ["smoothquant", "smoothquant,alpha=1", "awq-int4"])
-def test_half_precision_dead_features_and_zero_weights_stay_finite(
+def test_half_precision_is_finite_with_dead_features_and_zero_weights(
     tiny_llama, batches, dtype, text
 ):
     model = tiny_llama.to(dtype)
@@ -170,9 +172,9 @@ def test_half_precision_dead_features_and_zero_weights_stay_finite(
     assert (outputs(model, batches) - before).abs().max() < 0.05 * before.abs().max()
 
 
-def test_what_float16_cannot_hold_is_left_and_noted(tiny_llama, batches):
+def test_pair_that_overflows_float16_is_not_scaled(tiny_llama, batches):
     with torch.no_grad():
-        # Two large inputs whose products cancel; alpha = 1 would make weights of each product.
+        # Two large inputs cancel; alpha = 1 would move their products into the weights.
         block = tiny_llama.model.layers[0]
         table = tiny_llama.get_input_embeddings().weight
         table[:, 1] = table[:, 0]
@@ -185,16 +187,18 @@ def test_what_float16_cannot_hold_is_left_and_noted(tiny_llama, batches):
     result = apply(model, "smoothquant,alpha=1", batches)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert (block.input_layernorm.weight[:2] == 5000).all()
-    assert result.notes[0] == "smoothquant,alpha=1.0 prepares a quantization, and none follows"
+    assert (
+        result.notes[0] == "smoothquant,alpha=1.0: no quantization step follows this scaling step"
+    )
     (note,) = result.notes[1:]
     assert note.startswith("smoothquant,alpha=1.0: model.layers.0.input_layernorm -> ")
-    assert note.endswith("stay unscaled: its dtype cannot hold the scaled weights")
+    assert note.endswith("is not scaled: the scaled weights overflow its dtype")
 
 
 @pytest.mark.parametrize("text", METHODS)
-def test_masks_survive(lively, batches, text):
-    model = lively("llama").float()
-    result = apply(model, f"wanda-2:4+{text}+{ROUNDED[text]}", batches)
+def test_pruning_masks_are_preserved(random_model, batches, text):
+    model = random_model("llama").float()
+    result = apply(model, f"wanda-2:4+{text}+{QUANTIZATION[text]}", batches)
     for name, pattern in result.pruned.items():
         kept = (all_layers(model)[name].weight != 0).unflatten(1, (-1, pattern.m)).sum(-1)
         assert int(kept.max()) <= pattern.n
@@ -202,8 +206,8 @@ def test_masks_survive(lively, batches, text):
 
 
 @pytest.mark.parametrize("text", METHODS)
-def test_only_chosen_layers_are_touched(lively, batches, text):
-    model = lively("llama")
+def test_only_selected_layers_are_changed(random_model, batches, text):
+    model = random_model("llama")
     before = copy.deepcopy(model.state_dict())
     result = apply(model, f"{text},exclude=*.k_proj|*layers.0.mlp*", batches)
     changed = {
@@ -214,18 +218,18 @@ def test_only_chosen_layers_are_touched(lively, batches, text):
     allowed = {f"model.layers.{i}.self_attn.{x}_proj" for i in (0, 1) for x in "vo"}
     allowed |= {f"model.layers.1.mlp.{x}_proj" for x in ("gate", "up", "down")}
     allowed |= {"model.layers.1.post_attention_layernorm"}
-    # AWQ may find that no scale is best.
+    # AWQ may choose not to scale a pair.
     assert changed == allowed if text == "smoothquant" else changed and changed <= allowed
     (note,) = result.notes[1:]
     assert note.endswith(
         "model.layers.0.input_layernorm -> model.layers.0.self_attn.q_proj, "
-        "model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj and 1 more stay "
-        "unscaled: a layer of it is left alone: by include or exclude, or as a router"
+        "model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj and 1 more are "
+        "not scaled: one of its layers is excluded, not included, or a router"
     )
 
 
-def test_factors_of_a_layer_are_a_pair(lively, batches):
-    model = lively("llama").float()
+def test_low_rank_factors_are_a_pair(random_model, batches):
+    model = random_model("llama").float()
     result = apply(model, "svd-50,include=*down_proj+awq-int3", batches)
     names = [name for name in all_layers(model) if "down_proj" in name]
     assert len(names) == 2 * len(result.layout.factored) == 4
@@ -233,8 +237,8 @@ def test_factors_of_a_layer_are_a_pair(lively, batches):
     assert {"model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj.first"} <= pairs
 
 
-def test_a_group_that_does_not_divide_names_its_layer(lively, batches):
-    model = lively("llama")
+def test_group_that_does_not_divide_the_width_raises(random_model, batches):
+    model = random_model("llama")
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(RecipeError, match=r"layers\.0\.self_attn\.q_proj: group = 24 does not"):
         apply(model, "awq-int4,group=24", batches)
@@ -242,13 +246,17 @@ def test_a_group_that_does_not_divide_names_its_layer(lively, batches):
 
 
 @pytest.mark.parametrize("text", METHODS)
-def test_nothing_to_scale_is_refused_before_any_step(lively, batches, text):
-    model = lively("bert")
+def test_no_usable_pair_raises_before_any_step(random_model, batches, text):
+    model = random_model("bert")
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(RecipeError) as caught:
         apply(model, f"magnitude-50+{text},include=*intermediate*|*.0.output.dense", batches)
     message = str(caught.value)
-    assert "in BertForSequenceClassification no scale can be moved into" in message
+    assert (
+        "BertForSequenceClassification has no norm or linear layer whose output can be" in message
+    )
     assert "attention.output.LayerNorm -> " in message
-    assert message.endswith("and 1 more stay unscaled: the model would change")
+    assert message.endswith(
+        "and 1 more are not scaled: scaling it would change the outputs of the model"
+    )
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -53,24 +53,24 @@ MODELS = {
 
 @pytest.fixture
 def tiny():
-    """``tiny("llama")``: a model of that architecture, in float64, with weights of some size."""
+    """Return a function that makes a small model with random weights, in float64 by default."""
 
     def make(kind: str, dtype: torch.dtype = torch.float64, **changes: object):
         model, config, settings = MODELS[kind]
         torch.manual_seed(0)
-        made = getattr(transformers, model)(getattr(transformers, config)(**(settings | changes)))
+        model = getattr(transformers, model)(getattr(transformers, config)(**(settings | changes)))
         with torch.no_grad():
-            for parameter in made.parameters():
-                # Biases that are not zero, and attention that is not uniform.
+            for parameter in model.parameters():
+                # Make biases nonzero and attention not uniform.
                 parameter += 0.15 * torch.randn_like(parameter)
-        return made.to(dtype).eval()
+        return model.to(dtype).eval()
 
     return make
 
 
 @pytest.fixture
 def forward(batches):
-    """``forward(model)``: its logits on a padded batch."""
+    """Return a function that computes the logits of a model on a padded batch."""
 
     def run(model):
         extra = {}

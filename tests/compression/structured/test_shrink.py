@@ -1,4 +1,4 @@
-"""The smaller model computes what the whole one does without the inputs that went."""
+"""Smaller models against the original with the removed channels set to zero."""
 
 import copy
 
@@ -40,19 +40,19 @@ def apply(model, text, batches=()):
 
 
 def kept_columns(dense, small):
-    """For each layer that lost inputs, which ones stay: found by their values alone."""
+    """Return by layer which inputs were kept, found by comparing the values of columns."""
     layers = all_layers(small)
-    found = {}
+    kept = {}
     for name, layer in all_layers(dense).items():
         if layer.in_features != layers[name].in_features:
             equal = (layer.weight.T[:, None] == layers[name].weight.T[None]).all(-1)
             assert equal.sum(0).tolist() == [1] * layers[name].in_features
-            found[name] = equal.any(1)
-    return found
+            kept[name] = equal.any(1)
+    return kept
 
 
 def masked(dense, kept):
-    """The whole model with the columns of what went set to zero, and that alone."""
+    """Return a copy of the dense model with the columns that are not kept set to zero."""
     model = copy.deepcopy(dense)
     with torch.no_grad():
         for name, layer in all_layers(model).items():
@@ -65,8 +65,8 @@ def size(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def assert_alike(loaded, model, forward):
-    """Bit by bit the same weights. Where they lie in memory may change the last bit of a sum."""
+def assert_equal_models(loaded, model, forward):
+    """Check that weights are equal bit by bit, and outputs up to the order of sums."""
     expected = model.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(t, expected[name]) for name, t in loaded.state_dict().items())
@@ -81,31 +81,29 @@ def auto_of(model):
 
 
 @pytest.mark.parametrize(("method", "kind", "form"), CASES)
-def test_the_smaller_model_is_the_masked_one_also_when_loaded(
-    tiny, forward, tmp_path, method, kind, form
-):
-    # Experts are computed by a kernel that knows no float64.
+def test_smaller_model_equals_the_masked_one_and_loads(tiny, forward, tmp_path, method, kind, form):
+    # The kernel of the experts does not support float64.
     model = tiny(kind, torch.float32 if kind == "mixtral" else torch.float64)
     dense = copy.deepcopy(model)
     result = apply(model, f"{method}-50")
     kept = kept_columns(dense, model)
     assert kept
-    assert all(int(stays.sum()) * 2 == len(stays) for stays in kept.values())
+    assert all(int(columns.sum()) * 2 == len(columns) for columns in kept.values())
     if method == "heads":
         # Two of four heads, or one of two key-value groups with both of its heads.
         parts = 2 if hasattr(dense.config, "num_key_value_heads") else 4
-        for stays in kept.values():
-            assert (stays.view(parts, -1).sum(1) % (len(stays) // parts) == 0).all()
-    close = 1e-5 if kind == "mixtral" else 1e-12
-    torch.testing.assert_close(forward(model), forward(masked(dense, kept)), rtol=0, atol=close)
+        for columns in kept.values():
+            assert (columns.view(parts, -1).sum(1) % (len(columns) // parts) == 0).all()
+    tolerance = 1e-5 if kind == "mixtral" else 1e-12
+    torch.testing.assert_close(forward(model), forward(masked(dense, kept)), rtol=0, atol=tolerance)
     assert form_of(result) == form
-    # Where a loader makes constants of its own, it makes them in float32.
+    # Loading a model creates its constants in float32.
     model.float()
     save(result, vocabulary.causal(64), tmp_path / "out")
     loaded, report = auto_of(model).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert size(loaded) == size(model) < size(dense)
-    assert_alike(loaded, model, forward)
+    assert_equal_models(loaded, model, forward)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,7 @@ def test_the_smaller_model_is_the_masked_one_also_when_loaded(
         ("albert", "heads-50", 16 * (4 * 32 + 3)),
     ],
 )
-def test_parameters_go_in_the_number_that_units_have(tiny, kind, text, fewer):
+def test_number_of_removed_parameters(tiny, kind, text, fewer):
     model = tiny(kind)
     before = size(model)
     apply(model, text)
@@ -128,14 +126,14 @@ def test_parameters_go_in_the_number_that_units_have(tiny, kind, text, fewer):
 
 @pytest.mark.parametrize("kind", ["opt", "gpt2", "gpt_neox", "phi3"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_it_generates_the_same_with_a_cache_and_without(tiny, batches, kind, attention):
+def test_generation_is_the_same_with_and_without_cache(tiny, batches, kind, attention):
     model = tiny(kind, attn_implementation=attention)
     apply(model, "heads-50")
     ids = batches[0]["input_ids"][:1]
     options = dict(max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)
     with torch.no_grad():
-        given = [model.generate(ids, use_cache=cached, **options) for cached in (True, False)]
-    assert torch.equal(*given)
+        generated = [model.generate(ids, use_cache=cached, **options) for cached in (True, False)]
+    assert torch.equal(*generated)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -149,7 +147,7 @@ def test_every_dtype(tiny, forward, dtype, text, kind):
 
 
 @pytest.mark.parametrize("text", ["ffn-0", "heads-0,score=taylor", "heads-10"])
-def test_where_no_unit_goes_nothing_changes(tiny, batches, text):
+def test_model_is_unchanged_if_no_unit_is_removed(tiny, batches, text):
     model = tiny("llama")
     before = copy.deepcopy(model.state_dict())
     result = apply(model, text, batches)
@@ -159,7 +157,7 @@ def test_where_no_unit_goes_nothing_changes(tiny, batches, text):
 
 
 @pytest.mark.parametrize("method", ["ffn", "heads"])
-def test_one_unit_stays_of_all(tiny, forward, method):
+def test_one_unit_remains_at_full_sparsity(tiny, forward, method):
     model = tiny("bert")
     apply(model, f"{method}-100")
     width = 1 if method == "ffn" else 8
@@ -169,7 +167,7 @@ def test_one_unit_stays_of_all(tiny, forward, method):
     assert forward(model).isfinite().all()
 
 
-def test_it_is_deterministic(tiny, batches):
+def test_result_is_deterministic(tiny, batches):
     first, second = tiny("gpt2"), tiny("gpt2")
     for model, seed in ((first, 1), (second, 2)):
         torch.manual_seed(seed)
@@ -179,7 +177,7 @@ def test_it_is_deterministic(tiny, batches):
         assert torch.equal(tensor, second.state_dict()[name])
 
 
-def test_patterns_choose_by_consumer_or_producer(tiny, forward, tmp_path):
+def test_patterns_match_consumers_and_producers(tiny, forward, tmp_path):
     for pattern in ("*.0.mlp.down_proj", "*.0.mlp.up_proj", "*.layers.0.*"):
         model = tiny("llama")
         result = apply(model, f"ffn-50,include={pattern}")
@@ -191,21 +189,21 @@ def test_patterns_choose_by_consumer_or_producer(tiny, forward, tmp_path):
     }
     save(result, vocabulary.causal(64), tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=model.dtype)
-    assert_alike(loaded, model, forward)
+    assert_equal_models(loaded, model, forward)
     model = tiny("llama")
     apply(model, "ffn-50,exclude=*.0.mlp.gate_proj")
     sizes = [layer.mlp.down_proj.in_features for layer in model.model.layers]
     assert sizes == [48, 24]
 
 
-def test_layers_that_become_alike_in_two_steps_are_plain(tiny, forward, tmp_path):
+def test_layers_of_equal_size_after_two_steps_give_a_plain_checkpoint(tiny, forward, tmp_path):
     model = tiny("llama")
     result = apply(model, "ffn-50,include=*.0.mlp*+ffn-50,include=*.1.mlp*")
     assert form_of(result) == PLAIN
     assert model.config.intermediate_size == model.model.layers[0].mlp.intermediate_size == 24
     save(result, vocabulary.causal(64), tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=model.dtype)
-    assert_alike(loaded, model, forward)
+    assert_equal_models(loaded, model, forward)
 
 
 @pytest.mark.parametrize(
@@ -221,16 +219,16 @@ def test_layers_that_become_alike_in_two_steps_are_plain(tiny, forward, tmp_path
         ("llama", "ffn-50+magnitude-2:4"),
     ],
 )
-def test_steps_follow_each_other_and_load_again(tiny, forward, tmp_path, kind, text):
+def test_several_steps_are_saved_and_loaded(tiny, forward, tmp_path, kind, text):
     model = tiny(kind, torch.float32)
     result = apply(model, text)
     save(result, vocabulary.causal(64), tmp_path / "out")
     loaded = auto_of(model).from_pretrained(tmp_path / "out", dtype=model.dtype)
     assert size(loaded) <= size(model) or result.quantized
-    assert_alike(loaded, model, forward)
+    assert_equal_models(loaded, model, forward)
 
 
-def test_pruned_weights_stay_pruned(tiny):
+def test_pruned_weights_remain_zero(tiny):
     model = tiny("llama")
     dense = copy.deepcopy(model)
     apply(model, "magnitude-50+ffn-50")
@@ -240,7 +238,7 @@ def test_pruned_weights_stay_pruned(tiny):
             assert len(rows) == len(layer.weight) < len(all_layers(dense)[name].weight)
 
 
-def test_another_model_of_the_same_configuration_is_left_alone(tiny):
+def test_shared_configuration_is_not_changed(tiny):
     model = tiny("llama")
     config = model.config
     apply(model, "ffn-50")
@@ -263,7 +261,7 @@ def test_another_model_of_the_same_configuration_is_left_alone(tiny):
             r"encoder\.block\.1\.layer\.0\.SelfAttention\.o: its heads share encoder\.block\.0",
         ),
         ("phi3", "heads-50,include=*.1.*o_proj", r"layers\.1\.self_attn\.o_proj: Phi3ForCausalLM"),
-        ("bloom", "heads-50", r"heads: BloomForCausalLM biases attention by ALiBi, whose slopes"),
+        ("bloom", "heads-50", r"heads: BloomForCausalLM uses ALiBi, whose slopes"),
         ("phi3", "magnitude-50+heads-50,include=*.1.*o_proj", r"Phi3ForCausalLM does not compute"),
         ("t5", "magnitude-50+heads-50,include=*.SelfAttention.*", r"T5For.* 2 of its 4"),
         ("olmo2", "heads-50", r"layers\.0\.self_attn\.q_proj: neither it .* Olmo2ForCausalLM"),
@@ -272,19 +270,19 @@ def test_another_model_of_the_same_configuration_is_left_alone(tiny):
         ("llama", "ffn-50,include=*fc1", r"pattern '\*fc1' matches no linear layer"),
     ],
 )
-def test_what_cannot_be_smaller_is_named_and_stays(tiny, forward, kind, text, message):
+def test_units_that_cannot_be_removed_raise_without_a_change(tiny, forward, kind, text, message):
     model = tiny(kind, torch.float32)
     before, modules = forward(model), list(model.modules())
-    numbers = [copy.copy(vars(module)) for module in modules]
+    attributes = [copy.copy(vars(module)) for module in modules]
     with pytest.raises(RecipeError, match=message):
         apply(model, text)
     assert list(model.modules()) == modules
-    assert [vars(module) for module in modules] == numbers
+    assert [vars(module) for module in modules] == attributes
     assert torch.equal(forward(model), before)
 
 
 @pytest.mark.parametrize("member", ["self_attn.k_proj", "self_attn.o_proj"])
-def test_a_surgery_that_computes_something_else_is_undone(tiny, forward, monkeypatch, member):
+def test_cut_that_changes_the_outputs_is_undone(tiny, forward, monkeypatch, member):
     def wrong(model, cut, undo):
         cutting.resize(model, cut, undo)
         weight = model.get_submodule(f"model.layers.1.{member}").weight
@@ -299,19 +297,19 @@ def test_a_surgery_that_computes_something_else_is_undone(tiny, forward, monkeyp
 
 
 @pytest.mark.parametrize("score", ["magnitude", "activation", "taylor"])
-def test_heads_that_share_position_biases_go_together(tiny, batches, score):
+def test_heads_that_share_position_biases_are_removed_together(tiny, batches, score):
     model = tiny("t5", torch.float32)
     dense = copy.deepcopy(model)
-    seen = [{**b, "labels": b["input_ids"].masked_fill(b["attention_mask"] == 0, -100)}
-            for b in batches]  # fmt: skip
-    apply(model, f"heads-50,score={score}", seen)
+    labelled = [{**b, "labels": b["input_ids"].masked_fill(b["attention_mask"] == 0, -100)}
+                for b in batches]  # fmt: skip
+    apply(model, f"heads-50,score={score}", labelled)
     kept = kept_columns(dense, model)
     for stack in ("encoder", "decoder"):
         name = f"{stack}.block.0.layer.0.SelfAttention"
-        own = [stays for key, stays in kept.items() if key.startswith(stack) and "SelfA" in key]
-        assert len(own) == 2
-        assert torch.equal(own[0], own[1])
-        heads = own[0].view(4, -1).any(1)
+        columns = [x for key, x in kept.items() if key.startswith(stack) and "SelfA" in key]
+        assert len(columns) == 2
+        assert torch.equal(columns[0], columns[1])
+        heads = columns[0].view(4, -1).any(1)
         table = dense.get_submodule(name).relative_attention_bias.weight
         after = model.get_submodule(name).relative_attention_bias
         assert torch.equal(after.weight, table[:, heads])
@@ -320,7 +318,7 @@ def test_heads_that_share_position_biases_go_together(tiny, batches, score):
 
 
 @pytest.mark.parametrize("name", ["mt5", "umt5", "longt5", "switch_transformers"])
-def test_relatives_of_t5_lose_heads_too(name, tmp_path):
+def test_heads_of_models_like_t5(name, tmp_path):
     model = ARCHITECTURES[name].make()
     dense = copy.deepcopy(model)
     result = apply(model, "heads-50,score=magnitude")
@@ -332,12 +330,12 @@ def test_relatives_of_t5_lose_heads_too(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mpt", "bloom"])
-def test_alibi_is_the_reason_that_is_given(name):
-    with pytest.raises(RecipeError, match="slopes follow from the number of heads"):
+def test_heads_of_models_with_alibi_raise(name):
+    with pytest.raises(RecipeError, match="slopes depend on the number of heads"):
         apply(ARCHITECTURES[name].make(), "heads-50,score=magnitude")
 
 
-def test_what_cannot_be_smaller_is_refused_before_an_earlier_step_changes_anything():
+def test_units_that_cannot_be_removed_raise_before_an_earlier_step():
     for name, text in (("codegen", "magnitude-50+heads-50,score=magnitude"),
                        ("mpnet", "rtn-int8,include=*dense+heads-50,score=magnitude,exclude=*dense"),
                        ("gpt_oss", "magnitude-50+heads-50,score=magnitude")):  # fmt: skip
@@ -349,6 +347,6 @@ def test_what_cannot_be_smaller_is_refused_before_an_earlier_step_changes_anythi
         assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
 
 
-def test_one_group_of_heads_has_no_part_that_could_go(tiny):
-    with pytest.raises(RecipeError, match="has more than one unit that heads can take away"):
+def test_single_group_of_heads_raises(tiny):
+    with pytest.raises(RecipeError, match="has more than one unit that heads can remove"):
         apply(tiny("llama", num_key_value_heads=1), "heads-50")

@@ -1,4 +1,4 @@
-"""Scores against gates, recorded inputs and sums by hand, in float64."""
+"""Importance scores against gradients of gates, captured inputs and sums, in float64."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from compression_gates.compression.apply import compress
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.recipe import Recipe
 from compression_gates.compression.structured.coupling import FFN, HEADS, find_couplings
-from compression_gates.compression.structured.scores import unit_scores
+from compression_gates.compression.structured.importance import unit_scores
 from compression_gates.compression.structured.step import kept_units
 
 ALBERT = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.dense"
@@ -16,12 +16,12 @@ ALBERT = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.dense"
 
 def scores(model, method, score, batches=()):
     couplings = find_couplings(model, method)
-    found = unit_scores(model, couplings, score, batches)
-    return {c.consumer.name: s for c, s in zip(couplings, found, strict=True)}
+    results = unit_scores(model, couplings, score, batches)
+    return {c.consumer.name: s for c, s in zip(couplings, results, strict=True)}
 
 
 def texts(batches):
-    """One text after the other, padding and all."""
+    """Return the texts of the batches one by one, with their padding."""
     return [
         {key: value[row : row + 1] for key, value in batch.items()}
         for batch in batches
@@ -29,7 +29,7 @@ def texts(batches):
     ]
 
 
-def test_magnitude_of_channels_and_heads_by_hand(tiny):
+def test_magnitude_of_channels_and_heads(tiny):
     model = tiny("llama")
     channels, groups = scores(model, FFN, "magnitude"), scores(model, HEADS, "magnitude")
     for number, layer in enumerate(model.model.layers):
@@ -50,14 +50,14 @@ def test_magnitude_of_channels_and_heads_by_hand(tiny):
             assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_magnitude_where_weights_are_stored_the_other_way_round(tiny):
+def test_magnitude_of_transposed_layers(tiny):
     model = tiny("gpt2")
     found = scores(model, HEADS, "magnitude")["transformer.h.0.attn.c_proj"]
     attention = model.transformer.h[0].attn
     for head in range(4):
         part = attention.c_attn.weight.view(32, 3, 4, 8)[:, :, head]
-        own = attention.c_proj.weight[head * 8 : head * 8 + 8]
-        expected = (part.square().sum() + own.square().sum()).sqrt().detach()
+        columns = attention.c_proj.weight[head * 8 : head * 8 + 8]
+        expected = (part.square().sum() + columns.square().sum()).sqrt().detach()
         assert float(found[head]) == pytest.approx(float(expected), rel=1e-12)
 
 
@@ -76,19 +76,19 @@ def test_magnitude_where_weights_are_stored_the_other_way_round(tiny):
         ),
     ],
 )
-def test_activation_is_the_mean_norm_over_tokens_that_are_text(
+def test_activation_is_the_mean_norm_over_tokens_without_padding(
     tiny, batches, kind, method, name, units
 ):
     model = tiny(kind)
     module = model.get_submodule(name)
-    seen = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    captured = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     norms = []
     with torch.no_grad():
         for text in texts(batches):
-            seen.clear()
+            captured.clear()
             model(**text)
-            for inputs in seen:
+            for inputs in captured:
                 real = inputs[text["attention_mask"].bool()]
                 norms.append(real.view(len(real), units, -1).norm(dim=-1))
     handle.remove()
@@ -99,7 +99,7 @@ def test_activation_is_the_mean_norm_over_tokens_that_are_text(
 
 
 def gate_gradients(model, name, units, batch_texts):
-    """``mean |dL/dg|`` of gates on the units of a layer's input, one loss a text."""
+    """Return the mean over texts of ``|dL/dg|``, for gates on the units of a layer's input."""
     total = torch.zeros(units, dtype=torch.float64)
     module = model.get_submodule(name)
     for text in batch_texts:
@@ -130,18 +130,18 @@ def gate_gradients(model, name, units, batch_texts):
         ("mixtral", HEADS, "model.layers.0.self_attn.o_proj", 2),
     ],
 )
-def test_taylor_is_the_gradient_of_a_gate(tiny, batches, kind, method, name, units):
-    # Experts are computed by a kernel that knows no float64.
+def test_taylor_is_the_gradient_of_gates(tiny, batches, kind, method, name, units):
+    # The kernel of the experts does not support float64.
     model = tiny(kind, torch.float32 if kind == "mixtral" else torch.float64)
     expected = gate_gradients(model, name, units, texts(batches))
     found = scores(model, method, "taylor", batches)[name]
-    # Losses are in float32, as the library computes them.
+    # Losses are computed in float32.
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", [FFN, HEADS])
 @pytest.mark.parametrize("kind", ["bert", "albert"])
-def test_taylor_of_a_classifier_adds_up_all_uses_of_a_layer(tiny, batches, kind, method):
+def test_taylor_sums_all_uses_of_a_layer(tiny, batches, kind, method):
     model = tiny(kind)
     labels = torch.tensor([0, 1, 1])
     labelled = [batch | {"labels": labels} for batch in batches]
@@ -155,7 +155,7 @@ def test_taylor_of_a_classifier_adds_up_all_uses_of_a_layer(tiny, batches, kind,
         torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_texts_count_alike_whatever_batch_they_are_in(tiny, batches):
+def test_taylor_does_not_depend_on_the_batches(tiny, batches):
     model = tiny("llama")
     one_each = [text for batch in batches for text in texts([batch])]
     together = scores(model, FFN, "taylor", batches)
@@ -163,7 +163,7 @@ def test_texts_count_alike_whatever_batch_they_are_in(tiny, batches):
         torch.testing.assert_close(values, together[name], rtol=1e-6, atol=0)
 
 
-def test_what_is_under_the_padding_counts_for_nothing(tiny, batches):
+def test_tokens_of_padding_have_no_effect(tiny, batches):
     model = tiny("llama")
     other = [
         batch | {"input_ids": batch["input_ids"] + 7 * (1 - batch["attention_mask"])}
@@ -175,7 +175,7 @@ def test_what_is_under_the_padding_counts_for_nothing(tiny, batches):
             torch.testing.assert_close(values, second[name], rtol=1e-6, atol=0)
 
 
-def test_the_lowest_go_and_ties_by_position(tiny, batches):
+def test_lowest_scores_are_removed_and_ties_broken_by_position(tiny, batches):
     assert kept_units(torch.tensor([3.0, 1.0, 2.0, 4.0]), 0.5).tolist() == [0, 3]
     assert kept_units(torch.ones(4), 0.5).tolist() == [2, 3]
     assert kept_units(torch.tensor([1.0, 2.0, 0.0]), 1.0).tolist() == [1]
@@ -183,11 +183,11 @@ def test_the_lowest_go_and_ties_by_position(tiny, batches):
     found = scores(model, FFN, "taylor", batches)["model.decoder.layers.0.fc2"]
     before = model.model.decoder.layers[0].fc2.weight.clone()
     compress(model, Recipe.parse("ffn-25,score=taylor"), batches)
-    stays = sorted(sorted(range(48), key=lambda j: (float(found[j]), j))[12:])
-    assert torch.equal(model.model.decoder.layers[0].fc2.weight, before[:, stays])
+    kept = sorted(sorted(range(48), key=lambda j: (float(found[j]), j))[12:])
+    assert torch.equal(model.model.decoder.layers[0].fc2.weight, before[:, kept])
 
 
-def test_labels_of_an_encoder_decoder(tiny, batches):
+def test_scores_of_an_encoder_decoder_model(tiny, batches):
     model = tiny("t5")
     given = [
         batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
@@ -199,7 +199,7 @@ def test_labels_of_an_encoder_decoder(tiny, batches):
         assert all((values > 0).all() for values in found.values())
 
 
-def test_a_text_of_one_token_has_no_loss_and_is_left_out(tiny, batches):
+def test_taylor_ignores_a_text_of_one_token(tiny, batches):
     model = tiny("llama")
     single = {key: value[:1, :1] for key, value in batches[0].items()}
     without, with_it = (scores(model, FFN, "taylor", b) for b in (batches, [*batches, single]))
@@ -210,6 +210,6 @@ def test_a_text_of_one_token_has_no_loss_and_is_left_out(tiny, batches):
 
 
 @pytest.mark.parametrize("score", ["activation", "taylor"])
-def test_no_text_is_an_error(tiny, score):
+def test_no_text_raises(tiny, score):
     with pytest.raises(CompressionError, match="at least one batch of text"):
         compress(tiny("llama"), Recipe.parse(f"ffn-50,score={score}"))

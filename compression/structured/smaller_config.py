@@ -1,7 +1,8 @@
-"""Where a changed configuration describes the smaller model, it stays a plain checkpoint.
+"""Finds a configuration that describes a smaller model, so that its checkpoint needs no layout.
 
-Which of its numbers say how many units there are is tried out: a configuration fits if the model
-that it builds, on no device, has the shapes of the smaller one and the same numbers everywhere.
+The integers of the configuration to change are found by trial. A configuration fits if the model
+that is built from it on the meta device has the shapes of the smaller model and the same float
+attributes.
 """
 
 import copy
@@ -19,16 +20,17 @@ from compression_gates.compression.structured.coupling import Coupling
 from compression_gates.compression.structured.cutting import layer_at, set_attribute
 
 _MOST_KEYS = 3
+"""Largest number of integers of a configuration that are changed together."""
 
 
 @dataclass(frozen=True)
-class Plain:
-    """How the configuration has to change, and what a model built from it is like.
+class SmallerConfig:
+    """The changes of a configuration, and a model that is built from the result.
 
     Attributes:
-        changes: numbers of the configuration by name, and the new ones.
-        layout: what is still to be told beside the configuration.
-        built: a model of the new configuration and layout, without weights.
+        changes: new values of integers of the configuration, by name.
+        layout: the remaining differences from the configuration.
+        built: a model of the new configuration and layout on the meta device.
     """
 
     changes: Mapping[str, int]
@@ -36,9 +38,9 @@ class Plain:
     built: PreTrainedModel
 
     def adopt(self, model: PreTrainedModel, undo: ExitStack) -> None:
-        """Gives ``model`` the new configuration, and its modules the numbers that follow.
+        """Change the configuration and integer attributes of ``model`` until ``undo`` is closed.
 
-        Configurations are replaced and not changed: other models may share the old ones.
+        Configurations are copied, because other models may share them.
         """
         copies: dict[int, PreTrainedConfig] = {}
         for name, module in model.named_modules():
@@ -52,89 +54,90 @@ class Plain:
                     set_attribute(module, key, new[key], undo)
 
 
-def find_plain(
+def find_config(
     model: PreTrainedModel,
     layout: Layout,
     sizes: Mapping[str, tuple[int, int]],
     units: Sequence[tuple[Coupling, int]],
-) -> Plain | None:
-    """The configuration of ``model`` once its layers have the given ``(out, in)`` sizes, or None.
+) -> SmallerConfig | None:
+    """Return a configuration for the model after its layers are resized, or None.
 
     Args:
-        layout: how the model differs from its configuration so far.
-        units: couplings, and how many units stay of each.
+        model: the model before its layers are resized.
+        layout: how the model differs from its present configuration.
+        sizes: the new shape ``(out, in)`` of each resized layer, by name.
+        units: couplings, each with the number of units that are kept.
     """
     counts = {(coupling.units, kept) for coupling, kept in units}
     if len(counts) != 1:
         return None
     (old, new), coupling = counts.pop(), units[0][0]
     shapes = _shapes(model, sizes)
-    for changes in _choices(model.config, old, new, coupling):
-        plain = _built(model, layout, changes)
-        if plain is not None and _shapes(plain.built) == shapes and _agree(model, plain.built):
-            return plain
+    for changes in _candidate_changes(model.config, old, new, coupling):
+        smaller = _build(model, layout, changes)
+        if smaller and _shapes(smaller.built) == shapes and _floats_agree(model, smaller.built):
+            return smaller
     return None
 
 
-def _choices(
+def _candidate_changes(
     config: PreTrainedConfig, old: int, new: int, coupling: Coupling
 ) -> Iterator[dict[str, int]]:
-    """Changes to try, the fewest first: of numbers that equal the number of units or of heads,
-    then of one that is not given.
+    """Yield changes to try, the fewest first.
 
-    A width divided by the number of heads is no longer that of a head; ``head_dim`` then says so.
+    They are changes of integers that equal the number of units or of heads, and then of a value
+    that is None. With fewer heads, ``head_dim`` may have to be set, because the width divided by
+    the number of heads is no longer the width of a head.
     """
     heads = getattr(config, "num_attention_heads", None) or old
-    numbers = {
+    integers = {
         key: value // old * new
         for key, value in config.to_dict().items()
         if type(value) is int and value in (old, heads) and value % old == 0
     }
     extra = [{}] if coupling.elementwise else [{}, {"head_dim": len(coupling.columns) // heads}]
-    for size in range(1, min(len(numbers), _MOST_KEYS) + 1):
-        for keys in combinations(numbers, size):
+    for size in range(1, min(len(integers), _MOST_KEYS) + 1):
+        for keys in combinations(integers, size):
             for head_dim in extra:
-                yield {key: numbers[key] for key in keys} | head_dim
+                yield {key: integers[key] for key in keys} | head_dim
     if coupling.elementwise:
         for key, value in config.to_dict().items():
             if value is None:
                 yield {key: new}
 
 
-def _built(model: PreTrainedModel, layout: Layout, changes: Mapping[str, int]) -> Plain | None:
-    """A model of the changed configuration, and the part of the layout that it still needs."""
+def _build(
+    model: PreTrainedModel, layout: Layout, changes: Mapping[str, int]
+) -> SmallerConfig | None:
+    """Return the changed configuration with the part of the layout that it needs, or None."""
     try:
         config = _changed(model.config, model.config, changes)
-        # What a loader makes of it, not what it is: some numbers follow from others.
+        # Loading the configuration recomputes the integers that depend on others.
         config = type(config).from_dict(config.to_dict())
         with torch.device("meta"):
             built = type(model)(config).eval()
-    except Exception:  # whatever a configuration has to say against a number
+    except Exception:  # the configuration or the model refuses a value
         return None
     modules = dict(built.named_modules())
     if not modules.keys() >= {*layout.resized, *layout.attributes, *layout.factored}:
         return None
-    left = Layout(
+    attributes = {
+        name: {k: v for k, v in values.items() if getattr(modules[name], k, None) != v}
+        for name, values in layout.attributes.items()
+    }
+    remaining = Layout(
         {k: s for k, s in layout.resized.items() if s != tuple(layer_at(built, k).weight.shape)},
-        {
-            name: numbers
-            for name, given in layout.attributes.items()
-            if (numbers := _still_given(modules[name], given))
-        },
+        {name: values for name, values in attributes.items() if values},
         layout.factored,
     )
-    left.apply(built)
-    return Plain(changes, left, built)
-
-
-def _still_given(module: nn.Module, given: Mapping[str, int]) -> dict[str, int]:
-    return {key: number for key, number in given.items() if getattr(module, key, None) != number}
+    remaining.apply(built)
+    return SmallerConfig(changes, remaining, built)
 
 
 def _changed(
     config: PreTrainedConfig, main: PreTrainedConfig, changes: Mapping[str, int]
 ) -> PreTrainedConfig:
-    """A copy with the changes, as far as it says what the main one says."""
+    """Return a copy with those changes whose old value is the same in the main configuration."""
     new = copy.deepcopy(config)
     for key, value in changes.items():
         if getattr(config, key, None) == getattr(main, key, None):
@@ -145,24 +148,24 @@ def _changed(
 def _shapes(
     model: PreTrainedModel, sizes: Mapping[str, tuple[int, int]] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters and buffers, where some layers have other sizes."""
-    found = {
+    """Return the shapes of all parameters and buffers, with ``sizes`` for the given layers."""
+    shapes = {
         name: tuple(tensor.shape)
         for tensors in (model.named_parameters, model.named_buffers)
         for name, tensor in tensors(remove_duplicate=False)
     }
     for name, (rows, columns) in (sizes or {}).items():
         layer = layer_at(model, name)
-        found[f"{name}.weight"] = (columns, rows) if layer.transposed else (rows, columns)
+        shapes[f"{name}.weight"] = (columns, rows) if layer.transposed else (rows, columns)
         if layer.bias is not None:
-            found[f"{name}.bias"] = (rows,)
-    return found
+            shapes[f"{name}.bias"] = (rows,)
+    return shapes
 
 
-def _agree(model: PreTrainedModel, built: PreTrainedModel) -> bool:
-    """Whether both have the same modules, and these the same scales and rates.
+def _floats_agree(model: PreTrainedModel, built: PreTrainedModel) -> bool:
+    """Return whether both have the same modules with the same float attributes.
 
-    Sizes are taken over; a scale that follows from a size would show that it means another.
+    A float, such as the scale of attention, differs if it was derived from a changed integer.
     """
     modules = dict(model.named_modules())
     others = dict(built.named_modules())
