@@ -55,7 +55,7 @@ def test_a_flag_that_does_nothing_is_noted(noted):
 def test_a_token_that_is_lost(noted):
     severity, text = noted("llama-tiny", added(), None)["added token"]
     assert severity == Severity.FAILED
-    assert "'<|Note|>' (569) is none for the candidate" in text
+    assert "'<|Note|>' (569) is no added token of the candidate" in text
 
 
 def test_a_reserved_token_that_is_lost_is_noted(copies):
@@ -103,7 +103,7 @@ def test_a_word_that_becomes_a_token(copies, word):
     made.change("tokenizer_config.json", lambda t: t.update(change))
     severity, text = made.findings()["added token"]
     assert severity == Severity.FAILED
-    assert f"{word!r} is none for the baseline" in text
+    assert f"{word!r} is no added token of the baseline" in text
 
 
 def test_a_word_that_is_one_already_is_noted(copies):

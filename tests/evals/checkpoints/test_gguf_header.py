@@ -147,7 +147,7 @@ def test_llama3_is_what_transformers_computes(base_with):
         (set_key("llama.rope.freq_base", 500000.0), "base of the rotary embedding is 10000"),
         (set_key("llama.attention.layer_norm_rms_epsilon", 1e-5), "epsilon of the normalization"),
         (set_key("llama.rope.dimension_count", 16, "add_uint32"), "rotated dimensions is 32"),
-        (set_key("llama.attention.head_count", 8, "add_uint32"), "attention heads, heads of keys"),
+        (set_key("llama.attention.head_count", 8, "add_uint32"), "attention heads, of key heads"),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_fails(differences, header, told):
@@ -160,7 +160,7 @@ def test_what_llama_cpp_would_compute_otherwise_fails(differences, header, told)
         (set_key("llama.logit_scale", 0.5), "scale of logits"),
         (set_key("llama.final_logit_softcapping", 30.0), "cap of final logits"),
         (set_key("llama.attention.scale", 0.1), "scale of attention"),
-        (set_key("llama.expert_used_count", 2, "add_uint32"), "number of experts for a token"),
+        (set_key("llama.expert_used_count", 2, "add_uint32"), "number of experts per token"),
         (set_key("llama.attention.causal", False, "add_bool"), "causal attention"),
         (lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(128, np.float32)), "attn_q.bias"),
         (lambda w: w.add_tensor("output_norm.bias", np.ones(128, np.float32)), "output_norm.bias"),
@@ -179,7 +179,7 @@ def test_a_bias_of_zeros_is_not_missed(differences):
 
 def test_a_shorter_context_is_refused(differences):
     found = differences(set_key("llama.context_length", 256, "add_uint32"))
-    assert "takes 256 tokens at most, the baseline 512" in found[Severity.REFUSED][0]
+    assert "accepts at most 256 tokens, the baseline 512" in found[Severity.REFUSED][0]
     longer = differences(set_key("llama.context_length", 4096, "add_uint32"))
     assert longer == NOTHING
 
@@ -189,7 +189,7 @@ def test_a_window_matters_where_texts_are_longer(differences):
     short, long = differences(window), differences(window, data=LONG)
     assert not short[Severity.REFUSED]
     assert "for the baseline and 100" in short[Severity.NOTED][0]
-    assert short[Severity.NOTED][0].endswith("which these texts cannot show")
+    assert short[Severity.NOTED][0].endswith("the data are shorter, so no score can show it")
     assert "does not load the sliding window" in long[Severity.REFUSED][0]
 
 
@@ -240,19 +240,19 @@ def template(text, name=""):
         (drop_key("tokenizer.ggml.token_type"), "has no token types"),
         (change_list("tokenizer.ggml.scores", zero), "the score of token"),
         (change_list("tokenizer.ggml.scores", list.reverse), "the score of token"),
-        (drop_key("tokenizer.ggml.scores"), "no score for each token"),
-        (set_key("tokenizer.ggml.add_space_prefix", True, "add_bool"), "and llama.cpp puts one"),
-        (drop_key("tokenizer.ggml.add_space_prefix"), "and llama.cpp puts one"),
-        (set_key("tokenizer.ggml.eot_token_id", 400, "add_uint32"), "[2, 400] by the header"),
-        (set_key("tokenizer.ggml.eom_token_id", 400, "add_uint32"), "[2, 400] by the header"),
+        (drop_key("tokenizer.ggml.scores"), "not have a score for every token"),
+        (set_key("tokenizer.ggml.add_space_prefix", True, "add_bool"), "and llama.cpp adds one"),
+        (drop_key("tokenizer.ggml.add_space_prefix"), "and llama.cpp adds one"),
+        (set_key("tokenizer.ggml.eot_token_id", 400, "add_uint32"), "[2, 400] in the header"),
+        (set_key("tokenizer.ggml.eom_token_id", 400, "add_uint32"), "[2, 400] in the header"),
         (template("{% if messages[0].role == 'system' %}Mind:{% endif %}" + TEMPLATE), "Mind:"),
         (template(TEMPLATE + "{% if tools %}{{ tools }}{% endif %}"), "with tools"),
-        (template(TEMPLATE.replace("{% endif %}", "{% else %}X{% endif %}")), "of a user, "),
+        (template(TEMPLATE.replace("{% endif %}", "{% else %}X{% endif %}")), "differs on a user, "),
         (template("{{ 1 }}", ".tool_use"), "with tools"),
         (set_key("tokenizer.ggml.eos_token_id", 9, "add_uint32"), "ends at [2] for the baseline"),
         (drop_key("tokenizer.chat_template"), "only the baseline has a chat template"),
-        (set_key("tokenizer.chat_template", "{{ messages[0] }}", "add_string"), "a chat is"),
-        (set_key("tokenizer.chat_template", "{{ nothing.at.all }}", "add_string"), "a chat is"),
+        (set_key("tokenizer.chat_template", "{{ messages[0] }}", "add_string"), "differs on a user that"),
+        (set_key("tokenizer.chat_template", "{{ nothing.at.all }}", "add_string"), "the template fails"),
     ],
 )  # fmt: skip
 def test_what_llama_cpp_would_read_otherwise_fails(differences, header, told):
@@ -264,7 +264,7 @@ def test_what_llama_cpp_would_read_otherwise_fails(differences, header, told):
 def test_a_key_that_llama_cpp_does_not_read_is_noted(differences):
     found = differences(set_key("tokenizer.ggml.remove_extra_whitespaces", True, "add_bool"))
     [text] = found[Severity.NOTED]
-    assert "keeps spaces behind a space" in text
+    assert "keeps repeated spaces" in text
     assert found[Severity.FAILED] == []
 
 
@@ -417,7 +417,7 @@ def test_a_key_that_is_lost_counts_as_llama_cpp_takes_it(layout_differences):
 def test_scores_that_do_not_fall_along_the_merges(layout_differences, change):
     header = change_list("tokenizer.ggml.scores", change)
     found = layout_differences(published.llama_2, "default", header)
-    assert any("merges in another order" in text for text in found[Severity.FAILED])
+    assert any("merges in a different order" in text for text in found[Severity.FAILED])
 
 
 def test_a_template_that_says_the_same_is_no_difference(differences):
@@ -429,7 +429,7 @@ def test_a_template_that_says_the_same_is_no_difference(differences):
 def test_every_end_of_the_baseline_is_one_of_the_file(differences, base_with):
     base = base_with(generation={"eos_token_id": [2, 506]})
     lost = differences(base=base)
-    assert "ends at [2, 506] for the baseline, [2] by the header" in lost[Severity.FAILED][0]
+    assert "ends at [2, 506] for the baseline, [2] in the header" in lost[Severity.FAILED][0]
     assert differences(set_key("tokenizer.ggml.eot_token_id", 506, "add_uint32"), base) == NOTHING
 
 
@@ -448,15 +448,15 @@ def test_tokens_beyond_the_baselines_are_noted_unless_unused(differences):
         return header
 
     assert differences(longer("[PAD576]", 5)) == NOTHING
-    assert "more than the baseline" in differences(longer("new", 1))[Severity.NOTED][0]
+    assert "1 tokens that the baseline lacks" in differences(longer("new", 1))[Severity.NOTED][0]
 
 
 @pytest.mark.parametrize(
     ("header", "told"),
     [
         (set_key("split.count", 3, "add_uint16"), "only this part would be loaded"),
-        (set_key("general.type", "adapter", "add_string"), "name a file that holds a model"),
-        (set_key("llama.rope.freq_base", "fast", "add_string"), "is no number"),
+        (set_key("general.type", "adapter", "add_string"), "give a file that contains a model"),
+        (set_key("llama.rope.freq_base", "fast", "add_string"), "is not a number"),
         (set_key("general.architecture", "llama9", "add_string"), "does not load"),
         (set_key("tokenizer.ggml.tokens", [1, 2, 3], "add_array"), "cannot be compared"),
     ],

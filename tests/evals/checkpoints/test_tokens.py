@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.checkpoints.compare import Sides, compare
-from compression_gates.evals.checkpoints.encoding import parting
+from compression_gates.evals.checkpoints.encoding import token_difference
 from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.data.items import DataSet, Prompt, Text
 
@@ -76,7 +76,7 @@ def test_padding_is_masked_whichever_token_it_is(pair):
 def test_a_shorter_context(causal_checkpoint):
     one = causal_checkpoint("one")
     two = causal_checkpoint("two", max_position_embeddings=64)
-    assert problem(one, two) == "the candidate takes 64 tokens at most, the baseline 128"
+    assert problem(one, two) == "the candidate accepts at most 64 tokens, the baseline 128"
     assert problem(two, one) == "the candidate is said to take 128 tokens, the baseline 64"
 
 
@@ -199,8 +199,8 @@ def test_what_parts_is_what_differs(pair_of_tokenizers, text):
     """A line where the tokens differ, and none where they do not."""
     one, two = pair_of_tokenizers
     ids = one(text).input_ids, two(text).input_ids
-    assert bool(parting(pair_of_tokenizers, ids, "x")) == (ids[0] != ids[1])
-    assert parting((one, one), (ids[0], ids[0]), "x") == ""
+    assert bool(token_difference(pair_of_tokenizers, ids, "x")) == (ids[0] != ids[1])
+    assert token_difference((one, one), (ids[0], ids[0]), "x") == ""
 
 
 @pytest.fixture(scope="module")
@@ -216,5 +216,5 @@ def test_a_candidate_without_a_tokenizer_is_said(copies):
     two = replace(open_checkpoint(made.candidate), tokenizer=one.tokenizer)
     found = compare(Sides(one, two, [DATA]))
     assert found.not_compared == {
-        "tokenizer": "the candidate brings none and is judged with the baseline's"
+        "tokenizer": "the candidate has none and is judged with the baseline's"
     }

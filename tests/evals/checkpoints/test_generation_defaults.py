@@ -17,7 +17,7 @@ from compression_gates.evals.checkpoints.checkpoint import (
 )
 from compression_gates.evals.checkpoints.compare import Sides
 from compression_gates.evals.checkpoints.findings import KINDS, Severity
-from compression_gates.evals.checkpoints.generation import FILE, compare
+from compression_gates.evals.checkpoints.generation_defaults import FILE, compare
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.cache import Models
 from compression_gates.evals.models.configurations import end_tokens, load_generation_config
@@ -197,8 +197,8 @@ def test_a_limit_that_is_lost(found):
     [(kind, text)] = found({**BASE, "max_length": 4096}, BASE)
     assert kind == "length of generation"
     assert text == (
-        "plain generate stops at max_length = 4096, prompt included, for the baseline, the usual "
-        "20 new tokens for the candidate"
+        "plain generate stops at max_length = 4096, prompt included, for the baseline, the default "
+        "of 20 new tokens for the candidate"
     )
 
 

@@ -32,8 +32,8 @@ def test_other_rows_are_noted(copies, rows, shared):
     severity, text = made.findings()["size of the vocabulary"]
     assert severity == Severity.NOTED
     assert text == (
-        f"the candidate has {rows} rows of vocabulary, the baseline 576: divergences are over the "
-        f"{shared} that they share"
+        f"the vocabulary has 576 rows for the baseline and {rows} for the candidate: divergences "
+        f"are computed over the {shared} shared rows"
     )
 
 
