@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from compression_gates.evals.checkpoints.encoding import TokenizerPair, encode
+from compression_gates.evals.checkpoints.encoding import TokenizerPair, both_sides, encode
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.stress import AROUND, is_control, is_reserved
 from compression_gates.evals.checkpoints.tokens import decoding_difference
@@ -31,10 +31,11 @@ def compare(sides: "Sides") -> CheckpointComparison:
     for content in (*before, *sorted(after.keys() - before.keys())):
         if before.get(content) == after.get(content):
             continue
-        if content not in before and _is_new_control_token(content, after[content], words):
+        is_new = content not in before
+        if is_new and after[content]["special"] and is_control(content) and content not in words:
             new.append(snippet(content))
             continue
-        unused = content in before and is_reserved(content)
+        unused = not is_new and is_reserved(content)
         has_effect = not unused and behaves_differently(pair, content)
         texts = effective if has_effect else ineffective
         texts.append(_difference(content, before.get(content), after.get(content)))
@@ -47,13 +48,6 @@ def compare(sides: "Sides") -> CheckpointComparison:
         Finding(kind, start + listed(texts, "; ")) for kind, start, texts in listings if texts
     ]
     return CheckpointComparison(tuple(findings), ("added tokens and their flags",))
-
-
-def _is_new_control_token(
-    content: str, flags: Mapping[str, object], words: Mapping[str, int]
-) -> bool:
-    """Return whether only the candidate has a token, and ordinary text does not contain it."""
-    return bool(flags["special"]) and is_control(content) and content not in words
 
 
 def behaves_differently(pair: TokenizerPair, content: str) -> bool:
@@ -81,7 +75,7 @@ def _difference(
     if after is None:
         return f"{snippet(content)} ({before['id']}) is no added token of the candidate"
     shown = ", ".join(
-        f"{name}={before[name]} for the baseline and {after[name]} for the candidate"
+        f"{name}={both_sides(before[name], after[name])}"
         for name in before
         if before[name] != after[name]
     )

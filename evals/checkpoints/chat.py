@@ -12,6 +12,7 @@ from compression_gates.evals.checkpoints.encoding import (
     SHOWN,
     TokenIds,
     TokenizerPair,
+    both_sides,
     encode,
     text_difference,
     token_difference,
@@ -74,16 +75,12 @@ def compare(sides: "Sides") -> CheckpointComparison:
     if sides.share_tokenizer:
         return CheckpointComparison()
     pair = sides.tokenizers
-    before, after = map(_templates, pair)
+    before, after = map(chat_templates, pair)
     if not before:
-        new = [Finding("new chat template", "only the candidate has a chat template")]
-        missing = {"chat template": "the baseline has none"}
-        return CheckpointComparison(
-            tuple(new if after else ()),
-            not_compared=missing if sides.baseline.kind == CAUSAL else {},
-        )
-    chats = list(fixed_chats())
-    chats += [chat for data in sides.data if data.overrides.chat for chat in _prompts(data)]
+        new = Finding("new chat template", "only the candidate has a chat template")
+        why = {"chat template": "the baseline has none"} if sides.baseline.kind == CAUSAL else {}
+        return CheckpointComparison((new,) if after else (), not_compared=why)
+    chats = [*fixed_chats(), *_scored_chats(sides.data)]
     renderings = list(render_each(pair[0], chats))
     usable = [chat for chat, rendering in zip(chats, renderings, strict=False) if rendering.text]
     findings = _lost_tokens(pair, before)
@@ -158,15 +155,16 @@ def fixed_chats() -> Iterator[Chat]:
         yield Chat(f"{name} {details}", messages, variables=variables)
 
 
-def _prompts(data: DataSet) -> Iterator[Chat]:
-    """Yield the prompts of a data set that is scored as a chat."""
-    for item in data.items:
-        if isinstance(item, Prompt):
-            messages = [{"role": "user", "content": item.prompt}]
-            yield Chat(f"{snippet(item.prompt, SHOWN)} in {data.name}", messages)
+def _scored_chats(data_sets: Iterable[DataSet]) -> Iterator[Chat]:
+    """Yield the prompts of data sets that are scored as chats."""
+    for data in data_sets:
+        for item in data.items if data.overrides.chat else ():
+            if isinstance(item, Prompt):
+                messages = [{"role": "user", "content": item.prompt}]
+                yield Chat(f"{snippet(item.prompt, SHOWN)} in {data.name}", messages)
 
 
-def _templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+def chat_templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     """Return all templates of a tokenizer by name."""
     templates = getattr(tokenizer, "chat_template", None)
     if isinstance(templates, dict):
@@ -225,10 +223,9 @@ def _lost_tokens(pair: TokenizerPair, templates: Mapping[str, object]) -> list[F
     ]
     ids = [encode(side, written, add_special_tokens=False) for side in pair]
     lost = [
-        f"{snippet(token, SHOWN)}, which is {_shown_ids(pair[0], before)} for the baseline and "
-        f"{_shown_ids(pair[1], after)} for the candidate"
-        for token, before, after in zip(written, *ids, strict=True)
-        if before != after
+        f"{snippet(token, SHOWN)}, which is {both_sides(*map(_shown_ids, pair, both))}"
+        for token, *both in zip(written, *ids, strict=True)
+        if both[0] != both[1]
     ]
     if not lost:
         return []
@@ -292,7 +289,7 @@ def _difference(pair: TokenizerPair, before: Rendering, after: Rendering) -> tup
 def _other_files(sides: "Sides", chats: Sequence[Chat]) -> list[Finding]:
     """Compare templates of the candidate that only programs other than transformers read."""
     findings = []
-    default = _templates(sides.tokenizers[1]).get(DEFAULT)
+    default = chat_templates(sides.tokenizers[1]).get(DEFAULT)
     for file in FILES:
         before, after = (_template_in(side, file) for side in (sides.baseline, sides.candidate))
         if after and after not in (default, before):

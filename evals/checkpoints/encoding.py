@@ -95,10 +95,7 @@ def token_difference(pair: TokenizerPair, ids: tuple[TokenIds, TokenIds], source
         token_text(tokenizer, tokens[place]) if place < len(tokens) else "nothing"
         for tokenizer, tokens in zip(pair, ids, strict=True)
     ]
-    return (
-        f"token {place + 1} of {source} is {shown[0]} for the baseline and {shown[1]} for the "
-        "candidate"
-    )
+    return f"token {place + 1} of {source} is {both_sides(*shown)}"
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -110,5 +107,9 @@ def text_difference(before: str, after: str) -> str:
     """Show two different texts, from ten characters before the first difference."""
     place = first_difference(before, after)
     excerpt = slice(max(place - 10, 0), place + 30)
-    shown = [snippet(text[excerpt], SHOWN) for text in (before, after)]
-    return f"{shown[0]} for the baseline and {shown[1]} for the candidate"
+    return both_sides(*(snippet(text[excerpt], SHOWN) for text in (before, after)))
+
+
+def both_sides(baseline: object, candidate: object) -> str:
+    """Return the words with which messages show the values of both sides."""
+    return f"{baseline} for the baseline and {candidate} for the candidate"

@@ -5,13 +5,13 @@ Scoring overrides most of these settings, so a difference may not affect any sco
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from transformers import GenerationConfig
 
 from compression_gates.evals.checkpoints.chat import assistant_turns
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ, Checkpoint
+from compression_gates.evals.checkpoints.encoding import both_sides
 from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.settings import Difference, same, short_name, shown
@@ -115,7 +115,7 @@ def _end_tokens(one: GenerationConfig, two: GenerationConfig, sides: "Sides") ->
     added = set(after) - set(before)
     special = _special_tokens(sides)
     harmless = set(before) <= set(after) and added <= special and not _in_answers(added, sides)
-    text = f"generation ends at {before} for the baseline, {after} for the candidate"
+    text = f"generation ends at {both_sides(before, after)}"
     return [Finding("further end tokens" if harmless else "end of generation", text)]
 
 
@@ -131,10 +131,7 @@ def _padding(one: GenerationConfig, two: GenerationConfig, sides: "Sides") -> li
     before, after = one.pad_token_id, two.pad_token_id
     if before == after:
         return []
-    text = (
-        f"plain generate pads with {shown(before)} for the baseline, {shown(after)} for the "
-        "candidate"
-    )
+    text = f"plain generate pads with {both_sides(shown(before), shown(after))}"
     if after is None:  # generate pads with an end token instead
         return [Finding(MILDER, text)]
     rows = load_config(sides.candidate, sides.trust_remote_code).get_text_config().vocab_size
@@ -170,40 +167,27 @@ def _in_answers(tokens: set[int], sides: "Sides") -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _LengthLimit:
-    """The number of tokens at which ``generate`` stops.
-
-    Attributes:
-        tokens: the limit.
-        is_new: whether it excludes the prompt.
-        description: the limit as messages show it.
-    """
-
-    tokens: int
-    is_new: bool
-    description: str
-
-
 def _length_limits(one: GenerationConfig, two: GenerationConfig, sides: "Sides") -> list[Finding]:
-    before, after = _length_limit(one), _length_limit(two)
-    if before == after:
+    limits = _length_limit(one), _length_limit(two)
+    if limits[0] == limits[1]:
         return []
-    text = (
-        f"plain generate stops at {before.description} for the baseline, {after.description} for "
-        "the candidate"
-    )
-    needed: float = before.tokens
-    if before.is_new and not after.is_new:
+    (before, before_is_new), (after, after_is_new) = limits
+    needed: float = before
+    if before_is_new and not after_is_new:
         # No sequence is longer than the context.
-        needed = min(sides.lengths.text + before.tokens, sides.baseline.context or math.inf)
-    elif after.is_new and not before.is_new:
-        needed = before.tokens - sides.lengths.text
-    return [Finding("length of generation" if after.tokens < needed else MILDER, text)]
+        needed = min(sides.lengths.text + before, sides.baseline.context or math.inf)
+    elif after_is_new and not before_is_new:
+        needed = before - sides.lengths.text
+    shown = (
+        f"max_new_tokens = {tokens}" if is_new else f"max_length = {tokens} (prompt included)"
+        for tokens, is_new in limits
+    )
+    text = f"plain generate stops at {both_sides(*shown)}"
+    return [Finding("length of generation" if after < needed else MILDER, text)]
 
 
-def _length_limit(config: GenerationConfig) -> _LengthLimit:
-    """Return where ``generate`` stops.
+def _length_limit(config: GenerationConfig) -> tuple[int, bool]:
+    """Return the number of tokens at which ``generate`` stops, and whether it excludes the prompt.
 
     Raises:
         EvalError: a limit is not an integer.
@@ -212,12 +196,10 @@ def _length_limit(config: GenerationConfig) -> _LengthLimit:
     for name, limit in (("max_new_tokens", new), ("max_length", whole)):
         if limit is not None and type(limit) is not int:
             raise EvalError(f"{FILE}: {name} = {limit!r:.80} is not a number of tokens")
-    if new is not None:
-        return _LengthLimit(new, True, f"max_new_tokens = {new}")
-    if whole is not None:
-        return _LengthLimit(whole, False, f"max_length = {whole}, prompt included,")
+    if new is None and whole is not None:
+        return whole, False
     default = GenerationConfig._get_default_generation_params()["max_length"]
-    return _LengthLimit(default, True, f"the default of {default} new tokens")
+    return default if new is None else new, True
 
 
 def _settings(one: Mapping[str, object], two: Mapping[str, object]) -> list[Finding]:
@@ -267,9 +249,7 @@ def _first_token(one: GenerationConfig, two: GenerationConfig, kind: str) -> lis
     )
     if kind != SEQ2SEQ or before == after:
         return []
-    text = (
-        f"generation begins with {shown(before)} for the baseline, {shown(after)} for the candidate"
-    )
+    text = f"generation begins with {both_sides(shown(before), shown(after))}"
     return [Finding("first token of the decoder", text)]
 
 

@@ -6,7 +6,7 @@ header, the model that would be scored is not the one in the file.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from compression_gates.evals.checkpoints.gguf_rope import (
     scaling_of_config,
     scaling_of_header,
 )
+from compression_gates.evals.checkpoints.tokens import shorter_context
 from compression_gates.evals.data.items import whole_text
 from compression_gates.evals.models.configurations import load_config
 
@@ -76,14 +77,13 @@ def _is_equal(one: object, other: object) -> bool:
     return one == other
 
 
+def _first(values: Iterable[object]) -> object:
+    return next((value for value in values if value is not None), None)
+
+
 def _attribute(*names: str) -> Callable[[PreTrainedConfig], object]:
     """Read the first of several attributes that a configuration has."""
-
-    def read(config: PreTrainedConfig) -> object:
-        values = (getattr(config, name, None) for name in names)
-        return next((value for value in values if value is not None), None)
-
-    return read
+    return lambda config: _first(getattr(config, name, None) for name in names)
 
 
 def _multiplier(*names: str) -> Callable[[PreTrainedConfig], object]:
@@ -93,12 +93,7 @@ def _multiplier(*names: str) -> Callable[[PreTrainedConfig], object]:
 
 def _key(*names: str) -> Callable[[Header], object]:
     """Read the first of several keys that a header has."""
-
-    def read(header: Header) -> object:
-        values = map(header.number, names)
-        return next((value for value in values if value is not None), None)
-
-    return read
+    return lambda header: _first(map(header.number, names))
 
 
 def _nonzero(key: str, default: float | None = None) -> Callable[[Header], object]:
@@ -214,10 +209,13 @@ def compare(sides: "Sides", header: Header) -> CheckpointComparison:
     """Compare the settings of a header with the baseline's and with those that are loaded."""
     baseline = load_config(sides.baseline, sides.trust_remote_code).get_text_config()
     loaded = load_config(sides.candidate, sides.trust_remote_code).get_text_config()
+    context = shorter_context(
+        sides.baseline.context, header.number("context_length"), f"the header of {header.name}"
+    )
     findings = [
         *_not_loaded(header, loaded),
         *_different(header, baseline),
-        *_context(sides, header),
+        *([Finding("context length", context)] if context else []),
         *_windows(sides, header, baseline, loaded),
     ]
     return CheckpointComparison(tuple(findings), ("GGUF header",))
@@ -272,16 +270,6 @@ def _shown(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return {None: "none", True: "on", False: "off"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _context(sides: "Sides", header: Header) -> Iterator[Finding]:
-    context, expected = header.number("context_length"), sides.baseline.context
-    if context is not None and expected is not None and context < expected:
-        text = (
-            f"the header of {header.name} accepts at most {context:g} tokens, the baseline "
-            f"{expected}"
-        )
-        yield Finding("context length", text)
 
 
 def _windows(

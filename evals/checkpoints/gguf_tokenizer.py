@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from compression_gates.evals.checkpoints.chat import DEFAULT, fixed_chats, render_each
+from compression_gates.evals.checkpoints.chat import (
+    DEFAULT,
+    chat_templates,
+    fixed_chats,
+    render_each,
+)
 from compression_gates.evals.checkpoints.encoding import adds_special_tokens, text_difference
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.gguf_header import Header
@@ -187,7 +192,7 @@ def _scores(
     scores, types = header.token("scores"), header.token("token_type")
     known = min(len(header.tokens), max(tokenizer.get_vocab().values()) + 1)
     if not isinstance(scores, list) or len(scores) < known:
-        yield f"{header.name} does not have a score for every token, so llama.cpp splits words differently"
+        yield f"{header.name} lacks scores of some tokens, so llama.cpp splits words differently"
         return
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
 
@@ -272,8 +277,7 @@ def _templates(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[s
 
     With tools, transformers and llama.cpp use the template that is named for them, if there is one.
     """
-    expected = tokenizer.chat_template or {}
-    expected = dict(expected) if isinstance(expected, dict) else {DEFAULT: expected}
+    expected = chat_templates(tokenizer)
     templates = {
         DEFAULT: header.fields.get("tokenizer.chat_template"),
         TOOL_USE: header.fields.get(f"tokenizer.chat_template.{TOOL_USE}"),
@@ -320,7 +324,7 @@ def _ends(
     }
     if lost or unexpected or further & (words - set(expected)):
         yield (
-            f"generation ends at {sorted(expected)} for the baseline, {sorted(named)} in the "
+            f"generation ends at {sorted(expected)} for the baseline and {sorted(named)} in the "
             f"header of {header.name}"
         )
 

@@ -24,6 +24,7 @@ from compression_gates.evals.checkpoints.checkpoint import (
 from compression_gates.evals.checkpoints.encoding import (
     SHOWN,
     adds_special_tokens,
+    both_sides,
     decode,
     encode,
     reason,
@@ -82,8 +83,7 @@ def _padding_token(sides: "Sides") -> list[Finding]:
     if before == after or before is None:
         return []
     kind = "other padding" if after else "no padding token"
-    text = f"the padding token is {before!r} for the baseline and {after!r} for the candidate"
-    return [Finding(kind, text)]
+    return [Finding(kind, f"the padding token is {both_sides(repr(before), repr(after))}")]
 
 
 def _limit(sides: "Sides") -> list[Finding]:
@@ -93,7 +93,7 @@ def _limit(sides: "Sides") -> list[Finding]:
         return []
     context = sides.baseline.context or math.inf
     shown = [("no limit" if math.isinf(n) else f"{n} tokens") for n in (before, after)]
-    text = f"model_max_length is {shown[0]} for the baseline and {shown[1]} for the candidate"
+    text = f"model_max_length is {both_sides(*shown)}"
     if after < min(before, context):
         return [Finding("truncation", f"{text}, whose model accepts longer inputs")]
     if sides.baseline.kind != CAUSAL and before <= context < after:
@@ -173,7 +173,6 @@ def _sides(sides: "Sides") -> list[Finding]:
     """Compare the sides on which batches are padded and long texts are truncated."""
     one, two = sides.tokenizers
     kind = sides.baseline.kind
-    text = "the tokenizer {} on the {} for the baseline and on the {} for the candidate"
     findings = []
     if one.padding_side != two.padding_side:
         # A decoder continues from the last position; absolute positions count the padding.
@@ -182,14 +181,13 @@ def _sides(sides: "Sides") -> list[Finding]:
             if kind == CAUSAL
             else two.padding_side == "left" and not _has_relative_positions(sides.baseline)
         )
-        difference = text.format("pads", one.padding_side, two.padding_side)
-        findings.append(Finding("padding side" if breaks else "other padding", difference))
+        text = f"the tokenizer pads on the {both_sides(one.padding_side, two.padding_side)}"
+        findings.append(Finding("padding side" if breaks else "other padding", text))
     if one.truncation_side != two.truncation_side:
         breaks = kind in (CLASSIFIER, EXTRACTIVE, SEQ2SEQ)
-        difference = text.format("truncates", one.truncation_side, two.truncation_side)
-        findings.append(
-            Finding("truncation side" if breaks else "other truncation side", difference)
-        )
+        shown = both_sides(one.truncation_side, two.truncation_side)
+        text = f"the tokenizer truncates on the {shown}"
+        findings.append(Finding("truncation side" if breaks else "other truncation side", text))
     return findings
 
 
@@ -211,8 +209,8 @@ def _truncation(sides: "Sides", one: Tokenizer, two: Tokenizer) -> list[Finding]
         for side in (before, after)
     ]
     text = (
-        f"{FILE} truncates {shown[0]} for the baseline and {shown[1]} for the candidate; "
-        "transformers ignores this setting, other programs do not"
+        f"{FILE} truncates {both_sides(*shown)}; transformers ignores this setting, other programs "
+        "do not"
     )
     breaks = after["max_length"] < min(usual, context)
     return [Finding("truncation" if breaks else "other limit", text)]
@@ -231,8 +229,7 @@ def _padding(one: Tokenizer, two: Tokenizer) -> list[Finding]:
         return [Finding("fixed padding", text)]
     names = [name for name in after if before is None or before[name] != after[name]]
     shown = [{n: side[n] for n in names} if side else "none" for side in (before, after)]
-    text = f"padding in {FILE} is {shown[0]} for the baseline and {shown[1]} for the candidate"
-    return [Finding("other padding", text)]
+    return [Finding("other padding", f"padding in {FILE} is {both_sides(*shown)}")]
 
 
 def _texts(sides: "Sides", one: Tokenizer, two: Tokenizer) -> list[Finding]:

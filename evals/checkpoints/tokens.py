@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.encoding import (
     SHOWN,
     TokenizerPair,
+    both_sides,
     decode,
     encode,
     result_or_reason,
@@ -32,7 +32,9 @@ MOST_ADDED = 20
 
 def compare(sides: "Sides") -> CheckpointComparison:
     """Compare the special tokens, the tokens of texts and the context lengths."""
-    context = _findings("context length", _context(sides.baseline, sides.candidate))
+    context = _findings(
+        "context length", shorter_context(sides.baseline.context, sides.candidate.context)
+    )
     if sides.share_tokenizer:
         why = "the candidate has none and is judged with the baseline's"
         return CheckpointComparison(context, not_compared={"tokenizer": why})
@@ -75,9 +77,7 @@ def _special_tokens(pair: TokenizerPair) -> Iterator[str]:
         ]
         if tokens[0] != tokens[1]:
             shown = ["none" if token is None else f"{token!r} ({index})" for token, index in tokens]
-            yield (
-                f"the {name} token is {shown[0]} for the baseline and {shown[1]} for the candidate"
-            )
+            yield f"the {name} token is {both_sides(*shown)}"
 
 
 def _data(pair: TokenizerPair, data: DataSet) -> str:
@@ -135,10 +135,7 @@ def _two_texts(pair: TokenizerPair) -> str:
     if name is None:
         return ""
     shown = [snippet(str(encoding.get(name, "nothing")), SHOWN) for encoding in (before, after)]
-    return (
-        f"the tokenizers differ: {name} of two texts as one input is {shown[0]} for the "
-        f"baseline and {shown[1]} for the candidate"
-    )
+    return f"the tokenizers differ: {name} of two texts as one input is {both_sides(*shown)}"
 
 
 def _decoded(pair: TokenizerPair, texts: dict[str, str]) -> str:
@@ -158,13 +155,16 @@ def decoding_difference(pair: TokenizerPair, ids: list[int]) -> str:
     return ""
 
 
-def _context(baseline: Checkpoint, candidate: Checkpoint) -> str:
-    before, after = baseline.context, candidate.context
-    if before is not None and after is not None and after < before:
-        return shorter_context(before, after)
-    return ""
+def shorter_context(
+    baseline: float | None, candidate: float | None, side: str = "the candidate"
+) -> str:
+    """Return the message for a candidate that accepts fewer tokens than its baseline.
 
-
-def shorter_context(baseline: int, candidate: int) -> str:
-    """Return the message for a candidate that accepts fewer tokens than its baseline."""
-    return f"the candidate accepts at most {candidate} tokens, the baseline {baseline}"
+    Args:
+        baseline: the context length in tokens, or None if it is unknown.
+        candidate: that of the candidate.
+        side: what has the candidate's length.
+    """
+    if baseline is None or candidate is None or candidate >= baseline:
+        return ""
+    return f"{side} accepts at most {candidate:g} tokens, the baseline {baseline}"

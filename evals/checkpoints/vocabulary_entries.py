@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
-from compression_gates.evals.checkpoints.encoding import TokenizerPair
+from compression_gates.evals.checkpoints.encoding import TokenizerPair, both_sides
 from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.stress import is_reserved
@@ -20,8 +20,8 @@ def compare(sides: "Sides") -> CheckpointComparison:
     findings = []
     if None not in rows and rows[0] != rows[1]:
         text = (
-            f"the vocabulary has {rows[0]} rows for the baseline and {rows[1]} for the candidate: "
-            f"divergences are computed over the {min(rows)} shared rows"
+            f"the number of vocabulary rows is {both_sides(*rows)}: divergences are computed over "
+            f"the {min(rows)} shared rows"
         )
         findings.append(Finding("size of the vocabulary", text))
     if not sides.share_tokenizer:
@@ -52,8 +52,7 @@ def _entries(pair: TokenizerPair) -> list[Finding]:
     lost = {entry for entry in changed if is_reserved(entry) and entry not in after}
     unused = [snippet(entry) for entry in changed if entry in lost]
     used = [
-        f"{snippet(entry)} is {before[entry]} for the baseline and "
-        f"{after.get(entry, 'none')} for the candidate"
+        f"{snippet(entry)} is {both_sides(before[entry], after.get(entry, 'none'))}"
         for entry in changed
         if entry not in lost
     ]

@@ -207,12 +207,15 @@ def test_a_template_that_takes_too_long_is_rendered_once(chats, monkeypatch, sid
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{# nothing #}", "the candidate's template fails: it writes nothing"),
-        ("{{ raise_exception('no\nchats') }}", "the candidate's template fails: TemplateError: no"),
-        ("{{ messages[0].content.nothing.more }}", "the candidate's template fails: UndefinedError"),
-        ("{% for", "the candidate's template fails: TemplateSyntaxError"),
-        ("{{ ''.__class__.__mro__ }}", "the candidate's template fails: SecurityError"),
-        ("{{ 'x' * 10000000 }}", "the candidate's template fails: it writes 10,000,000 characters"),
+        ("{# nothing #}", "template fails: it writes nothing"),
+        ("{{ raise_exception('no\nchats') }}", "template fails: TemplateError: no"),
+        (
+            "{{ messages[0].content.nothing.more }}",
+            "template fails: UndefinedError",
+        ),
+        ("{% for", "template fails: TemplateSyntaxError"),
+        ("{{ ''.__class__.__mro__ }}", "template fails: SecurityError"),
+        ("{{ 'x' * 10000000 }}", "template fails: it writes 10,000,000 characters"),
     ],
 )
 def test_a_template_that_is_of_no_use(chats, text, told):
@@ -223,7 +226,7 @@ def test_a_template_that_is_of_no_use(chats, text, told):
 
 def test_a_template_has_the_limits_that_it_is_scored_with(chats):
     _, text = template(chats, "{{ 'x' * 100000 }}")["chat template"]
-    assert "the candidate's template fails: it writes 100,000 characters" in text
+    assert "template fails: it writes 100,000 characters" in text
 
 
 def test_a_long_chat_is_not_tokenized(chats, monkeypatch):

@@ -57,12 +57,12 @@ def found(files):
 
 
 def test_end_tokens_that_are_lost(found):
-    told = ("end of generation", "generation ends at [2, 506] for the baseline, [2] for the "
+    told = ("end of generation", "generation ends at [2, 506] for the baseline and [2] for the "
             "candidate")  # fmt: skip
     assert found(BASE, None) == [told]  # what config.json says counts
     assert found(BASE, {**BASE, "eos_token_id": 2}) == [told]
     assert found(None, None, other={**CONFIG, "eos_token_id": None}) == [
-        ("end of generation", "generation ends at [2] for the baseline, [] for the candidate")
+        ("end of generation", "generation ends at [2] for the baseline and [] for the candidate")
     ]
 
 
@@ -83,7 +83,7 @@ def test_further_end_tokens_are_noted_if_they_are_special(found):
 @pytest.mark.parametrize(
     ("changes", "kind", "named"),
     [
-        ({"max_length": 1}, "length of generation", "max_length = 1, prompt included"),
+        ({"max_length": 1}, "length of generation", "max_length = 1 (prompt included)"),
         ({"max_new_tokens": 3}, "length of generation", "max_new_tokens = 3"),
         ({"suppress_tokens": list(range(576))}, "generation setting", "suppress_tokens"),
         ({"begin_suppress_tokens": [5]}, "generation setting", "begin_suppress_tokens"),
@@ -171,7 +171,7 @@ def test_what_does_no_harm_is_noted(found, one, two):
         (2, -1, "padding token", "vocabulary has 576 entries"),
         (2, 455, "padding token", "an ordinary token"),
         (None, 455, "padding token", "an ordinary token"),
-        (455, 456, "milder generation setting", "pads with 455 for the baseline, 456"),
+        (455, 456, "milder generation setting", "pads with 455 for the baseline and 456"),
         (2, None, "milder generation setting", "None for the candidate"),
         (2, 0, "milder generation setting", "pads with 2"),
         (455, 2, "milder generation setting", "pads with 455"),
@@ -197,8 +197,8 @@ def test_a_limit_that_is_lost(found):
     [(kind, text)] = found({**BASE, "max_length": 4096}, BASE)
     assert kind == "length of generation"
     assert text == (
-        "plain generate stops at max_length = 4096, prompt included, for the baseline, the default "
-        "of 20 new tokens for the candidate"
+        "plain generate stops at max_length = 4096 (prompt included) for the baseline and "
+        "max_new_tokens = 20 for the candidate"
     )
 
 

@@ -101,9 +101,7 @@ def test_padding_side(copies, model, before, after, severity):
     for copy, side in ((made.swapped(), before), (made, after)):
         copy.change("tokenizer_config.json", lambda t, s=side: t.update(padding_side=s))
     kind = "padding side" if severity == FAILED else "other padding"
-    text = (
-        f"the tokenizer pads on the {before} for the baseline and on the {after} for the candidate"
-    )
+    text = f"the tokenizer pads on the {before} for the baseline and {after} for the candidate"
     assert made.findings() == {kind: (severity, text)}
 
 

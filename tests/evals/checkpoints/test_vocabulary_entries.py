@@ -32,8 +32,8 @@ def test_other_rows_are_noted(copies, rows, shared):
     severity, text = made.findings()["size of the vocabulary"]
     assert severity == Severity.NOTED
     assert text == (
-        f"the vocabulary has 576 rows for the baseline and {rows} for the candidate: divergences "
-        f"are computed over the {shared} shared rows"
+        f"the number of vocabulary rows is 576 for the baseline and {rows} for the "
+        f"candidate: divergences are computed over the {shared} shared rows"
     )
 
 
