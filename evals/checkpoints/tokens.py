@@ -156,7 +156,7 @@ def decoding_difference(pair: TokenizerPair, ids: list[int]) -> str:
 
 
 def shorter_context(
-    baseline: float | None, candidate: float | None, side: str = "the candidate"
+    baseline: int | None, candidate: float | None, side: str = "the candidate"
 ) -> str:
     """Return the message for a candidate that accepts fewer tokens than its baseline.
 
@@ -167,4 +167,4 @@ def shorter_context(
     """
     if baseline is None or candidate is None or candidate >= baseline:
         return ""
-    return f"{side} accepts at most {candidate:g} tokens, the baseline {baseline}"
+    return f"{side} accepts at most {candidate} tokens, the baseline {baseline}"
