@@ -15,6 +15,7 @@ from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.checkpoints.gguf_header import compare, read_header
 from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.scoring import prompts
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
 from tests.evals.checkpoints import published
@@ -261,6 +262,13 @@ def test_different_tokenization_in_llama_cpp_fails(differences, header, message)
     findings = differences(header)
     assert any(message in text for text in findings[Severity.FAILED]), findings
     assert not findings[Severity.REFUSED]
+
+
+def test_slow_template_fails(differences, monkeypatch):
+    monkeypatch.setattr(prompts, "RENDER_SECONDS", 0.2)
+    slow = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    [text] = differences(template(slow + TEMPLATE))[Severity.FAILED]
+    assert "the template fails: no end after" in text
 
 
 def test_key_that_llama_cpp_ignores_is_noted(differences):
