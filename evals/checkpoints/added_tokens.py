@@ -1,14 +1,14 @@
-"""Added tokens of two checkpoints and their flags, judged by what becomes of them in a text."""
+"""Comparison of the added tokens of two checkpoints by their effect on texts."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from compression_gates.evals.checkpoints.encoding import Pair, encode
+from compression_gates.evals.checkpoints.encoding import TokenizerPair, both_sides, encode
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.stress import AROUND, is_control, is_reserved
-from compression_gates.evals.checkpoints.tokens import decoding
+from compression_gates.evals.checkpoints.tokens import decoding_difference
 from compression_gates.evals.errors import listed
 from compression_gates.evals.foreign_text import snippet
 
@@ -19,46 +19,48 @@ FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
-    """Holds every added token of the baseline, its id and its flags beside the candidate's."""
+    """Compare the ids and the flags of all added tokens."""
     if sides.share_tokenizer:
         return CheckpointComparison()
-    pair = one, two = sides.tokenizers
-    before, after = _added(one), _added(two)
-    behaving: list[str] = []
-    quiet: list[str] = []
-    for content in before:
-        if before[content] != after.get(content):
-            broken = not is_reserved(content) and behaves_otherwise(pair, content)
-            text = _difference(content, before[content], after.get(content))
-            (behaving if broken else quiet).append(text)
+    pair = sides.tokenizers
+    before, after = map(_added, pair)
+    words = pair[0].get_vocab()
+    effective: list[str] = []
+    ineffective: list[str] = []
     new: list[str] = []
-    words = one.get_vocab()
-    for content in sorted(after.keys() - before.keys()):
-        if after[content]["special"] and is_control(content) and content not in words:
+    for content in (*before, *sorted(after.keys() - before.keys())):
+        if before.get(content) == after.get(content):
+            continue
+        is_new = content not in before
+        if is_new and after[content]["special"] and is_control(content) and content not in words:
             new.append(snippet(content))
-        else:
-            broken = behaves_otherwise(pair, content)
-            (behaving if broken else quiet).append(f"{snippet(content)} is none for the baseline")
-    found = {
-        "added token": _one_line("added tokens differ", behaving),
-        "flags of an added token": _one_line("added tokens differ, without effect", quiet),
-        "more vocabulary": f"only the candidate has the added tokens {listed(new)}" if new else "",
-    }
-    findings = tuple(Finding(kind, text) for kind, text in found.items() if text)
-    return CheckpointComparison(findings, ("added tokens and their flags",))
+            continue
+        unused = not is_new and is_reserved(content)
+        has_effect = not unused and behaves_differently(pair, content)
+        texts = effective if has_effect else ineffective
+        texts.append(_difference(content, before.get(content), after.get(content)))
+    listings = (
+        ("added token", "added tokens differ: ", effective),
+        ("flags of an added token", "added tokens differ, without effect: ", ineffective),
+        ("more vocabulary", "only the candidate has the added tokens ", new),
+    )
+    findings = [
+        Finding(kind, start + listed(texts, "; ")) for kind, start, texts in listings if texts
+    ]
+    return CheckpointComparison(tuple(findings), ("added tokens and their flags",))
 
 
-def behaves_otherwise(pair: Pair, content: str) -> bool:
-    """Whether a token inside a text becomes other ids, or is decoded to other text."""
+def behaves_differently(pair: TokenizerPair, content: str) -> bool:
+    """Return whether a token within texts is encoded or decoded differently."""
     texts = [form.replace("{}", content) for form in AROUND] + [f"a {content.swapcase()} b"]
     before, after = (encode(side, texts) for side in pair)
     return before != after or any(
-        isinstance(ids, list) and decoding(pair, ids) != "" for ids in before
+        isinstance(ids, list) and decoding_difference(pair, ids) != "" for ids in before
     )
 
 
 def _added(tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, object]]:
-    """Id and flags of every added token by its content."""
+    """Return the id and the flags of each added token by its content."""
     return {
         token.content: {"id": index, **{flag: getattr(token, flag) for flag in FLAGS}}
         for index, token in tokenizer.added_tokens_decoder.items()
@@ -66,17 +68,15 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, object]]:
 
 
 def _difference(
-    content: str, before: Mapping[str, object], after: Mapping[str, object] | None
+    content: str, before: Mapping[str, object] | None, after: Mapping[str, object] | None
 ) -> str:
+    if before is None:
+        return f"{snippet(content)} is no added token of the baseline"
     if after is None:
-        return f"{snippet(content)} ({before['id']}) is none for the candidate"
+        return f"{snippet(content)} ({before['id']}) is no added token of the candidate"
     shown = ", ".join(
-        f"{name}={before[name]} for the baseline and {after[name]} for the candidate"
+        f"{name}={both_sides(before[name], after[name])}"
         for name in before
         if before[name] != after[name]
     )
     return f"{snippet(content)} has {shown}"
-
-
-def _one_line(start: str, texts: list[str]) -> str:
-    return f"{start}: {listed(texts, '; ')}" if texts else ""

@@ -62,11 +62,11 @@ def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
         added_tokens,
         chat,
         configuration,
-        generation,
+        generation_defaults,
         gguf_header,
         tokenizer_files,
         tokens,
-        vocabulary,
+        vocabulary_entries,
         weights,
     )
 
@@ -75,9 +75,9 @@ def _comparers() -> list[Callable[[Sides], CheckpointComparison]]:
         tokens.compare,
         chat.compare,
         added_tokens.compare,
-        vocabulary.compare,
+        vocabulary_entries.compare,
         tokenizer_files.compare,
         configuration.compare,
-        generation.compare,
+        generation_defaults.compare,
         gguf_header.compare,
     ]

@@ -1,37 +1,63 @@
-"""Texts as the tokens of two tokenizers, and where the two part."""
+"""Encoding and decoding with two tokenizers, and the first difference between their results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from compression_gates.evals.errors import kind_and_line
 from compression_gates.evals.foreign_text import snippet
 from compression_gates.evals.guard import is_panic
 
-Pair = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
-Ids = list[int] | str
-"""Tokens of a text, or in one line why there are none."""
+Result = TypeVar("Result")
+TokenizerPair = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
+"""The tokenizers of a baseline and of a candidate."""
+TokenIds = list[int] | str
+"""The tokens of a text, or the reason why it cannot be encoded."""
 SHOWN = 60
-"""Characters of a text or of a token that are shown."""
+"""Characters of a text or a token that a message shows."""
 LONGEST_REASON = 120
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options) -> list[Ids]:
-    """The tokens of each text, special ones included unless ``options`` say otherwise."""
-    return [_encoded(tokenizer, text, options) for text in texts]
+def result_or_reason(call: Callable[[], Result]) -> Result | str:
+    """Return the result of ``call``, or one line that states why it failed.
 
-
-def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, options: dict) -> Ids:
+    Tokenizers come from checkpoints, so any exception is possible, including a panic of the Rust
+    library.
+    """
     try:
-        return list(tokenizer(text, verbose=False, **options).input_ids)
-    except BaseException as error:  # a tokenizer is the checkpoint's, and may raise anything
+        return call()
+    except BaseException as error:
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
         return reason(error)
 
 
-def adds_around(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
-    """Whether a tokenizer puts the ``bos`` token before a text, and the ``eos`` token behind it."""
+def reason(error: BaseException) -> str:
+    """Return the type and the first line of an error, escaped and shortened."""
+    return kind_and_line(error).encode("unicode_escape").decode()[:LONGEST_REASON]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options) -> list[TokenIds]:
+    """Return the tokens of each text, including special tokens unless ``options`` exclude them."""
+    return [
+        result_or_reason(
+            lambda text=text: list(tokenizer(text, verbose=False, **options).input_ids)
+        )
+        for text in texts
+    ]
+
+
+def decode(
+    tokenizer: PreTrainedTokenizerBase | Tokenizer, ids: Sequence[int], skip_special_tokens: bool
+) -> str:
+    """Return the text of tokens, or the reason why they cannot be decoded."""
+    return result_or_reason(lambda: tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+
+def adds_special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
+    """Return whether a tokenizer adds the ``bos`` token before a text and ``eos`` after it."""
     bare = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
     return {
@@ -40,35 +66,50 @@ def adds_around(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
     }
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong inside a tokenizer or a template, in one line of escaped characters."""
-    return kind_and_line(error).encode("unicode_escape").decode()[:LONGEST_REASON]
-
-
 def first_difference(before: Sequence, after: Sequence) -> int:
-    """The index at which two different sequences part; the length of one that begins the other."""
+    """Return the first index at which two different sequences differ.
+
+    This is the length of the shorter one if it is a prefix of the longer one.
+    """
     pairs = zip(before, after, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
 
 
-def parting(pair: Pair, ids: tuple[Ids, Ids], of: str) -> str:
-    """Where the candidate's tokens ``of`` something depart from the baseline's, in a line; empty
-    where they are equal, or where the baseline has none."""
+def token_difference(pair: TokenizerPair, ids: tuple[TokenIds, TokenIds], source: str) -> str:
+    """Describe the first token that differs between the baseline and the candidate.
+
+    Args:
+        ids: the tokens of both sides.
+        source: what was encoded, as the message names it.
+
+    Returns:
+        One line; empty if the tokens are equal, or if the baseline cannot encode the text.
+    """
     before, after = ids
     if isinstance(before, str) or before == after:
         return ""
     if isinstance(after, str):
-        return f"the candidate's tokenizer fails on {of}: {after}"
+        return f"the candidate's tokenizer fails on {source}: {after}"
     place = first_difference(before, after)
     shown = [
-        token_text(side, own[place]) if place < len(own) else "nothing"
-        for side, own in zip(pair, ids, strict=True)
+        token_text(tokenizer, tokens[place]) if place < len(tokens) else "nothing"
+        for tokenizer, tokens in zip(pair, ids, strict=True)
     ]
-    return (
-        f"token {place + 1} of {of} is {shown[0]} for the baseline and {shown[1]} for the candidate"
-    )
+    return f"token {place + 1} of {source} is {both_sides(*shown)}"
 
 
-def token_text(tokenizer: PreTrainedTokenizerBase, index: int) -> str:
-    """A token and its id, as a message shows them."""
-    return f"{snippet(str(tokenizer.convert_ids_to_tokens(index)), SHOWN)} ({index})"
+def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """Return a token and its id, as messages show them."""
+    return f"{snippet(str(tokenizer.convert_ids_to_tokens(token_id)), SHOWN)} ({token_id})"
+
+
+def text_difference(before: str, after: str) -> str:
+    """Show two different texts, from ten characters before the first difference."""
+    place = first_difference(before, after)
+    excerpt = slice(max(place - 10, 0), place + 30)
+    return both_sides(*(snippet(text[excerpt], SHOWN) for text in (before, after)))
+
+
+def both_sides(baseline: object, candidate: object) -> str:
+    """Return the words with which messages show the values of both sides."""
+    return f"{baseline} for the baseline and {candidate} for the candidate"

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, beside the baseline's files and beside what transformers loads of it.
+"""The header of a GGUF file and its comparison with the baseline and with the loaded model.
 
-llama.cpp takes everything but the weights from the header, and none of it shows in a score that
-transformers computed: its loader reads some of the keys, and drops the others in silence.
+llama.cpp reads everything except the weights from the header. Scores do not cover this, because
+they are computed by transformers, whose loader silently ignores many keys.
 """
 
 from collections import Counter
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.errors import EvalError, kind_and_line
 from compression_gates.evals.foreign_text import on_one_line
@@ -23,17 +22,22 @@ if TYPE_CHECKING:
 
 _FLOATS = ("BF16", "F16", "F32", "F64")
 _MODEL = "model"
+REMEDY = (
+    "so the judged model would differ from the file; convert the file to safetensors, or judge it "
+    "with llama.cpp"
+)
+"""The end of messages about parts of a file that transformers does not load."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says of its model.
+    """The metadata of a GGUF file.
 
     Attributes:
-        file: its path.
-        fields: every key with its value, arrays as lists.
-        types: names of the tensors' quantization types, by tensor.
-        factors: tensors by which the frequencies of a rotary embedding are divided.
+        file: path of the file.
+        fields: all keys and values, with arrays as lists.
+        types: quantization type of each tensor by its name.
+        factors: tensors that divide the frequencies of the rotary embedding.
     """
 
     file: Path
@@ -43,7 +47,7 @@ class Header:
 
     @property
     def name(self) -> str:
-        """The file's, for messages."""
+        """The name of the file, for messages."""
         return on_one_line(self.file.name)
 
     @cached_property
@@ -51,43 +55,44 @@ class Header:
         return str(self.fields.get("general.architecture", ""))
 
     def get(self, key: str) -> object:
-        """The value of a key of the architecture; None where the header has none."""
+        """Return the value of a key of the architecture, or None."""
         return self.fields.get(f"{self.architecture}.{key}")
 
     def number(self, key: str) -> float | None:
-        """As :meth:`get`, of a key that is a number.
+        """Return the value of a numeric key of the architecture, or None.
 
         Raises:
-            EvalError: it is none.
+            EvalError: the value is not a number.
         """
         value = self.get(key)
         if value is not None and not isinstance(value, int | float):
-            raise EvalError(f"{self.file}: {self.architecture}.{key} = {value!r:.60} is no number")
+            name = f"{self.architecture}.{key}"
+            raise EvalError(f"{self.file}: {name} = {value!r:.60} is not a number")
         return value
 
     def token(self, key: str) -> object:
-        """The value of a key of the tokenizer."""
+        """Return the value of a key of the tokenizer, or None."""
         return self.fields.get(f"tokenizer.ggml.{key}")
 
     @property
     def tokens(self) -> list[str]:
-        """The tokens by their ids; empty where the file has no tokenizer."""
-        found = self.token("tokens")
-        return found if isinstance(found, list) else []
+        """The tokens in the order of their ids; empty if the file has no tokenizer."""
+        tokens = self.token("tokens")
+        return tokens if isinstance(tokens, list) else []
 
     @property
     def quantization(self) -> str:
-        """How many tensors are stored in which type, such as ``Q4_K 12, Q6_K 3, F32 9``."""
+        """The number of tensors of each type, such as ``Q4_K 12, Q6_K 3, F32 9``."""
         counts = Counter(self.types.values())
         order = sorted(counts, key=lambda name: (name in _FLOATS, -counts[name], name))
         return ", ".join(f"{name} {counts[name]}" for name in order)
 
 
 def read_header(file: Path) -> Header:
-    """The header of a GGUF file.
+    """Read the header of a GGUF file.
 
     Raises:
-        EvalError: it cannot be read, is one part of several, or holds no model.
+        EvalError: the file cannot be read, is one of several parts, or contains no model.
     """
     from gguf import GGUFReader
 
@@ -100,22 +105,22 @@ def read_header(file: Path) -> Header:
             for tensor in reader.tensors
             if tensor.name.startswith(("rope_freqs", "rope_factors")) and tensor.data.ndim == 1
         }
-    except Exception as error:  # whatever its parts are read as
+    except Exception as error:  # malformed files raise errors of many types
         raise EvalError(f"{file} does not load: {kind_and_line(error)}") from error
     parts = fields.get("split.count")
     if isinstance(parts, int) and parts > 1:
         raise EvalError(
-            f"{file}: split.count = {parts}, and only this part would be loaded; merge the parts "
-            "with llama-gguf-split --merge"
+            f"{file}: the model is split into {parts} files, and only this part would be loaded; "
+            "merge the parts with llama-gguf-split --merge"
         )
     kind = fields.get("general.type", _MODEL)
     if kind != _MODEL:
-        raise EvalError(f"{file}: general.type = {kind!r:.60}; name a file that holds a model")
+        raise EvalError(f"{file}: general.type = {kind!r:.60}; give a file that contains a model")
     return Header(file, fields, types, factors)
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
-    """Holds the header of a candidate's GGUF file beside its baseline, and beside what is loaded.
+    """Compare the header of a candidate's GGUF file with the baseline and with the loaded model.
 
     Raises:
         EvalError: the header or a configuration cannot be read.
@@ -124,8 +129,8 @@ def compare(sides: "Sides") -> CheckpointComparison:
 
     if not sides.candidate.file:
         return CheckpointComparison()
-    header = _header_of(sides.candidate)
-    told = Finding("quantization types", f"quantization types: {header.quantization}")
+    header = read_header(sides.candidate.path / sides.candidate.file)
+    types = Finding("quantization types", f"quantization types: {header.quantization}")
     try:
         parts = [
             gguf_settings.compare(sides, header),
@@ -133,13 +138,9 @@ def compare(sides: "Sides") -> CheckpointComparison:
             gguf_tokenizer.compare(sides, header),
         ]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # Keys may hold anything.
+        # The value of a key can have any type.
         reason = kind_and_line(error)
         raise EvalError(f"{header.file}: the header cannot be compared ({reason})") from error
     return CheckpointComparison.joined(
-        [*parts, CheckpointComparison((told,), ("quantization types",))]
+        [*parts, CheckpointComparison((types,), ("quantization types",))]
     )
-
-
-def _header_of(checkpoint: Checkpoint) -> Header:
-    return read_header(checkpoint.path / checkpoint.file)

@@ -1,11 +1,11 @@
-"""Tensors of a GGUF file that transformers leaves aside when it loads the file."""
+"""Tensors of a GGUF file that transformers does not load."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
-from compression_gates.evals.checkpoints.gguf_header import Header
+from compression_gates.evals.checkpoints.gguf_header import REMEDY, Header
 from compression_gates.evals.errors import listed
 from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.models.configurations import load_config
@@ -14,36 +14,33 @@ if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
 
 _OWN_LOADERS = ("gpt-oss",)
-"""Architectures of which transformers takes tensors by other names than those of its mapping."""
+"""Architectures whose tensors transformers loads under names that are not in its mapping."""
 _ROPE = ("rope_", "rope.")
-"""Tensors that are compared as the rope scaling, or that hold plain frequencies in old files."""
+"""Tensors that are compared as rope scaling, or that contain plain frequencies in old files."""
 
 
 def compare(sides: "Sides", header: Header) -> CheckpointComparison:
-    """Names the tensors that no parameter of the loaded model takes, unless they are zero."""
-    names = _mapped(sides, header)
-    if names is None:
-        why = "its architecture has a loader of its own"
-        return CheckpointComparison(not_compared={"tensors that are left aside": why})
-    left = [
-        name
+    """Find tensors that are not loaded into any parameter, unless they are zero."""
+    loaded = _loaded_names(sides, header)
+    if loaded is None:
+        why = "transformers has a separate loader for this architecture"
+        return CheckpointComparison(not_compared={"tensors that are not loaded": why})
+    lost = [
+        on_one_line(name)
         for name in header.types
         # Parameters of all experts of a layer have no suffix.
-        if not {name, name.removesuffix(".weight")} & names and not name.startswith(_ROPE)
+        if not {name, name.removesuffix(".weight")} & loaded
+        and not name.startswith(_ROPE)
+        and not _is_zero_bias(header, name)
     ]
-    lost = [name for name in left if not _is_zero(header, name)]
     if not lost:
         return CheckpointComparison(compared=("GGUF tensors",))
-    text = (
-        f"transformers leaves aside {listed([*map(on_one_line, lost)])} of {header.name}, "
-        "so another model would be judged than the file holds; convert it to safetensors, or judge "
-        "it with llama.cpp"
-    )
+    text = f"transformers does not load {listed(lost)} of {header.name}, {REMEDY}"
     return CheckpointComparison((Finding("GGUF loading", text),), ("GGUF tensors",))
 
 
-def _mapped(sides: "Sides", header: Header) -> set[str] | None:
-    """Names of the tensors that have a parameter; None where the loader has no such names."""
+def _loaded_names(sides: "Sides", header: Header) -> set[str] | None:
+    """Return the names of the tensors that are loaded; None if the loader does not list them."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
@@ -58,13 +55,13 @@ def _mapped(sides: "Sides", header: Header) -> set[str] | None:
         return None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    make = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)
-    found = set(get_gguf_hf_weights_map(model, make(config=config.to_dict())))
-    return found | {"output.weight"}  # which GPT-2's loader takes by another way
+    processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)
+    names = set(get_gguf_hf_weights_map(model, processor(config=config.to_dict())))
+    return names | {"output.weight"}  # GPT-2's loader handles it separately
 
 
-def _is_zero(header: Header, name: str) -> bool:
-    """Whether a tensor adds nothing; only biases are looked at."""
+def _is_zero_bias(header: Header, name: str) -> bool:
+    """Return whether a tensor is a bias of zeros, which has no effect."""
     if not name.endswith(".bias"):
         return False
     from gguf import GGUFReader, dequantize

@@ -1,7 +1,7 @@
-"""Scaling of rotary embeddings, as a GGUF header has it and as a configuration of transformers.
+"""Scaling of rotary embeddings in GGUF headers and in configurations of transformers.
 
-llama.cpp keeps ``linear`` and ``yarn`` as keys; ``llama3`` and ``longrope`` as tensors of factors
-that each frequency is divided by.
+A GGUF file stores ``linear`` and ``yarn`` scaling as keys, and ``llama3`` and ``longrope`` scaling
+as tensors of factors that divide each frequency.
 """
 
 import math
@@ -21,12 +21,12 @@ _YARN = {"beta_fast": 32.0, "beta_slow": 1.0}
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How positions are scaled.
+    """A scaling of positions.
 
     Attributes:
-        kind: ``none``, or as transformers calls it.
-        numbers: what it depends on, by name.
-        factors: what frequencies are divided by, ``(dimensions / 2,)`` each.
+        kind: the ``rope_type`` of transformers, or ``none``.
+        numbers: parameters by name.
+        factors: divisors of the frequencies, each of shape ``(dimensions / 2,)``.
     """
 
     kind: str = NONE
@@ -39,7 +39,7 @@ class RopeScaling:
         )
 
     def agrees(self, other: "RopeScaling") -> bool:
-        """Whether two scale alike; a number that one of them does not give says nothing."""
+        """Return whether two scalings are equal in the parameters that both specify."""
         shared = self.numbers.keys() & other.numbers.keys()
         return (
             self.kind == other.kind
@@ -57,7 +57,7 @@ def _close(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def scaling_of_header(header: Header) -> RopeScaling:
-    """What llama.cpp scales by."""
+    """Return the scaling that llama.cpp applies."""
     long, short = (header.factors.get(f"rope_factors_{name}") for name in ("long", "short"))
     if long is not None and short is not None:
         return RopeScaling("longrope", factors=(short, long))
@@ -67,7 +67,7 @@ def scaling_of_header(header: Header) -> RopeScaling:
     kind = header.get("rope.scaling.type")
     factor = header.number("rope.scaling.factor")
     if kind is None:
-        factor = header.number("rope.scale_linear")  # of files from 2023
+        factor = header.number("rope.scale_linear")  # in files from 2023
         kind = "linear" if factor is not None else NONE
     if kind == NONE or factor in (None, 0, 1):
         return RopeScaling()
@@ -76,91 +76,93 @@ def scaling_of_header(header: Header) -> RopeScaling:
         numbers["original context"] = header.number(
             "rope.scaling.original_context_length"
         ) or header.number("context_length")
-        for name, usual in _YARN.items():
-            held = header.number(f"rope.scaling.yarn_{name}")
-            numbers[name] = usual if held is None else held
+        for name, default in _YARN.items():
+            value = header.number(f"rope.scaling.yarn_{name}")
+            numbers[name] = default if value is None else value
     return RopeScaling(
         on_one_line(str(kind))[:20], {name: n for name, n in numbers.items() if n is not None}
     )
 
 
 def rope_parameters(config: PreTrainedConfig) -> Mapping[str, object]:
-    """Those of a configuration; of the layers with full attention where kinds of layers differ."""
-    found = getattr(config, "rope_parameters", None) or {}
-    if found and all(isinstance(part, Mapping) for part in found.values()):
-        return found.get("full_attention") or next(iter(found.values()))
-    return found
+    """Return the rotary parameters; those of full attention if they depend on the type of layer."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if parameters and all(isinstance(part, Mapping) for part in parameters.values()):
+        return parameters.get("full_attention") or next(iter(parameters.values()))
+    return parameters
 
 
 def rotated_dimensions(config: PreTrainedConfig) -> int | None:
-    """Dimensions of a head that are rotated; None of a model without rotary embedding."""
-    given = rope_parameters(config)
-    if not given:
+    """Return how many dimensions of a head are rotated; None without a rotary embedding."""
+    parameters = rope_parameters(config)
+    if not parameters:
         return None
     for name in ("qk_rope_head_dim", "rotary_dim"):
         if getattr(config, name, None):
             return getattr(config, name)
-    share = given.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None)
+    name = "partial_rotary_factor"
+    share = parameters.get(name) or getattr(config, name, None)
     return int(head_dimensions(config) * (share or 1))
 
 
 def head_dimensions(config: PreTrainedConfig) -> int:
-    """Dimensions of a head."""
+    """Return the size of a head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def scaling_of_config(config: PreTrainedConfig) -> RopeScaling:
-    """What transformers scales by."""
-    given = rope_parameters(config)
-    kind = given.get("rope_type") or NONE
+    """Return the scaling that transformers applies."""
+    parameters = rope_parameters(config)
+    kind = parameters.get("rope_type") or NONE
     if kind == "longrope":
-        return RopeScaling(
-            kind, factors=tuple(np.array(given[f"{name}_factor"]) for name in ("short", "long"))
-        )
+        names = "short_factor", "long_factor"
+        return RopeScaling(kind, factors=tuple(np.array(parameters[name]) for name in names))
     if kind == "llama3":
-        factors = _llama3(given, rotated_dimensions(config))
+        factors = _llama3_factors(parameters, rotated_dimensions(config))
         return RopeScaling(kind, {"largest factor": float(factors.max())}, (factors,))
-    factor = given.get("factor")
+    factor = parameters.get("factor")
     if kind in (NONE, "default", "mrope") or factor in (None, 1):
         return RopeScaling()
     numbers = {"factor": factor}
     if kind == "yarn":
-        numbers["original context"] = given.get("original_max_position_embeddings")
-        numbers |= {name: given.get(name) or usual for name, usual in _YARN.items()}
+        numbers["original context"] = parameters.get("original_max_position_embeddings")
+        numbers |= {name: parameters.get(name) or default for name, default in _YARN.items()}
     return RopeScaling(kind, {name: float(n) for name, n in numbers.items() if n is not None})
 
 
 def attention_factor_of_header(header: Header) -> float:
-    """What llama.cpp multiplies queries and keys by, beside what it derives from the scaling."""
+    """Return the factor of queries and keys, relative to the one that follows from the scaling."""
     names = "attn_factor", "yarn_attn_factor"
-    found = [header.number(f"rope.scaling.{name}") for name in names]
-    return math.prod(1.0 if value is None else value for value in found)
+    factors = [header.number(f"rope.scaling.{name}") for name in names]
+    return math.prod(1.0 if factor is None else factor for factor in factors)
 
 
 def attention_factor_of_config(config: PreTrainedConfig) -> float | None:
-    """The same of a configuration; None where llama.cpp derives it in a way of its own."""
-    given = rope_parameters(config)
-    kind, asked = given.get("rope_type") or NONE, given.get("attention_factor")
+    """Return the same factor of a configuration; None if llama.cpp derives it differently."""
+    parameters = rope_parameters(config)
+    kind, factor = parameters.get("rope_type") or NONE, parameters.get("attention_factor")
     if kind == "yarn":
-        if given.get("mscale") or given.get("mscale_all_dim"):
+        if parameters.get("mscale") or parameters.get("mscale_all_dim"):
             return None
-        usual = 0.1 * math.log(given.get("factor") or 1) + 1
-        return 1.0 if asked is None else asked / usual
+        default = 0.1 * math.log(parameters.get("factor") or 1) + 1
+        return 1.0 if factor is None else factor / default
     if kind == "longrope":
-        original = given.get("original_max_position_embeddings")
+        original = parameters.get("original_max_position_embeddings")
         whole = getattr(config, "max_position_embeddings", None)
-        if asked is not None or not original or not whole:
-            return asked
-        factor = whole / original
-        return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        if factor is not None or not original or not whole:
+            return factor
+        ratio = whole / original
+        return math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
     return 1.0
 
 
-def _llama3(given: Mapping[str, float], dimensions: int) -> np.ndarray:
-    """What Llama 3.1 divides frequencies by: long waves by the factor, short ones by 1, and those
-    between by something between."""
-    frequencies = given["rope_theta"] ** (-np.arange(0, dimensions, 2) / dimensions)
-    turns = given["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    low, high = given["low_freq_factor"], given["high_freq_factor"]
+def _llama3_factors(parameters: Mapping[str, float], dimensions: int) -> np.ndarray:
+    """Return the divisors of Llama 3.1, of shape ``(dimensions / 2,)``.
+
+    They are ``factor`` for low frequencies, 1 for high ones, and interpolated between these.
+    """
+    frequencies = parameters["rope_theta"] ** (-np.arange(0, dimensions, 2) / dimensions)
+    turns = parameters["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     smooth = np.clip((turns - low) / (high - low), 0, 1)
-    return 1 / ((1 - smooth) / given["factor"] + smooth)
+    return 1 / ((1 - smooth) / parameters["factor"] + smooth)

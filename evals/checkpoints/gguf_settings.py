@@ -1,19 +1,19 @@
-"""Settings in a GGUF header that change what a model computes, by what they mean.
+"""Comparison of the settings in a GGUF header that change what a model computes.
 
-Each is read three times: from the header, as llama.cpp runs the file; from the baseline's
-configuration; and from the configuration that transformers makes of the header. Where the last
-differs from the first, the model that would be scored is not the one in the file.
+Each setting is read from the header, as llama.cpp uses it, from the baseline's configuration, and
+from the configuration that transformers derives from the header. If the last one differs from the
+header, the model that would be scored is not the one in the file.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig
 
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
-from compression_gates.evals.checkpoints.gguf_header import Header
+from compression_gates.evals.checkpoints.gguf_header import REMEDY, Header
 from compression_gates.evals.checkpoints.gguf_rope import (
     RopeScaling,
     attention_factor_of_config,
@@ -24,6 +24,7 @@ from compression_gates.evals.checkpoints.gguf_rope import (
     scaling_of_config,
     scaling_of_header,
 )
+from compression_gates.evals.checkpoints.tokens import shorter_context
 from compression_gates.evals.data.items import whole_text
 from compression_gates.evals.models.configurations import load_config
 
@@ -31,100 +32,85 @@ if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
 
 _TOLERANCE = 1e-4
-"""Headers hold float32."""
+"""Relative tolerance, since headers store float32."""
 _SPECIAL = 16
-"""Tokens that a tokenizer may add to a text, generously."""
+"""Upper bound on the special tokens that a tokenizer adds to a text."""
 _GATING = {1: "softmax", 2: "sigmoid"}
 _CAPS = {"gemma2": {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}}
-"""What llama.cpp caps logits by where a header does not say it."""
+"""Default caps of logits in llama.cpp, by architecture."""
 
 
 @dataclass(frozen=True)
 class HeaderSetting:
-    """A setting under its two names.
+    """A setting that both a GGUF header and a configuration can have.
 
     Attributes:
-        name: in sentences.
-        held: what llama.cpp takes from a header, and
-        meant: what a configuration says; None where there is none.
-        silent: a side that does not give it says nothing, since it is built into the architecture.
-        structural: compression is known to change it.
+        name: used in messages.
+        in_header: reads the value that llama.cpp uses.
+        in_config: reads the value of a configuration; None if there is none.
+        optional: a missing value agrees with any value, as it is built into the architecture.
+        structural: compression may change it.
+        rotary: it applies only to models with rotary embedding.
     """
 
     name: str
-    held: Callable[[Header], object]
-    meant: Callable[[PreTrainedConfig], object]
-    silent: bool = False
+    in_header: Callable[[Header], object]
+    in_config: Callable[[PreTrainedConfig], object]
+    optional: bool = False
     structural: bool = False
+    rotary: bool = False
 
     def agree(self, one: object, other: object) -> bool:
-        """Whether two values mean the same."""
-        if self.silent and (one is None or other is None):
+        """Return whether two values have the same meaning."""
+        if self.optional and (one is None or other is None):
             return True
-        return _alike(one, other)
+        return _is_equal(one, other)
 
 
-def _alike(one: object, other: object) -> bool:
+def _is_equal(one: object, other: object) -> bool:
     if isinstance(one, RopeScaling):
         return one.agrees(other)
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return all(map(_alike, one, other))
+        return all(map(_is_equal, one, other))
     if isinstance(one, int | float) and isinstance(other, int | float):
         return math.isclose(one, other, rel_tol=_TOLERANCE)
     return one == other
 
 
-def _first(*names: str) -> Callable[[PreTrainedConfig], object]:
-    """The first of several attributes that a configuration has."""
-
-    def meant(config: PreTrainedConfig) -> object:
-        found = (getattr(config, name, None) for name in names)
-        return next((value for value in found if value is not None), None)
-
-    return meant
+def _first(values: Iterable[object]) -> object:
+    return next((value for value in values if value is not None), None)
 
 
-def _key(*names: str) -> Callable[[Header], object]:
-    """The first of several keys that a header has."""
-
-    def held(header: Header) -> object:
-        return next((v for v in map(header.number, names) if v is not None), None)
-
-    return held
-
-
-def _cap(key: str) -> Callable[[Header], object]:
-    def held(header: Header) -> object:
-        usual = _CAPS.get(header.architecture, {}).get(key)
-        return header.number(key) or usual
-
-    return held
-
-
-def _scale(key: str) -> Callable[[Header], object]:
-    """A factor, which llama.cpp leaves out where it is 0 or not given."""
-    return lambda header: header.number(key) or None
-
-
-def _factor(key: str) -> Callable[[Header], object]:
-    return lambda header: header.number(key) or 1.0
+def _attribute(*names: str) -> Callable[[PreTrainedConfig], object]:
+    """Read the first of several attributes that a configuration has."""
+    return lambda config: _first(getattr(config, name, None) for name in names)
 
 
 def _multiplier(*names: str) -> Callable[[PreTrainedConfig], object]:
-    """The first of several factors that a configuration has; 1 where it has none."""
-    return lambda config: _first(*names)(config) or 1.0
+    """Read the first of several factors that a configuration has; by default 1."""
+    return lambda config: _attribute(*names)(config) or 1.0
 
 
-def _base(header: Header) -> object:
-    return header.number("rope.freq_base") or 10000.0
+def _key(*names: str) -> Callable[[Header], object]:
+    """Read the first of several keys that a header has."""
+    return lambda header: _first(map(header.number, names))
+
+
+def _nonzero(key: str, default: float | None = None) -> Callable[[Header], object]:
+    """Read a key of which llama.cpp treats 0 as not set."""
+    return lambda header: header.number(key) or default
+
+
+def _cap(key: str) -> Callable[[Header], object]:
+    return lambda header: header.number(key) or _CAPS.get(header.architecture, {}).get(key)
 
 
 def _theta(config: PreTrainedConfig) -> object:
     return rope_parameters(config).get("rope_theta")
 
 
-def _heads(header: Header) -> object:
-    """Heads, heads of keys, and dimensions of a head; None where layers differ."""
+def _heads(header: Header) -> tuple[int, int, int] | None:
+    """Return heads, key heads and the size of a head; None if they depend on the layer."""
     heads = header.get("attention.head_count")
     keys = header.get("attention.head_count_kv")
     width = header.get("attention.key_length")
@@ -135,7 +121,7 @@ def _heads(header: Header) -> object:
     return heads, keys or heads, width or int(size // max(heads, 1))
 
 
-def _config_heads(config: PreTrainedConfig) -> object:
+def _config_heads(config: PreTrainedConfig) -> tuple[int, int, int] | None:
     heads = getattr(config, "num_attention_heads", None)
     if heads is None or not getattr(config, "hidden_size", None):
         return None
@@ -148,7 +134,7 @@ def _config_heads(config: PreTrainedConfig) -> object:
 
 
 def _layers(header: Header) -> object:
-    """Without those that predict further tokens."""
+    """Return the number of layers without those for multi-token prediction."""
     count = header.number("block_count")
     return None if count is None else count - (header.number("nextn_predict_layers") or 0)
 
@@ -164,7 +150,7 @@ def _window(config: PreTrainedConfig) -> int | None:
     return getattr(config, "sliding_window", None) or None
 
 
-def _causal(config: PreTrainedConfig) -> bool:
+def _is_causal(config: PreTrainedConfig) -> bool:
     return not getattr(config, "use_bidirectional_attention", False)
 
 
@@ -172,101 +158,110 @@ SETTINGS = (
     HeaderSetting(
         "epsilon of the normalization",
         _key("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"),
-        _first("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"),
+        _attribute("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps",
+                   "norm_epsilon"),
     ),
-    HeaderSetting("base of the rotary embedding", _base, _theta),
-    HeaderSetting("rope scaling", scaling_of_header, scaling_of_config),
+    HeaderSetting("base of the rotary embedding", _nonzero("rope.freq_base", 10000.0), _theta,
+                  rotary=True),
+    HeaderSetting("rope scaling", scaling_of_header, scaling_of_config, rotary=True),
     HeaderSetting("attention factor of the rotary embedding", attention_factor_of_header,
-            attention_factor_of_config, silent=True),
-    HeaderSetting("number of rotated dimensions", _rotated, rotated_dimensions),
+                  attention_factor_of_config, optional=True, rotary=True),
+    HeaderSetting("number of rotated dimensions", _rotated, rotated_dimensions, rotary=True),
     HeaderSetting("cap of attention logits", _cap("attn_logit_softcapping"),
-            _first("attn_logit_softcapping")),
+                  _attribute("attn_logit_softcapping")),
     HeaderSetting("cap of final logits", _cap("final_logit_softcapping"),
-            _first("final_logit_softcapping")),
-    HeaderSetting("scale of logits", _factor("logit_scale"),
-            _multiplier("logit_scale", "logits_scaling")),
-    HeaderSetting("scale of attention", _factor("attention.scale"),
+                  _attribute("final_logit_softcapping")),
+    HeaderSetting("scale of logits", _nonzero("logit_scale", 1.0),
+                  _multiplier("logit_scale", "logits_scaling")),
+    HeaderSetting("scale of attention", _nonzero("attention.scale", 1.0),
                   _multiplier("attention_multiplier")),
-    HeaderSetting("scale of embeddings", _factor("embedding_scale"),
+    HeaderSetting("scale of embeddings", _nonzero("embedding_scale", 1.0),
                   _multiplier("embedding_multiplier")),
-    HeaderSetting("scale of residuals", _factor("residual_scale"),
+    HeaderSetting("scale of residuals", _nonzero("residual_scale", 1.0),
                   _multiplier("residual_multiplier")),
-    HeaderSetting("clamp of queries, keys and values", _scale("attention.clamp_kqv"),
-            _first("clip_qkv")),
-    HeaderSetting("causal attention", lambda h: h.get("attention.causal") is not False, _causal),
-    HeaderSetting("number of experts for a token", _scale("expert_used_count"),
-            _first("num_experts_per_tok", "moe_topk")),
-    HeaderSetting("normalization of expert weights", lambda h: h.get("expert_weights_norm"),
-            _first("norm_topk_prob"), silent=True),
-    HeaderSetting("scale of expert weights", _scale("expert_weights_scale"),
-            _first("routed_scaling_factor"), silent=True),
-    HeaderSetting("function of the router", lambda h: _GATING.get(h.get("expert_gating_func")),
-            _first("scoring_func"), silent=True),
-    HeaderSetting("attention heads, heads of keys and head size", _heads, _config_heads,
-            silent=True, structural=True),
-    HeaderSetting("number of experts", _scale("expert_count"),
-            _first("num_local_experts", "num_experts", "n_routed_experts"), structural=True),
-    HeaderSetting("number of layers", _layers, _first("num_hidden_layers"),
-            structural=True),
-    HeaderSetting("hidden size", _key("embedding_length"), _first("hidden_size"), structural=True),
+    HeaderSetting("clamp of queries, keys and values", _nonzero("attention.clamp_kqv"),
+                  _attribute("clip_qkv")),
+    HeaderSetting("causal attention", lambda header: header.get("attention.causal") is not False,
+                  _is_causal),
+    HeaderSetting("number of experts per token", _nonzero("expert_used_count"),
+                  _attribute("num_experts_per_tok", "moe_topk")),
+    HeaderSetting("normalization of expert weights",
+                  lambda header: header.get("expert_weights_norm"), _attribute("norm_topk_prob"),
+                  optional=True),
+    HeaderSetting("scale of expert weights", _nonzero("expert_weights_scale"),
+                  _attribute("routed_scaling_factor"), optional=True),
+    HeaderSetting("function of the router",
+                  lambda header: _GATING.get(header.get("expert_gating_func")),
+                  _attribute("scoring_func"), optional=True),
+    HeaderSetting("number of attention heads, of key heads and size of a head", _heads,
+                  _config_heads, optional=True, structural=True),
+    HeaderSetting("number of experts", _nonzero("expert_count"),
+                  _attribute("num_local_experts", "num_experts", "n_routed_experts"),
+                  structural=True),
+    HeaderSetting("number of layers", _layers, _attribute("num_hidden_layers"), structural=True),
+    HeaderSetting("hidden size", _key("embedding_length"), _attribute("hidden_size"),
+                  structural=True),
 )  # fmt: skip
-"""What is compared by value. The context and the sliding window are judged by the data besides."""
+"""Settings that are compared by value. For context and sliding window, the data also matter."""
 
 
 def compare(sides: "Sides", header: Header) -> CheckpointComparison:
-    """Holds the settings of a header beside the baseline's, and beside those that are loaded."""
+    """Compare the settings of a header with the baseline's and with those that are loaded."""
     baseline = load_config(sides.baseline, sides.trust_remote_code).get_text_config()
     loaded = load_config(sides.candidate, sides.trust_remote_code).get_text_config()
+    context = shorter_context(
+        sides.baseline.context, header.number("context_length"), f"the header of {header.name}"
+    )
     findings = [
-        *_lost(header, loaded),
-        *_differing(header, baseline),
-        *_context(sides, header, baseline),
+        *_not_loaded(header, loaded),
+        *_different(header, baseline),
+        *([Finding("context length", context)] if context else []),
         *_windows(sides, header, baseline, loaded),
     ]
     return CheckpointComparison(tuple(findings), ("GGUF header",))
 
 
-def _lost(header: Header, loaded: PreTrainedConfig) -> Iterator[Finding]:
-    """What is in the file and not in the model that transformers makes of it."""
+def _disagreements(
+    header: Header, config: PreTrainedConfig
+) -> Iterator[tuple[HeaderSetting, object, object]]:
+    """Yield each setting on which a header and a configuration disagree, and both values."""
     for setting in SETTINGS:
-        held, made = setting.held(header), setting.meant(loaded)
-        if _is_unused(setting, held, loaded) or setting.agree(held, made):
+        in_header, in_config = setting.in_header(header), setting.in_config(config)
+        if setting.rotary and not rope_parameters(config):
             continue
-        yield Finding(
-            "GGUF loading",
+        if not setting.agree(in_header, in_config):
+            yield setting, in_header, in_config
+
+
+def _not_loaded(header: Header, loaded: PreTrainedConfig) -> Iterator[Finding]:
+    """Find settings of the file that the model loaded by transformers does not have."""
+    for setting, in_header, in_config in _disagreements(header, loaded):
+        text = (
             f"transformers does not load the {setting.name} of {header.name} "
-            f"({_shown(held)}) and takes {_shown(made)}, so another model would be judged than the "
-            "file holds; convert it to safetensors, or judge it with llama.cpp",
+            f"({_shown(in_header)}) and uses {_shown(in_config)}, {REMEDY}"
         )
+        yield Finding("GGUF loading", text)
 
 
-def _is_unused(setting: HeaderSetting, held: object, config: PreTrainedConfig) -> bool:
-    """Whether a model has no use for a setting: rotary ones without rotary embedding, and the size
-    of the heads where only its parts can be told."""
-    rotary = ("base of the rotary embedding", "rope scaling", "number of rotated dimensions",
-              "attention factor of the rotary embedding")  # fmt: skip
-    return setting.name in rotary and not rope_parameters(config)
-
-
-def _differing(header: Header, baseline: PreTrainedConfig) -> Iterator[Finding]:
-    """What llama.cpp would compute otherwise than the baseline."""
-    for setting in SETTINGS:
-        held, meant = setting.held(header), setting.meant(baseline)
-        if _is_unused(setting, held, baseline) or setting.agree(held, meant):
-            continue
-        kind = "GGUF note" if setting.structural and not _is_recut(held, meant) else "GGUF header"
-        yield Finding(
-            kind,
-            f"the {setting.name} is {_shown(meant)} for the baseline and {_shown(held)} in the "
-            f"header of {header.name}",
+def _different(header: Header, baseline: PreTrainedConfig) -> Iterator[Finding]:
+    """Find settings with which llama.cpp computes a different function from the baseline."""
+    for setting, in_header, in_config in _disagreements(header, baseline):
+        may_differ = setting.structural and not _same_query_rows(in_header, in_config)
+        text = (
+            f"the {setting.name} is {_shown(in_config)} for the baseline and {_shown(in_header)} "
+            f"in the header of {header.name}"
         )
+        yield Finding("GGUF note" if may_differ else "GGUF header", text)
 
 
-def _is_recut(held: object, meant: object) -> bool:
-    """Whether the same rows of queries are cut into other heads, which is no compression."""
-    if not isinstance(held, tuple) or not isinstance(meant, tuple):
+def _same_query_rows(one: object, two: object) -> bool:
+    """Return whether the same query rows are split into different heads.
+
+    No compression does this.
+    """
+    if not isinstance(one, tuple) or not isinstance(two, tuple):
         return False
-    return held[0] * held[2] == meant[0] * meant[2]
+    return one[0] * one[2] == two[0] * two[2]
 
 
 def _shown(value: object) -> str:
@@ -277,45 +272,34 @@ def _shown(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _context(sides: "Sides", header: Header, baseline: PreTrainedConfig) -> Iterator[Finding]:
-    held, meant = header.number("context_length"), sides.baseline.context
-    if held is not None and meant is not None and held < meant:
-        told = f"the header of {header.name} takes {held:g} tokens at most, the baseline {meant}"
-        yield Finding("context length", told)
-
-
 def _windows(
     sides: "Sides", header: Header, baseline: PreTrainedConfig, loaded: PreTrainedConfig
 ) -> Iterator[Finding]:
-    """A sliding window changes nothing of texts that are shorter."""
-    held = header.number("attention.sliding_window") or None
-    meant, made = _window(baseline), _window(loaded)
-    if held != made and not _fit(sides, min(w for w in (held, made) if w)):
-        yield Finding(
-            "GGUF loading",
-            f"transformers does not load the sliding window of {header.name} "
-            f"({_shown(held)}) and takes {_shown(made)}, and the data are longer; give shorter "
-            "texts, or convert the file to safetensors",
+    """Compare sliding windows, which have no effect on shorter texts."""
+    window = header.number("attention.sliding_window") or None
+    expected, used = _window(baseline), _window(loaded)
+    if window != used and not _fits(sides, window, used):
+        text = (
+            f"transformers does not load the sliding window of {header.name} ({_shown(window)}) "
+            f"and uses {_shown(used)}, and the data are longer; use shorter texts, or convert the "
+            "file to safetensors"
         )
-    if held != meant:
-        hidden = ", which these texts cannot show" if _fit(
-            sides, min(w for w in (held, meant) if w)
-        ) else ""  # fmt: skip
-        yield Finding(
-            "GGUF note",
-            f"the sliding window is {_shown(meant)} for the baseline and {_shown(held)} in the "
-            f"header of {header.name}{hidden}",
+        yield Finding("GGUF loading", text)
+    if window != expected:
+        text = (
+            f"the sliding window is {_shown(expected)} for the baseline and {_shown(window)} in "
+            f"the header of {header.name}"
         )
+        if _fits(sides, window, expected):
+            text += "; the data are shorter, so no score can show it"
+        yield Finding("GGUF note", text)
 
 
-def _fit(sides: "Sides", window: float) -> bool:
-    """Whether no text has more tokens than a window."""
+def _fits(sides: "Sides", *windows: float | None) -> bool:
+    """Return whether no text has more tokens than the smallest of several windows."""
+    window = min(filter(None, windows))
     tokenizer = sides.tokenizers[0]
     texts = [whole_text(item) for data in sides.data for item in data.items]
-    # A token is a byte at least, so that most texts need not be cut.
+    # A token is at least one byte, so most texts need not be encoded.
     long = [text for text in texts if len(text.encode()) + _SPECIAL > window]
-    return (
-        all(len(ids) <= window for ids in tokenizer(long, verbose=False).input_ids)
-        if long
-        else True
-    )
+    return not long or max(map(len, tokenizer(long, verbose=False).input_ids)) <= window

@@ -1,11 +1,11 @@
-"""How long the sequences are that are scored: what needs longer ones, no score shows."""
+"""Lengths of the scored sequences. Differences that need longer sequences affect no score."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from compression_gates.evals.checkpoints.chat import Chat, render
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, Checkpoint
 from compression_gates.evals.data.items import DataSet, Item, Prompt, whole_text
 from compression_gates.evals.scoring.protocols import WINDOW, TextProtocol
@@ -14,18 +14,18 @@ from compression_gates.evals.tasks import TASKS
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of the data of a run, in tokens.
+    """Largest lengths in the data of a run, in tokens.
 
     Attributes:
-        text: of the longest item, with what is expected of a model.
-        sequence: that a model sees at a time at most, with what it says itself.
+        text: of an item, including the expected answer.
+        sequence: of a sequence that a model processes at once, including generated tokens.
     """
 
     text: int
     sequence: int
 
     def unseen(self) -> str:
-        """Why a difference in longer sequences shows in no score."""
+        """Explain why a difference in longer sequences affects no score."""
         if self.sequence < self.text:
             return f"these texts are read {self.sequence} tokens at a time, so no score can show it"
         return f"these texts have at most {self.text} tokens, so no score can show it"
@@ -34,9 +34,11 @@ class Lengths:
 def lengths_of(
     data: Sequence[DataSet], tokenizer: PreTrainedTokenizerBase, baseline: Checkpoint
 ) -> Lengths:
-    """Lengths of all items of all data sets."""
-    found = [_lengths(one, tokenizer, baseline) for one in data]
-    return Lengths(max(one.text for one in found), max(one.sequence for one in found))
+    """Return the largest lengths over all data sets."""
+    lengths = [_lengths(data_set, tokenizer, baseline) for data_set in data]
+    return Lengths(
+        max(length.text for length in lengths), max(length.sequence for length in lengths)
+    )
 
 
 def _lengths(data: DataSet, tokenizer: PreTrainedTokenizerBase, baseline: Checkpoint) -> Lengths:
@@ -47,10 +49,9 @@ def _lengths(data: DataSet, tokenizer: PreTrainedTokenizerBase, baseline: Checkp
         protocols = [task.protocol().overridden(data.overrides) for task in tasks]
         sequence += max(getattr(protocol, "max_new_tokens", 0) for protocol in protocols)
         if data.overrides.chat and tokenizer.chat_template:
-            turn = [{"role": "user", "content": ""}]
-            with suppress(Exception):  # a template is a program, whose errors scoring tells
-                # A token is a character or more.
-                sequence += len(tokenizer.apply_chat_template(turn, tokenize=False))
+            empty = Chat("an empty message", [{"role": "user", "content": ""}])
+            # Characters are an upper bound on the number of tokens.
+            sequence += len(render(tokenizer, empty).text)
     elif baseline.kind == CAUSAL:
         window = TextProtocol().overridden(data.overrides).context or WINDOW
         sequence = min(sequence, window, baseline.context or window)
@@ -58,7 +59,7 @@ def _lengths(data: DataSet, tokenizer: PreTrainedTokenizerBase, baseline: Checkp
 
 
 def _text(item: Item) -> str:
-    """An item with what is expected of a model, where anything is."""
+    """Return the text of an item, including the expected answer of a prompt."""
     if isinstance(item, Prompt):
         return f"{item.prompt} {item.expected}" if item.expected else item.prompt
     return whole_text(item)

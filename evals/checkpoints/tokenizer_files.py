@@ -1,8 +1,8 @@
-"""Limits, sides, padding and truncation of two tokenizers, and ``tokenizer.json`` as servers that
-read that file alone see it.
+"""Comparison of the settings of two tokenizers and of ``tokenizer.json`` as other programs read it.
 
-transformers resets the truncation and the padding of ``tokenizer.json`` in every call, and its
-classes rebuild some of the rest. The ``tokenizers`` library, and what is built on it, does neither.
+transformers resets the truncation and the padding of ``tokenizer.json`` in each call, and its
+classes rebuild other parts of the file. Programs built on the ``tokenizers`` library use the file
+as it is.
 """
 
 import json
@@ -23,49 +23,51 @@ from compression_gates.evals.checkpoints.checkpoint import (
 )
 from compression_gates.evals.checkpoints.encoding import (
     SHOWN,
-    Ids,
-    adds_around,
+    adds_special_tokens,
+    both_sides,
+    decode,
     encode,
-    parting,
     reason,
+    result_or_reason,
+    text_difference,
+    token_difference,
 )
 from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
-from compression_gates.evals.checkpoints.tokens import first_of, stress_texts, text_difference
+from compression_gates.evals.checkpoints.tokens import stress_texts, summarized
 from compression_gates.evals.data.items import input_text
 from compression_gates.evals.errors import EvalError, listed
 from compression_gates.evals.foreign_text import on_one_line, snippet
-from compression_gates.evals.guard import is_panic
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 _VOCABULARIES = ("*.model", "vocab.json", "vocab.txt", "merges.txt", "*.tiktoken")
-ENDLESS = 1 << 30
-"""A ``model_max_length`` from which on it is no limit."""
+UNLIMITED = 1 << 30
+"""Values of ``model_max_length`` from here on mean that there is no limit."""
 SAMPLE = 32
-"""Texts of a data set that are tokenized as other readers of the file do."""
+"""Texts per data set that are encoded with ``tokenizer.json`` alone."""
 _RELATIVE = ("rope", "rotary", "alibi", "relative")
-"""Parts of the names of settings that only models with relative positions have."""
+"""Parts of setting names that only models with relative positions have."""
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
-    """Holds the settings of two tokenizers side by side, also as their files have them."""
+    """Compare the settings of two tokenizers, as transformers and other programs read them."""
     if sides.share_tokenizer:
         return CheckpointComparison()
     findings = [*_padding_token(sides), *_limit(sides), *_sides(sides)]
     findings += [*_flags(sides), *_other_files(sides)]
-    files = [side.tokenizer / FILE for side in (sides.baseline, sides.candidate)]
-    there = [file.is_file() for file in files]
     compared = ("limits and sides of the tokenizer",)
-    if there == [True, False]:
+    files = [side.tokenizer / FILE for side in (sides.baseline, sides.candidate)]
+    present = [file.is_file() for file in files]
+    if present == [True, False]:
         findings.append(Finding("no tokenizer.json", f"only the baseline has a {FILE}"))
-    if not all(there):
-        why = f"there is no {FILE} on " + ("either side" if not any(there) else "one side")
+    if not all(present):
+        why = f"{'one side has' if any(present) else 'both sides have'} no {FILE}"
         return CheckpointComparison(tuple(findings), compared, {f"{FILE} for other readers": why})
     one, two = map(_read, files)
-    findings += [*_truncation(sides, one, two), *_padding(one, two), *_ids(sides, one, two)]
+    findings += [*_truncation(sides, one, two), *_padding(one, two), *_texts(sides, one, two)]
     return CheckpointComparison(tuple(findings), (*compared, f"{FILE} for other readers"))
 
 
@@ -81,51 +83,54 @@ def _padding_token(sides: "Sides") -> list[Finding]:
     if before == after or before is None:
         return []
     kind = "other padding" if after else "no padding token"
-    text = f"the padding token is {before!r} for the baseline and {after!r} for the candidate"
-    return [Finding(kind, text)]
+    return [Finding(kind, f"the padding token is {both_sides(repr(before), repr(after))}")]
 
 
 def _limit(sides: "Sides") -> list[Finding]:
-    """``model_max_length``: where plain use with ``truncation=True`` cuts."""
+    """Compare ``model_max_length``, at which calls with ``truncation=True`` truncate."""
     before, after = (_length(side.model_max_length) for side in sides.tokenizers)
-    context = sides.baseline.context or math.inf
     if before == after:
         return []
+    context = sides.baseline.context or math.inf
     shown = [("no limit" if math.isinf(n) else f"{n} tokens") for n in (before, after)]
-    text = f"model_max_length is {shown[0]} for the baseline and {shown[1]} for the candidate"
+    text = f"model_max_length is {both_sides(*shown)}"
     if after < min(before, context):
-        return [Finding("truncation", f"{text}, which takes more")]
+        return [Finding("truncation", f"{text}, whose model accepts longer inputs")]
     if sides.baseline.kind != CAUSAL and before <= context < after:
-        return [Finding("no truncation", f"{text}, which takes {context}")]
+        return [Finding("no truncation", f"{text}, whose model accepts {context}")]
     return [Finding("other limit", text)]
 
 
+def _length(limit: float | None) -> float:
+    return math.inf if limit is None or limit >= UNLIMITED else limit
+
+
 def _flags(sides: "Sides") -> list[Finding]:
-    """``add_bos_token`` and ``add_eos_token``, which only some readers act on."""
-    told = [_settings(side) for side in (sides.baseline, sides.candidate)]
+    """Compare ``add_bos_token`` and ``add_eos_token``, which only some programs read."""
     ids = [encode(side, ["a"])[0] for side in sides.tokenizers]
     if ids[0] != ids[1] or isinstance(ids[0], str):
-        return []  # the comparison of tokens tells
+        return []  # reported by the comparison of tokens
+    before, after = (_config(side) for side in (sides.baseline, sides.candidate))
     findings = []
-    for name, does in adds_around(sides.tokenizers[0]).items():
-        asked = told[1].get(f"add_{name}_token")
-        if isinstance(asked, bool) and asked not in (does, told[0].get(f"add_{name}_token")):
+    for name, adds in adds_special_tokens(sides.tokenizers[0]).items():
+        flag = after.get(f"add_{name}_token")
+        if isinstance(flag, bool) and flag not in (adds, before.get(f"add_{name}_token")):
             text = (
-                f"{CONFIG} says add_{name}_token = {str(asked).lower()} for the candidate, and the "
-                f"{name} token is {'added' if does else 'not added'}: transformers "
-                f"{transformers.__version__} goes by {FILE}, transformers 4 and vLLM by the flag"
+                f"{CONFIG} sets add_{name}_token = {str(flag).lower()} for the candidate, but the "
+                f"{name} token is {'added' if adds else 'not added'}: transformers "
+                f"{transformers.__version__} follows {FILE}, transformers 4 and vLLM the flag"
             )
             findings.append(Finding("flag for other readers", text))
     return findings
 
 
-def _settings(side: Checkpoint) -> Mapping[str, object]:
+def _config(side: Checkpoint) -> Mapping[str, object]:
     file = side.tokenizer / CONFIG
     return json_object(file) if file.is_file() else {}
 
 
 def _other_files(sides: "Sides") -> list[Finding]:
-    """Vocabularies beside ``tokenizer.json``, which other readers may take in its place."""
+    """Find vocabularies beside ``tokenizer.json`` that other programs may read instead of it."""
     if not (sides.candidate.tokenizer / FILE).is_file():
         return []
     names = sorted(
@@ -137,17 +142,17 @@ def _other_files(sides: "Sides") -> list[Finding]:
     if not names:
         return []
     text = (
-        f"the candidate's {on_one_line(listed(names))} is not the baseline's, and is not compared: "
-        f"{FILE} is read in its place, by other readers perhaps not"
+        f"the candidate's {on_one_line(listed(names))} differs from the baseline's and is not "
+        f"compared: transformers reads {FILE} instead, but other programs may not"
     )
     return [Finding("vocabulary for other readers", text)]
 
 
 def _is_known(sides: "Sides", file: Path) -> bool:
-    """Whether a file is that of the baseline, or holds what the baseline's tokenizer does."""
+    """Return whether a file is equal to the baseline's, or has the content of its tokenizer."""
     usual = sides.baseline.tokenizer / file.name
-    held = file.read_bytes()
-    if usual.is_file() and usual.read_bytes().split() == held.split():
+    content = file.read_bytes()
+    if usual.is_file() and usual.read_bytes().split() == content.split():
         return True
     if file.suffix == ".json":
         try:
@@ -159,139 +164,118 @@ def _is_known(sides: "Sides", file: Path) -> bool:
     if file.name == "merges.txt" and sides.tokenizers[0].is_fast:
         model = json.loads(sides.tokenizers[0].backend_tokenizer.to_str())["model"]
         merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or ()]
-        lines = held.decode(errors="replace").splitlines()
+        lines = content.decode(errors="replace").splitlines()
         return [line for line in lines if line and not line.startswith("#version")] == merges
     return False
 
 
-def _length(limit: float | None) -> float:
-    return math.inf if limit is None or limit >= ENDLESS else limit
-
-
 def _sides(sides: "Sides") -> list[Finding]:
-    """On which side batches are padded and long texts are cut."""
+    """Compare the sides on which batches are padded and long texts are truncated."""
     one, two = sides.tokenizers
     kind = sides.baseline.kind
     findings = []
     if one.padding_side != two.padding_side:
-        # A decoder goes on from the last position; absolute positions count the padding.
+        # A decoder continues from the last position; absolute positions count the padding.
         breaks = (
             two.padding_side == "right"
             if kind == CAUSAL
-            else two.padding_side == "left" and not _is_relative(sides.baseline)
+            else two.padding_side == "left" and not _has_relative_positions(sides.baseline)
         )
-        text = (
-            f"the tokenizer pads on the {one.padding_side} for the baseline and on the "
-            f"{two.padding_side} for the candidate"
-        )
+        text = f"the tokenizer pads on the {both_sides(one.padding_side, two.padding_side)}"
         findings.append(Finding("padding side" if breaks else "other padding", text))
     if one.truncation_side != two.truncation_side:
-        text = (
-            f"the tokenizer cuts on the {one.truncation_side} for the baseline and on the "
-            f"{two.truncation_side} for the candidate"
-        )
         breaks = kind in (CLASSIFIER, EXTRACTIVE, SEQ2SEQ)
+        shown = both_sides(one.truncation_side, two.truncation_side)
+        text = f"the tokenizer truncates on the {shown}"
         findings.append(Finding("truncation side" if breaks else "other truncation side", text))
     return findings
 
 
-def _is_relative(checkpoint: Checkpoint) -> bool:
-    """Whether a configuration says that only distances between positions count."""
-    described = json_object((checkpoint.base or checkpoint).path / "config.json")
-    return any(part in name for name in described for part in _RELATIVE if described[name])
+def _has_relative_positions(checkpoint: Checkpoint) -> bool:
+    """Return whether a model uses only the distances between positions."""
+    config = json_object((checkpoint.base or checkpoint).path / "config.json")
+    return any(part in name for name in config for part in _RELATIVE if config[name])
 
 
 def _truncation(sides: "Sides", one: Tokenizer, two: Tokenizer) -> list[Finding]:
-    """Truncation in the file itself."""
+    """Compare the truncation that the files set."""
     before, after = one.truncation, two.truncation
     if after is None or before == after:
         return []
     usual = math.inf if before is None else before["max_length"]
     context = sides.baseline.context or _length(sides.tokenizers[0].model_max_length)
+    shown = [
+        f"inputs to {side['max_length']} tokens on the {side['direction']}" if side else "nothing"
+        for side in (before, after)
+    ]
     text = (
-        f"{FILE} cuts {_shown(before, 'nothing')} for the baseline and "
-        f"{_shown(after, 'nothing')} for the candidate; transformers ignores it, other readers "
-        "of the file do not"
+        f"{FILE} truncates {both_sides(*shown)}; transformers ignores this setting, other programs "
+        "do not"
     )
     breaks = after["max_length"] < min(usual, context)
     return [Finding("truncation" if breaks else "other limit", text)]
 
 
-def _shown(truncation: Mapping[str, object] | None, none: str) -> str:
-    if truncation is None:
-        return none
-    return f"inputs to {truncation['max_length']} tokens on the {truncation['direction']}"
-
-
 def _padding(one: Tokenizer, two: Tokenizer) -> list[Finding]:
-    """Padding in the file itself."""
+    """Compare the padding that the files set."""
     before, after = one.padding, two.padding
     if after is None or before == after:
         return []
     if after["length"] and (before is None or before["length"] != after["length"]):
         text = (
-            f"{FILE} pads every input to {after['length']} tokens for the candidate; transformers "
-            "ignores it, other readers of the file do not"
+            f"{FILE} pads each input to {after['length']} tokens for the candidate; transformers "
+            "ignores this setting, other programs do not"
         )
         return [Finding("fixed padding", text)]
     names = [name for name in after if before is None or before[name] != after[name]]
     shown = [{n: side[n] for n in names} if side else "none" for side in (before, after)]
-    text = f"padding in {FILE} is {shown[0]} for the baseline and {shown[1]} for the candidate"
-    return [Finding("other padding", text)]
+    return [Finding("other padding", f"padding in {FILE} is {both_sides(*shown)}")]
 
 
-def _ids(sides: "Sides", one: Tokenizer, two: Tokenizer) -> list[Finding]:
-    """Tokens that the files alone give, and their text. The candidate's are right where they are
-    those of the baseline's file, or those of transformers, which writes into a file what its
-    classes add."""
+def _texts(sides: "Sides", one: Tokenizer, two: Tokenizer) -> list[Finding]:
+    """Compare how the files alone encode and decode texts.
+
+    The candidate's file may give the result of the baseline's file or that of transformers, which
+    saves the parts that its classes rebuild.
+    """
     for tokenizer in (one, two):
         tokenizer.no_truncation()
         tokenizer.no_padding()
     texts = stress_texts(sides.tokenizers[0])
     for data in sides.data:
         texts |= {f"{data.name} {n}": input_text(i) for n, i in enumerate(data.items[:SAMPLE], 1)}
-    tokens, decoded = {}, {}
+    encoded, decoded = {}, {}
     loaded = encode(sides.tokenizers[0], list(texts.values()))
     for (name, text), usual in zip(texts.items(), loaded, strict=True):
-        before, after = _encoded(one, text), _encoded(two, text)
+        before, after = (
+            result_or_reason(lambda side=side, text=text: side.encode(text).ids)
+            for side in (one, two)
+        )
         if after not in (before, usual):
-            tokens[name] = parting(sides.tokenizers, (before, after), snippet(text, SHOWN))
+            source = snippet(text, SHOWN)
+            encoded[name] = token_difference(sides.tokenizers, (before, after), source)
         elif isinstance(before, list):
-            decoded[name] = _decoding(sides, one, two, before)
-    other = "to readers other than transformers, on"
-    found = [
-        first_of(tokens, f"{FILE} gives other tokens {other}"),
-        first_of(decoded, f"{FILE} gives other text for the same tokens {other}"),
+            decoded[name] = _decoding_difference(sides, one, two, before)
+    readers = "to readers other than transformers, on"
+    differences = [
+        summarized(encoded, f"{FILE} gives different tokens {readers}"),
+        summarized(decoded, f"{FILE} gives different text for the same tokens {readers}"),
     ]
-    return [Finding("tokenizer.json", told) for told in found if told]
+    return [Finding("tokenizer.json", difference) for difference in differences if difference]
 
 
-def _encoded(tokenizer: Tokenizer, text: str) -> Ids:
-    try:
-        return tokenizer.encode(text).ids
-    except Exception as error:
-        return reason(error)
+def _decoding_difference(sides: "Sides", one: Tokenizer, two: Tokenizer, ids: list[int]) -> str:
+    """Describe how the text of the same tokens differs, with or without special tokens.
 
-
-def _decoding(sides: "Sides", one: Tokenizer, two: Tokenizer, ids: list[int]) -> str:
-    """How the text of the same tokens differs, with special tokens and without; empty where the
-    candidate's file gives that of the baseline's, or that of transformers, and where transformers
-    shows the same difference, of which the comparison of tokens tells."""
+    Empty if the candidate's file gives the text of the baseline's file or of the loaded baseline,
+    or that of the loaded candidate, whose differences the comparison of tokens reports.
+    """
     loaded = [
         side.backend_tokenizer if side.is_fast else file
         for side, file in zip(sides.tokenizers, (one, two), strict=True)
     ]
     for skip in (False, True):
-        before, after, *usual = (_decoded(side, ids, skip) for side in (one, two, *loaded))
-        if after not in (before, usual[0]) and after != usual[1]:
+        before, after, *usual = (decode(side, ids, skip) for side in (one, two, *loaded))
+        if after not in (before, *usual):
             return text_difference(before, after)
     return ""
-
-
-def _decoded(tokenizer: Tokenizer, ids: list[int], skip: bool) -> str:
-    try:
-        return tokenizer.decode(ids, skip_special_tokens=skip)
-    except BaseException as error:
-        if not (isinstance(error, Exception) or is_panic(error)):
-            raise
-        return reason(error)

@@ -1,8 +1,8 @@
-"""Whether a tokenizer encodes the data at all, tried where it can do no harm.
+"""Trial encoding of the data by a tokenizer, in a separate process.
 
-``tokenizer.json`` is a program: regular expressions that backtrack without end, replacements that
-multiply a text, settings that the library aborts on. The library is native code, which no signal
-interrupts and which may end the whole process, so a process of its own tries it first.
+``tokenizer.json`` can contain regular expressions that backtrack without end, replacements that
+multiply a text, and settings that abort the library. The library is native code, which a signal
+does not interrupt and which can end the whole process. A separate process therefore tries it first.
 """
 
 import json
@@ -23,30 +23,35 @@ from compression_gates.evals.errors import EvalError
 FILE = "tokenizer.json"
 _SCRIPT = Path(__file__).with_name("tokenizer_trial_script.py")
 _SECONDS, _BYTES_PER_SECOND = 60, 20_000
-"""Time limit: a fixed part, and the least speed. Tokenizers encode a megabyte a second."""
+"""Time limit: a fixed part, and a minimum speed. Tokenizers usually encode 1 MB per second."""
 _MEMORY, _MEMORY_PER_BYTE = 4 << 30, 2000
-"""Memory limit: a fixed part, and per byte of text."""
-_tried: dict[str, str] = {}
-"""What went wrong, by the hash of a tokenizer and texts: most candidates have their baseline's."""
+"""Memory limit: a fixed part, and a part per byte of text."""
+_problems: dict[str, str] = {}
+"""Problems by the hash of tokenizer and texts; most candidates share the baseline's tokenizer."""
 
 
 def check_encoding(checkpoint: Checkpoint, data: Iterable[DataSet]) -> None:
-    """Raises an EvalError where the tokenizer of a checkpoint fails, hangs or takes too much
-    memory on the texts of the data and on the fixed ones. Tokenizers without a ``tokenizer.json``
-    are not tried."""
+    """Check that a checkpoint's tokenizer encodes the data and the fixed texts.
+
+    Tokenizers without a ``tokenizer.json`` are not checked.
+
+    Raises:
+        EvalError: the tokenizer fails, or exceeds the limit of time or memory.
+    """
     folder = checkpoint.tokenizer
     if folder is None:
         return
-    read_files(folder, weights=False)  # refuses what is no file in the folder
+    read_files(folder, weights=False)  # refuses links out of the folder
     file = folder / FILE
-    if file.is_file():
-        texts = dict.fromkeys([*TEXTS.values(), *(text for one in data for text in _texts(one))])
-        asked = json.dumps(list(texts)).encode()
-        key = sha256(file.read_bytes() + asked).hexdigest()
-        if key not in _tried:
-            _tried[key] = _problem(file, asked)
-        if reason := _tried[key]:
-            raise EvalError(f"{file} does not encode the data: {reason}")
+    if not file.is_file():
+        return
+    texts = dict.fromkeys([*TEXTS.values(), *(text for one in data for text in _texts(one))])
+    request = json.dumps(list(texts)).encode()
+    key = sha256(file.read_bytes() + request).hexdigest()
+    if key not in _problems:
+        _problems[key] = _problem(file, request)
+    if problem := _problems[key]:
+        raise EvalError(f"{file} does not encode the data: {problem}")
 
 
 def _texts(data: DataSet) -> list[str]:
@@ -54,20 +59,20 @@ def _texts(data: DataSet) -> list[str]:
     return [*map(input_text, data.items), *expected]
 
 
-def _problem(file: Path, asked: bytes) -> str:
-    """What goes wrong with texts in JSON, or nothing."""
-    seconds = _SECONDS + len(asked) // _BYTES_PER_SECOND
-    memory = _MEMORY + _MEMORY_PER_BYTE * len(asked)
+def _problem(file: Path, request: bytes) -> str:
+    """Return why the texts of a JSON list cannot be encoded; empty if they can."""
+    seconds = _SECONDS + len(request) // _BYTES_PER_SECOND
+    memory = _MEMORY + _MEMORY_PER_BYTE * len(request)
     one_thread = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-I", str(_SCRIPT), str(file), str(memory)],
-            input=asked, capture_output=True, timeout=seconds, env={**os.environ, **one_thread},
+            input=request, capture_output=True, timeout=seconds, env={**os.environ, **one_thread},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"no end after {seconds:,} seconds"
-    if done.returncode < 0:
-        told = done.stderr.decode(errors="replace").strip().splitlines()
-        name = signal.Signals(-done.returncode).name
-        return f"its process ended by {name}" + (f" ({told[-1][:200]})" if told else "")
-    return done.stdout.decode(errors="replace").strip() if done.returncode else ""
+    if process.returncode < 0:
+        lines = process.stderr.decode(errors="replace").strip().splitlines()
+        name = signal.Signals(-process.returncode).name
+        return f"its process ended by {name}" + (f" ({lines[-1][:200]})" if lines else "")
+    return process.stdout.decode(errors="replace").strip() if process.returncode else ""

@@ -1,8 +1,8 @@
-"""Encodes texts in a process of its own: ``python SCRIPT TOKENIZER_JSON MEMORY < TEXTS``.
+"""Encode texts in a separate process: ``python SCRIPT TOKENIZER_JSON MEMORY < TEXTS``.
 
-Run by :mod:`evals.checkpoints.tokenizer_trial`, and imports nothing of the suite. Reads a JSON list
-of texts, uses at most ``MEMORY`` bytes of address space, and on failure prints the reason in a line
-and exits with 1.
+:mod:`evals.checkpoints.tokenizer_trial` runs this file, which imports nothing of the suite. It
+reads a JSON list of texts and uses at most ``MEMORY`` bytes of address space. On failure it prints
+the reason in one line and exits with status 1.
 """
 
 import json
@@ -11,11 +11,11 @@ import sys
 from contextlib import suppress
 
 BATCH = 256
-"""Texts that are encoded at a time."""
+"""Number of texts that are encoded at once."""
 
 
 def main(file: str, memory: str) -> int:
-    with suppress(ValueError, OSError):  # where the system has no such limit
+    with suppress(ValueError, OSError):  # not every system has this limit
         resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     try:
         from tokenizers import Tokenizer
@@ -26,7 +26,7 @@ def main(file: str, memory: str) -> int:
         texts = json.load(sys.stdin.buffer)
         for start in range(0, len(texts), BATCH):
             tokenizer.encode_batch(texts[start : start + BATCH])
-    except BaseException as error:  # a panic of the library is no Exception
+    except BaseException as error:  # a panic of the library is not an Exception
         print(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         return 1
     return 0

@@ -113,7 +113,7 @@ CHECKPOINTS = {
     ),
     "a shorter context": (
         lambda p: config(p, max_position_embeddings=32), FAILED,
-        "the candidate takes 32 tokens at most, the baseline 66",
+        "the candidate accepts at most 32 tokens, the baseline 66",
     ),
     "a package that is not there": (
         lambda p: config(p, quantization_config={"quant_method": "aqlm"}), USAGE,

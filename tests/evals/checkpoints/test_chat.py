@@ -1,10 +1,12 @@
-"""Chat templates count by the tokens of what they render."""
+"""Chat templates are compared by the tokens of rendered conversations."""
 
 import json
 
 import pytest
 
 from compression_gates.evals.checkpoints import chat
+from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
+from compression_gates.evals.checkpoints.compare import Sides
 from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides
 from compression_gates.evals.scoring import prompts
@@ -21,7 +23,7 @@ def token(content, **flags):
 
 
 def add(*contents, **flags):
-    """Adds tokens behind the vocabulary, which has 569 entries for 576 rows."""
+    """Append tokens to the vocabulary, which has 569 entries and 576 rows."""
 
     def change(described):
         for index, content in enumerate(contents):
@@ -32,12 +34,12 @@ def add(*contents, **flags):
 
 @pytest.fixture
 def chats(copies):
-    """Two copies with tokens that their template writes."""
-    made = copies()
-    made.change("tokenizer.json", add("<|im_start|>", "<|im_end|>"), both=True)
-    for place in (made.base, made.candidate):
+    """Two copies whose template writes added tokens."""
+    checkpoints = copies()
+    checkpoints.change("tokenizer.json", add("<|im_start|>", "<|im_end|>"), both=True)
+    for place in (checkpoints.base, checkpoints.candidate):
         (place / "chat_template.jinja").write_text(TEMPLATE)
-    return made
+    return checkpoints
 
 
 def template(chats, text):
@@ -45,10 +47,10 @@ def template(chats, text):
     return chats.findings()
 
 
-NO_CHAT_SHOWS_IT = {
+NOTED_TEXT = {
     "text of the chat template": (
         Severity.NOTED,
-        "the chat templates differ in their text, and no compared chat shows it",
+        "the chat templates have different texts, but render the compared chats alike",
     )
 }
 
@@ -57,14 +59,14 @@ def test_equal_templates(chats):
     assert chats.findings() == {}
 
 
-def test_a_token_of_the_template_that_is_lost(chats):
+def test_lost_token_of_the_template(chats):
     chats.change("tokenizer.json", lambda t: t["added_tokens"].pop())
     severity, text = chats.findings()["chat token"]
     assert severity == Severity.REFUSED
     assert "'<|im_end|>' (570) for the baseline and 10 tokens for the candidate" in text
 
 
-def test_a_token_of_a_branch_that_no_conversation_reaches(chats):
+def test_lost_token_in_an_unreached_branch(chats):
     unreached = "{% if messages[0].role == 'critic' %}<|critic|>{% endif %}"
     for place in (chats.base, chats.candidate):
         (place / "chat_template.jinja").write_text(TEMPLATE + unreached)
@@ -75,15 +77,15 @@ def test_a_token_of_a_branch_that_no_conversation_reaches(chats):
     assert "'<|critic|>'" in text
 
 
-def test_a_token_that_the_template_puts_together(copies):
-    made = copies()
-    made.change("tokenizer.json", add("<|user|>"), both=True)
-    for place in (made.base, made.candidate):
+def test_lost_token_that_the_template_concatenates(copies):
+    checkpoints = copies()
+    checkpoints.change("tokenizer.json", add("<|user|>"), both=True)
+    for place in (checkpoints.base, checkpoints.candidate):
         (place / "chat_template.jinja").write_text(
             "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{{ m['content'] }}{% endfor %}"
         )
-    made.change("tokenizer.json", lambda t: t["added_tokens"].pop())
-    severity, text = made.findings()["chat token"]
+    checkpoints.change("tokenizer.json", lambda t: t["added_tokens"].pop())
+    severity, text = checkpoints.findings()["chat token"]
     assert severity == Severity.REFUSED
     assert "'<|user|>' (569)" in text
 
@@ -96,16 +98,16 @@ def test_a_token_that_the_template_puts_together(copies):
         lambda text: text.replace("{{ bos_token }}", "{{ '<s>' }}"),
     ],
 )
-def test_other_words_for_the_same_chat(chats, change):
-    assert template(chats, change(TEMPLATE)) == NO_CHAT_SHOWS_IT
+def test_equivalent_templates_are_noted(chats, change):
+    assert template(chats, change(TEMPLATE)) == NOTED_TEXT
 
 
-def test_another_branch_that_no_chat_reaches(chats):
-    found = template(chats, TEMPLATE + "{% if messages[0].role == 'critic' %}!{% endif %}")
-    assert found == NO_CHAT_SHOWS_IT
+def test_unreached_branch_is_noted(chats):
+    findings = template(chats, TEMPLATE + "{% if messages[0].role == 'critic' %}!{% endif %}")
+    assert findings == NOTED_TEXT
 
 
-def test_white_space_around_a_template_is_not_told(chats):
+def test_white_space_around_a_template_is_ignored(chats):
     assert template(chats, TEMPLATE + "\n") == {}
 
 
@@ -131,7 +133,7 @@ def test_white_space_around_a_template_is_not_told(chats):
         (lambda text: text + "{% if enable_thinking is false %}<think>{% endif %}", "thinking"),
     ],
 )  # fmt: skip
-def test_another_chat(chats, change, shown):
+def test_different_rendering(chats, change, shown):
     severity, text = template(chats, change(TEMPLATE))["chat template"]
     assert severity == Severity.REFUSED
     assert text.startswith("the chat templates differ on ")
@@ -172,7 +174,7 @@ RICH = (
          "marks and scripts"),
     ],
 )  # fmt: skip
-def test_a_branch_of_a_rich_template(chats, old, new, shown):
+def test_different_branch_of_a_rich_template(chats, old, new, shown):
     assert old in RICH
     for place in (chats.base, chats.candidate):
         (place / "chat_template.jinja").write_text(RICH)
@@ -182,51 +184,64 @@ def test_a_branch_of_a_rich_template(chats, old, new, shown):
     assert shown in text
 
 
-@pytest.mark.parametrize("side", ["base", "candidate"])
-def test_a_template_that_takes_too_long_is_rendered_once(chats, monkeypatch, side):
+SLOW = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def test_length_of_data_with_a_slow_template(chats, monkeypatch):
     monkeypatch.setattr(prompts, "RENDER_SECONDS", 0.2)
-    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    (getattr(chats, side) / "chat_template.jinja").write_text(endless + TEMPLATE)
+    (chats.base / "chat_template.jinja").write_text(SLOW + TEMPLATE)
+    baseline = open_checkpoint(chats.base)
+    data = DataSet("prompts", (Prompt("Who is Lena?", "Nobody.", 0),), ProtocolOverrides(chat=True))
+    assert Sides(baseline, baseline, [data]).lengths.sequence > 0
+
+
+@pytest.mark.parametrize("side", ["base", "candidate"])
+def test_slow_template_is_rendered_once(chats, monkeypatch, side):
+    monkeypatch.setattr(prompts, "RENDER_SECONDS", 0.2)
+    (getattr(chats, side) / "chat_template.jinja").write_text(SLOW + TEMPLATE)
     timed_out = []
-    plain = chat.render
+    render = chat.render
 
     def counted(*args):
-        found = plain(*args)
-        timed_out.extend([found[1]] if chat.ENDLESS in found[1] else [])
-        return found
+        rendering = render(*args)
+        timed_out.extend([rendering] if rendering.timed_out else [])
+        return rendering
 
     monkeypatch.setattr(chat, "render", counted)
-    found = chats.findings()
-    assert 1 <= len(timed_out) <= 3
+    findings = chats.findings()
+    assert len(timed_out) == 1
     if side == "candidate":
-        severity, text = found["chat template"]
+        severity, text = findings["chat template"]
         assert severity == Severity.REFUSED
-        assert chat.ENDLESS in text
+        assert "no end after" in text
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("{# nothing #}", "it fails: it writes nothing"),
-        ("{{ raise_exception('no\nchats') }}", "it fails: TemplateError: no"),
-        ("{{ messages[0].content.nothing.more }}", "it fails: UndefinedError"),
-        ("{% for", "it fails: TemplateSyntaxError"),
-        ("{{ ''.__class__.__mro__ }}", "it fails: SecurityError"),
-        ("{{ 'x' * 10000000 }}", "it fails: it writes 10,000,000 characters"),
+        ("{# nothing #}", "template fails: it writes nothing"),
+        ("{{ raise_exception('no\nchats') }}", "template fails: TemplateError: no"),
+        (
+            "{{ messages[0].content.nothing.more }}",
+            "template fails: UndefinedError",
+        ),
+        ("{% for", "template fails: TemplateSyntaxError"),
+        ("{{ ''.__class__.__mro__ }}", "template fails: SecurityError"),
+        ("{{ 'x' * 10000000 }}", "template fails: it writes 10,000,000 characters"),
     ],
 )
-def test_a_template_that_is_of_no_use(chats, text, told):
+def test_failing_template(chats, text, message):
     severity, text = template(chats, text)["chat template"]
     assert severity == Severity.REFUSED
-    assert told in text
+    assert message in text
 
 
-def test_a_template_has_the_limits_that_it_is_scored_with(chats):
+def test_template_has_the_limits_of_scoring(chats):
     _, text = template(chats, "{{ 'x' * 100000 }}")["chat template"]
-    assert "it fails: it writes 100,000 characters" in text
+    assert "template fails: it writes 100,000 characters" in text
 
 
-def test_a_long_chat_is_not_tokenized(chats, monkeypatch):
+def test_long_chat_is_not_tokenized(chats, monkeypatch):
     def small(tokenizer, text, *rest, **options):
         assert len(str(text)) < 1_000_000
         return call(tokenizer, text, *rest, **options)
@@ -238,25 +253,25 @@ def test_a_long_chat_is_not_tokenized(chats, monkeypatch):
     assert "chat template" in template(chats, "{{ 'x' * 10000000 }}")
 
 
-def test_a_template_is_lost_or_new(copies):
-    made = copies()
-    (made.candidate / "chat_template.jinja").unlink()
+def test_lost_and_new_template(copies):
+    checkpoints = copies()
+    (checkpoints.candidate / "chat_template.jinja").unlink()
     lost = (Severity.REFUSED, "only the baseline has a chat template")
-    assert made.findings() == {"chat template": lost}
-    (made.base / "chat_template.jinja").rename(made.candidate / "chat_template.jinja")
+    assert checkpoints.findings() == {"chat template": lost}
+    (checkpoints.base / "chat_template.jinja").rename(checkpoints.candidate / "chat_template.jinja")
     new = (Severity.NOTED, "only the candidate has a chat template")
-    assert made.findings() == {"new chat template": new}
+    assert checkpoints.findings() == {"new chat template": new}
 
 
 class TestPlaces:
-    """A template stands in a file of its own, in a folder, or in the configuration."""
+    """A template can be in a separate file, in a folder, or in the configuration."""
 
-    def test_the_configuration_counts_where_there_is_no_file(self, chats):
+    def test_configuration_is_read_without_a_file(self, chats):
         (chats.candidate / "chat_template.jinja").unlink()
         chats.change("tokenizer_config.json", lambda t: t.update(chat_template=TEMPLATE))
         assert chats.findings() == {}
 
-    def test_a_list_of_templates(self, chats):
+    def test_list_of_templates(self, chats):
         named = [{"name": "default", "template": TEMPLATE}, {"name": "rag", "template": "{{ 1 }}"}]
         for place in (chats.base, chats.candidate):
             (place / "chat_template.jinja").unlink()
@@ -266,10 +281,10 @@ class TestPlaces:
         chats.change("tokenizer_config.json", lambda t: t.update(chat_template=named))
         assert chats.findings()["chat template"][0] == Severity.REFUSED
         chats.change("tokenizer_config.json", lambda t: t.update(chat_template=named[:1]))
-        told = "the candidate has no chat template named 'rag'"
-        assert chats.findings() == {"chat template": (Severity.REFUSED, told)}
+        message = "the candidate has no chat template named 'rag'"
+        assert chats.findings() == {"chat template": (Severity.REFUSED, message)}
 
-    def test_the_folder_of_further_templates(self, chats):
+    def test_folder_of_additional_templates(self, chats):
         for place in (chats.base, chats.candidate):
             (place / "additional_chat_templates").mkdir()
             (place / "additional_chat_templates" / "tool_use.jinja").write_text(TEMPLATE)
@@ -278,7 +293,7 @@ class TestPlaces:
         file.write_text(TEMPLATE + "!")
         assert "with tools" in chats.findings()["chat template"][1]
 
-    def test_a_list_that_is_saved_again_as_files(self, chats):
+    def test_list_saved_as_files(self, chats):
         named = [
             {"name": "default", "template": TEMPLATE},
             {"name": "tool_use", "template": TEMPLATE + "!"},
@@ -293,7 +308,7 @@ class TestPlaces:
         assert chats.findings() == {}
 
     @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.json"])
-    def test_another_one_that_only_other_readers_take(self, chats, file):
+    def test_template_for_other_readers(self, chats, file):
         if not (chats.candidate / file).exists():
             (chats.candidate / file).write_text("{}")
         chats.change(file, lambda t: t.update(chat_template=TEMPLATE + "{# the same #}"))
@@ -301,20 +316,20 @@ class TestPlaces:
         chats.change(file, lambda t: t.update(chat_template=TEMPLATE + "!"))
         severity, text = chats.findings()["other chat template"]
         assert severity == Severity.FAILED
-        assert text.startswith(f"{file} has a chat template of its own: ")
+        assert text.startswith(f"{file} has another chat template: ")
 
 
-def test_prompts_that_are_scored_as_a_chat(chats):
+def test_prompts_scored_as_a_chat(chats):
     text = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | replace('Lena', 'Rufus') }}")
-    assert template(chats, text) == NO_CHAT_SHOWS_IT
-    asked = DataSet("asked", (Prompt("Who is Lena?", "Nobody.", 0),), ProtocolOverrides(chat=True))
-    severity, text = chats.findings(asked)["chat template"]
+    assert template(chats, text) == NOTED_TEXT
+    data = DataSet("asked", (Prompt("Who is Lena?", "Nobody.", 0),), ProtocolOverrides(chat=True))
+    severity, text = chats.findings(data)["chat template"]
     assert severity == Severity.REFUSED
     assert "'Who is Lena?' in asked" in text
 
 
-def test_a_template_that_writes_the_time(chats):
-    """Two tokenizers that are saved otherwise render the same template at two times."""
+def test_template_that_writes_the_time(chats):
+    """The same template is rendered for two tokenizers at different times."""
     now = "{{ strftime_now('%H:%M:%S') }}"
     for place in (chats.base, chats.candidate):
         (place / "chat_template.jinja").write_text(now + TEMPLATE)

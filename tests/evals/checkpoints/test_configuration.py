@@ -429,7 +429,7 @@ def test_dropout_is_noted_at_most(found):
 def test_a_context_that_only_the_defaults_tell(found):
     without = {name: value for name, value in LLAMA.items() if name != "max_position_embeddings"}
     assert found(without, LLAMA) == [
-        ("context length", "the candidate takes 512 tokens at most, the baseline 2048")
+        ("context length", "the candidate accepts at most 512 tokens, the baseline 2048")
     ]
     assert found(LLAMA, without) == [
         ("longer context", "the candidate is said to take 2048 tokens, the baseline 512")

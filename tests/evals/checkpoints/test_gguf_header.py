@@ -1,4 +1,4 @@
-"""What a GGUF header says is compared with the baseline, and with what transformers loads."""
+"""A GGUF header is compared with the baseline and with the model that transformers loads."""
 
 import json
 import re
@@ -15,6 +15,7 @@ from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.checkpoints.gguf_header import compare, read_header
 from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.scoring import prompts
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
 from tests.evals.checkpoints import published
@@ -27,18 +28,20 @@ LONG = DataSet("long", (Text("Rufus lives in Merrin. " * 40, 0),))
 
 @pytest.fixture
 def differences(tmp_path):
-    """``differences(header, base, ...)``: what is found of a file with a changed header, by
-    severity and without the quantization types."""
+    """``differences(header, base, ...)``: findings for a file with a changed header, by severity
+    and without the quantization types."""
 
     def find(header=lambda writer: None, base=BASE, tokenizer=True, data=SHORT, kind="Q8_0"):
         shutil.rmtree(tmp_path / "file", ignore_errors=True)
         file = foreign.gguf(kind, header, tokenizer)(base, tmp_path / "file")
         baseline = open_checkpoint(base)
         candidate = open_checkpoint(file).with_tokenizer_of(baseline)
-        found = compare(Sides(baseline, candidate, [data]))
-        assert all("\n" not in finding.text for finding in found.findings)
+        comparison = compare(Sides(baseline, candidate, [data]))
+        assert all("\n" not in finding.text for finding in comparison.findings)
         return {
-            severity: [text for text in found.of(severity) if not text.startswith("quantization")]
+            severity: [
+                text for text in comparison.of(severity) if not text.startswith("quantization")
+            ]
             for severity in Severity
         }
 
@@ -47,7 +50,7 @@ def differences(tmp_path):
 
 @pytest.fixture
 def base_with(tmp_path):
-    """``base_with(changes)``: the shipped model with another configuration or generation."""
+    """``base_with(changes)``: the shipped model with changed settings."""
 
     def make(generation=None, **changes):
         shutil.copytree(BASE, tmp_path / "base")
@@ -76,7 +79,7 @@ def drop_key(key):
 
 
 def change_list(key, change):
-    """Changes a list of a header as it is written."""
+    """Change a list of a header when it is written."""
     return lambda writer: change(writer.kv_data[0][key].value)
 
 
@@ -92,7 +95,7 @@ def linear(writer):
 
 
 def llama3(writer):
-    """As llama.cpp's converter writes it: as a tensor, and with no key."""
+    """Write the scaling as llama.cpp's converter does: as a tensor, without a key."""
     turns = 512 * 10000.0 ** (-np.arange(0, 32, 2) / 32) / (2 * np.pi)
     smooth = (turns - 1) / 3
     factors = np.where(turns < 1, 4.0, np.where(turns > 4, 1.0, 1 / ((1 - smooth) / 4 + smooth)))
@@ -101,35 +104,35 @@ def llama3(writer):
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16", "F32"])
 @pytest.mark.parametrize("tokenizer", [True, False])
-def test_a_healthy_file_has_no_difference(differences, kind, tokenizer):
+def test_healthy_file_has_no_difference(differences, kind, tokenizer):
     assert differences(kind=kind, tokenizer=tokenizer) == NOTHING
 
 
 @pytest.mark.parametrize(
     ("parameters", "header"), [(YARN, yarn), (LINEAR, linear), (LLAMA3, llama3)]
 )
-def test_rope_scaling_that_the_loader_drops_is_refused_and_one_that_is_lost_fails(
+def test_dropped_rope_scaling_is_refused_and_lost_rope_scaling_fails(
     differences, base_with, parameters, header
 ):
     base = base_with(rope_parameters=parameters)
     kept, lost = differences(header, base), differences(base=base)
     assert not kept[Severity.FAILED]
-    [told] = kept[Severity.REFUSED]
-    assert "does not load the rope scaling of model.gguf" in told
-    assert parameters["rope_type"] in told
+    [message] = kept[Severity.REFUSED]
+    assert "does not load the rope scaling of model.gguf" in message
+    assert parameters["rope_type"] in message
     assert not lost[Severity.REFUSED]
-    [told] = lost[Severity.FAILED]
-    assert "the rope scaling is " + parameters["rope_type"] in told
-    assert "for the baseline and none in the header" in told
+    [message] = lost[Severity.FAILED]
+    assert "the rope scaling is " + parameters["rope_type"] in message
+    assert "for the baseline and none in the header" in message
 
 
-def test_another_factor_of_the_same_scaling(differences, base_with):
-    found = differences(yarn, base_with(rope_parameters=YARN | {"factor": 8.0}))
-    assert "yarn, factor 8" in found[Severity.FAILED][0]
-    assert "yarn, factor 4" in found[Severity.FAILED][0]
+def test_different_factor_of_the_same_scaling(differences, base_with):
+    findings = differences(yarn, base_with(rope_parameters=YARN | {"factor": 8.0}))
+    assert "yarn, factor 8" in findings[Severity.FAILED][0]
+    assert "yarn, factor 4" in findings[Severity.FAILED][0]
 
 
-def test_llama3_is_what_transformers_computes(base_with):
+def test_llama3_factors_are_those_of_transformers(base_with):
     from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -142,54 +145,54 @@ def test_llama3_is_what_transformers_computes(base_with):
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         (set_key("llama.rope.freq_base", 500000.0), "base of the rotary embedding is 10000"),
         (set_key("llama.attention.layer_norm_rms_epsilon", 1e-5), "epsilon of the normalization"),
         (set_key("llama.rope.dimension_count", 16, "add_uint32"), "rotated dimensions is 32"),
-        (set_key("llama.attention.head_count", 8, "add_uint32"), "attention heads, heads of keys"),
+        (set_key("llama.attention.head_count", 8, "add_uint32"), "attention heads, of key heads"),
     ],
 )
-def test_what_llama_cpp_would_compute_otherwise_fails(differences, header, told):
-    assert any(told in text for text in differences(header)[Severity.FAILED])
+def test_different_computation_in_llama_cpp_fails(differences, header, message):
+    assert any(message in text for text in differences(header)[Severity.FAILED])
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         (set_key("llama.logit_scale", 0.5), "scale of logits"),
         (set_key("llama.final_logit_softcapping", 30.0), "cap of final logits"),
         (set_key("llama.attention.scale", 0.1), "scale of attention"),
-        (set_key("llama.expert_used_count", 2, "add_uint32"), "number of experts for a token"),
+        (set_key("llama.expert_used_count", 2, "add_uint32"), "number of experts per token"),
         (set_key("llama.attention.causal", False, "add_bool"), "causal attention"),
         (lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(128, np.float32)), "attn_q.bias"),
         (lambda w: w.add_tensor("output_norm.bias", np.ones(128, np.float32)), "output_norm.bias"),
     ],
 )
-def test_what_the_loader_drops_is_refused(differences, header, told):
-    assert any(told in text for text in differences(header)[Severity.REFUSED])
+def test_dropped_by_the_loader_is_refused(differences, header, message):
+    assert any(message in text for text in differences(header)[Severity.REFUSED])
 
 
-def test_a_bias_of_zeros_is_not_missed(differences):
+def test_zero_bias_is_ignored(differences):
     def zeros(writer):
         writer.add_tensor("blk.0.attn_q.bias", np.zeros(128, np.float32))
 
     assert differences(zeros) == NOTHING
 
 
-def test_a_shorter_context_is_refused(differences):
-    found = differences(set_key("llama.context_length", 256, "add_uint32"))
-    assert "takes 256 tokens at most, the baseline 512" in found[Severity.REFUSED][0]
+def test_shorter_context_is_refused(differences):
+    findings = differences(set_key("llama.context_length", 256, "add_uint32"))
+    assert "accepts at most 256 tokens, the baseline 512" in findings[Severity.REFUSED][0]
     longer = differences(set_key("llama.context_length", 4096, "add_uint32"))
     assert longer == NOTHING
 
 
-def test_a_window_matters_where_texts_are_longer(differences):
+def test_sliding_window_matters_for_longer_texts(differences):
     window = set_key("llama.attention.sliding_window", 100, "add_uint32")
     short, long = differences(window), differences(window, data=LONG)
     assert not short[Severity.REFUSED]
     assert "for the baseline and 100" in short[Severity.NOTED][0]
-    assert short[Severity.NOTED][0].endswith("which these texts cannot show")
+    assert short[Severity.NOTED][0].endswith("the data are shorter, so no score can show it")
     assert "does not load the sliding window" in long[Severity.REFUSED][0]
 
 
@@ -225,7 +228,7 @@ def template(text, name=""):
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         (set_key("tokenizer.ggml.model", "gpt2", "add_string"), "model is 'gpt2' in model.gguf"),
         (change_list("tokenizer.ggml.tokens", swap), "token 400 is "),
@@ -240,40 +243,47 @@ def template(text, name=""):
         (drop_key("tokenizer.ggml.token_type"), "has no token types"),
         (change_list("tokenizer.ggml.scores", zero), "the score of token"),
         (change_list("tokenizer.ggml.scores", list.reverse), "the score of token"),
-        (drop_key("tokenizer.ggml.scores"), "no score for each token"),
-        (set_key("tokenizer.ggml.add_space_prefix", True, "add_bool"), "and llama.cpp puts one"),
-        (drop_key("tokenizer.ggml.add_space_prefix"), "and llama.cpp puts one"),
-        (set_key("tokenizer.ggml.eot_token_id", 400, "add_uint32"), "[2, 400] by the header"),
-        (set_key("tokenizer.ggml.eom_token_id", 400, "add_uint32"), "[2, 400] by the header"),
+        (drop_key("tokenizer.ggml.scores"), "lacks scores of some tokens"),
+        (set_key("tokenizer.ggml.add_space_prefix", True, "add_bool"), "and llama.cpp adds one"),
+        (drop_key("tokenizer.ggml.add_space_prefix"), "and llama.cpp adds one"),
+        (set_key("tokenizer.ggml.eot_token_id", 400, "add_uint32"), "[2, 400] in the header"),
+        (set_key("tokenizer.ggml.eom_token_id", 400, "add_uint32"), "[2, 400] in the header"),
         (template("{% if messages[0].role == 'system' %}Mind:{% endif %}" + TEMPLATE), "Mind:"),
         (template(TEMPLATE + "{% if tools %}{{ tools }}{% endif %}"), "with tools"),
-        (template(TEMPLATE.replace("{% endif %}", "{% else %}X{% endif %}")), "of a user, "),
+        (template(TEMPLATE.replace("{% endif %}", "{% else %}X{% endif %}")), "on a user, "),
         (template("{{ 1 }}", ".tool_use"), "with tools"),
         (set_key("tokenizer.ggml.eos_token_id", 9, "add_uint32"), "ends at [2] for the baseline"),
         (drop_key("tokenizer.chat_template"), "only the baseline has a chat template"),
-        (set_key("tokenizer.chat_template", "{{ messages[0] }}", "add_string"), "a chat is"),
-        (set_key("tokenizer.chat_template", "{{ nothing.at.all }}", "add_string"), "a chat is"),
+        (template("{{ messages[0] }}"), "differs on a user that asks"),
+        (template("{{ nothing.at.all }}"), "the template fails: UndefinedError"),
     ],
 )  # fmt: skip
-def test_what_llama_cpp_would_read_otherwise_fails(differences, header, told):
-    found = differences(header)
-    assert any(told in text for text in found[Severity.FAILED]), found
-    assert not found[Severity.REFUSED]
+def test_different_tokenization_in_llama_cpp_fails(differences, header, message):
+    findings = differences(header)
+    assert any(message in text for text in findings[Severity.FAILED]), findings
+    assert not findings[Severity.REFUSED]
 
 
-def test_a_key_that_llama_cpp_does_not_read_is_noted(differences):
-    found = differences(set_key("tokenizer.ggml.remove_extra_whitespaces", True, "add_bool"))
-    [text] = found[Severity.NOTED]
-    assert "keeps spaces behind a space" in text
-    assert found[Severity.FAILED] == []
+def test_slow_template_fails(differences, monkeypatch):
+    monkeypatch.setattr(prompts, "RENDER_SECONDS", 0.2)
+    slow = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    [text] = differences(template(slow + TEMPLATE))[Severity.FAILED]
+    assert "the template fails: no end after" in text
+
+
+def test_key_that_llama_cpp_ignores_is_noted(differences):
+    findings = differences(set_key("tokenizer.ggml.remove_extra_whitespaces", True, "add_bool"))
+    [text] = findings[Severity.NOTED]
+    assert "keeps repeated spaces" in text
+    assert findings[Severity.FAILED] == []
 
 
 @pytest.mark.parametrize("key", ["attn_factor", "yarn_attn_factor"])
-def test_an_attention_factor_of_its_own(differences, key):
-    found = differences(set_key(f"llama.rope.scaling.{key}", 2.0))
-    told = "attention factor of the rotary embedding"
-    assert told in found[Severity.FAILED][0]
-    assert told in found[Severity.REFUSED][0]
+def test_attention_factor(differences, key):
+    findings = differences(set_key(f"llama.rope.scaling.{key}", 2.0))
+    message = "attention factor of the rotary embedding"
+    assert message in findings[Severity.FAILED][0]
+    assert message in findings[Severity.REFUSED][0]
     assert differences(set_key(f"llama.rope.scaling.{key}", 1.0)) == NOTHING
 
 
@@ -295,8 +305,8 @@ def test_attention_factors_of_configurations(base_with, parameters, factor):
     from compression_gates.evals.checkpoints.gguf_rope import attention_factor_of_config
 
     config = AutoConfig.from_pretrained(base_with(rope_parameters=parameters))
-    found = attention_factor_of_config(config)
-    assert found is None if factor is None else found == pytest.approx(factor)
+    actual = attention_factor_of_config(config)
+    assert actual is None if factor is None else actual == pytest.approx(factor)
 
 
 @pytest.fixture
@@ -320,17 +330,17 @@ def layout_differences(differences, tmp_path, monkeypatch):
 
         def add(writer, base):
             described = json.loads((base / "tokenizer.json").read_text())
-            held = {index: token for token, index in tokenizer.get_vocab().items()}
+            known = {index: token for token, index in tokenizer.get_vocab().items()}
             added = tokenizer.added_tokens_decoder
             writer.add_tokenizer_model("gpt2" if layout in BYTE_LEVEL else "llama")
             writer.add_tokenizer_pre(pre)
-            writer.add_token_list([held.get(i, f"[PAD{i}]") for i in range(max(held) + 1)])
+            writer.add_token_list([known.get(i, f"[PAD{i}]") for i in range(max(known) + 1)])
             merges = [" ".join(m) if isinstance(m, list) else m
                       for m in described["model"]["merges"]]  # fmt: skip
             bytes_ = re.compile("<0x..>")
             kinds = [
-                5 if i not in held else 3 if i in added else 6 if bytes_.fullmatch(held[i]) else 1
-                for i in range(max(held) + 1)
+                5 if i not in known else 3 if i in added else 6 if bytes_.fullmatch(known[i]) else 1
+                for i in range(max(known) + 1)
             ]
             writer.add_token_types(kinds)
             if layout in BYTE_LEVEL:
@@ -372,12 +382,12 @@ ADD_BOS = "tokenizer.ggml.add_bos_token"
         (published.gemma, "default"),
     ],
 )
-def test_a_healthy_file_of_a_published_layout(layout_differences, layout, pre):
+def test_healthy_file_of_a_published_layout(layout_differences, layout, pre):
     if layout is published.qwen_2:  # as its file has it, digit by digit
         layout = digit_by_digit
-    found = layout_differences(layout, pre)
-    assert not found[Severity.FAILED]
-    assert not found[Severity.REFUSED]
+    findings = layout_differences(layout, pre)
+    assert not findings[Severity.FAILED]
+    assert not findings[Severity.REFUSED]
 
 
 def digit_by_digit():
@@ -392,54 +402,54 @@ BYTE_LEVEL = (*BYTE_LEVEL, digit_by_digit)
 
 
 @pytest.mark.parametrize("pre", ["qwen2", "default", "gpt-2", "starcoder"])
-def test_a_split_that_is_not_the_baselines(layout_differences, pre):
-    found = layout_differences(published.llama_3, pre)
-    [text] = found[Severity.FAILED]
+def test_different_split(layout_differences, pre):
+    findings = layout_differences(published.llama_3, pre)
+    [text] = findings[Severity.FAILED]
     assert f"pre is '{pre}' in model.gguf, and the baseline splits texts as llama-bpe" in text
 
 
-def test_a_split_that_is_not_known_is_noted(layout_differences):
-    found = layout_differences(published.llama_3, "zork")
-    assert not found[Severity.FAILED]
-    assert "pre is 'zork'" in found[Severity.NOTED][0]
+def test_unknown_split_is_noted(layout_differences):
+    findings = layout_differences(published.llama_3, "zork")
+    assert not findings[Severity.FAILED]
+    assert "pre is 'zork'" in findings[Severity.NOTED][0]
 
 
-def test_a_key_that_is_lost_counts_as_llama_cpp_takes_it(layout_differences):
-    """Of Llama 3, the bos token is added anyway."""
+def test_missing_key_has_the_default_of_llama_cpp(layout_differences):
+    """llama.cpp adds the bos token of Llama 3 by default."""
     assert not layout_differences(published.llama_3, "llama-bpe", drop_key(ADD_BOS))[
         Severity.FAILED
     ]
-    found = layout_differences(published.llama_3, "dbrx", drop_key(ADD_BOS))
-    assert "adds the bos token, and llama.cpp does not" in found[Severity.FAILED][0]
+    findings = layout_differences(published.llama_3, "dbrx", drop_key(ADD_BOS))
+    assert "adds the bos token, and llama.cpp does not" in findings[Severity.FAILED][0]
 
 
 @pytest.mark.parametrize("change", [zero, list.reverse])
-def test_scores_that_do_not_fall_along_the_merges(layout_differences, change):
+def test_scores_that_contradict_the_merges(layout_differences, change):
     header = change_list("tokenizer.ggml.scores", change)
-    found = layout_differences(published.llama_2, "default", header)
-    assert any("merges in another order" in text for text in found[Severity.FAILED])
+    findings = layout_differences(published.llama_2, "default", header)
+    assert any("merges in a different order" in text for text in findings[Severity.FAILED])
 
 
-def test_a_template_that_says_the_same_is_no_difference(differences):
+def test_equivalent_template_is_no_difference(differences):
     template = (BASE / "chat_template.jinja").read_text()
     header = set_key("tokenizer.chat_template", "{# a remark #}" + template, "add_string")
     assert differences(header) == NOTHING
 
 
-def test_every_end_of_the_baseline_is_one_of_the_file(differences, base_with):
+def test_lost_end_token_fails(differences, base_with):
     base = base_with(generation={"eos_token_id": [2, 506]})
     lost = differences(base=base)
-    assert "ends at [2, 506] for the baseline, [2] by the header" in lost[Severity.FAILED][0]
+    assert "ends at [2, 506] for the baseline and [2] in the header" in lost[Severity.FAILED][0]
     assert differences(set_key("tokenizer.ggml.eot_token_id", 506, "add_uint32"), base) == NOTHING
 
 
 def test_padding_is_noted(differences):
-    found = differences(set_key("tokenizer.ggml.padding_token_id", 0, "add_uint32"))
-    assert found[Severity.NOTED] == ["the pad token is 2 for the baseline and 0 in model.gguf"]
-    assert not found[Severity.FAILED]
+    findings = differences(set_key("tokenizer.ggml.padding_token_id", 0, "add_uint32"))
+    assert findings[Severity.NOTED] == ["the pad token is 2 for the baseline and 0 in model.gguf"]
+    assert not findings[Severity.FAILED]
 
 
-def test_tokens_beyond_the_baselines_are_noted_unless_unused(differences):
+def test_additional_tokens_are_noted_unless_unused(differences):
     def longer(token, type_):
         def header(writer):
             writer.kv_data[0]["tokenizer.ggml.tokens"].value.append(token)
@@ -448,21 +458,21 @@ def test_tokens_beyond_the_baselines_are_noted_unless_unused(differences):
         return header
 
     assert differences(longer("[PAD576]", 5)) == NOTHING
-    assert "more than the baseline" in differences(longer("new", 1))[Severity.NOTED][0]
+    assert "1 tokens that the baseline lacks" in differences(longer("new", 1))[Severity.NOTED][0]
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         (set_key("split.count", 3, "add_uint16"), "only this part would be loaded"),
-        (set_key("general.type", "adapter", "add_string"), "name a file that holds a model"),
-        (set_key("llama.rope.freq_base", "fast", "add_string"), "is no number"),
+        (set_key("general.type", "adapter", "add_string"), "give a file that contains a model"),
+        (set_key("llama.rope.freq_base", "fast", "add_string"), "is not a number"),
         (set_key("general.architecture", "llama9", "add_string"), "does not load"),
         (set_key("tokenizer.ggml.tokens", [1, 2, 3], "add_array"), "cannot be compared"),
     ],
 )
-def test_what_cannot_be_judged_is_one_line(differences, header, told):
-    with pytest.raises(EvalError, match=told) as caught:
+def test_invalid_header_is_refused_in_one_line(differences, header, message):
+    with pytest.raises(EvalError, match=message) as caught:
         differences(header)
     assert "\n" not in str(caught.value)
 
@@ -473,7 +483,7 @@ def test_quantization_types_are_counted(tmp_path):
 
 
 def mixture(base, out):
-    """A random mixture of experts as llama.cpp lays it out, and its file."""
+    """Write a random mixture of experts, and its GGUF file in llama.cpp's layout."""
     import torch
     from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -515,20 +525,20 @@ def mixture(base, out):
     writer.close()
 
 
-def test_a_healthy_mixture_has_no_difference(tmp_path):
+def test_healthy_mixture_has_no_difference(tmp_path):
     mixture(tmp_path / "base", tmp_path / "m.gguf")
     baseline = open_checkpoint(tmp_path / "base")
     candidate = open_checkpoint(tmp_path / "m.gguf").with_tokenizer_of(baseline)
-    found = compare(Sides(baseline, candidate, [SHORT]))
-    assert [finding.kind for finding in found.findings] == ["quantization types"]
+    comparison = compare(Sides(baseline, candidate, [SHORT]))
+    assert [finding.kind for finding in comparison.findings] == ["quantization types"]
 
 
-def test_names_that_are_no_plain_text_stay_on_one_line(differences):
+def test_names_with_control_characters_are_escaped(differences):
     def header(writer):
         writer.add_string("llama.rope.scaling.type", "x\n::error::y\x1b[31m")
         writer.add_float32("llama.rope.scaling.factor", 2.0)
         writer.add_tensor("evil\n::error::.bias", np.ones(2, np.float32))
 
-    found = differences(header)
-    assert len(found[Severity.REFUSED]) == 2
-    assert all(text.isprintable() for texts in found.values() for text in texts)
+    findings = differences(header)
+    assert len(findings[Severity.REFUSED]) == 2
+    assert all(text.isprintable() for texts in findings.values() for text in texts)

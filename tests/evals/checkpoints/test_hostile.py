@@ -243,7 +243,7 @@ def test_a_tokenizer_that_never_ends_is_killed(causal_checkpoint, monkeypatch, t
     script.write_text("import signal\nsignal.pthread_sigmask(0, range(1, 32))\nwhile True: pass\n")
     monkeypatch.setattr(tokenizer_trial, "_SCRIPT", script)
     monkeypatch.setattr(tokenizer_trial, "_SECONDS", 1)
-    monkeypatch.setattr(tokenizer_trial, "_tried", {})
+    monkeypatch.setattr(tokenizer_trial, "_problems", {})
     checkpoint = causal_checkpoint()
     told(lambda: tokenizer_trial.check_encoding(checkpoint, [TEXTS]), "no end after 1 seconds")
 

@@ -1,4 +1,4 @@
-"""One table of names serves all that read a configuration."""
+"""All readers of a configuration use one table of names."""
 
 import json
 
@@ -10,7 +10,7 @@ from compression_gates.evals.checkpoints.settings import CONTEXT, kind_of
 
 
 @pytest.mark.parametrize("name", POSITIONS)
-def test_the_longest_input_by_every_name(causal_checkpoint, name):
+def test_longest_input_by_every_name(causal_checkpoint, name):
     folder = causal_checkpoint().path
     described = json.loads((folder / "config.json").read_text())
     del described["max_position_embeddings"]

@@ -1,4 +1,4 @@
-"""What plain transformers does with a checkpoint, before anything about it is repaired."""
+"""Checkpoints are used with plain transformers, without any repair."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def sides(causal_checkpoint):
 
 @pytest.fixture
 def used(tmp_path):
-    """``used(base, candidate)``: what differs in use."""
+    """``used(base, candidate)``: the comparison of their use."""
 
     def compared(base, candidate):
         bench = Bench(Store(tmp_path / "store"))
@@ -37,24 +37,26 @@ def used(tmp_path):
 
 def set_in(folder, name, **values):
     file = folder / name
-    told = {**json.loads(file.read_text()), **values}
-    file.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    settings = {**json.loads(file.read_text()), **values}
+    file.write_text(
+        json.dumps({key: value for key, value in settings.items() if value is not None})
+    )
 
 
-def test_a_copy_is_used_as_its_baseline(sides, used):
-    found = used(*sides)
-    assert not found.findings
-    assert not found.not_compared
-    assert found.compared == ("loading", BATCH, GENERATION, PADDED)
+def test_copy_has_no_difference(sides, used):
+    comparison = used(*sides)
+    assert not comparison.findings
+    assert not comparison.not_compared
+    assert comparison.compared == ("loading", BATCH, GENERATION, PADDED)
 
 
-def test_the_result_is_stored(sides, used, monkeypatch):
+def test_result_is_stored(sides, used, monkeypatch):
     used(*sides)
     monkeypatch.setattr("compression_gates.evals.models.cache.Models.load", None)
     assert not used(*sides).findings
 
 
-def test_a_padding_token_that_is_lost(sides, used):
+def test_lost_padding_token(sides, used):
     base, candidate = sides
     set_in(candidate, "tokenizer_config.json", pad_token=None)
     texts = used(base, candidate).of(Severity.FAILED)
@@ -64,16 +66,16 @@ def test_a_padding_token_that_is_lost(sides, used):
     assert load(open_checkpoint(candidate)).tokenizer.pad_token_id is not None
 
 
-def test_what_the_baseline_cannot_do_either_is_no_finding(sides, used):
+def test_failure_of_the_baseline_is_no_finding(sides, used):
     for side in sides:
         set_in(side, "tokenizer_config.json", pad_token=None)
-    found = used(*sides)
-    assert not found.findings
-    assert "Asking to pad" in found.not_compared[BATCH]
+    comparison = used(*sides)
+    assert not comparison.findings
+    assert "Asking to pad" in comparison.not_compared[BATCH]
 
 
-def test_a_classifier_that_no_longer_knows_its_padding(tiny_llama, sides, used, tmp_path):
-    """transformers takes the last token that is no padding, and refuses batches without one."""
+def test_classifier_without_a_padding_token(tiny_llama, sides, used, tmp_path):
+    """transformers reads the last token before the padding, and rejects batches without padding."""
     from transformers import LlamaForSequenceClassification
 
     for name, pad in (("one", 2), ("two", None)):
@@ -90,7 +92,7 @@ def test_a_classifier_that_no_longer_knows_its_padding(tiny_llama, sides, used, 
     assert "padding token" in text
 
 
-def test_inputs_that_the_model_does_not_take(sides, used):
+def test_inputs_that_the_model_does_not_accept(sides, used):
     base, candidate = sides
     names = ["input_ids", "token_type_ids", "attention_mask"]
     set_in(candidate, "tokenizer_config.json", model_input_names=names)
@@ -101,36 +103,36 @@ def test_inputs_that_the_model_does_not_take(sides, used):
 @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"num_beams": 1 << 20}])
 def test_generation_settings_that_do_not_work(sides, used, setting):
     base, candidate = sides
-    told = {"do_sample": True, "eos_token_id": 2, "pad_token_id": 2, **setting}
-    (candidate / "generation_config.json").write_text(json.dumps(told))
+    settings = {"do_sample": True, "eos_token_id": 2, "pad_token_id": 2, **setting}
+    (candidate / "generation_config.json").write_text(json.dumps(settings))
     texts = used(base, candidate).of(Severity.FAILED)
     assert {text.partition(" works")[0] for text in texts} == {GENERATION, PADDED}
 
 
-def test_padding_behind_an_answer_that_ends_early(sides, used):
+def test_padding_after_an_early_end(sides, used):
     base, candidate = sides
     for side, pad in ((base, 2), (candidate, 5000)):
-        told = {"eos_token_id": 2, "pad_token_id": pad}
-        (side / "generation_config.json").write_text(json.dumps(told))
+        settings = {"eos_token_id": 2, "pad_token_id": pad}
+        (side / "generation_config.json").write_text(json.dumps(settings))
     [text] = used(base, candidate).of(Severity.FAILED)
     assert text.startswith(f"{PADDED} works with the baseline and fails")
 
 
 @pytest.mark.parametrize(
-    "asked", [{"num_beams": 2}, {"do_sample": True, "typical_p": 0.9}, {"eos_token_id": None}]
+    "options", [{"num_beams": 2}, {"do_sample": True, "typical_p": 0.9}, {"eos_token_id": None}]
 )
-def test_an_early_end_breaks_no_way_of_generation(sides, used, asked):
-    told = {"eos_token_id": [2, 506], "pad_token_id": 2, **asked}
+def test_early_end_works_with_every_kind_of_generation(sides, used, options):
+    settings = {"eos_token_id": [2, 506], "pad_token_id": 2, **options}
     for side in sides:
-        (side / "generation_config.json").write_text(json.dumps(told))
-    found = used(*sides)
-    assert not found.findings
-    assert not found.not_compared
+        (side / "generation_config.json").write_text(json.dumps(settings))
+    comparison = used(*sides)
+    assert not comparison.findings
+    assert not comparison.not_compared
 
 
-def test_trying_it_leaves_the_generator_of_random_numbers_alone(sides):
-    told = {"do_sample": True, "eos_token_id": 2, "pad_token_id": 2}
-    (sides[0] / "generation_config.json").write_text(json.dumps(told))
+def test_random_state_is_restored(sides):
+    settings = {"do_sample": True, "eos_token_id": 2, "pad_token_id": 2}
+    (sides[0] / "generation_config.json").write_text(json.dumps(settings))
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -151,8 +153,8 @@ def unknown_rope_key(folder):
 
 
 def sampling_without_sampling(folder):
-    told = {"temperature": 0.2, "do_sample": False, "eos_token_id": 2, "pad_token_id": 2}
-    (folder / "generation_config.json").write_text(json.dumps(told))
+    settings = {"temperature": 0.2, "do_sample": False, "eos_token_id": 2, "pad_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
 
 
 @pytest.mark.parametrize(
@@ -163,18 +165,18 @@ def sampling_without_sampling(folder):
         (sampling_without_sampling, "temperature"),
     ],
 )
-def test_what_the_loader_warns_of_is_noted(sides, used, spoil, word):
+def test_loader_warning_is_noted(sides, used, spoil, word):
     spoil(sides[1])
-    for _ in range(2):  # also what it says once in a process
-        notes = [found for found in used(*sides).findings if found.kind == "loader's warning"]
-        assert any(word in found.text for found in notes)
-        assert all("\n" not in found.text for found in notes)
-        assert all(str(sides[1]) not in found.text for found in notes)
+    for _ in range(2):  # also warnings that are logged once per process
+        notes = [finding for finding in used(*sides).findings if finding.kind == "loader's warning"]
+        assert any(word in finding.text for finding in notes)
+        assert all("\n" not in finding.text for finding in notes)
+        assert all(str(sides[1]) not in finding.text for finding in notes)
         sides[1].with_name("again").mkdir(exist_ok=True)
         set_in(sides[1], "config.json", _name_or_path="again")
 
 
-def test_a_warning_of_the_warnings_module_is_noted(sides, used, monkeypatch):
+def test_python_warning_is_noted(sides, used, monkeypatch):
     import warnings
 
     from compression_gates.evals.models import loading
@@ -191,7 +193,7 @@ def test_a_warning_of_the_warnings_module_is_noted(sides, used, monkeypatch):
     assert used(*sides).of(Severity.NOTED) == ["the loader warns: the old vocabulary is read"]
 
 
-def test_tensors_that_the_loader_leaves_aside_are_noted(sides, used):
+def test_ignored_tensors_are_noted(sides, used):
     tensors = load_file(sides[1] / "model.safetensors")
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     save_file(tensors, sides[1] / "model.safetensors", {"format": "pt"})
@@ -199,7 +201,7 @@ def test_tensors_that_the_loader_leaves_aside_are_noted(sides, used):
     assert text == "the loader ignores model.layers.*.self_attn.rotary_emb.inv_freq"
 
 
-def test_tensors_that_the_loader_renames_are_noted(classifier_checkpoint, used):
+def test_renamed_tensors_are_noted(classifier_checkpoint, used):
     base = classifier_checkpoint.path
     candidate = shutil.copytree(base, base.with_name("candidate"))
     tensors = load_file(candidate / "model.safetensors")
@@ -211,19 +213,19 @@ def test_tensors_that_the_loader_renames_are_noted(classifier_checkpoint, used):
 
 
 @pytest.mark.parametrize("name", ["llama-tiny", "bert-tiny", "albert-tiny", "roberta-tiny"])
-def test_nothing_is_found_where_a_shipped_model_is_its_own_baseline(name, used):
+def test_shipped_model_equals_itself(name, used):
     from compression_gates.evals.checkpoints.weights import compare as compare_files
 
     path = MODELS / name
-    found = used(path, path)
-    assert not found.findings
-    assert not found.not_compared
+    comparison = used(path, path)
+    assert not comparison.findings
+    assert not comparison.not_compared
     checkpoint = open_checkpoint(path)
     assert not compare_files(Sides(checkpoint, checkpoint, [])).findings
 
 
-def test_a_foreign_format_that_loads_in_part_is_blamed_on_the_loader(sides):
-    """As asymmetric weights of compressed-tensors, whose zero points transformers shapes anew."""
+def test_incompletely_loaded_format_names_other_readers(sides):
+    """transformers reshapes the zero points of asymmetric compressed-tensors weights."""
     from compression_gates.evals.errors import EvalError
 
     pytest.importorskip("compressed_tensors")
@@ -242,7 +244,7 @@ def test_a_foreign_format_that_loads_in_part_is_blamed_on_the_loader(sides):
 
 
 @pytest.mark.parametrize(("method", "reader"), [("exl2", "ExLlamaV2"), ("modelopt", "vLLM")])
-def test_what_transformers_does_not_read_names_who_does(sides, method, reader):
+def test_unsupported_format_names_other_readers(sides, method, reader):
     from compression_gates.evals.errors import EvalError
 
     set_in(sides[1], "config.json", quantization_config={"quant_method": method})
@@ -261,7 +263,7 @@ def test_code_of_another_repository_is_not_run(sides):
 
 
 @pytest.mark.parametrize("error", [TimeUp("1"), MemoryError(), torch.OutOfMemoryError("cuda")])
-def test_what_the_machine_lacks_is_no_fault_of_a_checkpoint(causal_checkpoint, monkeypatch, error):
+def test_lack_of_time_or_memory_is_no_finding(causal_checkpoint, monkeypatch, error):
     loaded = load(open_checkpoint(causal_checkpoint("base", pad_token_id=2).path))
 
     def generate(*args, **kwargs):

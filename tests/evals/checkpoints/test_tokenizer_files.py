@@ -1,4 +1,4 @@
-"""Limits, sides, padding and truncation, also as readers of ``tokenizer.json`` alone see them."""
+"""Limits, sides, padding and truncation, also for programs that read only ``tokenizer.json``."""
 
 import json
 
@@ -25,8 +25,8 @@ def padding(strategy="BatchLongest", direction="Right", index=2):
     }  # fmt: skip
 
 
-def severities(found):
-    return {kind: severity for kind, (severity, _) in found.items()}
+def severities(findings):
+    return {kind: severity for kind, (severity, _) in findings.items()}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def severities(found):
         (None, 8, "truncation"),
         (None, 511, "truncation"),
         (256, 128, "truncation"),
-        (None, 512, "other limit"),  # the model takes no more
+        (None, 512, "other limit"),  # the limit of the model
         (None, 4096, "other limit"),
         (512, 600, "other limit"),
         (128, None, None),
@@ -43,24 +43,29 @@ def severities(found):
     ],
 )
 def test_truncation_in_the_file(copies, before, after, kind):
-    made = copies()
-    for copy, length in ((made.swapped(), before), (made, after)):
+    checkpoints = copies()
+    for copy, length in ((checkpoints.swapped(), before), (checkpoints, after)):
         if length is not None:
             copy.change("tokenizer.json", lambda t, n=length: t.update(truncation=truncation(n)))
-    found = made.findings()
-    assert severities(found) == ({kind: NOTED if kind == "other limit" else FAILED} if kind else {})
+    findings = checkpoints.findings()
+    assert severities(findings) == (
+        {kind: NOTED if kind == "other limit" else FAILED} if kind else {}
+    )
     if kind:
-        assert f"inputs to {after} tokens on the right for the candidate" in found[kind][1]
+        assert f"inputs to {after} tokens on the right for the candidate" in findings[kind][1]
 
 
-def test_what_transformers_leaves_behind_is_truncation_to_others(copies):
-    """The file that a call leaves, as calibration scripts save it."""
-    made = copies()
-    tokenizer = AutoTokenizer.from_pretrained(made.base)
+def test_truncation_that_transformers_saves(copies):
+    """Calibration scripts save the truncation of their last call."""
+    checkpoints = copies()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints.base)
     tokenizer("a b c", truncation=True, max_length=8)
-    tokenizer.save_pretrained(made.candidate)
-    assert len(Tokenizer.from_file(str(made.candidate / "tokenizer.json")).encode("a " * 9)) == 8
-    assert severities(made.findings()) == {"truncation": FAILED}
+    tokenizer.save_pretrained(checkpoints.candidate)
+    assert (
+        len(Tokenizer.from_file(str(checkpoints.candidate / "tokenizer.json")).encode("a " * 9))
+        == 8
+    )
+    assert severities(checkpoints.findings()) == {"truncation": FAILED}
 
 
 @pytest.mark.parametrize(
@@ -72,19 +77,19 @@ def test_what_transformers_leaves_behind_is_truncation_to_others(copies):
     ],
 )
 def test_padding_in_the_file(copies, after, kind, severity):
-    made = copies()
-    made.change("tokenizer_config.json", lambda t: t.update(padding_side="right"), both=True)
-    made.change("tokenizer.json", lambda t: t.update(padding=after))
-    assert severities(made.findings()) == {kind: severity}
+    checkpoints = copies()
+    checkpoints.change("tokenizer_config.json", lambda t: t.update(padding_side="right"), both=True)
+    checkpoints.change("tokenizer.json", lambda t: t.update(padding=after))
+    assert severities(checkpoints.findings()) == {kind: severity}
 
 
 def test_equal_padding_in_both_files(copies):
-    made = copies("bert-tiny")
+    checkpoints = copies("bert-tiny")
     fixed = padding({"Fixed": 64}, index=0) | {"pad_token": "[PAD]"}
-    made.change("tokenizer.json", lambda t: t.update(padding=fixed), both=True)
-    assert made.findings() == {}
-    made.change("tokenizer.json", lambda t: t.update(padding=None))
-    assert made.findings() == {}
+    checkpoints.change("tokenizer.json", lambda t: t.update(padding=fixed), both=True)
+    assert checkpoints.findings() == {}
+    checkpoints.change("tokenizer.json", lambda t: t.update(padding=None))
+    assert checkpoints.findings() == {}
 
 
 @pytest.mark.parametrize(
@@ -97,30 +102,28 @@ def test_equal_padding_in_both_files(copies):
     ],
 )
 def test_padding_side(copies, model, before, after, severity):
-    made = copies(model)
-    for copy, side in ((made.swapped(), before), (made, after)):
+    checkpoints = copies(model)
+    for copy, side in ((checkpoints.swapped(), before), (checkpoints, after)):
         copy.change("tokenizer_config.json", lambda t, s=side: t.update(padding_side=s))
     kind = "padding side" if severity == FAILED else "other padding"
-    text = (
-        f"the tokenizer pads on the {before} for the baseline and on the {after} for the candidate"
-    )
-    assert made.findings() == {kind: (severity, text)}
+    text = f"the tokenizer pads on the {before} for the baseline and {after} for the candidate"
+    assert checkpoints.findings() == {kind: (severity, text)}
 
 
-def test_a_classifier_with_relative_positions_may_pad_on_the_left(copies):
-    made = copies("bert-tiny")
-    made.change("config.json", lambda c: c.update(rope_theta=10000.0), both=True)
-    made.change("tokenizer_config.json", lambda t: t.update(padding_side="left"))
-    assert severities(made.findings()) == {"other padding": NOTED}
+def test_classifier_with_relative_positions_may_pad_on_the_left(copies):
+    checkpoints = copies("bert-tiny")
+    checkpoints.change("config.json", lambda c: c.update(rope_theta=10000.0), both=True)
+    checkpoints.change("tokenizer_config.json", lambda t: t.update(padding_side="left"))
+    assert severities(checkpoints.findings()) == {"other padding": NOTED}
 
 
 @pytest.mark.parametrize(
     ("model", "severity"), [("llama-tiny", NOTED), ("bert-tiny", FAILED), ("albert-tiny", FAILED)]
 )
 def test_truncation_side(copies, model, severity):
-    made = copies(model)
-    made.change("tokenizer_config.json", lambda t: t.update(truncation_side="left"))
-    assert list(severities(made.findings()).values()) == [severity]
+    checkpoints = copies(model)
+    checkpoints.change("tokenizer_config.json", lambda t: t.update(truncation_side="left"))
+    assert list(severities(checkpoints.findings()).values()) == [severity]
 
 
 @pytest.mark.parametrize(
@@ -137,26 +140,26 @@ def test_truncation_side(copies, model, severity):
     ],
 )
 def test_model_max_length(copies, model, before, after, kind, severity):
-    made = copies(model)
-    for copy, length in ((made.swapped(), before), (made, after)):
+    checkpoints = copies(model)
+    for copy, length in ((checkpoints.swapped(), before), (checkpoints, after)):
         copy.change("tokenizer_config.json", lambda t, n=length: t.update(model_max_length=n))
-    assert severities(made.findings()) == ({kind: severity} if kind else {})
+    assert severities(checkpoints.findings()) == ({kind: severity} if kind else {})
 
 
-def test_a_padding_token_that_is_lost(copies):
-    made = copies()
-    made.change("tokenizer_config.json", lambda t: t.pop("pad_token"))
-    told = "the padding token is '</s>' for the baseline and None for the candidate"
-    assert made.findings() == {"no padding token": (FAILED, told)}
+def test_lost_padding_token(copies):
+    checkpoints = copies()
+    checkpoints.change("tokenizer_config.json", lambda t: t.pop("pad_token"))
+    message = "the padding token is '</s>' for the baseline and None for the candidate"
+    assert checkpoints.findings() == {"no padding token": (FAILED, message)}
 
 
 def test_no_file_for_other_readers(copies):
-    made = copies("bert-tiny")
-    words = AutoTokenizer.from_pretrained(made.base).get_vocab()
-    (made.candidate / "vocab.txt").write_text("\n".join(sorted(words, key=words.get)))
-    (made.candidate / "tokenizer.json").unlink()
-    made.change("tokenizer_config.json", lambda t: t.update(tokenizer_class="BertTokenizer"))
-    assert made.findings()["no tokenizer.json"] == (
+    checkpoints = copies("bert-tiny")
+    words = AutoTokenizer.from_pretrained(checkpoints.base).get_vocab()
+    (checkpoints.candidate / "vocab.txt").write_text("\n".join(sorted(words, key=words.get)))
+    (checkpoints.candidate / "tokenizer.json").unlink()
+    checkpoints.change("tokenizer_config.json", lambda t: t.update(tokenizer_class="BertTokenizer"))
+    assert checkpoints.findings()["no tokenizer.json"] == (
         NOTED, "only the baseline has a tokenizer.json",
     )  # fmt: skip
 
@@ -172,55 +175,56 @@ def lose_flags(described):
 
 @pytest.mark.parametrize("layout", [published.qwen_2, published.llama_2, published.llama_3])
 @pytest.mark.parametrize("change", [lose_decoder, lose_flags])
-def test_text_of_the_file_for_other_readers(copies, layout, change):
-    made = copies()
-    for place in (made.base, made.candidate):
+def test_decoding_for_other_readers(copies, layout, change):
+    checkpoints = copies()
+    for place in (checkpoints.base, checkpoints.candidate):
         published.write(layout, place)
-    assert made.findings() == {}
-    made.change("tokenizer.json", change)
-    found = made.findings()
-    if "decoded text" in found:  # its class takes the file as it is
-        assert found["decoded text"][0] == FAILED
+    assert checkpoints.findings() == {}
+    checkpoints.change("tokenizer.json", change)
+    findings = checkpoints.findings()
+    if "decoded text" in findings:  # the class uses the file unchanged
+        assert findings["decoded text"][0] == FAILED
         return
-    severity, text = found["tokenizer.json"]
+    severity, text = findings["tokenizer.json"]
     assert severity == FAILED
-    assert "gives other text for the same tokens to readers other than transformers" in text
+    assert "gives different text for the same tokens to readers other than transformers" in text
 
 
-@pytest.mark.parametrize(("name", "asked"), [("bos", False), ("eos", True)])
-def test_a_flag_that_only_other_readers_act_on(copies, name, asked):
-    made = copies()
-    made.change("tokenizer_config.json", lambda t: t.update({f"add_{name}_token": not asked}))
-    assert made.findings() == {}
-    made.change("tokenizer_config.json", lambda t: t.update({f"add_{name}_token": asked}))
-    severity, text = made.findings()["flag for other readers"]
+@pytest.mark.parametrize(("name", "flag"), [("bos", False), ("eos", True)])
+def test_flag_for_other_readers(copies, name, flag):
+    checkpoints = copies()
+    checkpoints.change("tokenizer_config.json", lambda t: t.update({f"add_{name}_token": not flag}))
+    assert checkpoints.findings() == {}
+    checkpoints.change("tokenizer_config.json", lambda t: t.update({f"add_{name}_token": flag}))
+    severity, text = checkpoints.findings()["flag for other readers"]
     assert severity == NOTED
-    assert f"add_{name}_token = {str(asked).lower()} for the candidate" in text
-    made.change(
-        "tokenizer_config.json", lambda t: t.update({f"add_{name}_token": asked}), both=True
+    assert f"add_{name}_token = {str(flag).lower()} for the candidate" in text
+    checkpoints.change(
+        "tokenizer_config.json", lambda t: t.update({f"add_{name}_token": flag}), both=True
     )
-    assert made.findings() == {}
+    assert checkpoints.findings() == {}
 
 
 @pytest.mark.parametrize(
-    ("name", "held"), [("tokenizer.model", "garbage"), ("vocab.json", "{}"), ("merges.txt", "a b")]
+    ("name", "content"),
+    [("tokenizer.model", "garbage"), ("vocab.json", "{}"), ("merges.txt", "a b")],
 )
-def test_a_vocabulary_that_only_other_readers_take(copies, name, held):
-    made = copies()
-    (made.candidate / name).write_text(held)
-    severity, text = made.findings()["vocabulary for other readers"]
+def test_vocabulary_for_other_readers(copies, name, content):
+    checkpoints = copies()
+    (checkpoints.candidate / name).write_text(content)
+    severity, text = checkpoints.findings()["vocabulary for other readers"]
     assert severity == NOTED
-    assert f"the candidate's {name} is not the baseline's" in text
-    (made.base / name).write_text(held + "\n")
-    assert made.findings() == {}
+    assert f"the candidate's {name} differs from the baseline's" in text
+    (checkpoints.base / name).write_text(content + "\n")
+    assert checkpoints.findings() == {}
 
 
-def test_older_files_of_the_same_tokenizer(copies):
-    made = copies()
-    for place in (made.base, made.candidate):
+def test_legacy_files_of_the_same_tokenizer(copies):
+    checkpoints = copies()
+    for place in (checkpoints.base, checkpoints.candidate):
         published.write(published.qwen_2, place)
-    model = json.loads((made.base / "tokenizer.json").read_text())["model"]
-    (made.candidate / "vocab.json").write_text(json.dumps(model["vocab"]))
+    model = json.loads((checkpoints.base / "tokenizer.json").read_text())["model"]
+    (checkpoints.candidate / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (made.candidate / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
-    assert made.findings() == {}
+    (checkpoints.candidate / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    assert checkpoints.findings() == {}

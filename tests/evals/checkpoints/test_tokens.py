@@ -1,4 +1,4 @@
-"""What differs between two checkpoints is told in a line before either is scored."""
+"""Tokens of two checkpoints are compared before either is scored."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.checkpoints.compare import Sides, compare
-from compression_gates.evals.checkpoints.encoding import parting
+from compression_gates.evals.checkpoints.encoding import token_difference
 from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.data.items import DataSet, Prompt, Text
 
@@ -21,9 +21,9 @@ DATA = DataSet("texts", (Text("Rufus lives in Merrin.", 0), Text("Lena owns a st
 
 def problem(one, two):
     sides = Sides(open_checkpoint(one.path), open_checkpoint(two.path), [DATA])
-    found = "; ".join(found.text for found in compare(sides).findings)
-    assert "\n" not in found
-    return found
+    text = "; ".join(finding.text for finding in compare(sides).findings)
+    assert "\n" not in text
+    return text
 
 
 def rewrite(checkpoint, name, change):
@@ -38,11 +38,11 @@ def pair(causal_checkpoint):
     return causal_checkpoint("one"), causal_checkpoint("two", seed=1)
 
 
-def test_two_models_with_one_tokenizer(pair):
+def test_equal_tokenizers(pair):
     assert problem(*pair) == ""
 
 
-def test_two_tokens_that_are_swapped(pair):
+def test_swapped_tokens(pair):
     def swap(described):
         words = described["model"]["vocab"]
         places = [i for i, (word, _) in enumerate(words) if word in ("\u2581lives", "\u2581owns")]
@@ -50,38 +50,38 @@ def test_two_tokens_that_are_swapped(pair):
         words[one], words[two] = words[two], words[one]
 
     rewrite(pair[1], "tokenizer.json", swap)
-    found = problem(*pair)
-    assert found.startswith("the tokenizers differ: token ")
-    assert "of 'Rufus lives in Merrin.' in texts is '\u2581lives' (" in found
-    assert "for the baseline and '\u2581lives' (" in found  # the same word has another id
+    text = problem(*pair)
+    assert text.startswith("the tokenizers differ: token ")
+    assert "of 'Rufus lives in Merrin.' in texts is '\u2581lives' (" in text
+    assert "for the baseline and '\u2581lives' (" in text  # the same word has another id
 
 
-def test_a_first_token_that_is_lost(pair):
+def test_lost_first_token(pair):
     rewrite(pair[1], "tokenizer.json", lambda t: t.update(post_processor=None))
     assert "token 1 of 'Rufus lives in Merrin.' in texts is '<s>' (1)" in problem(*pair)
 
 
-def test_another_end(pair):
+def test_different_end_token(pair):
     rewrite(pair[1], "tokenizer_config.json", lambda t: t.update(eos_token="<unk>"))
-    told = "the eos token is '</s>' (2) for the baseline and '<unk>' (0) for the candidate"
-    assert problem(*pair) == told
+    message = "the eos token is '</s>' (2) for the baseline and '<unk>' (0) for the candidate"
+    assert problem(*pair) == message
 
 
-def test_padding_is_masked_whichever_token_it_is(pair):
+def test_different_padding_token(pair):
     rewrite(pair[1], "tokenizer_config.json", lambda t: t.update(pad_token="<unk>"))
-    told = "the padding token is '</s>' for the baseline and '<unk>' for the candidate"
-    assert problem(*pair) == told
+    message = "the padding token is '</s>' for the baseline and '<unk>' for the candidate"
+    assert problem(*pair) == message
 
 
-def test_a_shorter_context(causal_checkpoint):
+def test_shorter_context(causal_checkpoint):
     one = causal_checkpoint("one")
     two = causal_checkpoint("two", max_position_embeddings=64)
-    assert problem(one, two) == "the candidate takes 64 tokens at most, the baseline 128"
+    assert problem(one, two) == "the candidate accepts at most 64 tokens, the baseline 128"
     assert problem(two, one) == "the candidate is said to take 128 tokens, the baseline 64"
 
 
-def refusals(made, *data):
-    return [text for severity, text in made.findings(*data).values() if severity == REFUSED]
+def refusals(checkpoints, *data):
+    return [text for severity, text in checkpoints.findings(*data).values() if severity == REFUSED]
 
 
 CHANGES = {
@@ -114,60 +114,62 @@ def learn_twelve(described):
 
 
 class TestStress:
-    """What the data do not show, fixed texts do."""
+    """Fixed texts cover what the data do not contain."""
 
     @pytest.mark.parametrize("name", CHANGES)
-    def test_each_kind_of_text_is_told(self, copies, name):
+    def test_each_kind_of_text(self, copies, name):
         model, change = CHANGES[name]
-        made = copies(model)
+        checkpoints = copies(model)
         if name == "digits":
-            made.change("tokenizer.json", learn_twelve, both=True)
-        for place in (made.base, made.candidate):
+            checkpoints.change("tokenizer.json", learn_twelve, both=True)
+        for place in (checkpoints.base, checkpoints.candidate):
             (place / "chat_template.jinja").unlink(missing_ok=True)
-        made.change("tokenizer.json", change)
+        checkpoints.change("tokenizer.json", change)
         plain = DataSet("plain", (Text("the film is good", 0),))
-        found = made.findings(plain)
-        severity, text = found["stress text"]
+        findings = checkpoints.findings(plain)
+        severity, text = findings["stress text"]
         assert severity == FAILED
         assert text.startswith("the tokenizers differ on ")
-        assert not refusals(made, plain)
+        assert not refusals(checkpoints, plain)
         if name in ("spaces", "Chinese", "accents", "long word", "control characters"):
             assert name in text
 
     def test_the_same_text_in_the_data_is_refused(self, copies):
-        made = copies("bert-tiny")
-        made.change("tokenizer.json", lambda t: t["normalizer"].update(lowercase=False))
-        (told, *_) = refusals(made)
-        assert told.startswith("the tokenizers differ: token ")
+        checkpoints = copies("bert-tiny")
+        checkpoints.change("tokenizer.json", lambda t: t["normalizer"].update(lowercase=False))
+        (message, *_) = refusals(checkpoints)
+        assert message.startswith("the tokenizers differ: token ")
 
     def test_expected_answers_are_data(self, copies):
-        made = copies("roberta-tiny")
-        made.change("tokenizer.json", lambda t: t.update(normalizer={
+        checkpoints = copies("roberta-tiny")
+        checkpoints.change("tokenizer.json", lambda t: t.update(normalizer={
             "type": "Replace", "pattern": {"String": "9"}, "content": "8"}))  # fmt: skip
-        asked = DataSet("asked", (Prompt("How many?", "99", 0),))
-        (told,) = refusals(made, asked)
-        assert "of '99' in asked" in told
+        prompts = DataSet("asked", (Prompt("How many?", "99", 0),))
+        (message,) = refusals(checkpoints, prompts)
+        assert "of '99' in asked" in message
 
-    def test_a_text_that_the_candidate_cannot_take(self, copies):
-        made = copies("bert-tiny")
-        made.change("tokenizer.json", lambda t: t["model"].update(unk_token="[none]"))
-        found = made.findings(DataSet("plain", (Text("the film is good", 0),)))
-        severity, text = found["stress text"]
+    def test_text_that_the_candidate_cannot_encode(self, copies):
+        checkpoints = copies("bert-tiny")
+        checkpoints.change("tokenizer.json", lambda t: t["model"].update(unk_token="[none]"))
+        findings = checkpoints.findings(DataSet("plain", (Text("the film is good", 0),)))
+        severity, text = findings["stress text"]
         assert severity == FAILED
         assert "the candidate's tokenizer fails on" in text
 
     def test_two_texts_as_one_input(self, copies):
-        """Token types tell a BERT which of two texts is which."""
-        made = copies("bert-tiny")
+        """BERT distinguishes two texts by their token types."""
+        checkpoints = copies("bert-tiny")
         names = ["input_ids", "token_type_ids", "attention_mask"]
-        made.swapped().change("tokenizer_config.json", lambda t: t.update(model_input_names=names))
-        ((kind, (severity, text)),) = made.findings().items()
+        checkpoints.swapped().change(
+            "tokenizer_config.json", lambda t: t.update(model_input_names=names)
+        )
+        ((kind, (severity, text)),) = checkpoints.findings().items()
         assert (kind, severity) == ("stress text", FAILED)
         assert "token_type_ids of two texts as one input" in text
 
 
 class TestDecoding:
-    """The same tokens are the same text."""
+    """The same tokens must be decoded to the same text."""
 
     @pytest.mark.parametrize(
         ("model", "file", "change"),
@@ -182,25 +184,26 @@ class TestDecoding:
             ("albert-tiny", "tokenizer.json", lambda t: t["decoder"].update(replacement="_")),
         ],
     )  # fmt: skip
-    def test_another_decoder(self, copies, model, file, change):
-        made = copies(model)
+    def test_different_decoder(self, copies, model, file, change):
+        checkpoints = copies(model)
         if file == "tokenizer_config.json":
-            made.change("tokenizer.json", lambda t: t["decoder"].update(cleanup=False), both=True)
-        made.change(file, change)
-        found = made.findings()
-        assert set(found) == {"decoded text"}
-        severity, text = found["decoded text"]
+            checkpoints.change(
+                "tokenizer.json", lambda t: t["decoder"].update(cleanup=False), both=True
+            )
+        checkpoints.change(file, change)
+        findings = checkpoints.findings()
+        assert set(findings) == {"decoded text"}
+        severity, text = findings["decoded text"]
         assert severity == FAILED
         assert " for the baseline and " in text
 
 
 @given(st.text(max_size=40))
-def test_what_parts_is_what_differs(pair_of_tokenizers, text):
-    """A line where the tokens differ, and none where they do not."""
+def test_token_difference_is_empty_only_for_equal_tokens(pair_of_tokenizers, text):
     one, two = pair_of_tokenizers
     ids = one(text).input_ids, two(text).input_ids
-    assert bool(parting(pair_of_tokenizers, ids, "x")) == (ids[0] != ids[1])
-    assert parting((one, one), (ids[0], ids[0]), "x") == ""
+    assert bool(token_difference(pair_of_tokenizers, ids, "x")) == (ids[0] != ids[1])
+    assert token_difference((one, one), (ids[0], ids[0]), "x") == ""
 
 
 @pytest.fixture(scope="module")
@@ -210,11 +213,11 @@ def pair_of_tokenizers():
     return one, two
 
 
-def test_a_candidate_without_a_tokenizer_is_said(copies):
-    made = copies()
-    one = open_checkpoint(made.base)
-    two = replace(open_checkpoint(made.candidate), tokenizer=one.tokenizer)
-    found = compare(Sides(one, two, [DATA]))
-    assert found.not_compared == {
-        "tokenizer": "the candidate brings none and is judged with the baseline's"
+def test_candidate_without_a_tokenizer(copies):
+    checkpoints = copies()
+    one = open_checkpoint(checkpoints.base)
+    two = replace(open_checkpoint(checkpoints.candidate), tokenizer=one.tokenizer)
+    comparison = compare(Sides(one, two, [DATA]))
+    assert comparison.not_compared == {
+        "tokenizer": "the candidate has none and is judged with the baseline's"
     }

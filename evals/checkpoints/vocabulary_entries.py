@@ -1,10 +1,9 @@
-"""Vocabularies of two checkpoints: the entries of their tokenizers, and how many rows they
-predict over."""
+"""Comparison of two vocabularies: the entries of the tokenizers and the rows of the models."""
 
 from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
-from compression_gates.evals.checkpoints.encoding import Pair
+from compression_gates.evals.checkpoints.encoding import TokenizerPair, both_sides
 from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
 from compression_gates.evals.checkpoints.stress import is_reserved
@@ -16,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def compare(sides: "Sides") -> CheckpointComparison:
-    """Holds every entry of two vocabularies side by side, and the number of their rows."""
+    """Compare the entries of two vocabularies and the number of rows that the models predict."""
     rows = [_rows(side) for side in (sides.baseline, sides.candidate)]
     findings = []
     if None not in rows and rows[0] != rows[1]:
         text = (
-            f"the candidate has {rows[1]} rows of vocabulary, the baseline {rows[0]}: "
-            f"divergences are over the {min(rows)} that they share"
+            f"the number of vocabulary rows is {both_sides(*rows)}: divergences are computed over "
+            f"the {min(rows)} shared rows"
         )
         findings.append(Finding("size of the vocabulary", text))
     if not sides.share_tokenizer:
@@ -31,7 +30,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
 
 
 def _rows(checkpoint: Checkpoint) -> int | None:
-    """Rows that a configuration gives the vocabulary; None where there is no configuration."""
+    """Return ``vocab_size`` of a configuration; None if there is none."""
     if checkpoint.file:
         return None
     described = json_object((checkpoint.base or checkpoint).path / "config.json")
@@ -42,29 +41,25 @@ def _rows(checkpoint: Checkpoint) -> int | None:
     return None
 
 
-def _entries(pair: Pair) -> list[Finding]:
-    """Entries without a flag: of each baseline's, whether the candidate has it under its id."""
+def _entries(pair: TokenizerPair) -> list[Finding]:
+    """Compare the ids of all entries that are no added tokens."""
     added = {token for side in pair for token in side.added_tokens_encoder}
     before, after = (
         {entry: index for entry, index in side.get_vocab().items() if entry not in added}
         for side in pair
     )
     changed = [entry for entry, index in before.items() if after.get(entry) != index]
-    unused = [entry for entry in changed if is_reserved(entry) and entry not in after]
-    used = [entry for entry in changed if entry not in unused]
-    new = [entry for entry in after if entry not in before]
-    shown = [
-        f"{snippet(entry)} is {before[entry]} for the baseline and "
-        f"{after.get(entry, 'none')} for the candidate"
-        for entry in used
+    lost = {entry for entry in changed if is_reserved(entry) and entry not in after}
+    unused = [snippet(entry) for entry in changed if entry in lost]
+    used = [
+        f"{snippet(entry)} is {both_sides(before[entry], after.get(entry, 'none'))}"
+        for entry in changed
+        if entry not in lost
     ]
-    found = {
-        "vocabulary": ("entries of the vocabulary differ: ", listed(shown, "; ")),
-        "unused vocabulary": (
-            "the candidate lacks the reserved entries ", listed([snippet(e) for e in unused]),
-        ),
-        "more vocabulary": (
-            "only the candidate has the entries ", listed([snippet(entry) for entry in new]),
-        ),
-    }  # fmt: skip
-    return [Finding(kind, start + names) for kind, (start, names) in found.items() if names]
+    new = [snippet(entry) for entry in after if entry not in before]
+    listings = (
+        ("vocabulary", "entries of the vocabulary differ: ", used),
+        ("unused vocabulary", "the candidate lacks the reserved entries ", unused),
+        ("more vocabulary", "only the candidate has the entries ", new),
+    )
+    return [Finding(kind, start + listed(texts, "; ")) for kind, start, texts in listings if texts]

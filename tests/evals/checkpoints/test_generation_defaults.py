@@ -1,4 +1,4 @@
-"""Plain ``generate`` of a candidate goes on, and ends, as that of its baseline does."""
+"""The settings that plain ``generate`` uses are compared."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from compression_gates.evals.checkpoints.checkpoint import (
 )
 from compression_gates.evals.checkpoints.compare import Sides
 from compression_gates.evals.checkpoints.findings import KINDS, Severity
-from compression_gates.evals.checkpoints.generation import FILE, compare
+from compression_gates.evals.checkpoints.generation_defaults import FILE, compare
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.cache import Models
 from compression_gates.evals.models.configurations import end_tokens, load_generation_config
@@ -32,21 +32,21 @@ SAMPLED = {**BASE, "do_sample": True, "temperature": 0.6, "top_p": 0.9}
 
 @pytest.fixture
 def files(sides_of):
-    """``files(one, two)``: a comparison; None leaves a ``generation_config.json`` away."""
+    """``files(one, two)``: a comparison; None omits ``generation_config.json``."""
 
     def make(one, two, kind=CAUSAL, config=CONFIG, other=None):
-        held = [
-            {"config.json": config} | ({} if asked is None else {FILE: asked})
-            for config, asked in ((config, one), (other or config, two))
+        contents = [
+            {"config.json": config} | ({} if config_values is None else {FILE: config_values})
+            for config, config_values in ((config, one), (other or config, two))
         ]
-        return compare(sides_of(*held, kind))
+        return compare(sides_of(*contents, kind))
 
     return make
 
 
 @pytest.fixture
-def found(files):
-    """As ``files``: kind and text of each difference."""
+def differences(files):
+    """Like ``files``, but returns the kind and the text of each difference."""
 
     def make(*args, **options):
         findings = files(*args, **options).findings
@@ -56,34 +56,38 @@ def found(files):
     return make
 
 
-def test_end_tokens_that_are_lost(found):
-    told = ("end of generation", "generation ends at [2, 506] for the baseline, [2] for the "
+def test_lost_end_tokens(differences):
+    lost = ("end of generation", "generation ends at [2, 506] for the baseline and [2] for the "
             "candidate")  # fmt: skip
-    assert found(BASE, None) == [told]  # what config.json says counts
-    assert found(BASE, {**BASE, "eos_token_id": 2}) == [told]
-    assert found(None, None, other={**CONFIG, "eos_token_id": None}) == [
-        ("end of generation", "generation ends at [2] for the baseline, [] for the candidate")
+    assert differences(BASE, None) == [lost]  # the settings of config.json apply
+    assert differences(BASE, {**BASE, "eos_token_id": 2}) == [lost]
+    assert differences(None, None, other={**CONFIG, "eos_token_id": None}) == [
+        ("end of generation", "generation ends at [2] for the baseline and [] for the candidate")
     ]
 
 
-def test_end_tokens_in_another_spelling(found):
-    assert found(BASE, {**BASE, "eos_token_id": [506, 2, 2]}) == []
-    assert found({**BASE, "eos_token_id": 2}, None) == []
+def test_equivalent_end_tokens(differences):
+    assert differences(BASE, {**BASE, "eos_token_id": [506, 2, 2]}) == []
+    assert differences({**BASE, "eos_token_id": 2}, None) == []
     nested = {"model_type": "gemma3", "text_config": {**BASE, "model_type": "gemma3_text"}}
-    assert found(BASE, None, config={**CONFIG, "eos_token_id": [2, 506]}) == []
-    assert found(BASE, None, other=nested) == []
+    assert differences(BASE, None, config={**CONFIG, "eos_token_id": [2, 506]}) == []
+    assert differences(BASE, None, other=nested) == []
 
 
-def test_further_end_tokens_are_noted_if_they_are_special(found):
+def test_additional_special_end_tokens_are_noted(differences):
     base = {**BASE, "eos_token_id": 2}
-    assert [k for k, _ in found(base, {**base, "eos_token_id": [2, 0]})] == ["further end tokens"]
-    assert [k for k, _ in found(base, {**base, "eos_token_id": [2, 40]})] == ["end of generation"]
+    assert [k for k, _ in differences(base, {**base, "eos_token_id": [2, 0]})] == [
+        "further end tokens"
+    ]
+    assert [k for k, _ in differences(base, {**base, "eos_token_id": [2, 40]})] == [
+        "end of generation"
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "kind", "named"),
     [
-        ({"max_length": 1}, "length of generation", "max_length = 1, prompt included"),
+        ({"max_length": 1}, "length of generation", "max_length = 1 (prompt included)"),
         ({"max_new_tokens": 3}, "length of generation", "max_new_tokens = 3"),
         ({"suppress_tokens": list(range(576))}, "generation setting", "suppress_tokens"),
         ({"begin_suppress_tokens": [5]}, "generation setting", "begin_suppress_tokens"),
@@ -104,13 +108,13 @@ def test_further_end_tokens_are_noted_if_they_are_special(found):
         ({"eos_token_id": []}, "end of generation", "[] for the candidate"),
     ],
 )
-def test_what_breaks_plain_generate(found, changes, kind, named):
-    told = dict(found(BASE, {**BASE, **changes}))
-    assert named in told[kind]
+def test_settings_that_break_plain_generate(differences, changes, kind, named):
+    texts = dict(differences(BASE, {**BASE, **changes}))
+    assert named in texts[kind]
     assert KINDS[kind].severity == Severity.FAILED
-    # It may come from config.json as well.
+    # The settings can also come from config.json.
     plain = {**CONFIG, **BASE}
-    assert kind in dict(found(None, None, config=plain, other={**plain, **changes}))
+    assert kind in dict(differences(None, None, config=plain, other={**plain, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +128,8 @@ def test_what_breaks_plain_generate(found, changes, kind, named):
         (BASE, {**BASE, "do_sample": True}, "do_sample"),
     ],
 )
-def test_a_default_in_place_of_what_acts_in_plain_generate_fails(found, one, two, named):
-    [(kind, text)] = found(one, two)
+def test_default_instead_of_an_effective_setting_fails(differences, one, two, named):
+    [(kind, text)] = differences(one, two)
     assert kind == "generation setting"
     assert named in text
 
@@ -133,7 +137,7 @@ def test_a_default_in_place_of_what_acts_in_plain_generate_fails(found, one, two
 @pytest.mark.parametrize(
     ("one", "two", "kind"),
     [
-        ({}, {"max_length": 24}, "length of generation"),  # 20 new behind 7 tokens are 27
+        ({}, {"max_length": 24}, "length of generation"),  # 7 tokens and 20 new ones are 27
         ({}, {"max_length": 27}, "milder generation setting"),
         ({"max_new_tokens": 200}, {"max_length": 201}, "length of generation"),
         ({"max_new_tokens": 200}, {"max_length": 207}, "milder generation setting"),
@@ -142,9 +146,9 @@ def test_a_default_in_place_of_what_acts_in_plain_generate_fails(found, one, two
         ({"max_length": 4096}, {"max_length": 4095}, "length of generation"),
     ],
 )
-def test_limits_of_new_tokens_and_of_whole_sequences(found, one, two, kind):
+def test_limits_of_new_tokens_and_of_whole_sequences(differences, one, two, kind):
     """The longest text has seven tokens."""
-    assert [k for k, _ in found({**BASE, **one}, {**BASE, **two})] == [kind]
+    assert [k for k, _ in differences({**BASE, **one}, {**BASE, **two})] == [kind]
 
 
 @pytest.mark.parametrize(
@@ -160,8 +164,8 @@ def test_limits_of_new_tokens_and_of_whole_sequences(found, one, two, kind):
         (BASE, {**BASE, "pad_token_id": 0}),
     ],
 )
-def test_what_does_no_harm_is_noted(found, one, two):
-    assert [kind for kind, _ in found(one, two)] == ["milder generation setting"]
+def test_harmless_settings_are_noted(differences, one, two):
+    assert [kind for kind, _ in differences(one, two)] == ["milder generation setting"]
 
 
 @pytest.mark.parametrize(
@@ -171,40 +175,46 @@ def test_what_does_no_harm_is_noted(found, one, two):
         (2, -1, "padding token", "vocabulary has 576 entries"),
         (2, 455, "padding token", "an ordinary token"),
         (None, 455, "padding token", "an ordinary token"),
-        (455, 456, "milder generation setting", "pads with 455 for the baseline, 456"),
+        (455, 456, "milder generation setting", "pads with 455 for the baseline and 456"),
         (2, None, "milder generation setting", "None for the candidate"),
         (2, 0, "milder generation setting", "pads with 2"),
         (455, 2, "milder generation setting", "pads with 455"),
     ],
 )
-def test_padding_behind_an_answer(found, before, after, kind, named):
+def test_padding_token(differences, before, after, kind, named):
     config = {**CONFIG, "vocab_size": 576}
     one, two = ({**BASE, "pad_token_id": pad} for pad in (before, after))
-    [(told, text)] = found(one, two, config=config)
-    assert told == kind
+    [(actual, text)] = differences(one, two, config=config)
+    assert actual == kind
     assert named in text
-    assert found(two, two, config=config) == []
+    assert differences(two, two, config=config) == []
 
 
-def test_what_changes_nothing_is_not_told(found):
+def test_equivalent_settings_are_no_difference(differences):
     usual = GenerationConfig._get_default_generation_params()
-    assert found(BASE, {**BASE, **usual, "max_length": None, "transformers_version": "4.1"}) == []
-    assert found(BASE, {**BASE, "cache_implementation": "hybrid"}) == []
-    assert found(SAMPLED, SAMPLED) == []
+    assert (
+        differences(BASE, {**BASE, **usual, "max_length": None, "transformers_version": "4.1"})
+        == []
+    )
+    assert differences(BASE, {**BASE, "cache_implementation": "hybrid"}) == []
+    assert differences(BASE, {**BASE, "max_new_tokens": 20}) == []  # the default
+    assert differences(SAMPLED, SAMPLED) == []
 
 
-def test_a_limit_that_is_lost(found):
-    [(kind, text)] = found({**BASE, "max_length": 4096}, BASE)
+def test_lost_limit(differences):
+    [(kind, text)] = differences({**BASE, "max_length": 4096}, BASE)
     assert kind == "length of generation"
     assert text == (
-        "plain generate stops at max_length = 4096, prompt included, for the baseline, the usual "
-        "20 new tokens for the candidate"
+        "plain generate stops at max_length = 4096 (prompt included) for the baseline and "
+        "max_new_tokens = 20 for the candidate"
     )
 
 
-def test_a_limit_that_counts_the_prompt_is_shorter(found):
-    assert [k for k, _ in found(BASE, {**BASE, "max_length": 20})] == ["length of generation"]
-    assert [k for k, _ in found({**BASE, "max_length": 20}, BASE)] == ["milder generation setting"]
+def test_limit_that_includes_the_prompt_is_shorter(differences):
+    assert [k for k, _ in differences(BASE, {**BASE, "max_length": 20})] == ["length of generation"]
+    assert [k for k, _ in differences({**BASE, "max_length": 20}, BASE)] == [
+        "milder generation setting"
+    ]
 
 
 TOOL_TEMPLATE = """
@@ -214,7 +224,7 @@ TOOL_TEMPLATE = """
 {%- if add_generation_prompt %}<user>{% endif -%}"""
 
 
-def test_a_further_end_token_within_an_answer_fails(tmp_path, sides_of):
+def test_additional_end_token_within_an_answer_fails(tmp_path, sides_of):
     sides = sides_of({"config.json": CONFIG, FILE: {**BASE, "eos_token_id": 2}},
                      {"config.json": CONFIG})  # fmt: skip
     folder = tmp_path / "tokenizer"
@@ -225,28 +235,28 @@ def test_a_further_end_token_within_an_answer_fails(tmp_path, sides_of):
 
     def kind(token):
         ends = [2, tokenizer.convert_tokens_to_ids(token)]
-        asked = {**BASE, "eos_token_id": ends}
-        (sides.candidate.path / FILE).write_text(json.dumps(asked))
+        config_values = {**BASE, "eos_token_id": ends}
+        (sides.candidate.path / FILE).write_text(json.dumps(config_values))
         both = (replace(side, tokenizer=folder) for side in (sides.baseline, sides.candidate))
-        [found] = compare(Sides(*both, sides.data)).findings
-        return found.kind
+        [finding] = compare(Sides(*both, sides.data)).findings
+        return finding.kind
 
     assert kind("<end>") == "further end tokens"
     assert kind("<call>") == "end of generation"
 
 
-def test_unknown_settings_are_noted_in_one_line(found):
-    assert found(BASE, {**BASE, "mystery": 1, "a\x1bb": 2}) == [
+def test_unknown_settings_are_noted_in_one_line(differences):
+    assert differences(BASE, {**BASE, "mystery": 1, "a\x1bb": 2}) == [
         ("unknown setting", f"{FILE} differs in settings that transformers does not know: "
          "a\\x1bb, mystery")
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["{nope", "[]", "", "3", '{"eos_token_id": ', "[" * 10**5])
-def test_a_file_that_is_no_json(found, files, text):
-    [(kind, told)] = found(BASE, text)
+def test_invalid_json(differences, files, text):
+    [(kind, message)] = differences(BASE, text)
     assert kind == f"unreadable {FILE}"
-    assert f"{FILE}: not a JSON object" in told
+    assert f"{FILE}: not a JSON object" in message
     assert KINDS[kind].severity == Severity.FAILED
     assert "not a JSON object" in files(text, BASE).not_compared["generation"]
 
@@ -256,32 +266,32 @@ def test_a_file_that_is_no_json(found, files, text):
     [{"max_new_tokens": 0}, {"cache_implementation": "zork"}, {"eos_token_id": "x"},
      {"eos_token_id": [[2]]}, {"eos_token_id": [2.5]}, {"watermarking_config": {"zork": 1}}],
 )  # fmt: skip
-def test_settings_that_transformers_does_not_take(found, wrong):
+def test_settings_that_transformers_rejects(differences, wrong):
     with pytest.raises(EvalError) as caught:
-        found(BASE, {**BASE, **wrong})
+        differences(BASE, {**BASE, **wrong})
     assert "\n" not in str(caught.value)
 
 
-def test_the_first_token_of_a_decoder(found):
+def test_first_token_of_a_decoder(differences):
     base = {**BASE, "decoder_start_token_id": 0}
     odd = {**base, "decoder_start_token_id": "a\n\x1b[0m"}
     for other in ({**base, "decoder_start_token_id": 7}, BASE, odd):
-        assert [k for k, _ in found(base, other, SEQ2SEQ)] == ["first token of the decoder"]
-    assert found(BASE, {**BASE, "decoder_start_token_id": 1}, SEQ2SEQ) == []
+        assert [k for k, _ in differences(base, other, SEQ2SEQ)] == ["first token of the decoder"]
+    assert differences(BASE, {**BASE, "decoder_start_token_id": 1}, SEQ2SEQ) == []
 
 
-def test_what_scoring_leaves_aside_is_said(files):
+def test_settings_that_scoring_ignores_are_listed(files):
     [plain] = files(BASE, BASE).compared
     assert plain == "generation (scored greedily, to the lengths of the data)"
     [sampled] = files(SAMPLED, SAMPLED).compared
     assert f"without do_sample, temperature, top_p of {FILE}" in sampled
 
 
-def test_what_does_not_generate(files):
+def test_classifier_is_not_compared(files):
     assert files(BASE, None, CLASSIFIER).compared == ()
 
 
-def test_an_adapter_generates_as_its_base_does(sides_of):
+def test_adapter_has_the_settings_of_its_base(sides_of):
     short = {**BASE, "max_length": 1}
     sides = sides_of({"config.json": CONFIG, FILE: BASE}, {"config.json": CONFIG, FILE: short})
     base = sides.candidate
@@ -297,27 +307,29 @@ REPEATED = [HealthCheck.function_scoped_fixture]
 
 @settings(max_examples=40, deadline=None, suppress_health_check=REPEATED)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(NUMBERS, VALUES)))
-def test_a_checkpoint_generates_as_itself(found, asked):
-    assert found(asked, asked) == []
-    assert found(None, None, config={**CONFIG, **asked}) == []
+def test_checkpoint_equals_itself(differences, config_values):
+    assert differences(config_values, config_values) == []
+    assert differences(None, None, config={**CONFIG, **config_values}) == []
 
 
-@pytest.mark.parametrize("asked", [BASE, None, "{nope", {"eos_token_id": 506}, {}])
-def test_settings_are_those_of_plain_transformers(causal_checkpoint, asked):
+@pytest.mark.parametrize("config_values", [BASE, None, "{nope", {"eos_token_id": 506}, {}])
+def test_settings_are_those_of_plain_transformers(causal_checkpoint, config_values):
     path = causal_checkpoint().path
     (path / FILE).unlink()
-    if asked is not None:
-        (path / FILE).write_text(asked if isinstance(asked, str) else json.dumps(asked))
+    if config_values is not None:
+        (path / FILE).write_text(
+            config_values if isinstance(config_values, str) else json.dumps(config_values)
+        )
     checkpoint = open_checkpoint(path)
     model = AutoModelForCausalLM.from_pretrained(path)
     assert load_generation_config(checkpoint) == model.generation_config
-    # Scoring ends where plain generate does, whatever the tokenizer calls the end of a text.
+    # Scoring stops where plain generate does, regardless of the end token of the tokenizer.
     assert load(checkpoint).ends == end_tokens(model.generation_config)
 
 
 @pytest.mark.parametrize("make", [foreign.lora, foreign.gguf("Q8_0")], ids=["adapter", "GGUF"])
-def test_a_checkpoint_without_settings_of_its_own_goes_by_those_it_stands_on(tmp_path, make):
-    """An adapter goes by its base's settings, a GGUF file by its header."""
+def test_inherited_settings(tmp_path, make):
+    """An adapter has the settings of its base, a GGUF file those of its header."""
     base = MODELS / "llama-tiny"
     made = open_checkpoint(make(base, tmp_path / "made"))
     made = made.with_tokenizer_of(open_checkpoint(base))
