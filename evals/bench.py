@@ -19,7 +19,7 @@ from compression_gates.evals.checkpoints.findings import CheckpointComparison
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.measuring import Measurer
-from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.models.device import all_cores, timed_on
 from compression_gates.evals.report.coverage import Coverage, coverage_of
 from compression_gates.evals.scores import DIGEST, ModelScores

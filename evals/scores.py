@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, Checkpoint
 from compression_gates.evals.data.items import DataSet
-from compression_gates.evals.metrics.reading import Reading, Scored
+from compression_gates.evals.metrics.result import MetricResult, Scored
 from compression_gates.evals.store.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Pair:
     baseline: Scores
     candidate: Scores
     comparison: "CheckpointComparison | None" = None
-    speed: Reading | None = None
+    speed: MetricResult | None = None
     coverage: "Sequence[Coverage]" = ()
     notes: Sequence[str] = ()
 

@@ -1,4 +1,4 @@
-"""An earlier report, as far as a later run is compared with it."""
+"""The report of an earlier run, for comparison with a later one."""
 
 import json
 import math
@@ -18,14 +18,14 @@ REPORT = "report.jsonl"
 
 @dataclass(frozen=True)
 class Record:
-    """A gate of one run, as far as a later run is compared with it.
+    """The verdict on a gate in one run, reduced to what a comparison needs.
 
     Attributes:
         candidate, metric, limit, value, low, high, confidence, n, outcome, unreliable: as in
-            :class:`evals.gates.gate.Verdict`; numbers that a report does not hold are NaN.
-        origin: what it was measured on, as far as it is known: the digest of the ``baseline``, and
-            for timings that of the ``data`` and the ``machine``.
-        items: the values of each item, or None.
+            :class:`evals.gates.gate.Verdict`; numbers that are missing in a report are NaN.
+        origin: digests of what it was measured on, as far as they are known: of the ``baseline``,
+            and for timings of the ``data`` and the ``machine``.
+        items: the per-item values; None if they were not stored.
     """
 
     candidate: str
@@ -48,25 +48,25 @@ class Record:
         origin: Mapping[str, str] | None = None,
         items: ItemValues | None = None,
     ) -> "Record":
-        """The record of a verdict, or of one as a report holds it, with null for what is NaN.
+        """Return the record of a verdict, or of its JSON object in a report, where NaN is null.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not a verdict.
+            KeyError, TypeError, ValueError: the object is not a verdict.
         """
-        found = vars(verdict) if isinstance(verdict, Verdict) else verdict
+        fields = vars(verdict) if isinstance(verdict, Verdict) else verdict
         numbers = {
-            name: math.nan if found.get(name) is None else float(_of(Real, found[name]))
+            name: math.nan if fields.get(name) is None else float(_checked(Real, fields[name]))
             for name in ("limit", "value", "low", "high", "confidence")
         }
-        outside = numbers["confidence"] <= 0 or numbers["confidence"] >= 1
-        if outside or numbers["low"] > numbers["high"]:
+        is_outside = numbers["confidence"] <= 0 or numbers["confidence"] >= 1
+        if is_outside or numbers["low"] > numbers["high"]:
             raise ValueError("no interval")
         return cls(
-            candidate=_of(str, found["candidate"]),
-            metric=_of(str, found["metric"]),
-            n=int(_of(Integral, found["n"])),
-            outcome=str(found.get("outcome", "")),
-            unreliable=str(found.get("unreliable") or ""),
+            candidate=_checked(str, fields["candidate"]),
+            metric=_checked(str, fields["metric"]),
+            n=int(_checked(Integral, fields["n"])),
+            outcome=str(fields.get("outcome", "")),
+            unreliable=str(fields.get("unreliable") or ""),
             origin=dict(origin or {}),
             items=items,
             **numbers,
@@ -78,12 +78,13 @@ class Record:
 
     @property
     def is_error(self) -> bool:
-        """Whether nothing was measured, because its case ended in an error."""
+        """Whether nothing was measured because the case ended in an error."""
         return self.n < 1
 
     @property
     def standard_error(self) -> float:
-        """As the interval has it, and 0 for a number without one; infinite where it has no end."""
+        """Standard error implied by the interval: 0 for an exact number, infinite for an unbounded
+        interval."""
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return math.inf
         if self.low == self.high:
@@ -93,37 +94,38 @@ class Record:
         return (self.high - self.low) / (2 * float(norm.ppf(0.5 + self.confidence / 2)))
 
 
-def _of(kind: type, value: object) -> Any:
-    """``value`` if it is of a kind; a TypeError otherwise."""
+def _checked(kind: type, value: object) -> Any:
+    """Return ``value``, or raise a TypeError if it is not of the given type."""
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(value)
     return value
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """The earlier run.
+class EarlierRun:
+    """The records of an earlier run.
 
     Attributes:
-        records: its gates.
-        note: what a reader should know of it; empty where there is nothing to say.
+        records: by candidate and metric.
+        note: a remark for the summary, or an empty string.
     """
 
     records: Mapping[Key, Record]
     note: str = ""
 
 
-def read_earlier(directory: Path) -> Earlier:
-    """The gates of an earlier report; none where there is no report yet, as on the first night.
+def read_earlier_run(directory: Path) -> EarlierRun:
+    """Read the report in a folder; there are no records if there is no report yet.
 
     Raises:
-        EvalError: a report that is damaged, or that may not be read.
+        EvalError: the report is damaged or cannot be read.
     """
     file = directory / REPORT
     if directory.exists() and not directory.is_dir():
-        raise EvalError(f"earlier report {directory}: not a directory; name the folder of a report")
+        raise EvalError(f"earlier report {directory}: not a folder; give the folder of a report")
     if not file.exists():
-        return Earlier({}, f"no earlier report in {directory}, so there is nothing to compare with")
+        note = f"no earlier report in {directory}, so there is nothing to compare with"
+        return EarlierRun({}, note)
     content, packed = _read(file), None
     if (directory / FILE).exists():
         packed = _read(directory / FILE)
@@ -131,11 +133,11 @@ def read_earlier(directory: Path) -> Earlier:
     if packed is not None:
         values, run = unpack(packed, f"earlier report {directory}: {FILE}")
         if run != digest_of(content):  # a run that was killed while it wrote its report
-            values, note = {}, f"{directory / FILE} is not of that report, so it is left out"
+            values, note = {}, f"{directory / FILE} belongs to another report, so it is ignored"
     records = {record.key: record for record in _records(file, content, values)}
     if not records:
-        note = f"the report in {directory} holds no verdict, so there is nothing to compare with"
-    return Earlier(records, note)
+        note = f"the report in {directory} has no verdicts, so there is nothing to compare with"
+    return EarlierRun(records, note)
 
 
 def _read(file: Path) -> bytes:
@@ -148,16 +150,16 @@ def _read(file: Path) -> bytes:
 
 
 def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> list[Record]:
-    found = []
+    records = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
             row = json.loads(line)
             if row.get("verdict") is not None:
                 record = Record.of(row["verdict"], row.get("origin"))
-                found.append(replace(record, items=values.get(record.key)))
+                records.append(replace(record, items=values.get(record.key)))
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
                 ValueError) as error:  # fmt: skip
             raise EvalError(
-                f"earlier report {file}: line {number} is no verdict; delete the damaged report"
+                f"earlier report {file}: line {number} is not a verdict; delete the damaged report"
             ) from error
-    return found
+    return records

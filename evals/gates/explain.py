@@ -1,5 +1,4 @@
-"""What a case prints that does not pass: what was promised, what was measured, and on which items
-it went wrong. Pure."""
+"""The message of a case that does not pass: requirement, measurement and worst items."""
 
 import math
 
@@ -13,9 +12,9 @@ from compression_gates.evals.gates.gate import (
     Verdict,
 )
 from compression_gates.evals.metrics.metric import Metric
-from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import ON_SCREEN
+from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.statistics.item_values import SERIES
 
@@ -24,35 +23,37 @@ _POLICIES = {
     STRICT: "; the strict policy requires it of the whole interval",
     SMOKE: "; the smoke policy fails only if the whole interval is beyond",
 }
-TOO_MANY = 10_000_000
-"""Numbers of items from here on are not suggested."""
+MAX_SUGGESTED = 10_000_000
+"""Largest number of items that is suggested."""
 
 
-def explain(verdict: Verdict, gate: Gate, reading: Reading, rerun: str, policy: str) -> str:
-    """What a case prints that does not pass. The first line says it in a few words, and the last
-    one how to run it again, where ``rerun`` says it."""
+def explain(verdict: Verdict, gate: Gate, result: MetricResult, rerun: str, policy: str) -> str:
+    """Return the message of a case that does not pass.
+
+    The first line is a summary; the last one is the command ``rerun``, if it is not empty.
+    """
     metric = METRICS[verdict.metric]
-    first = headline(verdict, policy)
-    if reading.reasons:
-        rest = len(reading.reasons) - 1
-        first += f": {reading.reasons[0]}" + (f", and {rest} more" if rest else "")
-    lines = [first, f"  promised   {gate.promise}{_POLICIES[policy]}"]
+    summary = headline(verdict, policy)
+    if result.reasons:
+        rest = len(result.reasons) - 1
+        summary += f": {result.reasons[0]}" + (f", and {rest} more" if rest else "")
+    lines = [summary, f"  promised   {gate.promise}{_POLICIES[policy]}"]
     if verdict.outcome != NOT_JUDGED:
-        lines += _measured(verdict, metric, reading)
-    lines += [f"  because    {reason}" for reason in reading.reasons]
+        lines += _measured(verdict, metric, result)
+    lines += [f"  because    {reason}" for reason in result.reasons]
     if verdict.outcome == INCONCLUSIVE and policy != STRICT:
-        reason = verdict.unreliable or f"the limit is inside the interval; {_remedy(verdict)}"
+        reason = verdict.unreliable or f"the limit is inside the interval; {_advice(verdict)}"
         lines.append(f"  note       inconclusive: {reason}")
-    shown = reading.worst.items[:ON_SCREEN]
+    shown = result.worst.items[:ON_SCREEN]
     lines += [f"  worst {i}    {item.line()}" for i, item in enumerate(shown, 1)]
-    if len(reading.worst) > len(shown):
-        more = counted(len(reading.worst) - len(shown), "more item")
+    if len(result.worst) > len(shown):
+        more = counted(len(result.worst) - len(shown), "more item")
         lines.append(f"             {more} got worse")
     return "\n".join([*lines, *([f"  rerun      {rerun}"] if rerun else [])])
 
 
 def headline(verdict: Verdict, policy: str) -> str:
-    """Why a case does not pass, in a line."""
+    """Return why a case does not pass, in one line."""
     metric = METRICS[verdict.metric]
     name = metric.label
     if verdict.outcome == NOT_JUDGED:
@@ -66,16 +67,19 @@ def headline(verdict: Verdict, policy: str) -> str:
     if policy != STRICT:
         return f"{name} {value} (limit {limit}), inconclusive"
     interval = f", {_interval(verdict, metric)}" if _bounded(verdict) else ""
-    reason = verdict.unreliable or _remedy(verdict)
+    reason = verdict.unreliable or _advice(verdict)
     return f"{name} not proven: {value}{interval} against {limit}; {reason}"
 
 
-def needed(verdict: Verdict) -> int | None:
-    """About how many items, documents or timed pairs would take the limit out of the interval.
+def needed_count(verdict: Verdict) -> int | None:
+    """Return about how many items, documents or timed pairs would settle an inconclusive verdict.
 
-    Intervals shrink with the square root of the number, and the estimate is taken to stay where it
-    is: ``n (half width / distance to the limit)^2``. None where that is no number, or depends on
-    more than one count.
+    Half widths scale with the inverse square root of the number, and the estimate is assumed to
+    stay the same: ``n (half width / distance to the limit)^2``.
+
+    Returns:
+        None if the number is not finite or too large, or if the interval depends on more than one
+        count.
     """
     metric = METRICS[verdict.metric]
     distance = abs(verdict.limit - verdict.value)
@@ -84,18 +88,18 @@ def needed(verdict: Verdict) -> int | None:
     if not metric.counted or not distance > 0 or not math.isfinite(half_width):
         return None
     count = math.ceil(_count(verdict) * (half_width / distance) ** 2)
-    return count if count < TOO_MANY else None
+    return count if count < MAX_SUGGESTED else None
 
 
-def _remedy(verdict: Verdict) -> str:
-    """What would turn an inconclusive verdict into a conclusive one."""
-    metric, count = METRICS[verdict.metric], needed(verdict)
+def _advice(verdict: Verdict) -> str:
+    """Return how an inconclusive verdict could be settled."""
+    metric, count = METRICS[verdict.metric], needed_count(verdict)
     if not verdict.met:
-        return "the estimate itself is beyond the limit, so more data would not prove it"
+        return "the point estimate breaks the limit, so more data would not prove that it is kept"
     if verdict.value == verdict.limit:
-        return "the estimate is the limit itself, so more data would not prove it"
+        return "the point estimate equals the limit, so more data would not prove that it is kept"
     if count is None:
-        return "more data are needed to tell"
+        return "more data are needed"
     return f"about {count:,} {metric.counted} would settle it ({_count(verdict):,} were judged)"
 
 
@@ -112,28 +116,29 @@ def _interval(verdict: Verdict, metric: Metric) -> str:
     return f"{verdict.confidence:.0%} interval {ends}"
 
 
-def _measured(verdict: Verdict, metric: Metric, reading: Reading) -> list[str]:
+def _measured(verdict: Verdict, metric: Metric, result: MetricResult) -> list[str]:
     nan = math.isnan(verdict.value)
     parts = ["not a number" if nan else metric.show(verdict.value, verdict.limit)]
     if not _bounded(verdict):
         parts += [] if nan else ["no interval"]
     elif verdict.low < verdict.high:
         parts.append(_interval(verdict, metric))
-    sample = f" ({_sample(verdict, reading)})" if verdict.n > 1 else ""
+    sample = f" ({_sample(verdict, result)})" if verdict.n > 1 else ""
     lines = [f"  measured   {', '.join(parts)}{sample}"]
     if metric.level_unit is not None:
         levels = [metric.level_unit(level) for level in (verdict.baseline, verdict.measured)]
         lines.append("  baseline   {}, candidate {}".format(*levels))
-    if "worse" in reading.facts:
-        changed = (
-            "{worse:.0f} worse, {better:.0f} better (McNemar's mid-p by document {mcnemar_p:.2g})"
-        )
-        lines.append(f"  changed    {changed.format_map(reading.facts)}")
+    if "worse" in result.facts:
+        # McNemar's test is the sign test of right and wrong answers.
+        test = "McNemar's" if metric.shows_changes else "sign test's"
+        changed = "{worse:.0f} worse, {better:.0f} better".format_map(result.facts)
+        p_value = f"{test} mid-p by document {result.facts['mcnemar_p']:.2g}"
+        lines.append(f"  changed    {changed} ({p_value})")
     return lines
 
 
-def _sample(verdict: Verdict, reading: Reading) -> str:
+def _sample(verdict: Verdict, result: MetricResult) -> str:
     if verdict.clusters in (1, verdict.n):
         return f"n = {verdict.n:,}"
-    series = reading.items is not None and reading.items.kind == SERIES
+    series = result.items is not None and result.items.kind == SERIES
     return f"n = {verdict.n:,} in {counted(verdict.clusters, 'window' if series else 'document')}"

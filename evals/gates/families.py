@@ -1,7 +1,8 @@
 """One decision over many gates, with a bounded rate of false alarms.
 
-Of 100 gates that are each wrong in 1 run of 40, an unchanged model trips two or three every night.
-A family of gates raises an alarm only for those whose p-values stand out among all of them.
+If each of 100 gates fails by chance in one run of 40, an unchanged model fails two or three gates
+in every run. A family raises an alarm only for gates that are significant after correction for
+multiple testing.
 """
 
 import math
@@ -15,23 +16,25 @@ from compression_gates.evals.gates.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
 from compression_gates.evals.metrics.units import counted
 
 HOLM, BENJAMINI_HOCHBERG = "holm", "bh"
-RATE = 0.01
-"""Runs of an unchanged model that may raise an alarm."""
+FALSE_ALARM_RATE = 0.01
+"""Share of the runs of an unchanged model that may raise an alarm."""
 _ERROR, _FAILED, _NOT_PROVEN, _NOT_JUDGED = "error", "failed", "not proven", "not judged"
 
 
-def alarms(p_values: ArrayLike, method: str = HOLM, rate: float = RATE) -> np.ndarray:
-    """Which hypotheses "this promise is kept" fall, taken together.
+def alarms(p_values: ArrayLike, method: str = HOLM, rate: float = FALSE_ALARM_RATE) -> np.ndarray:
+    """Return for which gates the null hypothesis that the limit is kept is rejected, corrected for
+    multiple testing.
 
-    ``holm``: at most ``rate`` of the runs have any false alarm, however gates depend on each
-    other (Holm 1979). ``bh``: at most ``rate`` of the alarms are false, in expectation, for
-    independent or positively dependent gates (Benjamini & Hochberg 1995); finds more.
+    ``holm`` bounds the family-wise error rate: at most ``rate`` of the runs have any false alarm,
+    for any dependence between gates (Holm 1979). ``bh`` bounds the false discovery rate: at most
+    ``rate`` of the alarms are false, in expectation, for independent or positively dependent gates
+    (Benjamini & Hochberg 1995). It has more power.
 
     Args:
-        p_values: ``(gates,)``; NaN, of a gate that measured no number, is always an alarm and
-            takes no part in the correction of the others.
+        p_values: ``(gates,)``; NaN, of a gate whose value is not a number, is always rejected and
+            does not count in the correction.
         method: ``holm`` or ``bh``.
-        rate: what is bounded.
+        rate: bound of the error rate.
 
     Returns:
         ``(gates,)`` booleans.
@@ -39,16 +42,16 @@ def alarms(p_values: ArrayLike, method: str = HOLM, rate: float = RATE) -> np.nd
     from scipy.stats import false_discovery_control
 
     p_values = np.asarray(p_values, dtype=np.float64)
-    found = np.isnan(p_values)
-    known = p_values[~found]
+    rejected = np.isnan(p_values)
+    known = p_values[~rejected]
     if known.size:
         adjusted = _holm(known) if method == HOLM else false_discovery_control(known)
-        found[~found] = adjusted <= rate
-    return found
+        rejected[~rejected] = adjusted <= rate
+    return rejected
 
 
 def _holm(p_values: np.ndarray) -> np.ndarray:
-    """Adjusted p-values: ``max over j <= i of (m - j) p_(j)``, at most 1."""
+    """Return adjusted p-values, ``max over j <= i of (m - j + 1) p_(j)``, at most 1."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(order), 0, -1)
     adjusted = np.empty_like(p_values)
@@ -56,10 +59,10 @@ def _holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def told(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) -> str:
-    """What failed, and which gates stand out when all that were measured are judged together.
+def family_summary(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) -> str:
+    """Return a line with the failed gates, and with those that are significant among all gates.
 
-    Cases that ended in an error and gates that were not judged are no part of the family.
+    Cases that ended in an error and gates that were not judged are not part of the family.
 
     Args:
         cases: verdicts, and whether their cases passed.
@@ -70,17 +73,17 @@ def told(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) -> str:
     for verdict, passed in cases:
         if not passed:
             failed[_kind(verdict)].append(verdict)
-    parts = [f"{len(own)} {kind}: {_named(own)}" for kind, own in failed.items() if own]
+    parts = [f"{len(group)} {kind}: {_named(group)}" for kind, group in failed.items() if group]
     judged = [v for v, _ in cases if _kind(v) not in (_ERROR, _NOT_JUDGED)]
-    broken = alarms([verdict.p for verdict in judged], method)
-    alarmed = [verdict for verdict, alarm in zip(judged, broken, strict=True) if alarm]
-    by = f"({_bound(method)})"
+    rejected = alarms([verdict.p for verdict in judged], method)
+    alarmed = [verdict for verdict, alarm in zip(judged, rejected, strict=True) if alarm]
+    bound = f"({_bound(method)})"
     if alarmed:
-        parts.append(f"ALARM {by}: {_named(alarmed)}")
+        parts.append(f"ALARM {bound}: {_named(alarmed)}")
     elif parts:
-        parts.append(f"none stands out among {counted(len(judged), 'measured gate')} {by}")
+        parts.append(f"none stands out among {counted(len(judged), 'measured gate')} {bound}")
     else:
-        parts.append(f"no alarm over {counted(len(judged), 'gate')} {by}")
+        parts.append(f"no alarm over {counted(len(judged), 'gate')} {bound}")
     unbounded = sum(not math.isfinite(verdict.high - verdict.low) for verdict in judged)
     if unbounded and not alarmed:
         parts.append(f"{unbounded} of them rest on one document or none")
@@ -88,7 +91,7 @@ def told(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) -> str:
 
 
 def _kind(verdict: Verdict) -> str:
-    """What a verdict is, where its case failed."""
+    """Return the kind of failure of a case that failed."""
     if verdict.outcome == NOT_JUDGED:
         return _NOT_JUDGED
     if verdict.n < 1:
@@ -98,8 +101,8 @@ def _kind(verdict: Verdict) -> str:
 
 def _bound(method: str) -> str:
     if method == HOLM:
-        return f"Holm: false alarms in at most {RATE:.0%} of runs"
-    return f"Benjamini-Hochberg: at most {RATE:.0%} of them false"
+        return f"Holm: false alarms in at most {FALSE_ALARM_RATE:.0%} of runs"
+    return f"Benjamini-Hochberg: at most {FALSE_ALARM_RATE:.0%} of them false"
 
 
 def _named(verdicts: Sequence[Verdict]) -> str:

@@ -1,7 +1,7 @@
-"""Gates: what is promised of a metric, and the verdict on a reading. Pure.
+"""Gates: the limit of a metric, and the verdict on a result.
 
-A metric is a *cost* (a drift, held below a limit) or a *gain* (held above one). Better than the
-baseline never fails a cost.
+A metric is a *cost*, such as a drift, with an upper limit, or a *gain* with a lower limit. A
+candidate that is better than the baseline never fails a cost.
 """
 
 import math
@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.reading import NO_DATA, Reading
 from compression_gates.evals.metrics.registry import METRICS
+from compression_gates.evals.metrics.result import NO_DATA, MetricResult
+from compression_gates.evals.statistics.estimate import Estimate
 
 PASSED, FAILED, INCONCLUSIVE, NOT_JUDGED = "passed", "failed", "inconclusive", "not judged"
-"""Outcomes. The whole interval keeps the limit, or breaks it, or neither can be proven; or there is
-nothing that could be judged."""
+"""Outcomes: the whole interval keeps the limit; the whole interval breaks it; neither; or there is
+nothing to judge."""
 DEFAULT, STRICT, SMOKE = "default", "strict", "smoke"
-"""Policies: the point estimate decides; only a proof passes; only a proven regression fails."""
-FAR = 1e-3
-"""An interval that may cover less than it says still disproves what lies beyond it at this p."""
+"""Policies: the point estimate decides; only proven non-inferiority passes; only a proven
+regression fails."""
+UNRELIABLE_P = 1e-3
+"""Significance level at which even an unreliable interval proves a regression."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Gate:
     """A metric and its limit, fixed before the run.
 
     Attributes:
-        weights: of the weighted score's parts; empty elsewhere.
+        weights: of the parts of a weighted score; empty for other metrics.
     """
 
     metric: str
@@ -41,16 +43,20 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A gate, what was read, and what follows.
+    """The outcome of a gate for a candidate.
 
     Attributes:
-        outcome: ``passed`` or ``failed`` where the whole interval lies on one side of the limit;
-            ``inconclusive`` where it does not, or where it cannot be relied on; ``not judged``
-            where there was nothing to judge.
-        met: whether the point estimate keeps the promise.
-        p: one-sided p-value of the promise being kept.
-        unreliable: why the interval proves nothing; empty where it can be relied on.
-        reason: why nothing was judged; empty where something was.
+        candidate, metric, limit: of the gate.
+        value, low, high, confidence: the estimate and its interval.
+        n, clusters: numbers of items and of documents.
+        baseline, measured: the metric's value for the baseline and for the candidate by itself.
+        p: one-sided p-value of the null hypothesis that the limit is kept.
+        unreliable: why the interval proves nothing; empty if it is reliable.
+        reason: why the gate was not judged; empty if it was.
+        met: whether the point estimate keeps the limit.
+        outcome: ``passed`` or ``failed`` if the whole interval is on one side of the limit,
+            ``inconclusive`` if it is not, or is unreliable, and ``not judged`` if there was nothing
+            to judge.
     """
 
     candidate: str
@@ -72,24 +78,26 @@ class Verdict:
 
     @property
     def has_no_data(self) -> bool:
-        """Whether it was not judged for want of data."""
+        """Whether it was not judged because there were no data."""
         return self.outcome == NOT_JUDGED and self.reason.startswith(NO_DATA)
 
     def holds(self, policy: str) -> bool:
-        """Whether the case passes under a policy. NaN passes under none, and neither does under
-        :data:`STRICT` what was not judged."""
+        """Return whether the case passes under a policy.
+
+        NaN fails under every policy. A gate that was not judged fails only under :data:`STRICT`.
+        """
         if policy == STRICT:
             return self.outcome == PASSED
         if self.outcome in (FAILED, NOT_JUDGED):
             return self.outcome == NOT_JUDGED
-        bounded = math.isfinite(self.low) and math.isfinite(self.high)
-        # Where there is no interval at all, the point estimate is all that is known.
-        lenient = bounded and (policy == SMOKE or METRICS[self.metric].sequential)
-        return self.met or lenient
+        has_interval = math.isfinite(self.low) and math.isfinite(self.high)
+        # Without an interval, only the point estimate can decide.
+        is_lenient = has_interval and (policy == SMOKE or METRICS[self.metric].sequential)
+        return self.met or is_lenient
 
 
 def unmeasured(candidate: str, gate: Gate) -> Verdict:
-    """The verdict on a candidate that could not be measured: failed, with no number."""
+    """Return the verdict on a candidate that could not be measured: failed, without a value."""
     nan = math.nan
     return Verdict(
         candidate, gate.metric, gate.limit, nan, nan, nan, nan, 0, 0, nan, nan, nan, "", "", False,
@@ -97,35 +105,39 @@ def unmeasured(candidate: str, gate: Gate) -> Verdict:
     )  # fmt: skip
 
 
-def nothing_to_lose(gate: Gate, reading: Reading) -> str:
-    """Why keeping a limit on a drop proves nothing: the baseline is no further above guessing than
-    the limit allows it to fall. Empty where it does prove something, or where the reading is no
-    number."""
-    metric, guessed = METRICS[gate.metric], reading.facts.get("guessing")
-    estimate = reading.estimate
-    numbers = (estimate.value, estimate.low, estimate.high)
-    if not metric.drop or guessed is None or any(map(math.isnan, numbers)):
+def chance_level_reason(gate: Gate, result: MetricResult) -> str:
+    """Return why a gate on a drop cannot be judged, or an empty string.
+
+    If the baseline exceeds chance level by no more than the limit, a model that guesses would pass.
+    """
+    metric, chance = METRICS[gate.metric], result.facts.get("guessing")
+    if not metric.drop or chance is None or _is_nan(result.estimate):
         return ""
-    if reading.baseline - guessed > gate.limit:
+    if result.baseline - chance > gate.limit:
         return ""
     return (
-        f"the baseline has {metric.level_unit(reading.baseline)} and guessing "
-        f"{metric.level_unit(guessed)}, so that a model that guesses would keep the limit of "
+        f"the baseline has {metric.level_unit(result.baseline)} and guessing "
+        f"{metric.level_unit(chance)}, so a model that guesses would keep the limit of "
         f"{metric.unit.exactly(gate.limit, signed=False)}"
     )
 
 
-def verdict_of(candidate: str, gate: Gate, reading: Reading) -> Verdict:
-    """Holds a reading against a gate. Nothing is rounded, and NaN fails. Where the baseline has
-    nothing to lose, a candidate cannot pass: it is not judged, unless it is proven to be worse than
-    the limit all the same, and fails.
+def _is_nan(estimate: Estimate) -> bool:
+    return any(map(math.isnan, (estimate.value, estimate.low, estimate.high)))
+
+
+def verdict_of(candidate: str, gate: Gate, result: MetricResult) -> Verdict:
+    """Return the verdict on a result. Nothing is rounded, and NaN fails.
+
+    If the baseline is close to chance level (:func:`chance_level_reason`), the gate is not judged,
+    unless the limit is proven to be broken.
 
     Raises:
         EvalError: no item was measured.
     """
-    estimate, reason = reading.estimate, reading.not_judged
+    estimate, reason = result.estimate, result.not_judged
     if estimate.n < 1 and not reason:
-        raise EvalError(f"{candidate}: {gate.metric} rests on no item")
+        raise EvalError(f"{candidate}: {gate.metric} was measured on no item")
     if METRICS[gate.metric].at_most:
         p = estimate.p_above(gate.limit)
         met, best, worst = estimate.value <= gate.limit, estimate.low, estimate.high
@@ -134,13 +146,13 @@ def verdict_of(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         p = (-estimate).p_above(-gate.limit)
         met, best, worst = estimate.value >= gate.limit, estimate.high, estimate.low
         proven, refuted = worst >= gate.limit, best < gate.limit
-    reason = reason or nothing_to_lose(gate, reading)
+    reason = reason or chance_level_reason(gate, result)
     if estimate.n < 1:
         outcome = NOT_JUDGED
-    elif any(math.isnan(x) for x in (estimate.value, estimate.low, estimate.high)):
+    elif _is_nan(estimate):
         met, outcome = False, FAILED
     elif estimate.unreliable:
-        outcome = FAILED if refuted and p < FAR else INCONCLUSIVE
+        outcome = FAILED if refuted and p < UNRELIABLE_P else INCONCLUSIVE
         p = p if outcome == FAILED else 1.0
     else:
         outcome = PASSED if proven else FAILED if refuted else INCONCLUSIVE
@@ -155,11 +167,11 @@ def verdict_of(candidate: str, gate: Gate, reading: Reading) -> Verdict:
         value=estimate.value,
         low=estimate.low,
         high=estimate.high,
-        confidence=estimate.confidence,
+        confidence=estimate.confidence_level,
         n=estimate.n,
         clusters=estimate.clusters,
-        baseline=reading.baseline,
-        measured=reading.candidate,
+        baseline=result.baseline,
+        measured=result.candidate,
         p=p,
         unreliable=estimate.unreliable,
         reason=reason,

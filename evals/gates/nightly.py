@@ -1,13 +1,12 @@
-"""What got worse since an earlier report, and whether it is noise. Pure.
+"""Comparison with an earlier run: which gates got significantly worse.
 
-Where both runs measured the same items, their values are compared item by item: whatever made an
-item easy or hard cancels from the difference. Timings, and gates of which the earlier report has no
-values, are compared as independent runs.
+If both runs measured the same items, their values are compared item by item, so that the difficulty
+of an item cancels from the difference. Timings, and gates without per-item values in the earlier
+report, are compared as independent samples.
 
-A change is told as worse only where it is proven to exceed a floor, below which no difference is
-news: a twentieth of what the gate allows for a drift, 1 % for a number that was counted, such as
-bytes, and 10 % for a timing. The rate of false alarms is that of a month, spent equally over its
-nights.
+A regression is reported only if it is proven to exceed a threshold: one twentieth of the gate's
+limit for a drift, 1 % for a number that was counted, such as bytes, and 10 % for a timing. The rate
+of false alarms is bounded per month, and divided equally among its nights.
 """
 
 import math
@@ -17,24 +16,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from compression_gates.evals.errors import listed
-from compression_gates.evals.gates.earlier import Earlier, Record
-from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG, HOLM, RATE, alarms
-from compression_gates.evals.gates.gate import FAR, NOT_JUDGED
+from compression_gates.evals.gates.earlier import EarlierRun, Record
+from compression_gates.evals.gates.families import (
+    BENJAMINI_HOCHBERG,
+    FALSE_ALARM_RATE,
+    HOLM,
+    alarms,
+)
+from compression_gates.evals.gates.gate import NOT_JUDGED, UNRELIABLE_P
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.statistics.item_values import Key
 
 NIGHTS = 30
-"""Nights over which the family's rate is spent."""
-DRIFT_FLOOR = 0.05
-"""Of a gate's limit: smaller changes of a drift are no news."""
-EXACT_FLOOR = 0.01
-"""Relative change of a number without an interval, below which it is no news."""
-TIMING_FLOOR = 0.1
-"""Relative change of a number that depends on timings, below which it is no news."""
+"""Number of nights among which the rate of false alarms is divided."""
+DRIFT_THRESHOLD = 0.05
+"""Smallest reported rise of a drift, as a share of the gate's limit."""
+EXACT_THRESHOLD = 0.01
+"""Smallest reported relative change of a number without an interval."""
+TIMING_THRESHOLD = 0.1
+"""Smallest reported relative change of a metric that depends on timings."""
 TIMING_NOISE = 0.02
-"""Relative standard deviation of a timing from night to night, beside that within a night: memory
-is laid out otherwise, clocks and neighbours differ. No interval of one run can show it."""
+"""Relative standard deviation of a timing between nights, in addition to that within a night:
+memory layout, clock rates and other load differ. The interval of a single run does not include it."""
 _DIFFERS = {
     "baseline": "the baseline differs",
     "data": "the data differ",
@@ -44,17 +48,17 @@ _DIFFERS = {
 
 @dataclass(frozen=True)
 class Change:
-    """A gate then and now.
+    """The change of a gate between two runs.
 
     Attributes:
         candidate, metric: of the gate.
-        before, after: its numbers.
-        p: one-sided p-value that it did not get worse by more than the floor; NaN where it is not
-            a number any more.
-        paired: the number of items that were compared one by one; 0 where the two runs were
-            compared as independent.
-        same: whether every value is the same as it was, so that nothing can have got worse.
-        worse: whether it stands out among all of its family.
+        before, after: its values.
+        p: one-sided p-value of the null hypothesis that it did not get worse by more than the
+            threshold; NaN if the later value is not a number.
+        paired: number of items that were compared one by one; 0 if the runs were compared as
+            independent samples.
+        same: whether all values are identical.
+        worse: whether the regression is significant among all gates.
     """
 
     candidate: str
@@ -73,14 +77,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """This run beside an earlier one.
+    """The comparison of a run with an earlier one.
 
     Attributes:
-        changes: every gate that both have a comparable number for, those that got worse first.
-        unpaired: reason by gate: compared as independent runs although both measured items.
-        refused: reason by gate: not compared, because the numbers are of different things.
+        changes: of the gates with comparable values in both runs, the regressions first.
+        unpaired: for gates that were compared as independent samples although both runs measured
+            items, the reason.
+        refused: for gates that were not compared, because something else differs, the reason.
         new, gone: gates that only this run has, and only the earlier one.
-        family: how the changes were judged together.
+        family: method of the correction for multiple testing.
         note: of the earlier run.
         first: whether there is no earlier run.
     """
@@ -96,47 +101,49 @@ class Comparison:
 
     @property
     def regressions(self) -> list[Change]:
-        """What is proven to have got worse."""
+        """The changes that are significantly worse."""
         return [change for change in self.changes if change.worse]
 
     def lines(self) -> list[str]:
-        """What the summary says of the comparison, the most important first."""
-        found = []
+        """Return the lines of the summary, the most important first."""
+        lines = []
         if self.changes:
-            found.append(self._verdict())
+            lines.append(self._verdict())
         elif not self.first:
-            found.append("no gate has a number that can be compared in both runs")
+            lines.append("no gate has a comparable value in both runs")
         if self.note:
-            found.append(self.note)
+            lines.append(self.note)
         for reason, keys in _by_reason(self.unpaired):
-            found.append(f"compared as independent runs, {reason}: {_named(keys)}")
+            lines.append(f"compared as independent runs, {reason}: {_named(keys)}")
         for reason, keys in _by_reason(self.refused):
-            found.append(f"not comparable, {reason}: {_named(keys)}")
+            lines.append(f"not comparable, {reason}: {_named(keys)}")
         if self.new and not self.first:
-            found.append(f"not in the earlier report: {_named(self.new)}")
+            lines.append(f"not in the earlier report: {_named(self.new)}")
         if self.gone:
-            found.append(f"in the earlier report, and not run now: {_named(self.gone)}")
-        return found
+            lines.append(f"in the earlier report, but not in this run: {_named(self.gone)}")
+        return lines
 
     def _verdict(self) -> str:
         worse = [str(change) for change in self.regressions]
         paired = sum(change.paired > 0 for change in self.changes)
-        by = f"({_bound(self.family)})"
+        bound = f"({_bound(self.family)})"
         if not worse:
             count = f"{counted(len(self.changes), 'gate')}, {paired} compared item by item"
-            return f"nothing got worse beyond noise in {count} {by}"
-        return f"WORSE {by}: {listed(worse, '; ')}"
+            return f"nothing got worse beyond noise in {count} {bound}"
+        return f"WORSE {bound}: {listed(worse, '; ')}"
 
 
 def _bound(family: str) -> str:
     if family == BENJAMINI_HOCHBERG:
-        return f"Benjamini-Hochberg: at most {RATE / NIGHTS:.3%} of a night's alarms false"
-    return f"Holm: false alarms in at most {RATE:.0%} of months of {NIGHTS} nights"
+        return (
+            f"Benjamini-Hochberg: at most {FALSE_ALARM_RATE / NIGHTS:.3%} of a night's alarms false"
+        )
+    return f"Holm: false alarms in at most {FALSE_ALARM_RATE:.0%} of months of {NIGHTS} nights"
 
 
 def _by_reason(reasons: Mapping[Key, str]) -> list[tuple[str, list[Key]]]:
     return [
-        (reason, [key for key, own in reasons.items() if own == reason])
+        (reason, [key for key, other in reasons.items() if other == reason])
         for reason in dict.fromkeys(reasons.values())
     ]
 
@@ -145,18 +152,18 @@ def _named(keys: Sequence[Key]) -> str:
     return listed([" ".join(key) for key in keys])
 
 
-def compared(now: Sequence[Record], earlier: Earlier, family: str = HOLM) -> Comparison:
-    """This run beside an earlier one.
+def compare_runs(now: Sequence[Record], earlier: EarlierRun, family: str = HOLM) -> Comparison:
+    """Compare a run with an earlier one.
 
-    Cases that ended in an error, now or then, and gates that were not judged take no part. Gates
-    whose every value is what it was cannot raise a false alarm, so that the others are not
-    corrected for them.
+    Cases that ended in an error in either run and gates that were not judged are left out. Gates
+    with identical values cannot raise a false alarm, so they do not count in the correction for
+    multiple testing.
 
     Args:
         now: the gates of this run.
-        earlier: from :func:`evals.gates.earlier.read_earlier`.
-        family: how they are judged together, as in :func:`evals.gates.families.alarms`, at
-            :data:`evals.gates.families.RATE` over :data:`NIGHTS`.
+        earlier: from :func:`evals.gates.earlier.read_earlier_run`.
+        family: method of the correction, as in :func:`evals.gates.families.alarms`, at the rate
+            :data:`evals.gates.families.FALSE_ALARM_RATE` divided by :data:`NIGHTS`.
     """
     changes, unpaired, refused = [], {}, {}
     for record in now:
@@ -171,9 +178,9 @@ def compared(now: Sequence[Record], earlier: Earlier, family: str = HOLM) -> Com
         changes.append(change)
         if reason:
             unpaired[record.key] = reason
-    moved = [change for change in changes if not change.same]
-    found = alarms([change.p for change in moved], family, RATE / NIGHTS)
-    marked = [replace(c, worse=bool(alarm)) for c, alarm in zip(moved, found, strict=True)]
+    changed = [change for change in changes if not change.same]
+    rejected = alarms([change.p for change in changed], family, FALSE_ALARM_RATE / NIGHTS)
+    marked = [replace(c, worse=bool(alarm)) for c, alarm in zip(changed, rejected, strict=True)]
     marked += [change for change in changes if change.same]
     keys = [record.key for record in now]
     return Comparison(
@@ -193,19 +200,19 @@ def _is_measured(record: Record) -> bool:
 
 
 def _incomparable(now: Record, then: Record) -> str:
-    """Why two records of the same name are of different things; empty where they are not."""
+    """Return why two records of the same gate cannot be compared; empty if they can."""
     pairs = [(now.origin, then.origin)]
     if now.items is not None and then.items is not None:
         pairs.append((now.items.origin, then.items.origin))
     for part in _DIFFERS:
-        for one, two in pairs:
-            if part in one and part in two and one[part] != two[part]:
+        for origin, other in pairs:
+            if part in origin and part in other and origin[part] != other[part]:
                 return _DIFFERS[part]
     return ""
 
 
 def _change(now: Record, then: Record) -> tuple[Change, str]:
-    """The change, and why its items were not paired although they were sampled."""
+    """Return the change, and why items were not paired although there are some."""
     paired, reason = _pairing(now, then)
     same = now.value == then.value
     if paired:
@@ -223,13 +230,13 @@ def _change(now: Record, then: Record) -> tuple[Change, str]:
 
 
 def _pairing(now: Record, then: Record) -> tuple[int, str]:
-    """How many items can be compared one by one, and why none can where items were sampled."""
+    """Return how many items can be paired, and why none can although there are some."""
     if METRICS[now.metric].timed:
         return 0, ""
     if now.items is None:
-        return 0, "" if now.low == now.high else "no values of items are kept of it"
+        return 0, "" if now.low == now.high else "its per-item values are not stored"
     if then.items is None:
-        return 0, "the earlier report has no values of items"
+        return 0, "the earlier report has no per-item values"
     if not now.items.same_items(then.items):
         return 0, "they were measured by another protocol"
     if not all(np.isfinite(side.items.values).all() for side in (now, then)):
@@ -243,14 +250,14 @@ def _p_paired(now: Record, then: Record) -> float:
     flips = now.items.flips_since(then.items)
     if flips is not None:
         losses, gains = flips if METRICS[now.metric].at_most else flips[::-1]
-        return _p_sign(losses, gains) if rise.value > _floor(now) else 1.0
-    return _reliable(rise.p_above(_floor(now)), rise.unreliable)
+        return _p_sign(losses, gains) if rise.value > _threshold(now) else 1.0
+    return _reliable(rise.p_above(_threshold(now)), rise.unreliable)
 
 
 def _p_sign(losses: int, gains: int) -> float:
-    """One-sided exact p-value of McNemar's test that losses are at most as likely as gains.
+    """Return the p-value of McNemar's exact one-sided test that losses are no likelier than gains.
 
-    Far out in its tail, where the p-values of many gates are judged, an interval is less powerful.
+    At the small p-values that matter if many gates are judged, it has more power than an interval.
     """
     from scipy.stats import binom
 
@@ -261,22 +268,24 @@ def _p_independent(now: Record, then: Record) -> float:
     rise = now.value - then.value
     rise = rise if METRICS[now.metric].at_most else -rise
     error = math.hypot(now.standard_error, then.standard_error)
-    floor = _floor(now) if METRICS[now.metric].at_most else EXACT_FLOOR * abs(then.value)
-    return _reliable(_p_normal(rise - floor, error), now.unreliable or then.unreliable)
+    threshold = (
+        _threshold(now) if METRICS[now.metric].at_most else EXACT_THRESHOLD * abs(then.value)
+    )
+    return _reliable(_p_normal(rise - threshold, error), now.unreliable or then.unreliable)
 
 
 def _p_slower(now: Record, then: Record) -> float:
-    """Of a gain that depends on timings, on the scale of relative changes."""
+    """Return the p-value of a gain that depends on timings, on the scale of relative changes."""
     if not (now.value > 0 and then.value > 0):
         return 1.0 if now.value >= then.value else _p_independent(now, then)
     errors = [record.standard_error / record.value for record in (now, then)]
     error = math.hypot(*errors, TIMING_NOISE, TIMING_NOISE)
-    fall = math.log(then.value / now.value) + math.log1p(-TIMING_FLOOR)
+    fall = math.log(then.value / now.value) + math.log1p(-TIMING_THRESHOLD)
     return _reliable(_p_normal(fall, error), now.unreliable or then.unreliable)
 
 
-def _floor(now: Record) -> float:
-    return DRIFT_FLOOR * abs(now.limit)
+def _threshold(now: Record) -> float:
+    return DRIFT_THRESHOLD * abs(now.limit)
 
 
 def _p_normal(rise: float, error: float) -> float:
@@ -286,6 +295,6 @@ def _p_normal(rise: float, error: float) -> float:
 
 
 def _reliable(p: float, unreliable: str) -> float:
-    """An interval that may cover less than it says proves only what lies far beyond it, as in
-    :func:`evals.gates.gate.judge`."""
-    return 1.0 if unreliable and not p < FAR else p
+    """Return ``p``, or 1 if it is from an unreliable interval and above
+    :data:`evals.gates.gate.UNRELIABLE_P`."""
+    return 1.0 if unreliable and not p < UNRELIABLE_P else p

@@ -1,7 +1,7 @@
-"""A run of lm-evaluation-harness as it lies on disk.
+"""Reads the logs of a run of lm-evaluation-harness.
 
-``lm_eval run --log_samples --output_path DIR`` leaves ``results_DATE.json`` and, for each task,
-``samples_TASK_DATE.jsonl``, a line for each document and filter.
+``lm_eval run --log_samples --output_path DIR`` writes ``results_DATE.json`` and, for each task,
+``samples_TASK_DATE.jsonl`` with one line per document and filter.
 """
 
 import re
@@ -16,7 +16,7 @@ from compression_gates.evals.data.rows import json_row
 from compression_gates.evals.errors import EvalError
 
 RESULTS = re.compile(r"(?:.+_|)results_(?P<date>.+)\.json|.+_(?P<other>\d{4}-.+)\.json")
-"""Names of results files, of a folder and of ``--output_path FILE.json``."""
+"""Names of results files, with ``--output_path`` as a folder and as ``FILE.json``."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class EvaluationLog:
     """One run of the harness.
 
     Attributes:
-        path: its results file.
-        results: what it says of the run.
-        samples: for each task the lines of its log.
+        path: of the results file.
+        results: content of the results file.
+        samples: the lines of the sample log by task.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class EvaluationLog:
 
 
 def is_log(reference: str) -> bool:
-    """Whether a path holds a sample log rather than a checkpoint."""
+    """Return whether a path is a sample log rather than a checkpoint."""
     path = expanded(reference)
     if path.is_file():
         return path.suffix == ".json" and RESULTS.fullmatch(path.name) is not None
@@ -45,18 +45,18 @@ def is_log(reference: str) -> bool:
 
 
 def read_log(reference: str) -> EvaluationLog:
-    """A run: a results file, or the one run in a folder.
+    """Read a run, given its results file or a folder with a single run.
 
     Raises:
-        EvalError: no run, more than one, or lines that are no sample log.
+        EvalError: there is no run or more than one, or the log is damaged.
     """
-    with told(reference):
+    with log_errors(reference):
         return _read(reference)
 
 
 @contextmanager
-def told(reference: str) -> Iterator[None]:
-    """A log is data: whatever is wrong with it is told in a line."""
+def log_errors(reference: str) -> Iterator[None]:
+    """Convert the exceptions of a damaged log into an EvalError."""
     try:
         yield
     except EvalError:
@@ -64,33 +64,33 @@ def told(reference: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError,
             TypeError, ValueError) as error:  # fmt: skip
         raise EvalError(
-            f"{reference}: not a log of lm-eval ({type(error).__name__}: {error})"
+            f"{reference}: not a valid log of lm-eval ({type(error).__name__}: {error})"
         ) from error
 
 
 def _read(reference: str) -> EvaluationLog:
     path = expanded(reference)
     if path.is_dir():
-        found = sorted(f for f in path.rglob("*.json") if RESULTS.fullmatch(f.name))
-        if not found:
-            raise EvalError(f"{reference}: no results_*.json beside its samples")
-        if len(found) > 1:
+        files = sorted(file for file in path.rglob("*.json") if RESULTS.fullmatch(file.name))
+        if not files:
+            raise EvalError(f"{reference}: there are samples, but no results_*.json")
+        if len(files) > 1:
             raise EvalError(
-                f"{reference} holds {len(found)} runs of the harness; name one by its file, "
-                f"such as {found[-1]}"
+                f"{reference} contains {len(files)} runs; give the results file of one, such as "
+                f"{files[-1]}"
             )
-        path = found[0]
+        path = files[0]
     results = json_object(path)
     tasks = list(results.get("configs") or {})
     if not tasks:
-        raise EvalError(f"{path}: names no task; is it a results file of lm-eval?")
+        raise EvalError(f"{path}: no tasks; is it a results file of lm-eval?")
     match = RESULTS.fullmatch(path.name)
     date = match["date"] or match["other"]
     samples = {}
     for task in tasks:
         file = path.with_name(f"samples_{task}_{date}.jsonl")
         if not file.is_file():
-            raise EvalError(f"{path}: no {file.name} beside it; run lm-eval with --log_samples")
+            raise EvalError(f"{path}: {file.name} is missing; run lm-eval with --log_samples")
         samples[task] = list(_lines(file))
     return EvaluationLog(path, results, samples)
 
@@ -98,7 +98,7 @@ def _read(reference: str) -> EvaluationLog:
 def _lines(file: Path) -> Iterator[Mapping]:
     with file.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
-            found = json_row(file, f"line {number}", line)
-            if "doc_id" not in found or "resps" not in found:
-                raise EvalError(f"{file}: line {number} is no sample of lm-eval")
-            yield found
+            row = json_row(file, f"line {number}", line)
+            if "doc_id" not in row or "resps" not in row:
+                raise EvalError(f"{file}: line {number} is not a sample of lm-eval")
+            yield row

@@ -1,1 +1,1 @@
-"""Metrics: a file each, pure functions over arrays, with one that reads a scored pair."""
+"""Metrics, one per file: pure functions over arrays, and their computation on a scored pair."""

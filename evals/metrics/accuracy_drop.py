@@ -4,77 +4,67 @@ import numpy as np
 
 from compression_gates.evals.checkpoints.checkpoint import CLASSIFIER
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.answers import changes
-from compression_gates.evals.metrics.classification import described, predictions
-from compression_gates.evals.metrics.divergence import check_same_classes
+from compression_gates.evals.metrics.answer_scores import drop_result
+from compression_gates.evals.metrics.classification import describe_items, predictions
 from compression_gates.evals.metrics.metric import ScoreDrop
-from compression_gates.evals.metrics.reading import (
-    Reading,
-    Scored,
-    at_chance,
-    check_paired,
-    no_data,
-)
+from compression_gates.evals.metrics.prediction_divergence import check_same_classes
 from compression_gates.evals.metrics.registry import register
-from compression_gates.evals.metrics.regressions import worst_items
-from compression_gates.evals.statistics.item_values import SHARE, ItemValues
-from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
+from compression_gates.evals.metrics.result import MetricResult, Scored, check_paired, no_data
 
 
-def accuracy_drop(baseline: Scored | None, candidate: Scored | None) -> Reading:
-    """Fall of the share of right predictions, paired by item; not judged without labels."""
+def accuracy_drop(baseline: Scored | None, candidate: Scored | None) -> MetricResult:
+    """Return the drop of the accuracy, paired by item; not judged without labels."""
     if baseline is None or candidate is None:
         return no_data("texts with labels")
     check_paired(baseline, candidate)
-    if "right" in baseline.measurement.arrays:  # as it was logged
+    if "right" in baseline.measurement.arrays:  # from a log
         before, after = baseline["right"], candidate["right"]
-        guessing = _guessed_choices(baseline)
+        chance = _chance_of_choices(baseline)
     else:
         check_same_classes(baseline, candidate)
         truth = labels(baseline)
         before, after = _right(baseline, truth), _right(candidate, truth)
-        # Whoever always says the same class is right as often as it is there.
-        guessing = float(np.bincount(truth).max() / len(truth))
-    accuracy = float(before.mean())
-    documents = baseline.data.documents
-    return Reading(
-        estimate=clustered_share(before - after, documents),
-        baseline=accuracy,
-        candidate=float(after.mean()),
-        worst=worst_items(before - after, described(baseline, candidate)),
-        facts=changes(before, after, documents) | {"guessing": guessing},
-        not_judged=at_chance(f"an accuracy of {accuracy:.2%}") if accuracy <= guessing else "",
-        level=clustered_proportion(after, documents),
-        items=ItemValues.of(SHARE, before - after, documents, baseline),
+        # The accuracy of a model that always predicts the most frequent class.
+        chance = float(np.bincount(truth).max() / len(truth))
+    return drop_result(
+        baseline,
+        before,
+        after,
+        chance,
+        score=f"an accuracy of {before.mean():.2%}",
+        describe=describe_items(baseline, candidate),
+        is_proportion=True,
     )
 
 
 def labels(scored: Scored) -> np.ndarray:
-    """``(n,)`` true classes.
+    """Return the true classes, ``(n,)``.
 
     Raises:
-        EvalError: a label beyond the model's classes.
+        EvalError: a label is not one of the model's classes.
     """
-    found = np.array([item.label for item in scored.data.items])
+    truth = np.array([item.label for item in scored.data.items])
     classes = scored["log_probabilities"].shape[1]
-    if found.min() < 0 or found.max() >= classes:
+    if truth.min() < 0 or truth.max() >= classes:
         raise EvalError(
-            f"data set {scored.data.name}: labels {found.min()} to {found.max()}, "
-            f"but the model knows {classes} classes"
+            f"data set {scored.data.name}: labels {truth.min()} to {truth.max()}, "
+            f"but the model has {classes} classes"
         )
-    return found
+    return truth
 
 
-def _guessed_choices(scored: Scored) -> float:
-    """How often one of the choices is right by chance; 0 where the choices were not logged."""
+def _chance_of_choices(scored: Scored) -> float:
+    """Return the accuracy of choosing at random; 0 if the choices were not logged."""
     if "log_probabilities" not in scored.measurement.arrays:
         return 0.0
     return float((1 / np.isfinite(scored["log_probabilities"]).sum(axis=1)).mean())
 
 
 def _right(scored: Scored, truth: np.ndarray) -> np.ndarray:
-    """``(n,)`` 1 where the prediction is right, else 0; NaN where there is none, so that a model
-    that breaks on few inputs fails instead of just being wrong on them."""
+    """Return 1 for a right prediction and 0 for a wrong one, ``(n,)``.
+
+    A missing prediction is NaN, so that a model that breaks on few inputs fails the gate.
+    """
     predicted = predictions(scored)
     return np.where(predicted == -1, np.nan, predicted == truth)
 

@@ -1,31 +1,31 @@
-"""Predicted classes: what the metrics of classifiers have in common."""
+"""Predicted classes: functions that the metrics of classifiers share."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from compression_gates.evals.metrics.reading import Scored
 from compression_gates.evals.metrics.regressions import PROMPT_WIDTH, Regression, regression
+from compression_gates.evals.metrics.result import Scored
 
 
 def predictions(scored: Scored) -> np.ndarray:
-    """``(n,)`` most likely class. A row that is not a distribution predicts -1, never a class."""
+    """Return the most likely classes, ``(n,)``; -1 for a row with NaN."""
     log_probabilities = scored["log_probabilities"]
     likely = log_probabilities.argmax(axis=1)
     return np.where(np.isnan(log_probabilities).any(axis=1), -1, likely)
 
 
-def described(baseline: Scored, candidate: Scored) -> Callable[[int], Regression]:
-    """Describes the item at an index, with the predictions of both sides."""
+def describe_items(baseline: Scored, candidate: Scored) -> Callable[[int], Regression]:
+    """Return a function that describes the item at an index with the predictions of both sides."""
     items = candidate.data.items
     if "right" in baseline.measurement.arrays:
-        sides = [side["right"] == 1 for side in (baseline, candidate)]
+        right = [side["right"] == 1 for side in (baseline, candidate)]
         return lambda i: regression(
             candidate.data,
             i,
-            question=items[i].text[20 - PROMPT_WIDTH :],  # the end of a logged prompt is what asks
-            baseline=bool(sides[0][i]),
-            candidate=bool(sides[1][i]),
+            question=items[i].text[20 - PROMPT_WIDTH :],  # a logged prompt ends with the question
+            baseline=bool(right[0][i]),
+            candidate=bool(right[1][i]),
         )
     before, after = predictions(baseline), predictions(candidate)
     return lambda i: regression(

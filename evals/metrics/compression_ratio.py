@@ -1,30 +1,37 @@
-"""What compression saves: bytes on disk."""
+"""Compression ratio on disk."""
 
 from collections.abc import Mapping
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.metric import EVERY_MODEL, NO_WEIGHTS, Metric
-from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.metrics.registry import register
+from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.metrics.units import TIMES, Unit
 from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.estimate import exact
 
 LARGEST_RATIO = 32.0
-"""Of float32 weights in one bit each."""
+"""The ratio of float32 weights that are stored in one bit each."""
 SMALLEST_RATIO = 0.5
 
 
 def compression_ratio(
     baseline_bytes: int, candidate_bytes: int, footprint: Mapping[str, float] = NO_WEIGHTS
-) -> Reading:
-    """Bytes of the baseline's weights on disk over the candidate's. Dense zeros save nothing.
+) -> MetricResult:
+    """Return the bytes of the baseline's weights on disk divided by the candidate's.
 
-    ``footprint`` says what the candidate's weights are, for the report.
+    Args:
+        baseline_bytes, candidate_bytes: sizes of the weight files; zeros in a dense file count.
+        footprint: further numbers about the candidate's weights, for the report.
+
+    Raises:
+        EvalError: a size is 0.
     """
     if not baseline_bytes > 0 or not candidate_bytes > 0:
-        raise EvalError(f"weights of {baseline_bytes} and {candidate_bytes} bytes have no ratio")
-    return Reading(
+        raise EvalError(
+            f"the compression ratio of {baseline_bytes} to {candidate_bytes} bytes is undefined"
+        )
+    return MetricResult(
         estimate=exact(baseline_bytes / candidate_bytes),
         baseline=float(baseline_bytes),
         candidate=float(candidate_bytes),
@@ -32,23 +39,24 @@ def compression_ratio(
     )
 
 
-def ratio_of_pair(pair: Pair, weights: Mapping[str, float] = NO_WEIGHTS) -> Reading:
-    """The compression ratio of a pair."""
-    sides = pair.baseline.weight_bytes, pair.candidate.weight_bytes
-    return compression_ratio(*sides, pair.candidate.footprint)
+def ratio_of_pair(pair: Pair, weights: Mapping[str, float] = NO_WEIGHTS) -> MetricResult:
+    """Return the compression ratio of a pair."""
+    return compression_ratio(
+        pair.baseline.weight_bytes, pair.candidate.weight_bytes, pair.candidate.footprint
+    )
 
 
 def ratio_problem(limit: float) -> str:
-    """Why a limit cannot be meant, or nothing."""
+    """Return why a limit is probably a mistake, or an empty string."""
     if limit > LARGEST_RATIO:
         return (
-            f"{limit:g} asks for weights {limit:g} times smaller, and one bit in place of 32 makes "
-            f"them {LARGEST_RATIO:g} times smaller; "
+            f"{limit:g} requires weights {limit:g} times smaller, but even one bit in place of 32 "
+            f"makes them only {LARGEST_RATIO:g} times smaller; "
             f"{limit:g} % of the baseline's is {limit / 100:.2f}"
         )
     if limit <= SMALLEST_RATIO:
         return (
-            f"{limit:g} lets the weights be {1 / limit:g} times as large as the baseline's; for "
+            f"{limit:g} allows weights {1 / limit:g} times as large as the baseline's; for "
             f"{limit:.3g} of its size give {1 / limit:.3g}"
         )
     return ""

@@ -1,73 +1,63 @@
-"""Continuations that flip where the baseline is sure."""
+"""Continuations in which a token flips although the baseline is confident of it."""
 
 import numpy as np
 
-from compression_gates.evals.metrics.continuation import (
+from compression_gates.evals.metrics.continuation_agreement import (
     ContinuationMetric,
-    documents_of,
-    numbers,
+    finite_values,
+    judged_if_confident,
     sure_tokens,
-    unsure,
 )
-from compression_gates.evals.metrics.reading import Reading, Scored, check_paired
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
+from compression_gates.evals.metrics.result import MetricResult, Scored
 from compression_gates.evals.statistics.item_values import PROPORTION, ItemValues
-from compression_gates.evals.statistics.shares import clustered_proportion
+from compression_gates.evals.statistics.proportions import clustered_proportion
 
 SHOWN = 30
-"""Characters of a continuation that are shown before the token at which it flips."""
+"""Characters of a continuation that are shown before the token that flips."""
 
 
-def confident_flips(baseline: Scored, candidate: Scored) -> Reading:
-    """Share of the baseline's continuations along which the candidate's first choice is another
-    at a token to which the baseline gives a probability of at least :data:`SURE`.
+@judged_if_confident
+def confident_flips(baseline: Scored, candidate: Scored) -> MetricResult:
+    """Return the share of the baseline's continuations along which the candidate prefers another
+    token where the baseline is confident (:data:`SURE`).
 
-    Counted are continuations with such a token; with fewer than :data:`FEWEST` there is nothing to
-    judge.
+    Continuations without such a token are left out, unless the candidate's logits are not finite.
     """
-    check_paired(baseline, candidate)
-    skipped = unsure(baseline, candidate)
-    if skipped is not None:
-        return skipped
     sure = sure_tokens(baseline)
-    flipped = sure & (candidate["choices"] != baseline["tokens"])
-    counted = sure.any(axis=1) | ~candidate["finite"]  # what is no number always counts
-    hits = numbers(baseline, candidate, flipped.any(axis=1).astype(float))
+    changed = candidate["choices"] != baseline["tokens"]
+    flipped = sure & changed
+    counted = sure.any(axis=1) | ~candidate["finite"]
+    hits = finite_values(baseline, candidate, flipped.any(axis=1).astype(float))
     losses = np.where(counted, hits + flipped.sum(axis=1) / sure.shape[1], 0.0)
-    documents = documents_of(baseline)[counted]
-    return Reading(
+    documents = np.asarray(baseline.data.documents)[counted]
+    return MetricResult(
         estimate=clustered_proportion(hits[counted], documents),
         baseline=0.0,
         candidate=float(hits[counted].mean()),
-        worst=worst_items(losses, lambda i: _flip(baseline, candidate, i, flipped[i])),
+        worst=worst_items(losses, lambda i: _first_flip(baseline, candidate, i, flipped[i])),
         facts={
             "sure_tokens": float(sure.sum()),
             "sure_tokens_flipped": float(flipped.sum()),
-            "choices_flipped": _choices_flipped(baseline, candidate),
+            # Among all tokens, whether or not the baseline is confident of them.
+            "choices_flipped": float(changed[baseline["tokens"] >= 0].mean()),
         },
         items=ItemValues.of(PROPORTION, hits[counted], documents, baseline),
     )
 
 
-def _choices_flipped(baseline: Scored, candidate: Scored) -> float:
-    """Share of all tokens of the baseline's continuations at which the candidate's first choice
-    is another, near-ties included."""
-    said = baseline["tokens"] >= 0
-    return float((candidate["choices"] != baseline["tokens"])[said].mean())
-
-
-def _flip(baseline: Scored, candidate: Scored, index: int, flipped: np.ndarray) -> Regression:
-    """The first confident token that flips, behind the end of what precedes it."""
-    at = int(flipped.argmax())
-    before = "".join(map(str, baseline["pieces"][index][:at]))
+def _first_flip(baseline: Scored, candidate: Scored, index: int, flipped: np.ndarray) -> Regression:
+    """Describe the first confident token that flips, with the end of the text before it."""
+    place = int(flipped.argmax())
+    before = "".join(map(str, baseline["pieces"][index][:place]))
     if len(before) > SHOWN:
         before = f"…{before[-SHOWN:]}"
     return regression(
         candidate.data,
         index,
-        baseline=f"{before}{baseline['pieces'][index][at]}",
-        candidate=f"{before}{candidate['choice_pieces'][index][at]}",
+        baseline=f"{before}{baseline['pieces'][index][place]}",
+        candidate=f"{before}{candidate['choice_pieces'][index][place]}",
     )
 
 

@@ -1,48 +1,38 @@
-"""How early continuations part."""
+"""Share of a continuation that follows the first difference."""
 
 import numpy as np
 
-from compression_gates.evals.metrics.continuation import (
+from compression_gates.evals.metrics.continuation_agreement import (
     ContinuationMetric,
-    both,
-    documents_of,
+    common_prefix_lengths,
+    distance_result,
+    judged_if_confident,
     longer_lengths,
-    numbers,
-    parting,
-    unsure,
 )
-from compression_gates.evals.metrics.reading import Reading, Scored, check_paired
 from compression_gates.evals.metrics.registry import register
-from compression_gates.evals.metrics.regressions import worst_items
-from compression_gates.evals.statistics.item_values import SHARE, ItemValues
-from compression_gates.evals.statistics.shares import clustered_share
+from compression_gates.evals.metrics.result import MetricResult, Scored
+from compression_gates.evals.statistics.item_values import SCORE_CHANGE
 
 
-def continuation_parting(baseline: Scored, candidate: Scored) -> Reading:
-    """Share of the baseline's continuation that stands behind the first difference, on average.
+@judged_if_confident
+def continuation_parting(baseline: Scored, candidate: Scored) -> MetricResult:
+    """Return the mean share of a continuation that follows the first difference.
 
-    ``1 - (tokens before the first difference) / (tokens)``: 0 where two are identical, 1 where
-    the first token differs. Of a candidate that goes on where the baseline ends, the longer
-    continuation is what is divided by.
+    ``1 - (tokens before the first difference) / (tokens of the longer continuation)``: 0 if both
+    are identical, 1 if they differ in the first token.
     """
-    check_paired(baseline, candidate)
-    skipped = unsure(baseline, candidate)
-    if skipped is not None:
-        return skipped
-    parted = parting(baseline["tokens"], candidate["tokens"])
+    prefix = common_prefix_lengths(baseline["tokens"], candidate["tokens"])
     lengths = longer_lengths(baseline["tokens"], candidate["tokens"])
-    lost = numbers(baseline, candidate, 1 - parted / np.maximum(lengths, 1))
-    return Reading(
-        estimate=clustered_share(lost, documents_of(baseline)),
-        baseline=0.0,
-        candidate=float(lost.mean()),
-        worst=worst_items(lost, lambda i: both(baseline, candidate, i)),
+    return distance_result(
+        baseline,
+        candidate,
+        SCORE_CHANGE,
+        1 - prefix / np.maximum(lengths, 1),
         facts={
-            "tokens_until_parting": float(parted.mean()),
+            "tokens_until_parting": float(prefix.mean()),
             "tokens_of_baseline": float((baseline["tokens"] >= 0).sum(axis=1).mean()),
-            "identical": float((parted == lengths).mean()),
+            "identical": float((prefix == lengths).mean()),
         },
-        items=ItemValues.of(SHARE, lost, documents_of(baseline), baseline),
     )
 
 

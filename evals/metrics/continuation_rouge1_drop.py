@@ -1,40 +1,33 @@
 """ROUGE-1 of continuations against the baseline's own."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from compression_gates.evals.metrics.continuation import (
+from compression_gates.evals.metrics.continuation_agreement import (
     ContinuationMetric,
-    both,
-    documents_of,
-    numbers,
-    unsure,
+    distance_result,
+    judged_if_confident,
 )
-from compression_gates.evals.metrics.reading import Reading, Scored, check_paired
 from compression_gates.evals.metrics.registry import register
-from compression_gates.evals.metrics.regressions import worst_items
+from compression_gates.evals.metrics.result import MetricResult, Scored
 from compression_gates.evals.metrics.rouge1_drop import rouge1
 from compression_gates.evals.metrics.units import PERCENT, POINTS
-from compression_gates.evals.statistics.item_values import SHARE, ItemValues
-from compression_gates.evals.statistics.shares import clustered_share
+from compression_gates.evals.statistics.item_values import SCORE_CHANGE
 
 
-def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> Reading:
-    """By how much the mean ROUGE-1 of the candidate's continuations against the baseline's falls
-    short of 1, which is that of the baseline against itself."""
-    check_paired(baseline, candidate)
-    skipped = unsure(baseline, candidate)
-    if skipped is not None:
-        return skipped
+@judged_if_confident
+def continuation_rouge1_drop(baseline: Scored, candidate: Scored) -> MetricResult:
+    """Return 1 minus the mean ROUGE-1 of the candidate's continuations against the baseline's.
+
+    The baseline's ROUGE-1 against itself is 1.
+    """
     pairs = zip(baseline["continuations"], candidate["continuations"], strict=True)
-    scores = np.array([1.0 if one == two else rouge1(str(one), str(two)) for one, two in pairs])
-    lost = numbers(baseline, candidate, 1 - scores)
-    return Reading(
-        estimate=clustered_share(lost, documents_of(baseline)),
-        baseline=1.0,
-        candidate=float(1 - lost.mean()),
-        worst=worst_items(lost, lambda i: both(baseline, candidate, i)),
-        items=ItemValues.of(SHARE, lost, documents_of(baseline), baseline),
+    scores = np.array(
+        [1.0 if before == after else rouge1(str(before), str(after)) for before, after in pairs]
     )
+    result = distance_result(baseline, candidate, SCORE_CHANGE, 1 - scores)
+    return replace(result, baseline=1.0, candidate=1.0 - result.candidate)
 
 
 register(ContinuationMetric(

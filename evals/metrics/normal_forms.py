@@ -1,11 +1,10 @@
-"""Normal forms in which an answer is compared with what is expected.
+"""Normal forms in which answers are compared with the expected ones.
 
-SQuAD's (Rajpurkar et al. 2016) is what exact match and F1 of questions on a passage are published
-in. It removes all punctuation, signs, decimal points and operators among it: "-5" and "5", "3.5"
-and "35", "C++" and "C" are one answer there, and so are "A" and nothing. Of other prompts these may
-be what is asked for. DROP's form (Dua et al. 2019) keeps them in numbers alone;
-:func:`keeping_symbols` keeps them in all words, and leaves out only what a sentence puts around a
-word.
+Exact match and F1 of questions on a passage are published in SQuAD's form (Rajpurkar et al. 2016).
+It removes all punctuation, including signs, decimal points and operators, so that "-5" equals "5",
+"3.5" equals "35", "C++" equals "C", and "A" equals an empty answer. For other prompts such a
+difference can be the answer. DROP's form (Dua et al. 2019) keeps these symbols in numbers only;
+:func:`keeping_symbols` keeps them in all words, and removes only the punctuation around words.
 """
 
 import re
@@ -20,13 +19,13 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SIGNS = str.maketrans({"\u2212": "-", "\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"'})
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _AROUND = (("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"), ("(", ")"), ("[", "]"), ("{", "}"))
-"""What may stand around a word, or around the whole answer, without being of it."""
+"""Delimiters around a word or around the whole answer that are removed."""
 _AFTER_WORD, _AFTER_NUMBER = ".,;:!?\"'", ".,;:?\"'"
-"""What ends a sentence or a part of one; 5! is not 5."""
+"""Punctuation that is removed at the end of a word; 5! is kept because it differs from 5."""
 
 
 def squad(answer: str) -> str:
-    """SQuAD's normal form: lower case, without punctuation and articles, split at white space.
+    """Return SQuAD's normal form: lower case, without punctuation, articles and extra white space.
 
     >>> squad("The  Old-Mill.")
     'oldmill'
@@ -35,10 +34,10 @@ def squad(answer: str) -> str:
 
 
 def keeping_symbols(answer: str) -> str:
-    """As SQuAD's, but signs, decimal points and symbols are of the answer.
+    """Return a normal form like SQuAD's that keeps signs, decimal points and symbols.
 
-    Left out are articles before another word, quotes and brackets around a word, commas between
-    thousands, and punctuation behind a word. An answer of which nothing would be left stays.
+    Removed are articles before another word, quotes and brackets around a word, commas between
+    thousands, and punctuation after a word. An answer that would be empty is kept as it is.
 
     >>> keeping_symbols("The  answer is **-3.5**.")
     'answer is -3.5'
@@ -56,7 +55,7 @@ def keeping_symbols(answer: str) -> str:
 
 
 def _bare(word: str) -> str:
-    """A word without what a sentence puts around it."""
+    """Return a word without surrounding delimiters and punctuation."""
     while True:
         is_number = word.rstrip(_AFTER_WORD)[-1:].isdigit()
         core = word.rstrip(_AFTER_NUMBER if is_number else _AFTER_WORD)
@@ -78,9 +77,9 @@ FORMS: Mapping[str, tuple[Callable[[str], str], str]] = {
         "sentences, with signs, decimal points and operators",
     ),
 }
-"""Each form, and what the report says of it."""
+"""Functions of the normal forms, and their descriptions in the report."""
 
 
 def form_of(data: DataSet) -> tuple[Callable[[str], str], str]:
-    """The normal form of a data set, and what the report says of it."""
+    """Return the normal form of a data set, and its description in the report."""
     return FORMS[data.normal_form]

@@ -1,6 +1,7 @@
-"""Perplexity: ``exp`` of the mean negative log-likelihood of tokens, in log space.
+"""Perplexity: the exponential of the mean negative log-likelihood.
 
-Per token it depends on the tokenizer; per word and per byte it can be compared over tokenizers::
+Perplexity per token depends on the tokenizer; per word and per byte it can be compared between
+tokenizers::
 
     token: exp(sum NLL / tokens)    word: exp(sum NLL / words)    byte: exp(sum NLL / bytes)
 """
@@ -15,35 +16,35 @@ from numpy.typing import ArrayLike
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ
 from compression_gates.evals.data.items import DROP, Text
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.divergence import group_means, windows_of
 from compression_gates.evals.metrics.metric import Metric
-from compression_gates.evals.metrics.reading import (
-    Reading,
-    Scored,
-    check_paired,
-    check_same_tokens,
-    guessed_tokens,
-    not_judged,
-)
+from compression_gates.evals.metrics.prediction_divergence import describe_windows, group_means
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
+from compression_gates.evals.metrics.result import (
+    MetricResult,
+    Scored,
+    chance_level_tokens,
+    check_paired,
+    check_same_tokens,
+    not_judged,
+)
 from compression_gates.evals.metrics.units import PLAIN, RISE
 from compression_gates.evals.statistics.estimate import Estimate
 from compression_gates.evals.statistics.item_values import ItemValues
 from compression_gates.evals.statistics.means import series_mean, studentized_mean
 
 TOKEN, WORD, BYTE = "token", "word", "byte"
-"""What the loss is shared out among."""
+"""Units per which the loss is averaged."""
 _PLACES = {WORD: 0, BYTE: 1}
-"""Of the counts of words and of bytes that a scorer leaves."""
+"""Index of each unit in a measurement's array ``units``."""
 
 
 def perplexity(nll: ArrayLike, units: int | None = None) -> float:
-    """``exp(sum(nll) / units)``; ``units`` are the tokens themselves unless given.
+    """Return ``exp(sum(nll) / units)``.
 
     Args:
         nll: ``(tokens,)`` negative log-likelihoods in nats.
-        units: number of words or bytes of the same text.
+        units: number of words or bytes of the same text; default the number of tokens.
 
     >>> round(perplexity([0.6931471805599453, 0.6931471805599453]), 12)
     2.0
@@ -55,68 +56,79 @@ def perplexity(nll: ArrayLike, units: int | None = None) -> float:
         return math.inf
 
 
-def perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
-    """Relative rise of token perplexity: ``exp(mean(NLL' - NLL)) - 1``, paired token by token."""
+def perplexity_drift(baseline: Scored, candidate: Scored) -> MetricResult:
+    """Return the relative rise of token perplexity, ``exp(mean(NLL' - NLL)) - 1``."""
     return relative_rise(baseline, candidate, TOKEN)
 
 
-def word_perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
-    """Relative rise of perplexity per word: ``exp(sum(NLL' - NLL) / words) - 1``."""
+def word_perplexity_drift(baseline: Scored, candidate: Scored) -> MetricResult:
+    """Return the relative rise of perplexity per word, ``exp(sum(NLL' - NLL) / words) - 1``."""
     return relative_rise(baseline, candidate, WORD)
 
 
-def byte_perplexity_drift(baseline: Scored, candidate: Scored) -> Reading:
-    """Relative rise of perplexity per byte: ``exp(sum(NLL' - NLL) / bytes) - 1``."""
+def byte_perplexity_drift(baseline: Scored, candidate: Scored) -> MetricResult:
+    """Return the relative rise of perplexity per byte, ``exp(sum(NLL' - NLL) / bytes) - 1``."""
     return relative_rise(baseline, candidate, BYTE)
 
 
-def relative_rise(baseline: Scored, candidate: Scored, per: str) -> Reading:
-    """Relative rise of perplexity: ``exp(sum(NLL' - NLL) / units) - 1``, paired token by token.
+def relative_rise(baseline: Scored, candidate: Scored, per: str) -> MetricResult:
+    """Return the relative rise ``exp(sum(NLL' - NLL) / units) - 1`` of perplexity, paired by token.
 
-    The interval takes the number of tokens ``per`` word or byte for given.
+    The interval treats the number of tokens ``per`` word or byte as known.
+
+    Raises:
+        EvalError: the two sides cannot be paired, or a loss of the baseline is not finite.
     """
     check_paired(baseline, candidate)
     check_same_tokens(baseline, candidate)
     if not np.isfinite(baseline["nll"]).all():
-        raise EvalError("the baseline calls a token impossible, or its prediction is no number")
-    guessed = guessed_tokens(baseline, candidate)
-    if guessed is not None:
-        return guessed
+        raise EvalError(
+            "the loss of the baseline is not finite: its logits are not, or the probability of a "
+            "token is 0"
+        )
+    at_chance = chance_level_tokens(baseline, candidate)
+    if at_chance is not None:
+        return at_chance
     tokens = len(baseline["nll"])
     units = tokens if per == TOKEN else _units(baseline).get(per)
     if units is None:
-        return not_judged(f"the {per}s that are predicted were not counted")
+        return not_judged(f"the number of predicted {per}s is unknown")
     rise = candidate["nll"].astype(np.float64) - baseline["nll"]
     losses = group_means(rise, baseline["window"])
-    shared = rise * (tokens / units)
-    return Reading(
-        estimate=drift_of(shared, baseline["cluster"], baseline.is_one_document),
+    scaled = rise * (tokens / units)
+    return MetricResult(
+        estimate=drift_of(scaled, baseline["cluster"], baseline.is_one_document),
         baseline=perplexity(baseline["nll"], units),
         candidate=perplexity(candidate["nll"], units),
-        worst=worst_items(losses, windows_of(candidate, "nats per token")),
+        worst=worst_items(losses, describe_windows(candidate, "nats per token")),
         facts=_facts(candidate),
         protocol=_protocol(candidate, per),
-        items=ItemValues.of_tokens(shared, baseline),
+        items=ItemValues.of_tokens(scaled, baseline),
     )
 
 
 def rise_problem(limit: float) -> str:
-    """Why a limit on a relative rise cannot be meant, or nothing."""
+    """Return why a limit on a relative rise is probably a mistake, or an empty string."""
     if limit < 1:
         return ""
-    return f"{limit:g} lets perplexity rise by {limit:.0%}; for {limit:g} % give {limit / 100:g}"
+    return (
+        f"{limit:g} allows perplexity to rise by {limit:.0%}; for {limit:g} % give {limit / 100:g}"
+    )
 
 
 def _units(scored: Scored) -> Mapping[str, int]:
-    """Words and bytes that are predicted; empty where they were not counted, or where some that
-    were counted are not predicted."""
+    """Return the numbers of predicted words and bytes.
+
+    They are unknown, and the result is empty, if they were not counted, or if the last window was
+    left out.
+    """
     if "units" not in scored.measurement.arrays or scored.data.overrides.tail == DROP:
         return {}
     return {name: int(scored["units"][place]) for name, place in _PLACES.items()}
 
 
 def _facts(scored: Scored) -> dict[str, float]:
-    """Perplexity per word and per byte, where they were counted, and that of guessing."""
+    """Return the known perplexities per word and per byte, and that of a uniform prediction."""
     if "units" not in scored.measurement.arrays:
         return {}
     levels = {
@@ -130,34 +142,35 @@ def _protocol(scored: Scored, per: str) -> str:
     data = scored.data
     if scored.protocol:
         return scored.protocol
-    if isinstance(data.items[0], Text):
-        count = len(data.items)
-        what = f"{count} documents, each scored by itself"
-        if count == 1:
-            what = "one document (rows of a table are documents of their own)"
+    count = len(data.items)
+    if not isinstance(data.items[0], Text):
+        items = f"the responses to {count} prompts"
+    elif count > 1:
+        items = f"{count} documents, each scored by itself"
     else:
-        what = f"the responses to {len(data.items)} prompts"
-    return f"per {per} on {data.name}, {what}, {_windows(scored)}"
+        items = "one document (rows of a table are documents of their own)"
+    return f"per {per} on {data.name}, {items}, {_windows(scored)}"
 
 
 def _windows(scored: Scored) -> str:
-    """How texts are cut; where none is as long as a window, how long they are."""
+    """Describe the windows, or the length of the texts if none is as long as a window."""
     context, stride = scored["windowing"]
     longest = scored.measurement.arrays.get("longest")
     if longest is not None and longest < context:
         return f"longest document {int(longest)} tokens"
-    is_cut = scored.data.overrides.tail == DROP
-    tail = ", the last one left out where it is shorter" if is_cut else ""
+    tail = ""
+    if scored.data.overrides.tail == DROP:
+        tail = ", the last one left out where it is shorter"
     return f"in windows of {context} tokens, {stride} apart{tail}"
 
 
 def drift_of(rise: ArrayLike, documents: ArrayLike, one_document: bool = False) -> Estimate:
-    """Relative rise of perplexity, of rises ``(tokens,)`` of the negative log-likelihood.
+    """Return the relative rise of perplexity.
 
     Args:
-        rise: ``(tokens,)``.
-        documents: ``(tokens,)``, the document of each; of ``one_document`` the window.
-        one_document: the windows are consecutive, and resemble their neighbours.
+        rise: ``(tokens,)``, rise of the negative log-likelihood in nats.
+        documents: ``(tokens,)``, the document of each token, or its window.
+        one_document: whether ``documents`` are consecutive windows of one document.
     """
     return (series_mean if one_document else studentized_mean)(rise, documents).map(_expm1)
 

@@ -1,8 +1,7 @@
-"""All metrics by name: those of this package, those of installed ones, and those that a module
-registers by itself.
+"""The registry of metrics of this package, of installed distributions and of users.
 
-A metric of one's own is a module that calls :func:`register`, and ``test_NAME`` in a gate file. An
-installed package names such a module under the entry point group :data:`GROUP`.
+A user-defined metric is a module that calls :func:`register`, and ``test_NAME`` in a gate file. An
+installed distribution names such a module under the entry point group :data:`GROUP`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,48 +15,49 @@ from compression_gates.evals.errors import EvalError, kind_and_line
 from compression_gates.evals.metrics.metric import Metric
 
 GROUP = "compression_gates.metrics"
-"""Entry points of installed packages; each names a module that registers metrics, or a metric."""
+"""Entry point group; each entry names a module that registers metrics, or a metric."""
 
 
 class Registry(Mapping[str, Metric]):
-    """Metrics in the order of their columns. All modules of metrics are imported when it is first
-    read, so that none can be left out."""
+    """Metrics by name, in the order of their columns.
+
+    All modules of metrics are imported when the registry is first read.
+    """
 
     def __init__(self):
         self._metrics: dict[str, Metric] = {}
         self._is_loaded = self._is_loading = False
 
     def add(self, metric: Metric) -> Metric:
-        """Adds a metric, and returns it.
+        """Add a metric and return it.
 
-        A metric whose function has the same module and qualified name replaces the earlier one of
-        its name, as when the cell of a notebook is run again.
+        A metric replaces an earlier one of the same name if its function has the same module and
+        qualified name, as when a notebook cell is run again.
 
         Raises:
-            EvalError: there is another one of that name, or it is no metric.
+            EvalError: there is another metric of that name, or the object is not a metric.
         """
         if not isinstance(metric, Metric):
-            raise EvalError(f"{metric!r} is no Metric")
+            raise EvalError(f"{metric!r} is not a Metric")
         known = self._metrics.get(metric.name, metric)
         of_package = _origin(known).startswith(f"{__package__}.")
         if known != metric and (of_package or _origin(known) != _origin(metric)):
             origins = " and ".join(map(_origin, (known, metric)))
-            raise EvalError(f"two metrics are named {metric.name}: of {origins}")
+            raise EvalError(f"two metrics are named {metric.name}: {origins}")
         self._metrics[metric.name] = metric
         self._metrics = dict(sorted(self._metrics.items(), key=lambda item: item[1].order))
         return metric
 
     def _loaded(self) -> dict[str, Metric]:
-        # A module that is loaded here may read the metrics that are known so far.
+        # A module that is loaded here may itself read the registry.
         if not self._is_loaded and not self._is_loading:
             self._is_loading = True
             try:
                 for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
                     import_module(f"{__package__}.{file.stem}")
-                # All are loaded before any is added: where one is broken, the next call says so
-                # again.
-                found = [(entry, _load(entry)) for entry in entry_points(group=GROUP)]
-                for entry, metric in found:
+                # All are loaded before any is added, so that a broken one raises in every call.
+                loaded = [(entry, _load(entry)) for entry in entry_points(group=GROUP)]
+                for entry, metric in loaded:
                     if isinstance(metric, Metric):
                         with _named(entry):
                             self.add(metric)
@@ -83,7 +83,7 @@ def _load(entry: EntryPoint) -> object:
 
 @contextmanager
 def _named(entry: EntryPoint) -> Iterator[None]:
-    """Errors become EvalErrors that name the entry point and its distribution."""
+    """Convert errors into an EvalError that names the entry point and its distribution."""
     try:
         yield
     except Exception as error:
@@ -94,7 +94,7 @@ def _named(entry: EntryPoint) -> Iterator[None]:
 
 
 def _origin(metric: Metric) -> str:
-    """Module and qualified name of a metric's function, or of the class of a callable object."""
+    """Return module and qualified name of a metric's function, or of a callable object's class."""
     function = metric.function
     while isinstance(function, partial):
         function = function.func

@@ -1,4 +1,4 @@
-"""The items that a candidate does worse on than its baseline, and how they are shown. Pure."""
+"""The items on which a candidate is worse than its baseline, and how they are shown."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,29 +9,30 @@ from compression_gates.evals.data.items import DataSet, Prompt, Question, input_
 from compression_gates.evals.foreign_text import fenced, snippet, valid_unicode
 
 ON_SCREEN, IN_MARKDOWN, KEPT = 3, 10, 1000
-"""Items of a failing case that are printed, shown in full in the report, and kept at most."""
+"""Largest numbers of items of a failing case that are printed, shown in full in the report, and
+stored."""
 PROMPT_WIDTH, ANSWER_WIDTH = 100, 60
-"""Characters of a prompt and of an answer that are printed."""
+"""Largest number of characters of a prompt and of an answer that are printed."""
 LONGEST_PROMPT, LONGEST_ANSWER = 2000, 500
-"""Characters of a prompt and of an answer that are kept."""
+"""Largest number of characters of a prompt and of an answer that are stored."""
 
 Answer = str | int | bool | None
-"""A text, the index of a class, or whether an answer was right; None where there is none."""
+"""A text, the index of a class, or whether an answer was right; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Regression:
-    """An item that the candidate does worse on than the baseline.
+    """An item on which the candidate is worse than the baseline.
 
     Attributes:
-        row: the item's place in its data set, counted from 1.
+        row: the item's position in its data set, counted from 1.
         document: the document that it belongs to, counted from 1.
-        prompt: what the model was given; the middle of a long one is left out.
-        question: the line of the prompt that asks, where the rest of it is context.
+        prompt: the input of the model; the middle of a long one is omitted.
+        question: the line of the prompt with the question, if the rest of it is context.
         expected, baseline, candidate: the right answer and those of both models.
-        loss: what the candidate lost, in the metric's stored unit; NaN where it gave no number.
-        unit: of ``loss`` where that is shown in place of answers.
-        window: which part of a long text, counted from 1; 0 for a whole item.
+        loss: the candidate's loss, in the metric's stored unit; NaN if it is not a number.
+        unit: of ``loss``, if the loss is shown in place of answers.
+        window: the window of a long text, counted from 1; 0 for a whole item.
     """
 
     row: int
@@ -47,7 +48,7 @@ class Regression:
 
     @property
     def place(self) -> str:
-        """``row 7, document 3, window 2``, as far as they differ from each other."""
+        """Position such as ``row 7, document 3, window 2``, without what is redundant."""
         parts = [f"row {self.row}"]
         if self.document != self.row:
             parts.append(f"document {self.document}")
@@ -56,58 +57,60 @@ class Regression:
         return ", ".join(parts)
 
     def line(self) -> str:
-        """The item in one line, shortened, for the terminal."""
-        asked = snippet(self.question or self.prompt, PROMPT_WIDTH)
+        """Return the item as one shortened line for the terminal."""
+        question = snippet(self.question or self.prompt, PROMPT_WIDTH)
         answers = [f"{name} {_shown(answer)}" for name, answer in self._answers()]
-        return f"{self.place}: " + ", ".join([*self._lost(), asked, *answers])
+        return f"{self.place}: " + ", ".join([*self._loss_text(), question, *answers])
 
     def markdown(self) -> str:
-        """The whole item as a fenced block."""
+        """Return the whole item as a fenced block."""
         answers = [f"{name + ':':<10} {_plain(answer)}" for name, answer in self._answers()]
-        head = ", ".join([self.place, *self._lost()])
+        head = ", ".join([self.place, *self._loss_text()])
         return fenced("\n".join([head, "", self.prompt.rstrip("\n"), *([""] if answers else []),
                                  *answers]))  # fmt: skip
 
     def _answers(self) -> list[tuple[str, Answer]]:
-        found = [(name, getattr(self, name)) for name in ("expected", "baseline", "candidate")]
-        return [(name, answer) for name, answer in found if answer is not None]
+        answers = [(name, getattr(self, name)) for name in ("expected", "baseline", "candidate")]
+        return [(name, answer) for name, answer in answers if answer is not None]
 
-    def _lost(self) -> list[str]:
+    def _loss_text(self) -> list[str]:
         return [f"{self.loss:.3g} {self.unit}"] if self.unit else []
 
 
 @dataclass(frozen=True)
 class Regressions:
-    """The items that got worse, worst first, and how many more there are."""
+    """The items that got worse, worst first, and the number of those that are omitted."""
 
     items: tuple[Regression, ...] = ()
     omitted: int = 0
 
     def __len__(self) -> int:
-        """How many items got worse, the omitted ones included."""
+        """Number of items that got worse, including the omitted ones."""
         return len(self.items) + self.omitted
 
 
 def regression(data: DataSet, index: int, **fields) -> Regression:
-    """The item at ``index`` of a data set, with further fields of :class:`Regression`; long texts
-    lose their middle, and lone surrogates are escaped."""
+    """Return the item at ``index`` of a data set, with further fields of :class:`Regression`.
+
+    The middle of long texts is omitted, and lone surrogates are escaped.
+    """
     item = data.items[index]
-    found = {"prompt": input_text(item), "question": _question(item), **fields}
-    for name, value in found.items():
+    texts = {"prompt": input_text(item), "question": _question(item), **fields}
+    for name, value in texts.items():
         if isinstance(value, str) and name != "unit":
             value = valid_unicode(value)
-            found[name] = _cut(value, LONGEST_PROMPT if name == "prompt" else LONGEST_ANSWER)
-    return Regression(row=index + 1, document=int(item.document) + 1, **found)
+            texts[name] = _cut(value, LONGEST_PROMPT if name == "prompt" else LONGEST_ANSWER)
+    return Regression(row=index + 1, document=int(item.document) + 1, **texts)
 
 
 def worst_items(
     losses: Sequence[float] | np.ndarray, describe: Callable[[int], Regression]
 ) -> Regressions:
-    """The items with a positive loss, the largest first and NaN before all.
+    """Return the items with a positive loss, NaN first and then in descending order.
 
     Args:
         losses: ``(items,)``.
-        describe: the item at an index; its loss is filled in.
+        describe: describes the item at an index; its loss is filled in.
     """
     losses = np.asarray(losses, dtype=np.float64)
     ranked = np.nan_to_num(losses, nan=np.inf, posinf=np.finfo(np.float64).max)
@@ -123,13 +126,13 @@ def _question(item: object) -> str:
         return item.question
     if not isinstance(item, Prompt):
         return ""
-    # The last line is where the answer goes; the one before it asks.
+    # The last line introduces the answer; the one before it has the question.
     lines = item.prompt.rstrip().splitlines()
     return lines[-2] if len(lines) > 1 else ""
 
 
 def _cut(text: str, length: int) -> str:
-    """``text`` without its middle where it is longer than ``length``."""
+    """Return ``text``, without its middle if it is longer than ``length``."""
     if len(text) <= length:
         return text
     half = length // 2

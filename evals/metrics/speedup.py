@@ -1,51 +1,52 @@
-"""What compression gains: time."""
+"""Speedup of a forward pass."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from compression_gates.evals.metrics.metric import EVERY_MODEL, Metric
-from compression_gates.evals.metrics.reading import Reading, not_judged
 from compression_gates.evals.metrics.registry import register
+from compression_gates.evals.metrics.result import MetricResult, not_judged
 from compression_gates.evals.metrics.units import TIMES, Unit
 from compression_gates.evals.scores import Pair
-from compression_gates.evals.statistics.sequential import ratio_of
+from compression_gates.evals.statistics.sequential import median_ratio
 
 LARGEST_SPEEDUP, SMALLEST_SPEEDUP = 20.0, 0.1
 
 
-def speedup(seconds: np.ndarray) -> Reading:
-    """Median over interleaved pairs of baseline time over candidate time.
+def speedup(seconds: np.ndarray) -> MetricResult:
+    """Return the median over interleaved pairs of the baseline's time over the candidate's.
 
-    The interval holds at whichever look timing stopped, see :mod:`evals.statistics.sequential`.
+    The interval is valid at whichever look the timing stopped; see
+    :mod:`evals.statistics.sequential`.
 
     Args:
         seconds: ``(pairs, 2)``, baseline and candidate of each pair.
     """
     seconds = np.asarray(seconds, dtype=np.float64)
-    return Reading(
-        estimate=ratio_of(seconds),
+    return MetricResult(
+        estimate=median_ratio(seconds),
         baseline=float(np.median(seconds[:, 0])),
         candidate=float(np.median(seconds[:, 1])),
     )
 
 
-def speedup_of_pair(pair: Pair, weights: Mapping[str, float]) -> Reading:
-    """The speedup of a pair."""
+def speedup_of_pair(pair: Pair, weights: Mapping[str, float]) -> MetricResult:
+    """Return the speedup of a pair."""
     return pair.speed or not_judged("it was not timed")
 
 
 def speedup_problem(limit: float) -> str:
-    """Why a limit cannot be meant, or nothing."""
+    """Return why a limit is probably a mistake, or an empty string."""
     if limit > LARGEST_SPEEDUP:
         return (
-            f"{limit:g} asks for a forward pass {limit:g} times as fast; "
+            f"{limit:g} requires a forward pass {limit:g} times as fast; "
             f"{limit:g} % of the baseline's is {limit / 100:.2f}"
         )
     if limit <= SMALLEST_SPEEDUP:
         return (
-            f"{limit:g} lets a forward pass take {1 / limit:g} times as long; for at most 20 % "
-            "slower give 0.8"
+            f"{limit:g} allows a forward pass that takes {1 / limit:g} times as long; for at most "
+            "20 % slower give 0.8"
         )
     return ""
 

@@ -1,33 +1,33 @@
-"""How numbers are written: with a unit, and with the digits that tell them from a limit. Pure."""
+"""Formatting of numbers: with a unit, and with enough digits to distinguish them from a limit."""
 
 import math
 from dataclasses import dataclass
 
-EXTRA = 4
-"""Digits beyond the usual ones that are added at most to tell two numbers apart."""
+EXTRA_DIGITS = 4
+"""Largest number of digits that are added to distinguish two numbers."""
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things: ``1 item``, ``2,000 items``.
+    """Return a number with a noun: ``1 item``, ``2,000 items``.
 
     Args:
-        number: how many.
-        noun: in the singular; the plural takes an s.
+        number: number of things.
+        noun: singular of a noun with a regular plural.
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit, and how a number in it is written.
+    """A unit, and how numbers in it are formatted.
 
     Attributes:
-        suffix: follows the number; one that begins with a space is left out of table cells, because
-            the head of the column has it.
+        suffix: follows the number; a suffix that begins with a space is omitted in table cells,
+            because the column heading has it.
         digits: decimal places.
-        scale: factor from the stored to the written number.
+        scale: factor from the stored to the displayed number.
         flags: of Python's format specification: ``+`` for a sign, ``,`` for thousands.
-        end_digits: decimal places of the ends of an interval; ``digits`` unless given.
+        end_digits: decimal places of the ends of an interval; default ``digits``.
 
     >>> points = Unit(" pt", digits=2, scale=100, flags="+", end_digits=1)
     >>> points(-0.1333), points.interval(-0.167, -0.104)
@@ -46,10 +46,10 @@ class Unit:
         return self._number(value, self.digits) + self.suffix
 
     def beside(self, value: float, other: float, bare: bool = False) -> str:
-        """``value`` with as many decimal places as tell it from ``other``, but no fewer than usual.
+        """Format ``value`` with enough decimal places to distinguish it from ``other``.
 
-        Numbers that :data:`EXTRA` places do not tell apart are written as ``just below`` or
-        ``just above`` the other one. ``bare`` leaves out a suffix that begins with a space.
+        If :data:`EXTRA_DIGITS` further places do not suffice, the value is written as ``just
+        below`` or ``just above`` the other one. ``bare`` omits a suffix that begins with a space.
         """
         for digits in self._choices(self.digits):
             text = self._number(value, digits)
@@ -59,7 +59,7 @@ class Unit:
         return f"just {side} {self.exactly(other, bare=bare)}"
 
     def exactly(self, value: float, signed: bool = True, bare: bool = False) -> str:
-        """A limit, with all of its digits where there are not too many of them."""
+        """Format a limit with all of its digits, unless there are too many."""
         for digits in self._choices(self.digits):
             text = self._number(value, digits, signed)
             if math.isclose(float(text.replace(",", "")), value * self.scale, rel_tol=1e-9):
@@ -69,30 +69,30 @@ class Unit:
     def interval(
         self, low: float, high: float, limit: float = math.nan, bare: bool = False, to: str = " to "
     ) -> str:
-        """Both ends with the same number of decimal places, and the suffix once.
+        """Format both ends with the same number of decimal places, and the suffix once.
 
-        As few as ``end_digits`` where that tells the ends from each other, and as many as tell them
-        from ``limit``.
+        The number of places is the smallest, from ``end_digits`` on, that distinguishes the ends
+        from each other and from ``limit``.
         """
         first = self.digits if self.end_digits is None else self.end_digits
         for digits in self._choices(first):
             ends = [self._number(end, digits) for end in (low, high)]
             bound = self._number(limit, digits)
-            apart = all(
+            is_distinct = all(
                 text != bound or end == limit
                 for text, end in zip(ends, (low, high), strict=True)
             )  # fmt: skip
-            if apart and (ends[0] != ends[1] or low == high or digits >= self.digits):
+            if is_distinct and (ends[0] != ends[1] or low == high or digits >= self.digits):
                 break
         else:
             ends = [self._number(end, self.digits) for end in (low, high)]
         return to.join(ends) + self._suffix(bare)
 
     def _choices(self, first: int) -> range:
-        return range(first, self.digits + EXTRA + 1)
+        return range(first, self.digits + EXTRA_DIGITS + 1)
 
     def _number(self, value: float, digits: int, signed: bool = True) -> str:
-        # "z": what is rounded to zero has no minus.
+        # "z" drops the sign of a number that is rounded to zero.
         grouped = "," if "," in self.flags else ""
         return f"{value * self.scale:{self._sign(signed)}z{grouped}.{digits}f}"
 

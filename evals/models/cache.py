@@ -50,7 +50,11 @@ class Models:
     """
 
     def __init__(
-        self, device: str, dtype: str, threads: int, trust_remote_code: bool,
+        self,
+        device: str,
+        dtype: str,
+        threads: int,
+        trust_remote_code: bool,
         formats: Sequence[CustomFormat] = (),
     ):
         self.device, self.dtype, self.threads = device, dtype, threads

@@ -1,4 +1,4 @@
-"""What share of a model a run's data exercised."""
+"""Coverage of a model by the data of a run: vocabulary, positions, scripts and experts."""
 
 import json
 import unicodedata
@@ -12,28 +12,29 @@ if TYPE_CHECKING:
 
     from compression_gates.evals.checkpoints.checkpoint import Checkpoint
     from compression_gates.evals.measuring import Measurer
-    from compression_gates.evals.metrics.reading import Scored
+    from compression_gates.evals.metrics.result import Scored
 
-FEW = 0.01
-"""Scripts with a smaller share of the letters are not named."""
-_JOINED = {"CJK": "Han", "HIRAGANA": "Japanese kana", "KATAKANA": "Japanese kana"}
+MIN_SCRIPT_SHARE = 0.01
+"""Share of the letters below which a script is not listed."""
+_SCRIPT_NAMES = {"CJK": "Han", "HIRAGANA": "Japanese kana", "KATAKANA": "Japanese kana"}
 _FORMS = ("FULLWIDTH", "HALFWIDTH", "MATHEMATICAL", "MODIFIER", "CIRCLED", "SQUARED")
-"""First words of names of letters that are no scripts."""
+"""First words of Unicode names that are not scripts."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What one data set touches of one baseline.
+    """Coverage of a baseline by a data set.
 
     Attributes:
-        baseline, role, data: labels; the role as in :data:`evals.tasks.ROLES`.
-        used, vocabulary: tokens that occur, and those that there are.
-        longest: tokens of the longest document.
-        context: positions of the model, or None where it does not say.
-        window: tokens that are read at a time, where documents are cut.
-        scripts: shares of the letters.
-        experts, reached: of all layers; None where there are none, or where they are not counted.
-        has_experts: whether there are any.
+        baseline, role, data: names; the role as in :data:`evals.tasks.ROLES`.
+        used, vocabulary: numbers of tokens that occur in the data, and in the vocabulary.
+        longest: number of tokens of the longest document.
+        context: number of positions of the model; None if its configuration does not state it.
+        window: number of tokens per window, if documents are split.
+        scripts: share of the letters by script.
+        experts, reached: numbers of experts in all layers, and of those that were activated; None
+            if there are none, or if they were not counted.
+        has_experts: whether the model has experts.
     """
 
     baseline: str
@@ -51,31 +52,32 @@ class Coverage:
 
     @property
     def positions(self) -> int:
-        """Positions of the model that are used."""
+        """Number of positions of the model that the data use."""
         return min(filter(None, (self.longest, self.window, self.context)))
 
     def line(self) -> str:
-        """For the notes of a report."""
-        share = self.used / self.vocabulary if self.vocabulary else 0.0
+        """Return the line for the notes of a report."""
+        used_share = self.used / self.vocabulary if self.vocabulary else 0.0
         length = f"documents of at most {self.longest:,} tokens"
         if self.context and self.positions < self.longest:
             length += f", read {self.positions:,} at a time, of {self.context:,}"
         elif self.context:
             length += f" of {self.context:,}"
-        named = [name for name, part in self.scripts.items() if part >= FEW]
-        parts = [f"{share:.0%} of the vocabulary", length, " and ".join(named) or "no letters"]
+        scripts = [name for name, share in self.scripts.items() if share >= MIN_SCRIPT_SHARE]
+        parts = [f"{used_share:.0%} of the vocabulary", length]
+        parts.append(" and ".join(scripts) or "no letters")
         if self.reached is not None:
             parts.append(f"{self.reached:,} of {self.experts:,} experts")
         elif self.has_experts:
             parts.append("experts not counted")
-        where = self.role if self.role == self.data else f"{self.role} ({self.data})"
-        return f"{where}: {', '.join(parts)}"
+        data = self.role if self.role == self.data else f"{self.role} ({self.data})"
+        return f"{data}: {', '.join(parts)}"
 
 
 def coverage_of(
     measurer: "Measurer", checkpoint: "Checkpoint", role: str, scored: "Scored"
 ) -> Coverage:
-    """What the data of a role exercised of a model that was scored on them."""
+    """Return the coverage of a model by the data of a role on which it was scored."""
     data, arrays = scored.data, scored.measurement.arrays
 
     def run() -> "Mapping[str, np.ndarray]":
@@ -89,25 +91,25 @@ def coverage_of(
         "data": data.digest,
         "protocol": {"task": "vocabulary"},
     }
-    found = measurer.measure(checkpoint, origin, run).arrays
+    counts = measurer.measure(checkpoint, origin, run).arrays
     experts = arrays.get("experts")
-    counted = experts is not None and experts.size > 0
+    is_counted = experts is not None and experts.size > 0
     return Coverage(
         baseline=checkpoint.label,
         role=role,
         data=data.name,
-        **{name: int(found[name]) for name in ("used", "vocabulary", "longest")},
+        **{name: int(counts[name]) for name in ("used", "vocabulary", "longest")},
         context=checkpoint.context,
         window=int(arrays["windowing"][0]) if "windowing" in arrays else None,
-        scripts=json.loads(str(found["scripts"])),
-        experts=experts.size if counted else None,
-        reached=int((experts > 0).sum()) if counted else None,
+        scripts=json.loads(str(counts["scripts"])),
+        experts=experts.size if is_counted else None,
+        reached=int((experts > 0).sum()) if is_counted else None,
         has_experts=experts is not None,
     )
 
 
 def scripts_of(texts: Iterable[str]) -> dict[str, float]:
-    """Shares of the letters by script, the largest first, as Unicode's names of letters tell it.
+    """Return the share of the letters by script, the largest first, from their Unicode names.
 
     >>> scripts_of(["Merrin", "Москва"])
     {'Latin': 0.5, 'Cyrillic': 0.5}
@@ -115,15 +117,15 @@ def scripts_of(texts: Iterable[str]) -> dict[str, float]:
     letters: Counter[str] = Counter()
     for text in texts:
         letters.update(text)
-    found: Counter[str] = Counter()
+    scripts: Counter[str] = Counter()
     for char, count in letters.items():
         if char.isalpha():
-            found[_script(char)] += count
-    total = found.total()
-    return {name: count / total for name, count in found.most_common()}
+            scripts[_script(char)] += count
+    total = scripts.total()
+    return {name: count / total for name, count in scripts.most_common()}
 
 
 def _script(letter: str) -> str:
     words = unicodedata.name(letter, "unnamed").replace("-", " ").split()
     first = next((word for word in words if word not in _FORMS), "unnamed")
-    return _JOINED.get(first, first.capitalize())
+    return _SCRIPT_NAMES.get(first, first.capitalize())

@@ -1,29 +1,31 @@
-"""Tables of text that fit a terminal. Pure."""
+"""Text tables that fit the width of a terminal."""
 
 import itertools
 import textwrap
 from collections.abc import Callable, Sequence
 
 NARROWEST_NAME, NARROWEST_CELL = 12, 24
-"""Characters that are left of a name, and to a cell, however narrow the terminal is."""
+"""Smallest widths in characters to which names are shortened and cells are wrapped."""
 
 GAP = "  "
 Row = Sequence[str]
 
 
-def fitted(heads: Row, rows: Sequence[Row], width: int, keys: int = 1, align: str = "right") -> str:
-    """A table whose lines have at most ``width`` characters.
+def fit_table(
+    heads: Row, rows: Sequence[Row], width: int, keys: int = 1, align: str = "right"
+) -> str:
+    """Return a table whose lines have at most ``width`` characters.
 
-    Columns that do not fit go into further blocks, below each other, each of which begins with the
-    ``keys`` first columns. Cells of a column that is too wide by itself are wrapped between words;
-    only where that does not help either are the names in the first column shortened.
+    Columns that do not fit are moved to further blocks below, each of which repeats the first
+    ``keys`` columns. Cells of a column that is too wide by itself are wrapped between words; if
+    that does not suffice, the names in the first column are shortened.
 
     Args:
-        heads: names of the columns.
-        rows: cells, as many per row as there are heads.
-        width: characters of a line.
-        keys: columns that every block repeats.
-        align: ``left`` or ``right``, of the other columns.
+        heads: headings of the columns.
+        rows: cells, as many per row as there are headings.
+        width: largest number of characters per line.
+        keys: number of columns that every block repeats.
+        align: ``left`` or ``right``, for the other columns.
     """
     table = [list(heads), *map(list, rows)]
     room = max(
@@ -47,15 +49,15 @@ def fitted(heads: Row, rows: Sequence[Row], width: int, keys: int = 1, align: st
 
 
 def shortened(names: Sequence[str], length: int) -> list[str]:
-    """Names of at most ``length`` characters: long ones lose their middle, in a place where what
-    is left still tells them apart, if there is one."""
+    """Return names of at most ``length`` characters, without the middle of longer ones.
+
+    The cut is placed such that different names stay different, if possible.
+    """
     for tail in sorted(range(1, length - 1), key=lambda tail: abs(tail - length // 2)):
-        found = [_without_middle(name, length, tail) for name in names]
-        if len(set(found)) == len(set(names)):
-            break
-    else:
-        found = [_without_middle(name, length, length // 2) for name in names]
-    return found
+        short = [_without_middle(name, length, tail) for name in names]
+        if len(set(short)) == len(set(names)):
+            return short
+    return [_without_middle(name, length, length // 2) for name in names]
 
 
 def _without_middle(name: str, length: int, tail: int) -> str:

@@ -1,4 +1,4 @@
-"""The report: one table for the terminal, the same as Markdown, and a line of JSON per verdict."""
+"""The report: tables for the terminal and as Markdown, and one JSON object per verdict."""
 
 import json
 import math
@@ -16,30 +16,31 @@ from compression_gates.evals.foreign_text import fenced, in_markdown, valid_unic
 from compression_gates.evals.gates.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import IN_MARKDOWN, Regression
-from compression_gates.evals.report.layout import fitted
+from compression_gates.evals.report.layout import fit_table
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
 BASELINE = "baseline"
 MARKDOWN = "github"
-"""The style of tables in Markdown, as tabulate calls it; any other is for a terminal."""
+"""tabulate's name of the Markdown style; any other style is for a terminal."""
 FAILED_MARK, KNOWN_MARK, UNSURE_MARK, UNRELIABLE_MARK = "✗", "(✗)", "≈", "?"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A verdict, how its case ended, and what it printed.
+    """A verdict with the outcome and the message of its case.
 
     Attributes:
-        group: the baseline, under which the table lists the candidate.
+        group: the baseline, which has one table.
         row: the candidate's name in that table.
-        passed: whether the case kept its promise under the policy of the run.
-        reason: why it is known to fail, or empty.
-        form: how the candidate's weights are stored; empty if it could not be measured.
-        text: what the case printed if it failed.
+        verdict: on the gate.
+        passed: whether the case passed under the policy of the run.
+        reason: why the case is known to fail; empty if it is not.
+        form: storage form of the candidate's weights; empty if it could not be measured.
+        text: the message of a failed case.
         facts: further numbers of the metric.
-        regressions: the items that got worse, if the case did not pass, and
-        regressions_omitted: how many more there are.
-        origin: what it was measured on, as in :class:`evals.gates.earlier.Record`.
+        regressions: the items that got worse, if the case did not pass.
+        regressions_omitted: number of further such items.
+        origin: digests of what was measured, as in :class:`evals.gates.earlier.Record`.
     """
 
     group: str
@@ -65,20 +66,24 @@ class Entry:
 def tables(
     entries: Sequence[Entry], style: str, intervals: bool = False, width: int | None = None
 ) -> str:
-    """A table per baseline: its own numbers, then a row per candidate; a column per metric with
-    its limit. With a ``width``, no line of it is longer."""
+    """Return one table per baseline: its own values, then a row per candidate.
+
+    Each metric has a column, with its limit in the heading. Lines are at most ``width`` characters
+    long.
+    """
     parts = []
     for group in dict.fromkeys(entry.group for entry in entries):
-        own = [entry for entry in entries if entry.group == group]
-        metrics = [m for m in METRICS if any(_is_shown(e) for e in own if e.verdict.metric == m)]
-        limits = {metric: _common_limit(own, metric) for metric in metrics}
-        rows, zeros = [], {e.row: _zeros(e) for e in own if e.facts.get("weights")}
-        levels = [_level(own, metric) for metric in metrics]
+        members = [entry for entry in entries if entry.group == group]
+        shown = {entry.verdict.metric for entry in members if _is_shown(entry)}
+        metrics = [metric for metric in METRICS if metric in shown]
+        limits = {metric: _common_limit(members, metric) for metric in metrics}
+        rows, zeros = [], {e.row: _zeros(e) for e in members if e.facts.get("weights")}
+        levels = [_level(members, metric) for metric in metrics]
         if any(levels):
             rows.append([BASELINE, *levels, *([""] if zeros else [])])
-        for row in dict.fromkeys(entry.row for entry in own):
-            found = {entry.verdict.metric: entry for entry in own if entry.row == row}
-            cells = [_cell(found.get(m), limits[m], intervals) for m in metrics]
+        for row in dict.fromkeys(entry.row for entry in members):
+            by_metric = {entry.verdict.metric: entry for entry in members if entry.row == row}
+            cells = [_cell(by_metric.get(m), limits[m], intervals) for m in metrics]
             rows.append([row, *cells, *([zeros.get(row, "")] if zeros else [])])
         separator = "<br>" if style == MARKDOWN else "\n"
         heads = [
@@ -86,7 +91,7 @@ def tables(
         ]
         heads += ["zeros"] if zeros else []
         if style != MARKDOWN:
-            parts.append(fitted([group, *heads], rows, width or sys.maxsize))
+            parts.append(fit_table([group, *heads], rows, width or sys.maxsize))
             continue
         rows = [[in_markdown(cell) for cell in row] for row in rows]
         heads = [in_markdown(group), *heads]
@@ -96,15 +101,17 @@ def tables(
 
 
 def _is_shown(entry: Entry) -> bool:
-    """Whether a verdict alone gives its metric a column. What notes say has none: that nothing
-    differs, and that there are no data for a metric."""
+    """Return whether a verdict gives its metric a column.
+
+    It does not if a note replaces it: if the checkpoints do not differ, or there are no data.
+    """
     verdict = entry.verdict
     is_always_judged = METRICS[verdict.metric].always_limit is not None
     return verdict.value != 0 if is_always_judged else not verdict.has_no_data
 
 
 def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
-    """A line for each mark that the tables of ``entries`` use."""
+    """Return a line for each mark that the tables of ``entries`` contain."""
     shown = [entry for entry in entries if _is_shown(entry)]
     failed = [entry for entry in shown if not entry.passed and not entry.reason]
     marks = [
@@ -127,7 +134,7 @@ def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
         ),
         (
             "(-a +b)",
-            any(map(_counted, entries)),
+            any(map(_has_counts, entries)),
             "a right answers became wrong, b wrong answers became right",
         ),
         ("[low high]", intervals and any(map(_has_interval, entries)), "the interval"),
@@ -136,20 +143,20 @@ def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
 
 
 def _unproven(failed: Iterable[Entry], mark: str) -> str:
-    """What :data:`FAILED_MARK` in front of ``mark`` means, if any case has both."""
-    found = [entry for entry in failed if mark in entry.mark]
-    if not found:
+    """Return the meaning of :data:`FAILED_MARK` followed by ``mark``, if any case has both."""
+    marked = [entry for entry in failed if mark in entry.mark]
+    if not marked:
         return ""
-    met = any(entry.verdict.met for entry in found)
-    proof = "not proven, which the strict policy requires"
-    why = proof if met else "the point estimate breaks the limit"
-    return f"; {FAILED_MARK}{mark}: {why}"
+    reason = "the point estimate breaks the limit"
+    if any(entry.verdict.met for entry in marked):
+        reason = "not proven, which the strict policy requires"
+    return f"; {FAILED_MARK}{mark}: {reason}"
 
 
 def _level(entries: Iterable[Entry], metric: str) -> str:
-    """The baseline's own number, where it has one: nothing diverges from itself."""
-    found = [e.verdict.baseline for e in entries if e.verdict.metric == metric]
-    value = next((level for level in found if not math.isnan(level)), math.nan)
+    """Return the baseline's own value; empty for a metric without one."""
+    levels = [e.verdict.baseline for e in entries if e.verdict.metric == metric]
+    value = next((level for level in levels if not math.isnan(level)), math.nan)
     unit = METRICS[metric].table_unit
     return "" if unit is None or math.isnan(value) else unit(value)
 
@@ -160,7 +167,7 @@ def _common_limit(entries: Iterable[Entry], metric: str) -> float:
 
 
 def _zeros(entry: Entry) -> str:
-    """Share of zeros among the weights, and the N:M pattern that all layers hold."""
+    """Return the share of zeros among the weights, with the N:M pattern of all layers, if any."""
     facts = entry.facts
     text = f"{facts['zeros'] / facts['weights']:.0%}"
     for pattern in ("2_4", "4_8"):
@@ -178,7 +185,7 @@ def _cell(entry: Entry | None, common: float, intervals: bool) -> str:
     if math.isnan(verdict.value):
         return f"{entry.mark} {'not a number' if verdict.n else 'error'}"
     text = metric.show(verdict.value, verdict.limit, bare=True)
-    if _counted(entry):
+    if _has_counts(entry):
         text += f" (-{entry.facts['worse']:.0f} +{entry.facts['better']:.0f})"
     if intervals and _has_interval(entry):
         ends = metric.show_interval(verdict.low, verdict.high, verdict.limit, bare=True, to=" ")
@@ -188,10 +195,10 @@ def _cell(entry: Entry | None, common: float, intervals: bool) -> str:
     return f"{entry.mark} {text}".strip()
 
 
-def _counted(entry: Entry) -> bool:
-    """Whether its cell says how many answers changed."""
-    judged = entry.verdict.outcome != NOT_JUDGED and not math.isnan(entry.verdict.value)
-    return judged and METRICS[entry.verdict.metric].shows_changes and "worse" in entry.facts
+def _has_counts(entry: Entry) -> bool:
+    """Return whether the cell shows how many answers changed."""
+    is_judged = entry.verdict.outcome != NOT_JUDGED and not math.isnan(entry.verdict.value)
+    return is_judged and METRICS[entry.verdict.metric].shows_changes and "worse" in entry.facts
 
 
 def _has_interval(entry: Entry) -> bool:
@@ -199,10 +206,10 @@ def _has_interval(entry: Entry) -> bool:
 
 
 def forms(entries: Iterable[Entry]) -> str:
-    """In which form candidates are stored; plain ones are not listed by name."""
-    found = {(entry.group, entry.row): entry.form for entry in entries if entry.form}
+    """Return the storage forms of the candidates; plain ones are not listed by name."""
+    by_row = {(entry.group, entry.row): entry.form for entry in entries if entry.form}
     rows: dict[str, list[str]] = {}
-    for (_, row), form in found.items():
+    for (_, row), form in by_row.items():
         rows.setdefault(form, []).append(row)
     special = [
         f"{form}: {', '.join(dict.fromkeys(names))}"
@@ -214,16 +221,16 @@ def forms(entries: Iterable[Entry]) -> str:
 
 
 def not_judged(entries: Iterable[Entry]) -> list[str]:
-    """What was not judged and why, each reason once."""
-    found: dict[str, dict[str, list[str]]] = {}
+    """Return a line for each reason why gates were not judged."""
+    by_reason: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
         if entry.verdict.outcome == NOT_JUDGED:
-            rows = found.setdefault(entry.verdict.reason, {})
+            rows = by_reason.setdefault(entry.verdict.reason, {})
             rows.setdefault(METRICS[entry.verdict.metric].title, []).append(entry.row)
     return [
         "; ".join(f"{title} of {', '.join(dict.fromkeys(rows))}" for title, rows in metrics.items())
         + f": {reason}"
-        for reason, metrics in found.items()
+        for reason, metrics in by_reason.items()
     ]
 
 
@@ -234,8 +241,15 @@ def markdown(
     intervals: bool = False,
     unjudged: str = "",
 ) -> str:
-    """The whole report as Markdown: what is ``unjudged``, tables, ``more`` of them, notes, and the
-    evidence of each failing case."""
+    """Return the whole report as Markdown.
+
+    Args:
+        entries: the verdicts.
+        lines: notes.
+        more: a further table.
+        intervals: whether cells show intervals.
+        unjudged: remark for the heading about what was not judged.
+    """
     notes = [*legend(entries, intervals), *lines]
     parts = [
         f"# Gates: {in_markdown(unjudged)}" if unjudged else "# Gates",
@@ -251,7 +265,7 @@ def markdown(
 
 
 def _evidence(entry: Entry) -> str:
-    """What a failing case printed, and its worst items whole, folded."""
+    """Return the message of a failing case, and its worst items, folded."""
     verdict = entry.verdict
     parts = [f"### {in_markdown(verdict.candidate)}: {METRICS[verdict.metric].title}"]
     if entry.reason:
@@ -271,8 +285,7 @@ def _evidence(entry: Entry) -> str:
 
 
 def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()) -> str:
-    """A JSON object per verdict, and ``more``; numbers that JSON does not have (NaN, infinity)
-    become null."""
+    """Return one JSON object per verdict and line, and ``more``; NaN and infinity become null."""
     rows = [*map(asdict, entries), *more]
     return "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
 
@@ -290,12 +303,12 @@ def _plain(value):
 
 
 def check_writable(directory: Path) -> None:
-    """Raises an EvalError now rather than after the run if a report cannot be written."""
+    """Raise an EvalError before the run if the report cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("report.md", "report.jsonl", FILE):
             if (directory / name).is_dir():
-                raise EvalError(f"report folder {directory}: {name} is a directory there")
+                raise EvalError(f"report folder {directory}: {name} is a folder; remove it")
         probe = directory / ".probe"
         probe.touch()
         probe.unlink()
@@ -304,21 +317,20 @@ def check_writable(directory: Path) -> None:
 
 
 def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
-    """Replaces a report that may be there by one that says why a run did not start.
+    """Write a report that says why a run did not start, in place of an earlier one.
 
     Args:
         directory: of the report.
-        reason: why.
-        keep: whether the verdicts of the earlier report stay, because the next run is compared with
-            them.
+        reason: why the run did not start.
+        keep: whether to keep the verdicts of the earlier report for the next comparison.
 
     Raises:
         OSError: the directory cannot be written to.
     """
     directory.mkdir(parents=True, exist_ok=True)
     reason = valid_unicode(reason)
-    told = "\n".join(map(in_markdown, reason.split("\n")))
-    (directory / "report.md").write_text(f"The run did not start: {told}\n", encoding="utf-8")
+    text = "\n".join(map(in_markdown, reason.split("\n")))
+    (directory / "report.md").write_text(f"The run did not start: {text}\n", encoding="utf-8")
     if keep:
         return
     (directory / FILE).unlink(missing_ok=True)
@@ -336,9 +348,17 @@ def write(
     unjudged: str = "",
     items: Mapping[Key, ItemValues] | None = None,
 ) -> None:
-    """Writes ``report.md``, which begins with what is ``unjudged``, and ``report.jsonl``, with a
-    further table and its rows if any, and the values of ``items`` that a later run is compared
-    with.
+    """Write ``report.md``, ``report.jsonl`` and the per-item values for a later comparison.
+
+    Args:
+        directory: of the report.
+        entries: the verdicts.
+        lines: notes.
+        table: a further table.
+        rows: the rows of that table, as JSON objects.
+        intervals: whether cells show intervals.
+        unjudged: remark for the heading about what was not judged.
+        items: per-item values by candidate and metric.
 
     Raises:
         EvalError: the directory cannot be written to.

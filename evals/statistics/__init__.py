@@ -1,6 +1,6 @@
-"""Intervals and tests over per-item values, clustered by document. Pure, in float64.
+"""Confidence intervals and tests over per-item values, clustered by document.
 
-Items of one document resemble each other, so a document, not an item, is the unit of sampling.
-`python -m compression_gates.fixtures.experiments.simulation` shows how often each interval covers
-the truth.
+All functions are pure and compute in float64. Items of one document are correlated, so the document
+is the unit of sampling, not the item. The coverage of every interval is simulated by
+`python -m compression_gates.fixtures.experiments.simulation`.
 """

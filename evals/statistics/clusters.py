@@ -1,4 +1,4 @@
-"""Sums of values by cluster, and the standard error of their mean."""
+"""Sums of values by cluster, and the cluster-robust standard error of their mean."""
 
 import math
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from compression_gates.evals.statistics.estimate import Estimate, estimate
+from compression_gates.evals.statistics.estimate import Bounds, Estimate, estimate
 
 
 @dataclass(frozen=True)
 class ClusterSums:
-    """Values and their number by cluster.
+    """Sum and number of the values in each cluster.
 
-    The standard error and the degrees of freedom are those of Bell and McCaffrey (2002, "CR2")
-    for the mean, which is a regression on a constant, with independent items as the working model.
-    With ``h_g = n_g / N``, the share of the items that cluster g holds::
+    Standard error and degrees of freedom are those of the bias-reduced estimator "CR2" of Bell and
+    McCaffrey (2002) for a regression on a constant, with independent items as the working model.
+    With ``h_g = n_g / N``, the share of the items in cluster g::
 
         r_g = (s_g - n_g mean) / sqrt(1 - h_g)
-        error^2 = sum_g r_g^2 / N^2
-        degrees = 1 / (sum_g h_g^2 + sum_{g != k} b_g b_k),    b_g = h_g^2 / (1 - h_g)
+        standard_error^2 = sum_g r_g^2 / N^2
+        degrees_of_freedom = 1 / (sum_g h_g^2 + sum_{g != k} b_g b_k),    b_g = h_g^2 / (1 - h_g)
 
-    With G clusters of one size these are the t interval over cluster means, G - 1 degrees.
+    For G clusters of equal size this gives the t interval over cluster means, with G - 1 degrees.
 
     Attributes:
-        totals: ``(clusters,)`` sum of the values of each.
-        sizes: ``(clusters,)`` number of the values of each.
+        totals: ``(clusters,)``, the sum of the values of each cluster.
+        sizes: ``(clusters,)``, the number of values of each cluster.
     """
 
     totals: np.ndarray
@@ -34,10 +34,10 @@ class ClusterSums:
 
     @classmethod
     def of(cls, values: ArrayLike, clusters: ArrayLike) -> "ClusterSums":
-        """The sums of ``values`` ``(n,)`` in ``clusters`` ``(n,)``, in the order of their names.
+        """Sum ``values`` ``(n,)`` by ``clusters`` ``(n,)``, in sorted order of the cluster names.
 
         Raises:
-            ValueError: no value, or lengths that differ.
+            ValueError: there are no values, or the shapes differ.
         """
         values, clusters = np.asarray(values, dtype=np.float64), np.asarray(clusters)
         if values.shape != clusters.shape or values.ndim != 1:
@@ -48,11 +48,11 @@ class ClusterSums:
         return cls(np.bincount(index, values), np.bincount(index).astype(float))
 
     @property
-    def groups(self) -> int:
+    def cluster_count(self) -> int:
         return len(self.sizes)
 
     @cached_property
-    def count(self) -> int:
+    def item_count(self) -> int:
         return int(self.sizes.sum())
 
     @cached_property
@@ -61,47 +61,58 @@ class ClusterSums:
 
     @cached_property
     def shares(self) -> np.ndarray:
-        """``(clusters,)`` share of the items that each holds."""
+        """``(clusters,)``, the share of the items in each cluster, ``h_g``."""
         return self.sizes / self.sizes.sum()
 
     @cached_property
-    def effective(self) -> float:
-        """Number of clusters of one size that these are worth, ``(sum n_g)^2 / sum n_g^2``."""
+    def effective_clusters(self) -> float:
+        """Effective number of clusters (Kish), ``(sum n_g)^2 / sum n_g^2``."""
         return float(1 / np.square(self.shares).sum())
 
     @cached_property
     def residuals(self) -> np.ndarray:
-        """``(clusters,)`` adjusted sums of the deviations from the mean, ``r_g``."""
-        with np.errstate(invalid="ignore"):  # an infinite value has no deviation
+        """``(clusters,)``, the adjusted sums of the deviations from the mean, ``r_g``."""
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN
             return (self.totals - self.sizes * self.mean) / np.sqrt(1 - self.shares)
 
     @cached_property
-    def error(self) -> float:
+    def standard_error(self) -> float:
         """Standard error of the mean."""
-        return float(np.sqrt(np.square(self.residuals).sum()) / self.count)
+        return float(np.sqrt(np.square(self.residuals).sum()) / self.item_count)
 
     @cached_property
-    def degrees(self) -> float:
-        """Degrees of freedom of :attr:`error`."""
+    def degrees_of_freedom(self) -> float:
+        """Degrees of freedom of :attr:`standard_error`."""
         squares = np.square(self.shares)
         b = squares / (1 - self.shares)
         return float(1 / (squares.sum() + b.sum() ** 2 - np.square(b).sum()))
 
-    def estimate_without_interval(self, confidence: float) -> Estimate:
-        """Of a single cluster, which says nothing of others; or of values that are NaN."""
+    @property
+    def has_no_interval(self) -> bool:
+        """Whether there is only one cluster, or the mean is NaN."""
+        return self.cluster_count == 1 or math.isnan(self.mean)
+
+    def estimate_without_interval(self, confidence_level: float) -> Estimate:
+        """Return the mean with an unbounded interval, or with a NaN interval if it is NaN."""
         ends = (math.nan, math.nan) if math.isnan(self.mean) else (-math.inf, math.inf)
-        return estimate(self.mean, lambda level: ends, self.count, self.groups, confidence)
+        return self.estimate(lambda level: ends, confidence_level)
+
+    def estimate(self, bounds: Bounds, confidence_level: float) -> Estimate:
+        """Return the mean with the interval that ``bounds`` computes."""
+        return estimate(self.mean, bounds, self.item_count, self.cluster_count, confidence_level)
 
 
-def carriers(totals: np.ndarray) -> float:
-    """Number of equal totals that non-negative ``totals`` ``(n,)`` are worth,
-    ``(sum s)^2 / sum s^2``; 0 where all are zero."""
-    squares = float(np.square(totals).sum())
-    return float(totals.sum() ** 2 / squares) if squares > 0 else 0.0
+def effective_number(values: np.ndarray) -> float:
+    """Return the effective number of non-negative ``values`` ``(n,)``, ``(sum v)^2 / sum v^2``.
+
+    It is n if all are equal, 1 if all but one are zero, and 0 if all are zero.
+    """
+    squares = float(np.square(values).sum())
+    return float(values.sum() ** 2 / squares) if squares > 0 else 0.0
 
 
-def student_t(confidence: float, degrees: float) -> float:
-    """Quantile of Student's t that bounds a two-sided interval."""
+def t_quantile(confidence_level: float, degrees_of_freedom: float) -> float:
+    """Return the quantile of Student's t distribution that bounds a two-sided interval."""
     from scipy.special import stdtrit
 
-    return -float(stdtrit(degrees, (1 - confidence) / 2))
+    return -float(stdtrit(degrees_of_freedom, (1 - confidence_level) / 2))

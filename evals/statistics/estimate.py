@@ -1,27 +1,27 @@
-"""A number with its interval at any confidence, and the p-value of a limit. Pure."""
+"""Point estimates with confidence intervals and p-values."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-CONFIDENCE = 0.95
+CONFIDENCE_LEVEL = 0.95
 
 Bounds = Callable[[float], tuple[float, float]]
-"""The two-sided interval at a confidence."""
+"""Maps a confidence level to the ends of the two-sided interval."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval.
+    """A point estimate with a two-sided confidence interval.
 
     Attributes:
         value: the point estimate.
-        low, high: two-sided interval at ``confidence``.
-        n: items that it rests on.
-        clusters: documents that they come from.
-        bounds: the interval at any confidence; None where nothing was sampled.
-        unreliable: why the interval may cover less than it says, so that nothing is proven by it;
-            empty where it can be relied on.
+        low, high: ends of the interval at ``confidence_level``.
+        n: number of items.
+        clusters: number of documents that the items come from.
+        bounds: the interval at any confidence level; None if nothing was sampled.
+        unreliable: why the coverage may be below the confidence level, in which case the interval
+            proves nothing; empty if the interval is reliable.
     """
 
     value: float
@@ -29,19 +29,19 @@ class Estimate:
     high: float
     n: int
     clusters: int
-    confidence: float = CONFIDENCE
+    confidence_level: float = CONFIDENCE_LEVEL
     bounds: Bounds | None = field(default=None, compare=False, repr=False)
     unreliable: str = ""
 
     def map(self, function: Callable[[float], float]) -> "Estimate":
-        """The estimate of an increasing function of the quantity."""
+        """Return the estimate of an increasing function of the quantity."""
         inner = self.bounds
         return replace(
             self,
             value=function(self.value),
             low=function(self.low),
             high=function(self.high),
-            bounds=inner and (lambda confidence: tuple(map(function, inner(confidence)))),
+            bounds=inner and (lambda level: tuple(map(function, inner(level)))),
         )
 
     def __neg__(self) -> "Estimate":
@@ -51,14 +51,16 @@ class Estimate:
             value=-self.value,
             low=-self.high,
             high=-self.low,
-            bounds=inner and (lambda confidence: tuple(-end for end in inner(confidence)[::-1])),
+            bounds=inner and (lambda level: tuple(-end for end in inner(level)[::-1])),
         )
 
     def p_above(self, limit: float) -> float:
-        """One-sided p-value of the hypothesis that the quantity is at most ``limit``.
+        """Return the one-sided p-value of the null hypothesis that the quantity is at most
+        ``limit``.
 
-        The smallest level at which the interval's lower end still lies above the limit; 1 where
-        the estimate itself does not, 0 where nothing was sampled, NaN where the value is.
+        It is the smallest significance level at which the lower end of the interval exceeds the
+        limit, but at least 1e-12. It is 1 if the point estimate does not exceed the limit, 0 if
+        nothing was sampled and it does, and NaN if the point estimate is NaN.
         """
         if math.isnan(self.value):
             return math.nan
@@ -67,33 +69,32 @@ class Estimate:
         if self.bounds is None:
             return 0.0
 
-        def proven(level: float) -> bool:
+        def is_rejected(level: float) -> bool:
             return self.bounds(1 - 2 * level)[0] > limit
 
-        low, high = math.log(_SMALLEST), math.log(0.5)
-        if proven(_SMALLEST):
-            return _SMALLEST
+        low, high = math.log(_SMALLEST_P), math.log(0.5)
+        if is_rejected(_SMALLEST_P):
+            return _SMALLEST_P
         while high - low > 1e-3:
             middle = (low + high) / 2
-            low, high = (low, middle) if proven(math.exp(middle)) else (middle, high)
+            low, high = (low, middle) if is_rejected(math.exp(middle)) else (middle, high)
         return math.exp(high)
 
 
-_SMALLEST = 1e-12
-"""No p-value is told smaller than this."""
+_SMALLEST_P = 1e-12
 
 
 def estimate(
-    value: float, bounds: Bounds, n: int, clusters: int, confidence: float = CONFIDENCE
+    value: float, bounds: Bounds, n: int, clusters: int, confidence_level: float = CONFIDENCE_LEVEL
 ) -> Estimate:
-    """An estimate whose interval is that of ``bounds``."""
-    return Estimate(value, *bounds(confidence), n, clusters, confidence, bounds)
+    """Return an estimate whose interval is computed by ``bounds``."""
+    return Estimate(value, *bounds(confidence_level), n, clusters, confidence_level, bounds)
 
 
-NOTHING = Estimate(math.nan, math.nan, math.nan, 0, 0)
-"""Of what was not measured."""
+NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan, 0, 0)
+"""The estimate of a quantity that was not measured."""
 
 
 def exact(value: float, n: int = 1) -> Estimate:
-    """A number that was counted, not sampled."""
+    """Return the estimate of a number that was counted, not sampled."""
     return Estimate(value, value, value, n, n)

@@ -1,4 +1,4 @@
-"""Intervals of a mean over items in documents."""
+"""Confidence intervals of the mean over items that are clustered by document."""
 
 import math
 from dataclasses import replace
@@ -6,128 +6,130 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from compression_gates.evals.statistics.clusters import ClusterSums, student_t
-from compression_gates.evals.statistics.estimate import CONFIDENCE, Bounds, Estimate, estimate
-from compression_gates.evals.statistics.tails import Tail, reach_of, unreliable
+from compression_gates.evals.statistics.clusters import ClusterSums, t_quantile
+from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Bounds, Estimate
+from compression_gates.evals.statistics.tails import Tail, tail_interval, unreliable_reason
 
 BANDWIDTH = 0.3
-"""Cosines of a series of T windows are ``BANDWIDTH * T^(2/3)``; Lazarus et al. take 0.4, which
-covers 93 % of 30 windows with an autocorrelation of 0.6."""
+"""The long-run variance of T windows is estimated from ``BANDWIDTH * T^(2/3)`` cosines. Lazarus et
+al. use 0.4, which gives a coverage of 93 % for 30 windows with an autocorrelation of 0.6."""
 
 
 def clustered_mean(
-    values: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE
+    values: ArrayLike, clusters: ArrayLike, confidence_level: float = CONFIDENCE_LEVEL
 ) -> Estimate:
-    """Mean over items with a cluster-robust t interval.
+    """Return the mean over items with a cluster-robust t interval.
 
     Standard error and degrees of freedom are those of Bell and McCaffrey (2002); see
-    :class:`evals.statistics.clusters.ClusterSums`. Right where the means of documents are about
-    normal; for skewed ones use :func:`studentized_mean`.
+    :class:`evals.statistics.clusters.ClusterSums`. The means of the documents should be
+    approximately normal; for skewed ones use :func:`studentized_mean`.
 
     Args:
         values: ``(n,)``.
         clusters: ``(n,)``, the document of each item.
-        confidence: of the two-sided interval.
+        confidence_level: of the two-sided interval.
 
     Returns:
-        The mean; unbounded where there is but one cluster, NaN where a value is NaN.
+        The mean. The interval is unbounded if there is only one cluster, and NaN if a value is.
 
     Raises:
-        ValueError: no value, or lengths that differ.
+        ValueError: there are no values, or the shapes differ.
 
     >>> clustered_mean([1.0, 2.0, 3.0, 6.0], [0, 0, 1, 1]).value
     3.0
     """
     sums = ClusterSums.of(values, clusters)
-    if sums.groups == 1 or math.isnan(sums.mean):
-        return sums.estimate_without_interval(confidence)
-    return estimate(sums.mean, t_bounds(sums), sums.count, sums.groups, confidence)
+    if sums.has_no_interval:
+        return sums.estimate_without_interval(confidence_level)
+    return sums.estimate(t_interval(sums), confidence_level)
 
 
-def t_bounds(sums: ClusterSums) -> Bounds:
-    """The cluster-robust t interval at any confidence."""
+def t_interval(sums: ClusterSums) -> Bounds:
+    """Return the cluster-robust t interval as a function of the confidence level."""
 
     def bounds(level: float) -> tuple[float, float]:
-        half = student_t(level, sums.degrees) * sums.error
-        return sums.mean - half, sums.mean + half
+        half_width = t_quantile(level, sums.degrees_of_freedom) * sums.standard_error
+        return sums.mean - half_width, sums.mean + half_width
 
     return bounds
 
 
 def studentized_mean(
-    values: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE
+    values: ArrayLike, clusters: ArrayLike, confidence_level: float = CONFIDENCE_LEVEL
 ) -> Estimate:
-    """Mean over items of values that may be skewed, such as losses and divergences of tokens.
+    """Return the mean of possibly skewed values, such as losses and divergences of tokens.
 
     The interval is the cluster-robust t interval of :func:`clustered_mean`, extended towards the
-    longer tail of the documents by their skewness and spread (:mod:`evals.statistics.tails`).
-    :attr:`Estimate.unreliable` says why it may cover less than it says: fewer than 30 effective
-    documents, or a few documents that lie too far from all others. Documents whose values are all
-    exactly 0 give exactly 0, and are never called unreliable.
+    longer tail of the documents according to their skewness and spread
+    (:mod:`evals.statistics.tails`). :attr:`Estimate.unreliable` is set if there are fewer than 30
+    effective documents, or if a few documents lie too far from all others. If all values are
+    exactly 0, the interval is [0, 0] and is never marked as unreliable.
 
     Args:
         values: ``(n,)``.
         clusters: ``(n,)``, the document of each item.
-        confidence: of the two-sided interval.
+        confidence_level: of the two-sided interval.
 
     Returns:
         As :func:`clustered_mean`.
 
     Raises:
-        ValueError: no value, or lengths that differ.
+        ValueError: there are no values, or the shapes differ.
     """
-    return _skewed_mean(ClusterSums.of(values, clusters), confidence, "documents")
+    return _skewed_mean(ClusterSums.of(values, clusters), confidence_level, "documents")
 
 
-def series_mean(values: ArrayLike, windows: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
-    """Mean over items of consecutive windows of one document, which resemble their neighbours.
+def series_mean(
+    values: ArrayLike, windows: ArrayLike, confidence_level: float = CONFIDENCE_LEVEL
+) -> Estimate:
+    """Return the mean over items in consecutive, autocorrelated windows of one document.
 
-    The interval is the wider, at each end, of that of :func:`studentized_mean`, which takes windows
-    for independent, and of the t interval with an equal-weighted cosine estimate of the long-run
-    variance (Mueller 2007; Lazarus, Lewis, Stock & Watson 2018). With ``u_t`` the sum
-    of the deviations of window t from the mean, T windows, N items::
+    At each end, the interval is the wider of two: that of :func:`studentized_mean`, which treats
+    windows as independent, and the t interval with an equal-weighted cosine estimate of the
+    long-run variance (Mueller 2007; Lazarus, Lewis, Stock & Watson 2018). With ``u_t`` the sum of
+    the deviations from the mean in window t, T windows and N items::
 
         L_j = sqrt(2 / T) sum_t cos(pi j (t - 1/2) / T) u_t,    j = 1 .. B
-        error^2 = T / (B N^2) sum_j L_j^2,                      B degrees of freedom
+        standard_error^2 = T / (B N^2) sum_j L_j^2,             B degrees of freedom
 
     Args:
         values: ``(n,)``.
         windows: ``(n,)``, the window of each item, numbered in the order of the text.
-        confidence: of the two-sided interval.
+        confidence_level: of the two-sided interval.
 
     Returns:
-        As :func:`studentized_mean`; :attr:`Estimate.clusters` counts windows.
+        As :func:`studentized_mean`; :attr:`Estimate.clusters` is the number of windows.
 
     Raises:
-        ValueError: no value, or lengths that differ.
+        ValueError: there are no values, or the shapes differ.
     """
     sums = ClusterSums.of(values, windows)
-    independent = _skewed_mean(sums, confidence, "windows")
-    if not math.isfinite(sums.mean) or sums.groups == 1:
+    independent = _skewed_mean(sums, confidence_level, "windows")
+    if not math.isfinite(sums.mean) or sums.cluster_count == 1:
         return independent
     deviations = sums.totals - sums.sizes * sums.mean
-    count = max(int(BANDWIDTH * sums.groups ** (2 / 3)), 1)
-    places = (np.arange(sums.groups) + 0.5) / sums.groups
+    count = max(int(BANDWIDTH * sums.cluster_count ** (2 / 3)), 1)
+    places = (np.arange(sums.cluster_count) + 0.5) / sums.cluster_count
     cosines = np.cos(np.pi * np.outer(np.arange(1, count + 1), places))
-    error = math.sqrt(2 * np.square(cosines @ deviations).sum() / count) / sums.count
+    variance = 2 * np.square(cosines @ deviations).sum() / count
+    standard_error = math.sqrt(variance) / sums.item_count
 
     def bounds(level: float) -> tuple[float, float]:
         low, high = independent.bounds(level)
-        half = student_t(level, count) * error
-        return min(low, sums.mean - half), max(high, sums.mean + half)
+        half_width = t_quantile(level, count) * standard_error
+        return min(low, sums.mean - half_width), max(high, sums.mean + half_width)
 
-    found = estimate(sums.mean, bounds, sums.count, sums.groups, confidence)
-    return replace(found, unreliable=independent.unreliable)
+    mean = sums.estimate(bounds, confidence_level)
+    return replace(mean, unreliable=independent.unreliable)
 
 
-def _skewed_mean(sums: ClusterSums, confidence: float, unit: str) -> Estimate:
-    if sums.groups == 1 or math.isnan(sums.mean):
-        return sums.estimate_without_interval(confidence)
-    if not sums.error > 0:  # all the same, or not finite
+def _skewed_mean(sums: ClusterSums, confidence_level: float, unit: str) -> Estimate:
+    if sums.has_no_interval:
+        return sums.estimate_without_interval(confidence_level)
+    if not sums.standard_error > 0:  # all documents have the same mean, or one is infinite
         ends = (sums.mean, sums.mean)
-        found = estimate(sums.mean, lambda level: ends, sums.count, sums.groups, confidence)
-        why = unreliable(sums, unit=unit) if sums.totals.any() else ""
-        return replace(found, unreliable=why)
+        reason = unreliable_reason(sums, unit=unit) if sums.totals.any() else ""
+        return replace(sums.estimate(lambda level: ends, confidence_level), unreliable=reason)
     tail = Tail.of(sums)
-    found = estimate(sums.mean, reach_of(sums, tail), sums.count, sums.groups, confidence)
-    return replace(found, unreliable=unreliable(sums, tail, unit))
+    mean = sums.estimate(tail_interval(sums, tail), confidence_level)
+    return replace(mean, unreliable=unreliable_reason(sums, tail, unit))

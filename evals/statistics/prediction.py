@@ -1,8 +1,8 @@
-"""Limits that hold on a fresh draw of as many items: prediction, not confidence.
+"""Prediction limits: limits that a fresh sample of the same size keeps.
 
-A confidence interval holds the true value. A fresh draw deviates from the true value as much as the
-draw at hand does, so that the variance of their difference is twice as large. A limit at the far
-end of a 95 % interval is broken by 6 to 10 % of fresh draws.
+A confidence interval contains the true value. A fresh sample deviates from the true value as much
+as the present sample does, so the variance of their difference is twice as large: the upper end of
+a 95 % confidence interval is exceeded by 6 to 10 % of fresh samples.
 """
 
 import math
@@ -10,132 +10,143 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compression_gates.evals.statistics.estimate import CONFIDENCE, Estimate
+from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Estimate
 from compression_gates.evals.statistics.item_values import MEAN, ItemValues
 
-RATE = 0.01
-"""Fresh draws that may break a limit."""
+EXCEEDANCE_RATE = 0.01
+"""Share of fresh samples that may exceed a limit."""
 SMALLEST_RATE, LARGEST_RATE = 1e-4, 0.5
-_RESAMPLES, _TAIL = 1999, 20
-"""Resamples at least, and resamples beyond the quantile that is taken."""
-SMOOTHING, WHOLE_SMOOTHING = 1.0, 1.25
-"""Standard deviation of the logarithm of what the deviations of resampled documents are multiplied
-by, for the estimate of a fresh draw and for its whole interval. The heaviest documents of a small
-sample are mostly not in it: without smoothing, limits from 30 lognormal documents are broken by
-three times as many estimates of fresh draws as named, and by ten times as many intervals. The
-values are about the smallest that hold for lognormal documents
-(`python -m compression_gates.fixtures.experiments.planning_simulation`). Samples whose tails are
-lighter are stretched less."""
-ENTRIES = 1 << 22
-"""Documents that are drawn at a time."""
-MANY = 5000
-"""Documents, from which on their mean is about normal."""
+_MIN_RESAMPLES, _MIN_TAIL = 1999, 20
+"""Smallest number of resamples, and of resamples above the quantile that is taken."""
+SMOOTHING, INTERVAL_SMOOTHING = 1.0, 1.25
+"""Standard deviation of the logarithm of the factors by which the deviations of resampled documents
+are multiplied, for the estimate of a fresh sample and for its interval. A small sample lacks the
+largest documents of a long tail: without smoothing, limits from 30 lognormal documents are exceeded
+by three times as many estimates of fresh samples as intended, and by ten times as many intervals.
+The constants are about the smallest that suffice for lognormal documents
+(`python -m compression_gates.fixtures.experiments.planning_simulation`). For samples with lighter
+tails they are reduced."""
+MAX_ENTRIES = 1 << 22
+"""Largest number of documents that are resampled at a time."""
+MAX_DOCUMENTS = 5000
+"""Number of documents above which their mean is treated as normal."""
 _SEED = 20140501
 
 
-def fresh_upper(
+def upper_prediction_limit(
     estimate: Estimate,
     items: ItemValues | None,
-    rate: float = RATE,
-    whole: bool = False,
+    rate: float = EXCEEDANCE_RATE,
+    whole_interval: bool = False,
     seed: int = _SEED,
 ) -> float:
-    """An upper limit that a fresh draw of as many documents breaks in about ``rate`` of the runs.
+    """Return an upper limit that a fresh sample of as many documents exceeds at about ``rate``.
 
-    For means (values of kind :data:`evals.statistics.item_values.MEAN`), two draws A and B of
-    documents are resampled, and the quantile at ``1 - rate`` of ``(mean_B - mean_A) / error_A``
-    takes the place of ``sqrt(2) z`` (a studentized bootstrap prediction interval; Efron &
-    Tibshirani 1993, section 12.5, for the studentizing by the error of the draw that is at hand).
-    Otherwise the limit is the
-    upper end of the interval at the confidence whose normal quantile is ``sqrt(2) z``: for shares,
-    Wilson's interval leans as the prediction must.
+    For means (values of kind :data:`evals.statistics.item_values.MEAN`) this is a studentized
+    bootstrap prediction limit: pairs of samples A and B are resampled, and the quantile at
+    ``1 - rate`` of ``(mean_B - mean_A) / standard_error_A`` replaces ``sqrt(2) z`` (compare Efron &
+    Tibshirani 1993, section 12.5). Otherwise it is the upper end of the interval at the confidence
+    level whose normal quantile is ``sqrt(2) z``; for proportions, Wilson's interval has the right
+    asymmetry.
 
     Args:
-        estimate: of the draw at hand; for means on the scale of ``items``.
-        items: its values, if there are any.
-        rate: how many fresh draws may break the limit.
-        whole: whether the whole interval of the fresh draw must keep it, and not only its estimate.
+        estimate: of the present sample; for means on the scale of ``items``.
+        items: its values, if they were kept.
+        rate: share of fresh samples that may exceed the limit.
+        whole_interval: whether the limit applies to the whole interval of the fresh sample, and
+            not only to its estimate.
         seed: of the resamples.
 
     Returns:
-        The limit; infinite where the interval has no end at such a confidence.
+        The limit; infinite if the interval is unbounded at that confidence level.
     """
     from scipy.stats import norm
 
     if estimate.bounds is None:
         return estimate.value
     documents = estimate.clusters
-    if items is None or items.kind != MEAN or not 1 < documents <= MANY:
-        beyond = math.sqrt(2) * norm.isf(rate)
-        beyond += norm.isf((1 - CONFIDENCE) / 2) if whole else 0.0
-        return estimate.bounds(1 - 2 * float(norm.sf(beyond)))[1]
+    if items is None or items.kind != MEAN or not 1 < documents <= MAX_DOCUMENTS:
+        z = math.sqrt(2) * norm.isf(rate)
+        z += norm.isf((1 - CONFIDENCE_LEVEL) / 2) if whole_interval else 0.0
+        return estimate.bounds(1 - 2 * float(norm.sf(z)))[1]
     sample = _Sample(items)
-    if not sample.error > 0:
-        return estimate.high if whole else estimate.value
-    ratios = np.concatenate(list(sample.ratios(estimate, rate, whole, seed)))
-    return estimate.value + sample.error * float(np.quantile(ratios, 1 - rate))
+    if not sample.standard_error > 0:
+        return estimate.high if whole_interval else estimate.value
+    ratios = np.concatenate(list(sample.ratios(estimate, rate, whole_interval, seed)))
+    return estimate.value + sample.standard_error * float(np.quantile(ratios, 1 - rate))
 
 
 class _Sample:
-    """Documents that are resampled, their deviations from the median stretched at random."""
+    """Documents for a smoothed bootstrap: deviations from the median get random factors."""
 
     def __init__(self, items: ItemValues):
         self.sizes = items.sizes.astype(np.float64)
-        self.middle = float(np.median(items.values))
-        self.deviations = items.values.astype(np.float64) - self.middle
+        self.deviations = items.values.astype(np.float64) - float(np.median(items.values))
         means, errors, self.skewness = _moments(self.deviations[None], self.sizes[None])
-        self.error = float(errors[0])
+        self.standard_error = float(errors[0])
         residuals = self.sizes * (self.deviations - means)
-        excess = 0.0
-        if self.error > 0:
-            excess = float(np.mean(residuals**4) / np.mean(residuals**2) ** 2 - 3)
-        # 0 of normal documents, 1 of those that are as skewed as exponential ones mostly are.
-        self.heaviness = min(max(abs(float(self.skewness[0])), excess / 2, 0.0), 1.0)
+        excess_kurtosis = 0.0
+        if self.standard_error > 0:
+            excess_kurtosis = float(np.mean(residuals**4) / np.mean(residuals**2) ** 2 - 3)
+        # 0 for normal documents; 1 for most samples that are as skewed as an exponential.
+        self.heaviness = min(max(abs(float(self.skewness[0])), excess_kurtosis / 2, 0.0), 1.0)
 
     def ratios(
-        self, estimate: Estimate, rate: float, whole: bool, seed: int
+        self, estimate: Estimate, rate: float, whole_interval: bool, seed: int
     ) -> Iterator[np.ndarray]:
-        """``(mean_B - mean_A) / error_A``, or with the upper end of B's interval for its mean, in
-        parts that fit into memory."""
-        generator = np.random.default_rng(seed)
-        smoothing = self.heaviness * (WHOLE_SMOOTHING if whole else SMOOTHING)
-        count = len(self.sizes)
-        resamples = max(_RESAMPLES, math.ceil(_TAIL / rate))
-        per_part = max(ENTRIES // count, 1)
-        # How much wider the interval is than Edgeworth's expansion has it for such documents.
-        usual = (estimate.high - estimate.value) / (self.error * _far(self.skewness, count)[0])
-        for start in range(0, resamples, per_part):
-            shape = (min(per_part, resamples - start), count)
-            mean, error, _ = self._draw(generator, shape, smoothing)
-            fresh, fresh_error, skewness = self._draw(generator, shape, smoothing)
-            if whole:
-                fresh = fresh + usual * _far(skewness, count) * fresh_error
-            known = error > 0
-            yield (fresh[known] - mean[known]) / error[known]
+        """Yield ``(mean_B - mean_A) / standard_error_A`` in chunks that fit into memory.
 
-    def _draw(self, generator: np.random.Generator, shape: tuple[int, int], smoothing: float):
-        drawn = generator.integers(0, shape[1], shape)
-        stretched = self.deviations[drawn] * np.exp(smoothing * generator.standard_normal(shape))
-        return _moments(stretched, self.sizes[drawn])
+        With ``whole_interval``, the upper end of B's interval replaces its mean.
+        """
+        generator = np.random.default_rng(seed)
+        smoothing = self.heaviness * (INTERVAL_SMOOTHING if whole_interval else SMOOTHING)
+        count = len(self.sizes)
+        resamples = max(_MIN_RESAMPLES, math.ceil(_MIN_TAIL / rate))
+        chunk = max(MAX_ENTRIES // count, 1)
+        # Width of the actual interval relative to that of the Edgeworth expansion.
+        by_edgeworth = self.standard_error * _edgeworth_quantile(self.skewness, count)[0]
+        relative_width = (estimate.high - estimate.value) / by_edgeworth
+        for start in range(0, resamples, chunk):
+            shape = (min(chunk, resamples - start), count)
+            mean, error, _ = self._resample(generator, shape, smoothing)
+            fresh, fresh_error, skewness = self._resample(generator, shape, smoothing)
+            if whole_interval:
+                quantile = _edgeworth_quantile(skewness, count)
+                fresh = fresh + relative_width * quantile * fresh_error
+            valid = error > 0
+            yield (fresh[valid] - mean[valid]) / error[valid]
+
+    def _resample(
+        self, generator: np.random.Generator, shape: tuple[int, int], smoothing: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        index = generator.integers(0, shape[1], shape)
+        factors = np.exp(smoothing * generator.standard_normal(shape))
+        return _moments(self.deviations[index] * factors, self.sizes[index])
 
 
 def _moments(values: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means ``(samples,)`` weighted by ``sizes``, their standard errors, and the skewness of the
-    documents, of ``(samples, documents)``."""
-    groups, count = values.shape[1], sizes.sum(1)
+    """Return the mean, its standard error and the skewness of the documents of each sample.
+
+    Args:
+        values, sizes: ``(samples, documents)``; means are weighted by ``sizes``.
+
+    Returns:
+        Three arrays ``(samples,)``.
+    """
+    documents, count = values.shape[1], sizes.sum(1)
     means = (values * sizes).sum(1) / count
     residuals = sizes * (values - means[:, None])
     squares = np.square(residuals).mean(1)
-    errors = np.sqrt(squares * groups**2 / (groups - 1)) / count
+    errors = np.sqrt(squares * documents**2 / (documents - 1)) / count
     cubes = (residuals**3).mean(1)
     skewness = np.divide(cubes, squares**1.5, out=np.zeros_like(cubes), where=squares > 0)
     return means, errors, skewness
 
 
-def _far(skewness: np.ndarray, documents: int) -> np.ndarray:
-    """Standard errors from a mean to the upper end of its studentized interval, by Edgeworth's
-    expansion (Hall 1992, section 3.4)."""
+def _edgeworth_quantile(skewness: np.ndarray, documents: int) -> np.ndarray:
+    """Return the distance, in standard errors, from a mean to the upper end of its studentized
+    interval by the Edgeworth expansion (Hall 1992, section 3.4)."""
     from scipy.stats import t
 
-    z = float(t.ppf(0.5 + CONFIDENCE / 2, documents - 1))
+    z = float(t.ppf(0.5 + CONFIDENCE_LEVEL / 2, documents - 1))
     return np.maximum(z + skewness * (2 * z * z + 1) / (6 * math.sqrt(documents)), 0.5 * z)

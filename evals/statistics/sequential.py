@@ -1,10 +1,11 @@
-"""Sequential measurement of a ratio: pairs are added until its interval leaves a limit.
+"""Sequential measurement of a ratio: pairs are added until its interval excludes a limit.
 
-The data are looked at after fixed numbers of pairs, :data:`LOOKS`. At each of ``K`` looks the
-interval of the median runs between order statistics, exactly for any continuous distribution
-(David and Nagaraja 2003, *Order Statistics*, section 7.1), at the confidence ``1 - alpha / K``. By
-Bonferroni's inequality it then holds the median at all looks at once with a probability of at least
-``1 - alpha``, so the interval and its p-values are valid at whichever look measuring stops.
+The data are tested after fixed numbers of pairs, :data:`LOOKS`. At each of the ``K`` looks, the
+interval of the median is bounded by order statistics, which is exact for any continuous
+distribution (David and Nagaraja 2003, *Order Statistics*, section 7.1), at the confidence level
+``1 - alpha / K``. By Bonferroni's inequality the intervals of all looks together contain the median
+with a probability of at least ``1 - alpha``. The interval and its p-values are therefore valid at
+whichever look the measurement stops.
 """
 
 import math
@@ -14,31 +15,31 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from compression_gates.evals.statistics.estimate import CONFIDENCE, Estimate, estimate
+from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Estimate, estimate
 
 LOOKS = (15, 30, 60, 120, 240)
-"""Numbers of pairs after which the data are looked at."""
-PROOF = 1e-6
-"""A median below a limit is measured until its p-value is at most this: what fails a gate then
-stands out among thousands of gates that are judged together."""
+"""Numbers of pairs after which the data are tested."""
+FAILURE_P = 1e-6
+"""A median below a limit is measured until its p-value is at most this, so that a failure remains
+significant if thousands of gates are judged together."""
 
 
 def sequential_median(
-    values: ArrayLike, looks: int = len(LOOKS), confidence: float = CONFIDENCE
+    values: ArrayLike, looks: int = len(LOOKS), confidence_level: float = CONFIDENCE_LEVEL
 ) -> Estimate:
-    """The median, with an interval that holds at the last of several looks at the data.
+    """Return the median, with an interval that is valid at any of several looks at the data.
 
-    For ``n`` values it runs from the k-th smallest to the k-th largest, with the largest ``k`` for
-    which ``2 P(Binomial(n, 1/2) < k) < (1 - confidence) / looks``, and is unbounded where there is
-    none.
+    For ``n`` values the interval extends from the k-th smallest to the k-th largest, with the
+    largest ``k`` for which ``2 P(Binomial(n, 1/2) < k) < (1 - confidence_level) / looks``. It is
+    unbounded if there is no such ``k``.
 
     Args:
-        values: all values until now, ``(n,)``.
-        looks: how often the data may be looked at in all, past and future.
-        confidence: of the interval over all looks.
+        values: ``(n,)``, all values so far.
+        looks: total number of looks at the data, past and future.
+        confidence_level: of the interval over all looks.
 
     Raises:
-        ValueError: no value.
+        ValueError: there are no values.
     """
     from scipy.stats import binom
 
@@ -51,30 +52,36 @@ def sequential_median(
         k = int(binom.ppf((1 - level) / looks / 2, n, 0.5))
         return (float(ordered[k - 1]), float(ordered[n - k])) if k > 0 else (-math.inf, math.inf)
 
-    return estimate(float(np.median(ordered)), bounds, n, n, confidence)
+    return estimate(float(np.median(ordered)), bounds, n, n, confidence_level)
 
 
-def ratio_of(pairs: np.ndarray, looks: int = len(LOOKS)) -> Estimate:
-    """The median ratio of the first to the second of each of ``pairs`` ``(n, 2)``."""
+def median_ratio(pairs: np.ndarray, looks: int = len(LOOKS)) -> Estimate:
+    """Return the median ratio of the first to the second number of ``pairs`` ``(n, 2)``."""
     pairs = np.asarray(pairs, dtype=np.float64)
     return sequential_median(pairs[:, 0] / pairs[:, 1], looks)
 
 
-def is_kept(ratio: Estimate, limit: float) -> bool:
-    """Whether a ratio is proven to reach a limit."""
+def is_proven(ratio: Estimate, limit: float) -> bool:
+    """Return whether a ratio is proven to reach a limit."""
     return ratio.low >= limit
 
 
-def is_broken(ratio: Estimate, limit: float) -> bool:
-    """Whether a ratio is proven to stay below a limit, at the level :data:`PROOF`."""
-    return (-ratio).p_above(-limit) <= PROOF
+def is_refuted(ratio: Estimate, limit: float) -> bool:
+    """Return whether a ratio is proven to be below a limit, with a p-value of at most
+    :data:`FAILURE_P`."""
+    return (-ratio).p_above(-limit) <= FAILURE_P
 
 
 def is_settled(pairs: np.ndarray, limits: Iterable[float], failed: bool = False) -> bool:
-    """Whether a median ratio is proven to reach every limit, or where ``failed`` is set, is proven
-    to lie on one side of each."""
-    ratio = ratio_of(pairs)
-    return all(is_kept(ratio, x) or (failed and is_broken(ratio, x)) for x in limits)
+    """Return whether a median ratio is proven to reach every limit.
+
+    Args:
+        pairs: ``(n, 2)``.
+        limits: of the ratio of a pair's first number to its second.
+        failed: whether a limit also counts as settled if the ratio is proven to be below it.
+    """
+    ratio = median_ratio(pairs)
+    return all(is_proven(ratio, x) or (failed and is_refuted(ratio, x)) for x in limits)
 
 
 def repeat_until_decided(
@@ -84,14 +91,15 @@ def repeat_until_decided(
     looks: Sequence[int] = LOOKS,
     clock: Callable[[], float] = time.monotonic,
 ) -> np.ndarray:
-    """Measures pairs until their median ratio is proven to lie on one side of each limit.
+    """Measure pairs until their median ratio is proven to be on one side of each limit.
 
     Args:
-        measure: measures so many more pairs and returns them, ``(pairs, 2)``.
-        limits: of the ratio of a pair's first number to its second; without any, measuring stops
+        measure: measures the given number of further pairs and returns them, ``(pairs, 2)``.
+        limits: of the ratio of a pair's first number to its second; without limits, measuring stops
             at the first look.
-        budget: seconds of ``clock`` that no look after the first is expected to exceed.
-        looks: numbers of pairs after which it may stop.
+        budget: seconds of ``clock``; a look that is expected to exceed it is not started, except
+            the first.
+        looks: numbers of pairs after which measuring may stop.
 
     Returns:
         All pairs, ``(n, 2)`` with ``n`` among ``looks``.
@@ -99,8 +107,8 @@ def repeat_until_decided(
     limits, start, pairs = list(limits), clock(), np.empty((0, 2))
     for look, following in zip(looks, (*looks[1:], math.inf), strict=True):
         pairs = np.concatenate((pairs, measure(look - len(pairs))))
-        ratio = ratio_of(pairs, len(looks))
-        if all(is_kept(ratio, limit) or is_broken(ratio, limit) for limit in limits):
+        ratio = median_ratio(pairs, len(looks))
+        if all(is_proven(ratio, limit) or is_refuted(ratio, limit) for limit in limits):
             break
         if (clock() - start) * following / look > budget:
             break

@@ -80,7 +80,7 @@ def test_the_healthy_candidate_is_judged(tmp_path, workers):
         ("--prompts", "{folder}/empty.jsonl", ""),  # nothing to be right about: not judged
         ("--recipes", "gptq-int4,group=" + "[" * 2000, "gptq: group = "),
         ("--profile", "~nosuchuser/profile.toml", "no such file"),
-        ("--since", "{folder}/since", "is no verdict; delete the damaged"),
+        ("--since", "{folder}/since", "is not a verdict; delete the damaged"),
     ],
 )
 def test_an_option_that_cannot_be_followed_is_one_line(tmp_path, option, value, line):

@@ -37,4 +37,4 @@ def test_a_night_after_another(gates, tmp_path):
     (night / "report.jsonl").write_text("cut")
     damaged = gates(*words)
     assert damaged.returncode == 4
-    assert "report.jsonl: line 1 is no verdict" in damaged.stderr
+    assert "report.jsonl: line 1 is not a verdict" in damaged.stderr

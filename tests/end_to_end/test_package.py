@@ -200,14 +200,14 @@ def test_a_method_of_ones_own_is_gated_like_any_other_by_several_workers(run, fo
 OTHERS = """
 from compression_gates import Metric
 from compression_gates.evals.metrics.metric import EVERY_MODEL
-from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.metrics.units import PLAIN
 from compression_gates.evals.statistics.estimate import exact
 
 
 def weights_share(pair, weights=()):
     share = pair.candidate.weight_bytes / pair.baseline.weight_bytes
-    return Reading(exact(share), 1.0, share)
+    return MetricResult(exact(share), 1.0, share)
 
 
 METRIC = Metric(

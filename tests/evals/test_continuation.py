@@ -8,13 +8,13 @@ import torch
 
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics import continuation
+from compression_gates.evals.metrics import continuation_agreement
 from compression_gates.evals.metrics.confident_flips import confident_flips
-from compression_gates.evals.metrics.continuation import SURE, parting
+from compression_gates.evals.metrics.continuation_agreement import SURE, common_prefix_lengths
 from compression_gates.evals.metrics.continuation_changes import continuation_changes
 from compression_gates.evals.metrics.continuation_parting import continuation_parting
 from compression_gates.evals.metrics.continuation_rouge1_drop import continuation_rouge1_drop
-from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.metrics.rouge1_drop import rouge1
 from compression_gates.evals.models.loading import load
 from compression_gates.evals.scoring.continuation import NONE, continue_prompts
@@ -94,7 +94,7 @@ class TestScorer:
             continue_prompts(sides[0], PROMPTS, ContinuationProtocol(max_new_tokens=128))
 
     def test_a_model_agrees_with_itself_in_every_token(self, sides, few_are_enough, monkeypatch):
-        monkeypatch.setattr(continuation, "SURE", 0.0)
+        monkeypatch.setattr(continuation_agreement, "SURE", 0.0)
         loaded, _ = sides
         before = continue_prompts(loaded, PROMPTS, PROTOCOL)
         pair = [
@@ -118,7 +118,7 @@ class TestScorer:
 @pytest.fixture
 def few_are_enough(monkeypatch):
     """A single continuation that the baseline is sure of is enough to judge by."""
-    monkeypatch.setattr(continuation, "FEWEST", 1)
+    monkeypatch.setattr(continuation_agreement, "FEWEST", 1)
 
 
 def side(tokens, texts=None, **arrays) -> Scored:
@@ -174,7 +174,7 @@ class TestMetrics:
     def test_parting_is_the_place_of_the_first_difference(self):
         one = np.array([[1, 2, 3, -1], [1, 2, 3, 4], [1, 2, -1, -1], [1, -1, -1, -1]])
         two = np.array([[1, 2, 3, -1], [1, 9, 3, 4], [1, 2, 7, 8], [2, 3, 4, 5]])
-        assert parting(one, two).tolist() == [3, 1, 2, 0]
+        assert common_prefix_lengths(one, two).tolist() == [3, 1, 2, 0]
 
     def test_what_changes_and_how_early(self):
         other = ((1, 2, 3, 4), (5, 0, 7, -1), (8, 9, 1, 0), (0, 0, 0, 0))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.gates.earlier import read_earlier
+from compression_gates.evals.gates.earlier import read_earlier_run
 from compression_gates.evals.gates.gate import Gate, verdict_of
-from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.report.report import Entry, write
-from compression_gates.evals.statistics.item_values import SHARE, ItemValues
+from compression_gates.evals.statistics.item_values import SCORE_CHANGE, ItemValues
 
 ORIGIN = {"baseline": "b", "data": "d", "protocol": "p"}
 
@@ -19,8 +19,8 @@ def night(folder, **changes):
     """A report of one gate, with its items."""
     values = np.array([0, 1, 0, 0], np.float32)
     units = np.arange(4, dtype=np.int32)
-    items = ItemValues(SHARE, values, np.ones(4, np.int32), units, ORIGIN)
-    reading = Reading(items.estimate(), 1.0, 0.75)
+    items = ItemValues(SCORE_CHANGE, values, np.ones(4, np.int32), units, ORIGIN)
+    reading = MetricResult(items.estimate(), 1.0, 0.75)
     verdict = verdict_of("model", Gate("f1_drop", 0.02), reading)
     entry = Entry("base", "model", verdict, False, origin={"baseline": "b"}, **changes)
     write(folder, [entry], [], items={("model", "f1_drop"): items})
@@ -29,7 +29,7 @@ def night(folder, **changes):
 
 def test_what_was_written_is_read(tmp_path):
     verdict = night(tmp_path)
-    found = read_earlier(tmp_path)
+    found = read_earlier_run(tmp_path)
     assert found.note == ""
     record = found.records["model", "f1_drop"]
     assert (record.value, record.low, record.high) == (verdict.value, verdict.low, verdict.high)
@@ -41,7 +41,7 @@ def test_what_was_written_is_read(tmp_path):
 @pytest.mark.parametrize("exists", [True, False])
 def test_the_first_night_is_no_error(tmp_path, exists):
     folder = tmp_path if exists else tmp_path / "nowhere"
-    found = read_earlier(folder)
+    found = read_earlier_run(folder)
     assert found.records == {}
     assert found.note.startswith(f"no earlier report in {folder}")
 
@@ -49,9 +49,9 @@ def test_the_first_night_is_no_error(tmp_path, exists):
 @pytest.mark.parametrize("text", ["", '{"defect": "x"}\n'])
 def test_a_report_without_a_verdict_is_no_error(tmp_path, text):
     (tmp_path / "report.jsonl").write_text(text)
-    found = read_earlier(tmp_path)
+    found = read_earlier_run(tmp_path)
     assert found.records == {}
-    assert "holds no verdict" in found.note
+    assert "has no verdicts" in found.note
 
 
 @pytest.mark.parametrize(
@@ -59,30 +59,30 @@ def test_a_report_without_a_verdict_is_no_error(tmp_path, text):
 )
 def test_a_damaged_report_is_one_error(tmp_path, text):
     (tmp_path / "report.jsonl").write_text(text)
-    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is no verdict; delete"):
-        read_earlier(tmp_path)
+    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is not a verdict; delete"):
+        read_earlier_run(tmp_path)
     (tmp_path / "report.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is no verdict"):
-        read_earlier(tmp_path)
+    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is not a verdict"):
+        read_earlier_run(tmp_path)
 
 
 def test_a_file_is_no_report(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(EvalError, match=r"earlier report .*file: not a directory"):
-        read_earlier(tmp_path / "file")
+    with pytest.raises(EvalError, match=r"earlier report .*file: not a folder"):
+        read_earlier_run(tmp_path / "file")
 
 
 def test_damaged_items_are_one_error(tmp_path):
     night(tmp_path)
     (tmp_path / "items.npz").write_bytes(b"PK")
     with pytest.raises(EvalError, match=r"items.npz is damaged"):
-        read_earlier(tmp_path)
+        read_earlier_run(tmp_path)
 
 
 def test_without_its_items_a_report_is_still_read(tmp_path):
     night(tmp_path)
     (tmp_path / "items.npz").unlink()
-    found = read_earlier(tmp_path)
+    found = read_earlier_run(tmp_path)
     assert found.records["model", "f1_drop"].items is None
     assert found.note == ""
 
@@ -93,16 +93,16 @@ def test_items_of_another_report_are_left_out(tmp_path):
     row = json.loads((tmp_path / "report.jsonl").read_text())
     row["verdict"]["value"] = 0.5
     (tmp_path / "report.jsonl").write_text(json.dumps(row) + "\n")
-    found = read_earlier(tmp_path)
+    found = read_earlier_run(tmp_path)
     assert found.records["model", "f1_drop"].items is None
-    assert "items.npz is not of that report" in found.note
+    assert "items.npz belongs to another report" in found.note
 
 
 def test_a_report_of_an_older_version_is_read(tmp_path):
     verdict = {"candidate": "m", "metric": "flips", "limit": 0.1, "value": 0.05, "low": 0.02,
                "high": 0.09, "confidence": 0.95, "n": 100, "few": False}  # fmt: skip
     (tmp_path / "report.jsonl").write_text(json.dumps({"verdict": verdict}) + "\n")
-    record = read_earlier(tmp_path).records["m", "flips"]
+    record = read_earlier_run(tmp_path).records["m", "flips"]
     assert (record.value, record.unreliable, record.origin, record.items) == (0.05, "", {}, None)
 
 
@@ -114,11 +114,11 @@ def test_an_interval_that_is_none_is_one_error(tmp_path, change):
     rows = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
     rows[0]["verdict"] |= change
     (tmp_path / "report.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(EvalError, match=r"line 1 is no verdict"):
-        read_earlier(tmp_path)
+    with pytest.raises(EvalError, match=r"line 1 is not a verdict"):
+        read_earlier_run(tmp_path)
 
 
 def test_a_line_that_is_nested_too_deeply_is_one_error(tmp_path):
     (tmp_path / "report.jsonl").write_text("[" * 100_000)
-    with pytest.raises(EvalError, match=r"line 1 is no verdict"):
-        read_earlier(tmp_path)
+    with pytest.raises(EvalError, match=r"line 1 is not a verdict"):
+        read_earlier_run(tmp_path)

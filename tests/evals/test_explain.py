@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from compression_gates.evals.data.items import DataSet, Prompt
-from compression_gates.evals.gates.explain import explain, needed
+from compression_gates.evals.gates.explain import explain, needed_count
 from compression_gates.evals.gates.gate import DEFAULT, SMOKE, STRICT, Gate, verdict_of
-from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.metrics.regressions import regression, worst_items
-from compression_gates.evals.statistics.estimate import NOTHING, Estimate
+from compression_gates.evals.metrics.result import MetricResult
+from compression_gates.evals.statistics.estimate import NO_ESTIMATE, Estimate
 from compression_gates.evals.statistics.means import clustered_mean, studentized_mean
-from compression_gates.evals.statistics.shares import clustered_share
+from compression_gates.evals.statistics.proportions import clustered_score_change
 
 DATA = DataSet("q", tuple(Prompt(f"Context.\nWho is {i}?\nAnswer:", "a", i) for i in range(9)))
 
 
 def reading(value, low, high, n=480, clusters=240, **fields):
     fields = {"baseline": 1.0, "candidate": 1.0 - value, **fields}
-    return Reading(Estimate(value, low, high, n, clusters), **fields)
+    return MetricResult(Estimate(value, low, high, n, clusters), **fields)
 
 
 def told(metric, limit, found, policy=DEFAULT):
@@ -82,7 +82,7 @@ def test_not_proven_is_not_failed_and_says_what_would_settle_it():
          "about 90 documents would settle it (40 were judged)"),
         ("speedup", 0.5, reading(0.52, 0.49, 0.55, 15, 15),
          "about 34 timed pairs would settle it (15 were judged)"),
-        ("weighted_score", 0.5, reading(0.52, 0.49, 0.55), "more data are needed to tell"),
+        ("weighted_score", 0.5, reading(0.52, 0.49, 0.55), "more data are needed"),
     ],
 )  # fmt: skip
 def test_what_more_are_needed_of_depends_on_the_metric(metric, limit, found, what):
@@ -93,15 +93,15 @@ def test_what_more_are_needed_of_depends_on_the_metric(metric, limit, found, wha
 def test_no_number_of_items_settles_in_its_favour_what_lies_at_or_beyond_the_limit(value):
     first = told("f1_drop", 0.02, reading(value, 0.005, 0.043), STRICT).splitlines()[0]
     assert "not proven" in first
-    assert first.endswith("so more data would not prove it")
+    assert first.endswith("so more data would not prove that it is kept")
     assert "would settle it" not in first
 
 
 def test_about_as_many_items_as_are_suggested_do_settle_it():
     values = np.random.default_rng(0).normal(0.0, 0.2, 100_000)
     few = clustered_mean(values[:400] - values[:400].mean(), np.arange(400))
-    verdict = verdict_of("c", Gate("f1_drop", 0.015), Reading(few, 0.0, 0.0))
-    count = needed(verdict)
+    verdict = verdict_of("c", Gate("f1_drop", 0.015), MetricResult(few, 0.0, 0.0))
+    count = needed_count(verdict)
     assert count > 400
     for n, proven in ((round(1.1 * count), True), (round(0.9 * count), False)):
         many = clustered_mean(values[:n] - values[:n].mean(), np.arange(n))
@@ -110,16 +110,18 @@ def test_about_as_many_items_as_are_suggested_do_settle_it():
 
 def test_an_unreliable_interval_gives_its_reason_and_no_number_of_items():
     few = studentized_mean(np.linspace(0.001, 0.002, 10), range(10))
-    text = told("js_divergence", 0.1, Reading(few, 0.0, 0.0015), STRICT)
+    text = told("js_divergence", 0.1, MetricResult(few, 0.0, 0.0015), STRICT)
     reason = "intervals are unreliable below 30 documents (got 10)"
     assert text.splitlines()[0].endswith(f"against 0.1000 nats; {reason}")
-    beyond = Reading(studentized_mean(np.linspace(0.085, 0.15, 10), range(10)), 0.0, 0.12)
+    beyond = MetricResult(studentized_mean(np.linspace(0.085, 0.15, 10), range(10)), 0.0, 0.12)
     assert f"note       inconclusive: {reason}" in told("js_divergence", 0.1, beyond)
 
 
 def test_the_policy_and_what_changed_are_said():
     facts = {"worse": 7.0, "better": 2.0, "mcnemar_p": 0.109}
-    found = Reading(clustered_share([1.0] * 2 + [0.0] * 8, range(10)), 1.0, 0.8, facts=facts)
+    found = MetricResult(
+        clustered_score_change([1.0] * 2 + [0.0] * 8, range(10)), 1.0, 0.8, facts=facts
+    )
     text = told("exact_match_drop", 0.02, found, SMOKE)
     assert "by at most 2.00 pt; the smoke policy fails only if the whole interval is beyond" in text
     assert "changed    7 worse, 2 better (McNemar's mid-p by document 0.11)" in text
@@ -128,7 +130,7 @@ def test_the_policy_and_what_changed_are_said():
 
 
 def test_what_was_not_judged_says_why():
-    found = Reading(NOTHING, 0.0, 0.0, not_judged="no kernels for it here")
+    found = MetricResult(NO_ESTIMATE, 0.0, 0.0, not_judged="no kernels for it here")
     text = told("speedup", 0.8, found, STRICT)
     assert text.startswith("speed not judged: no kernels for it here\n")
     assert "measured" not in text

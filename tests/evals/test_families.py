@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from statsmodels.stats.multitest import multipletests
 
-from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG, HOLM, alarms, told
+from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG, HOLM, alarms, family_summary
 from compression_gates.evals.gates.gate import Verdict
 
 P_VALUES = st.lists(st.floats(0, 1) | st.floats(0, 0.01), min_size=1, max_size=30)
@@ -92,16 +92,16 @@ BY = "(Holm: false alarms in at most 1% of runs)"
     ],
 )
 def test_what_failed_is_told_as_failed(cases, line):
-    assert told(cases) == line
+    assert family_summary(cases) == line
 
 
 def test_a_measured_number_that_is_none_is_an_alarm():
     broken = verdict("broken", np.nan, "failed", np.nan, met=False)
-    assert "ALARM" in told([(broken, False)])
+    assert "ALARM" in family_summary([(broken, False)])
 
 
 def test_gates_of_one_document_are_counted():
     from dataclasses import replace
 
     one = (replace(verdict("one"), low=-np.inf, high=np.inf, outcome="inconclusive"), True)
-    assert told([GOOD, one]).endswith("; 1 of them rest on one document or none")
+    assert family_summary([GOOD, one]).endswith("; 1 of them rest on one document or none")

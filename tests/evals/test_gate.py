@@ -18,9 +18,9 @@ from compression_gates.evals.gates.gate import (
     Gate,
     verdict_of,
 )
-from compression_gates.evals.metrics.reading import Reading
 from compression_gates.evals.metrics.registry import METRICS
-from compression_gates.evals.statistics.estimate import NOTHING, Estimate
+from compression_gates.evals.metrics.result import MetricResult
+from compression_gates.evals.statistics.estimate import NO_ESTIMATE, Estimate
 from compression_gates.evals.statistics.means import clustered_mean, studentized_mean
 from compression_gates.evals.statistics.sequential import sequential_median
 
@@ -30,7 +30,7 @@ GAINS = [name for name, metric in METRICS.items() if not metric.at_most]
 
 def reading(value, low=None, high=None, n=100):
     estimate = Estimate(value, value if low is None else low, value if high is None else high, n, n)
-    return Reading(estimate, baseline=1.0, candidate=2.0)
+    return MetricResult(estimate, baseline=1.0, candidate=2.0)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_smoke_fails_only_what_is_disproven():
 
 def test_what_nothing_can_tell_passes_by_its_estimate_alone_even_under_smoke():
     one = verdict_of(
-        "c", Gate("js_divergence", 0.01), Reading(clustered_mean([0.6, 0.7], [0, 0]), 0, 1)
+        "c", Gate("js_divergence", 0.01), MetricResult(clustered_mean([0.6, 0.7], [0, 0]), 0, 1)
     )
     assert not one.holds(SMOKE)
     assert not one.holds(STRICT)
@@ -99,7 +99,9 @@ def test_what_nothing_can_tell_passes_by_its_estimate_alone_even_under_smoke():
 def test_few_documents_prove_nothing():
     few = studentized_mean(np.linspace(0.001, 0.002, 10), range(10))
     many = studentized_mean(np.linspace(0.001, 0.002, 40), range(40))
-    verdicts = [verdict_of("c", Gate("js_divergence", 0.1), Reading(x, 0, 0)) for x in (few, many)]
+    verdicts = [
+        verdict_of("c", Gate("js_divergence", 0.1), MetricResult(x, 0, 0)) for x in (few, many)
+    ]
     assert [v.outcome for v in verdicts] == [INCONCLUSIVE, PASSED]
     assert [v.holds(STRICT) for v in verdicts] == [False, True]
     assert [v.holds(DEFAULT) for v in verdicts] == [True, True]
@@ -107,7 +109,7 @@ def test_few_documents_prove_nothing():
 
 def test_few_documents_near_the_limit_disprove_nothing_and_only_smoke_lets_them_through():
     few = studentized_mean(np.linspace(0.085, 0.15, 10), range(10))
-    verdict = verdict_of("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
+    verdict = verdict_of("c", Gate("js_divergence", 0.1), MetricResult(few, 0, 0))
     assert verdict.low > 0.1
     assert (verdict.outcome, verdict.p) == (INCONCLUSIVE, 1.0)
     assert [verdict.holds(policy) for policy in (DEFAULT, STRICT, SMOKE)] == [False, False, True]
@@ -115,13 +117,13 @@ def test_few_documents_near_the_limit_disprove_nothing_and_only_smoke_lets_them_
 
 def test_few_documents_far_beyond_the_limit_disprove_it():
     few = studentized_mean(np.linspace(0.5, 0.6, 10), range(10))
-    verdict = verdict_of("c", Gate("js_divergence", 0.1), Reading(few, 0, 0))
+    verdict = verdict_of("c", Gate("js_divergence", 0.1), MetricResult(few, 0, 0))
     assert verdict.outcome == FAILED
     assert verdict.p < 1e-3
     assert not verdict.holds(SMOKE)
 
 
-NOTHING_MEASURED = Reading(NOTHING, 0.0, 0.0, not_judged="no kernels for it here")
+NOTHING_MEASURED = MetricResult(NO_ESTIMATE, 0.0, 0.0, not_judged="no kernels for it here")
 
 
 def test_what_is_not_judged_fails_under_strict_alone():
@@ -144,13 +146,13 @@ def test_the_p_value_is_that_of_the_promise_being_kept(sign):
     values = np.random.default_rng(0).normal(0.3, 1.0, 50)
     found = clustered_mean(values * sign, np.arange(50))
     metric = "f1_drop" if sign > 0 else "speedup"
-    verdict = verdict_of("c", Gate(metric, 0.1 * sign), Reading(found, 0.0, 0.0))
+    verdict = verdict_of("c", Gate(metric, 0.1 * sign), MetricResult(found, 0.0, 0.0))
     expected = stats.ttest_1samp(values, 0.1, alternative="greater").pvalue
     assert verdict.p == pytest.approx(expected, rel=2e-3)
 
 
 def test_no_item_is_an_error():
-    with pytest.raises(EvalError, match="rests on no item"):
+    with pytest.raises(EvalError, match="was measured on no item"):
         verdict_of("c", Gate("f1_drop", 0.05), reading(0.0, n=0))
 
 

@@ -8,17 +8,17 @@ from scipy import stats
 
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.statistics.item_values import (
     MEAN,
     PROPORTION,
-    SHARE,
+    SCORE_CHANGE,
     ItemValues,
     pack,
     unpack,
 )
 from compression_gates.evals.statistics.means import studentized_mean
-from compression_gates.evals.statistics.shares import clustered_share
+from compression_gates.evals.statistics.proportions import clustered_score_change
 from compression_gates.evals.store.measurement import Measurement
 
 
@@ -27,7 +27,7 @@ def scored(model="m", count=4, protocol="p", name="d"):
     return Scored(DataSet(name, items), Measurement({}, {"model": model, "protocol": protocol}))
 
 
-def items_of(values, documents=None, kind=SHARE, **origin):
+def items_of(values, documents=None, kind=SCORE_CHANGE, **origin):
     documents = range(len(values)) if documents is None else documents
     return ItemValues.of(kind, values, documents, scored(**origin))
 
@@ -50,7 +50,7 @@ def test_answers_are_kept_one_by_one():
     values, documents = [1.0, 0.0, -1.0, 0.5], ["b", "b", "a", "a"]
     found = items_of(values, documents)
     assert found.values.tolist() == values
-    assert found.estimate() == clustered_share(values, documents)
+    assert found.estimate() == clustered_score_change(values, documents)
 
 
 def test_a_rise_is_that_of_a_paired_test():
@@ -90,7 +90,7 @@ def test_a_log_without_a_model_is_known_by_its_scores():
     def logged(scores):
         data = scored().data
         measurement = Measurement({"exact_match": np.array(scores)}, {"data": "d"})
-        return ItemValues.of(SHARE, [0, 0, 0, 1], range(4), Scored(data, measurement))
+        return ItemValues.of(SCORE_CHANGE, [0, 0, 0, 1], range(4), Scored(data, measurement))
 
     assert logged([1, 1, 1, 1]).same_items(logged([1, 1, 1, 1]))
     assert not logged([1, 1, 1, 1]).same_items(logged([1, 1, 1, 0]))
@@ -118,7 +118,7 @@ def test_the_layout_of_items_is_kept_once():
     values = np.random.default_rng(0).integers(-1, 2, (50, 5000))
     layout = np.ones(5000, np.int32), np.arange(5000, dtype=np.int32)
     many = {
-        (f"m{i}", "f1_drop"): ItemValues(SHARE, row.astype(np.float32), *layout, {})
+        (f"m{i}", "f1_drop"): ItemValues(SCORE_CHANGE, row.astype(np.float32), *layout, {})
         for i, row in enumerate(values)
     }
     one = {key: items for key, items in many.items() if key[0] == "m0"}
@@ -144,7 +144,7 @@ def test_a_flipped_byte_is_an_error_or_nothing():
 
 def whole(**changes) -> ItemValues:
     parts = {
-        "kind": SHARE, "values": np.zeros(3, np.float32), "sizes": np.ones(3, np.int32),
+        "kind": SCORE_CHANGE, "values": np.zeros(3, np.float32), "sizes": np.ones(3, np.int32),
         "documents": np.arange(3, dtype=np.int32), "origin": {},
     }  # fmt: skip
     return ItemValues(**parts | changes)

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, SEQ2SEQ, open_checkpoint
 from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Question, Text
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.divergence import js_divergence
 from compression_gates.evals.metrics.perplexity import perplexity, perplexity_drift
-from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.metrics.prediction_divergence import js_divergence
+from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.models.loading import load
 from compression_gates.evals.scoring.answers import Window, _best, extract, questions_encoded
 from compression_gates.evals.scoring.generation import generate

@@ -4,7 +4,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from compression_gates.evals.report.layout import NARROWEST_CELL, NARROWEST_NAME, fitted, shortened
+from compression_gates.evals.report.layout import (
+    NARROWEST_CELL,
+    NARROWEST_NAME,
+    fit_table,
+    shortened,
+)
 
 HEADS = ["model", *(f"metric {i}\n≤ 0.0{i}" for i in range(8))]
 ROWS = [[f"candidate-{row}", *(f"{row}.{i}" for i in range(8))] for row in range(4)]
@@ -12,7 +17,7 @@ ROWS = [[f"candidate-{row}", *(f"{row}.{i}" for i in range(8))] for row in range
 
 @pytest.mark.parametrize("width", [40, 80, 120, 160])
 def test_columns_wrap_into_blocks_that_repeat_the_names(width):
-    text = fitted(HEADS, ROWS, width)
+    text = fit_table(HEADS, ROWS, width)
     assert max(map(len, text.splitlines())) <= width
     blocks = text.split("\n\n")
     for block in blocks:
@@ -23,22 +28,22 @@ def test_columns_wrap_into_blocks_that_repeat_the_names(width):
 
 
 def test_one_block_where_there_is_room():
-    assert "\n\n" not in fitted(HEADS, ROWS, 160)
-    assert "\n\n" in fitted(HEADS, ROWS, 80)
-    assert "…" not in fitted(HEADS, ROWS, 40)
+    assert "\n\n" not in fit_table(HEADS, ROWS, 160)
+    assert "\n\n" in fit_table(HEADS, ROWS, 80)
+    assert "…" not in fit_table(HEADS, ROWS, 40)
 
 
 def test_names_are_shortened_only_where_nothing_else_helps():
     long = [["x" * 30 + str(row) + "y" * 30, "1.00", "2.00"] for row in range(3)]
-    assert "…" not in fitted(["model", "a", "b"], long, 80)
-    text = fitted(["model", "a", "b"], long, 50)
+    assert "…" not in fit_table(["model", "a", "b"], long, 80)
+    text = fit_table(["model", "a", "b"], long, 50)
     assert max(map(len, text.splitlines())) <= 50
     assert text.count("…") == 2 * 3
 
 
 def test_long_cells_wrap_between_words():
     rows = [["defect", "what went wrong, in a sentence that is longer than the terminal is wide"]]
-    text = fitted(["name", "what"], rows, 50, align="left")
+    text = fit_table(["name", "what"], rows, 50, align="left")
     assert max(map(len, text.splitlines())) <= 50
     assert "…" not in text
 
@@ -51,7 +56,7 @@ def test_long_cells_wrap_between_words():
 def test_no_line_is_longer_than_the_terminal(names, columns, width):
     rows = [[name, *("✗≈ -51.25 (-246 +0)" for _ in range(columns))] for name in names]
     heads = ["baseline", *("exact match\n≥ -2.00 pt" for _ in range(columns))]
-    assert max(map(len, fitted(heads, rows, width).splitlines())) <= width
+    assert max(map(len, fit_table(heads, rows, width).splitlines())) <= width
 
 
 @given(st.lists(st.text("ab/", max_size=40), max_size=5), st.integers(NARROWEST_NAME, 40))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from compression_gates.evals.gates.earlier import Earlier, Record
+from compression_gates.evals.gates.earlier import EarlierRun, Record
 from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG
 from compression_gates.evals.gates.gate import NOT_JUDGED
-from compression_gates.evals.gates.nightly import NIGHTS, compared
-from compression_gates.evals.statistics.item_values import MEAN, SHARE, ItemValues
+from compression_gates.evals.gates.nightly import NIGHTS, compare_runs
+from compression_gates.evals.statistics.item_values import MEAN, SCORE_CHANGE, ItemValues
 from compression_gates.fixtures.experiments.nightly_simulation import (
     false_alarms,
     found_losses,
@@ -25,7 +25,7 @@ def sampled(values, name="model", metric="exact_match_drop", limit=0.02, documen
     """A gate on items, with its values."""
     values = np.asarray(values, np.float32)
     units = np.arange(len(values)) if documents is None else np.asarray(documents)
-    kind = MEAN if metric in ("js_divergence", "perplexity_drift") else SHARE
+    kind = MEAN if metric in ("js_divergence", "perplexity_drift") else SCORE_CHANGE
     items = ItemValues(kind, values, np.ones(len(values), np.int32), units, ORIGIN | origin)
     found = items.estimate()
     return Record(
@@ -40,7 +40,7 @@ def bare(value, half=0.01, name="model", metric="js_divergence", limit=0.05, **m
 
 def since(now, then, family="holm"):
     now, then = (x if isinstance(x, list) else [x] for x in (now, then))
-    return compared(now, Earlier({record.key: record for record in then}), family)
+    return compare_runs(now, EarlierRun({record.key: record for record in then}), family)
 
 
 def test_nothing_changed():
@@ -118,7 +118,7 @@ def test_without_values_runs_are_independent_and_that_is_said():
     found = since(now, then)
     assert found.changes[0].paired == 0
     assert (
-        "compared as independent runs, the earlier report has no values of items: "
+        "compared as independent runs, the earlier report has no per-item values: "
         "model js_divergence" in found.lines()
     )
     expected = stats.norm.sf((0.04 - 0.05 * 0.02) / (0.01 / stats.norm.ppf(0.975)))
@@ -175,7 +175,7 @@ def test_errors_and_what_was_not_judged_take_no_part():
     for one, two in ((error, good), (good, error), (unjudged, good), (good, unjudged)):
         found = since(one, two)
         assert found.changes == []
-        assert found.lines() == ["no gate has a number that can be compared in both runs"]
+        assert found.lines() == ["no gate has a comparable value in both runs"]
 
 
 def test_an_interval_that_cannot_be_relied_on_proves_little():
@@ -225,21 +225,21 @@ def test_new_and_gone_gates_are_said():
     assert found.lines()[2:] == [
         "not in the earlier report: m0 js_divergence, m1 js_divergence, m2 js_divergence "
         "and 2 more",
-        "in the earlier report, and not run now: old js_divergence",
+        "in the earlier report, but not in this run: old js_divergence",
     ]
 
 
 def test_a_run_of_other_gates_says_so():
     found = since(bare(0.1, name="new"), bare(0.1, name="old"))
     assert found.lines() == [
-        "no gate has a number that can be compared in both runs",
+        "no gate has a comparable value in both runs",
         "not in the earlier report: new js_divergence",
-        "in the earlier report, and not run now: old js_divergence",
+        "in the earlier report, but not in this run: old js_divergence",
     ]
 
 
 def test_the_first_night_is_one_line():
-    found = compared([bare(0.1)], Earlier({}, "no earlier report in x"))
+    found = compare_runs([bare(0.1)], EarlierRun({}, "no earlier report in x"))
     assert found.lines() == ["no earlier report in x"]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from compression_gates.evals.data.items import SQUAD, SYMBOLS, DataSet, Prompt, ProtocolOverrides
 from compression_gates.evals.data.rows import Place
 from compression_gates.evals.data.tables import Table, data_set
-from compression_gates.evals.metrics.answers import exact_match, f1, score_each
+from compression_gates.evals.metrics.answer_scores import exact_match, f1, score_each
 from compression_gates.evals.metrics.normal_forms import keeping_symbols, squad
 from tests.evals.test_metrics import scored
 

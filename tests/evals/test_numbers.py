@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from compression_gates.evals.metrics.units import EXTRA, Unit
+from compression_gates.evals.metrics.units import EXTRA_DIGITS, Unit
 
 TIMES = Unit("x", digits=2)
 POINTS = Unit(" pt", digits=2, scale=100, flags="+", end_digits=1)
@@ -45,7 +45,7 @@ def test_two_numbers_never_read_alike_unless_they_are(unit, value, other):
 def test_no_digit_is_written_that_tells_nothing(unit, value, other):
     text = unit.beside(value, other, bare=True)
     if text.startswith("just"):
-        assert abs(value - other) * unit.scale <= 10.0 ** -(unit.digits + EXTRA)
+        assert abs(value - other) * unit.scale <= 10.0 ** -(unit.digits + EXTRA_DIGITS)
         return
     places = -Decimal(text.rstrip("x%")).as_tuple().exponent
     assert places >= unit.digits

@@ -7,8 +7,13 @@ import pytest
 from scipy import stats
 
 from compression_gates.evals.statistics.estimate import estimate, exact
-from compression_gates.evals.statistics.item_values import MEAN, PROPORTION, SHARE, ItemValues
-from compression_gates.evals.statistics.prediction import fresh_upper
+from compression_gates.evals.statistics.item_values import (
+    MEAN,
+    PROPORTION,
+    SCORE_CHANGE,
+    ItemValues,
+)
+from compression_gates.evals.statistics.prediction import upper_prediction_limit
 from compression_gates.fixtures.experiments.planning_simulation import (
     DOCUMENTS,
     answers,
@@ -31,10 +36,10 @@ def test_agrees_with_the_prediction_interval_of_a_normal_mean(rate):
     found = items.estimate()
     error = values.std(ddof=1) / math.sqrt(200)
     textbook = found.value + math.sqrt(2) * stats.t.isf(rate, 199) * error
-    assert fresh_upper(found, items, rate) - found.value == pytest.approx(
+    assert upper_prediction_limit(found, items, rate) - found.value == pytest.approx(
         textbook - found.value, rel=0.1
     )
-    whole = fresh_upper(found, items, rate, whole=True)
+    whole = upper_prediction_limit(found, items, rate, whole_interval=True)
     usual = textbook + (found.high - found.value)
     assert whole - found.value == pytest.approx(usual - found.value, rel=0.15)
 
@@ -45,8 +50,10 @@ def test_without_items_it_is_the_interval_at_another_confidence():
         return -half, half
 
     found = estimate(0.0, bounds, 50, 50)
-    assert fresh_upper(found, None, 0.01) == pytest.approx(math.sqrt(2) * stats.norm.isf(0.01))
-    assert fresh_upper(found, None, 0.01, whole=True) == pytest.approx(
+    assert upper_prediction_limit(found, None, 0.01) == pytest.approx(
+        math.sqrt(2) * stats.norm.isf(0.01)
+    )
+    assert upper_prediction_limit(found, None, 0.01, whole_interval=True) == pytest.approx(
         math.sqrt(2) * stats.norm.isf(0.01) + 1.96, abs=0.01
     )
 
@@ -56,17 +63,17 @@ def test_a_document_counts_by_its_size():
     values, sizes = generator.exponential(size=100), generator.integers(1, 50, 100)
     items = items_of(values, sizes=sizes)
     found = items.estimate()
-    limit = fresh_upper(found, items)
+    limit = upper_prediction_limit(found, items)
     assert limit > found.high
-    assert limit == pytest.approx(fresh_upper(found, items))  # seeded
+    assert limit == pytest.approx(upper_prediction_limit(found, items))  # seeded
     scaled = items_of(10 * values, sizes=sizes)
-    assert fresh_upper(scaled.estimate(), scaled) == pytest.approx(10 * limit, rel=1e-4)
+    assert upper_prediction_limit(scaled.estimate(), scaled) == pytest.approx(10 * limit, rel=1e-4)
 
 
 def test_what_never_varies_stays_what_it_is():
     items = items_of(np.full(50, 0.5))
-    assert fresh_upper(items.estimate(), items) == 0.5
-    assert fresh_upper(exact(3.0), None) == 3.0
+    assert upper_prediction_limit(items.estimate(), items) == 0.5
+    assert upper_prediction_limit(exact(3.0), None) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -74,8 +81,8 @@ def test_what_never_varies_stays_what_it_is():
     [
         (DOCUMENTS["normal"], MEAN, 60, True),
         (DOCUMENTS["exponential"], MEAN, 60, False),
-        (answers(0.02), SHARE, 500, False),
-        (answers(0.05), SHARE, 500, True),
+        (answers(0.02), SCORE_CHANGE, 500, False),
+        (answers(0.05), SCORE_CHANGE, 500, True),
         (flipping(0.05), PROPORTION, 500, False),
     ],
 )
@@ -87,5 +94,5 @@ def test_fresh_draws_seldom_break_a_limit(draw, kind, count, strict):
 
 
 def test_a_limit_for_another_rate_fails_at_that_rate():
-    share, _ = failing_limits(answers(0.1), SHARE, 2000, False, rate=0.2, draws=150)
+    share, _ = failing_limits(answers(0.1), SCORE_CHANGE, 2000, False, rate=0.2, draws=150)
     assert 0.1 <= share <= 0.25

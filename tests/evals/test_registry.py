@@ -12,8 +12,8 @@ from compression_gates.evals.checkpoints.checkpoint import LOG
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics import registry
 from compression_gates.evals.metrics.metric import Metric
-from compression_gates.evals.metrics.reading import not_judged
 from compression_gates.evals.metrics.registry import METRICS, Registry
+from compression_gates.evals.metrics.result import not_judged
 from compression_gates.evals.metrics.units import PLAIN
 
 GATES = Path(__file__).parents[1] / "gates"
@@ -34,7 +34,7 @@ def other_reading(pair, weights):
 def test_two_metrics_of_one_name_are_refused():
     own = Registry()
     first = own.add(metric("mine"))
-    both = rf"two metrics are named mine: of {__name__}\.reading and {__name__}\.other_reading"
+    both = rf"two metrics are named mine: {__name__}\.reading and {__name__}\.other_reading"
     with pytest.raises(EvalError, match=both):
         own.add(replace(first, function=other_reading))
     assert own["mine"] is first
@@ -49,7 +49,7 @@ def test_registering_a_metric_again_replaces_it(function):
 
 
 def test_what_is_no_metric_is_refused():
-    with pytest.raises(EvalError, match=r"<function reading at .*> is no Metric"):
+    with pytest.raises(EvalError, match=r"<function reading at .*> is not a Metric"):
         Registry().add(reading)
 
 
@@ -61,7 +61,7 @@ def test_a_name_of_a_metric_of_the_package_is_taken():
 def test_a_metric_without_a_function_is_refused():
     with pytest.raises(TypeError):
         Metric("mine", "mine", "at most {limit}", PLAIN)
-    with pytest.raises(TypeError, match="metric mine: None is no function"):
+    with pytest.raises(TypeError, match="metric mine: None is not callable"):
         Metric("mine", "mine", "at most {limit}", PLAIN, None)
 
 

@@ -8,16 +8,16 @@ import pytest
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Gate, verdict_of
-from compression_gates.evals.metrics.reading import NO_DATA, Reading
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import KEPT, regression, worst_items
+from compression_gates.evals.metrics.result import NO_DATA, MetricResult
 from compression_gates.evals.report import report
-from compression_gates.evals.statistics.estimate import NOTHING, Estimate
+from compression_gates.evals.statistics.estimate import NO_ESTIMATE, Estimate
 
 
 def entry(row, metric, value, limit, half=0.0, passed=None, reason="", text=""):
     estimate = Estimate(value, value - half, value + half, 50, 50)
-    verdict = verdict_of(f"m-{row}", Gate(metric, limit), Reading(estimate, 1.0, 2.0))
+    verdict = verdict_of(f"m-{row}", Gate(metric, limit), MetricResult(estimate, 1.0, 2.0))
     passed = verdict.met if passed is None else passed
     facts = {"kl": 0.5}
     if metric == "compression_ratio" and row == "wanda-50":
@@ -159,7 +159,7 @@ def test_a_metric_without_data_has_no_column():
 
 def unjudged(row, metric, reason):
     verdict = verdict_of(
-        f"m-{row}", Gate(metric, 0.8), Reading(NOTHING, 0.0, 0.0, not_judged=reason)
+        f"m-{row}", Gate(metric, 0.8), MetricResult(NO_ESTIMATE, 0.0, 0.0, not_judged=reason)
     )
     return report.Entry("m", row, verdict, passed=True)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from compression_gates.evals.data.items import DataSet, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.divergence import divergences
+from compression_gates.evals.metrics.prediction_divergence import divergences
 from compression_gates.evals.models.loading import Loaded, load
 from compression_gates.evals.scoring.classes import classify
 from compression_gates.evals.scoring.generation import generate

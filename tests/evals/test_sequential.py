@@ -11,10 +11,10 @@ from scipy import stats
 
 from compression_gates.evals.metrics.speedup import speedup
 from compression_gates.evals.statistics.sequential import (
+    FAILURE_P,
     LOOKS,
-    PROOF,
     is_settled,
-    ratio_of,
+    median_ratio,
     repeat_until_decided,
     sequential_median,
 )
@@ -70,8 +70,8 @@ def test_a_slowdown_is_measured_until_it_stands_out_among_thousands_of_gates():
     """15 pairs alone give no p-value below 3e-5."""
     found = repeat_until_decided(lambda n: pairs_of(0.6, n), [0.8], budget=60)
     assert len(found) == 30
-    assert (-ratio_of(found)).p_above(-0.8) <= PROOF
-    assert (-ratio_of(found[:15])).p_above(-0.8) > 1e-5
+    assert (-median_ratio(found)).p_above(-0.8) <= FAILURE_P
+    assert (-median_ratio(found[:15])).p_above(-0.8) > 1e-5
 
 
 @pytest.mark.parametrize(("ratio", "pairs"), [(1.0, 15), (0.8, 15), (0.7999, 30)])

@@ -15,14 +15,14 @@ from compression_gates.evals.data.items import (
     Text,
 )
 from compression_gates.evals.gates.gate import FAILED, Gate, verdict_of
-from compression_gates.evals.metrics.divergence import kl_from_baseline, kl_to_baseline
 from compression_gates.evals.metrics.perplexity import (
     byte_perplexity_drift,
     perplexity,
     perplexity_drift,
     word_perplexity_drift,
 )
-from compression_gates.evals.metrics.reading import Scored
+from compression_gates.evals.metrics.prediction_divergence import kl_from_baseline, kl_to_baseline
+from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.metrics.top1_agreement_drop import top1_agreement_drop
 from compression_gates.evals.store.measurement import Measurement
 from tests.evals.test_metrics import ORIGIN, logits, scored

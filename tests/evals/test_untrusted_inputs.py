@@ -20,7 +20,7 @@ from compression_gates.evals.data.paths import expanded
 from compression_gates.evals.data.rows import Place, read_rows
 from compression_gates.evals.data.tables import Table, data_set
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.gates.earlier import read_earlier
+from compression_gates.evals.gates.earlier import read_earlier_run
 from compression_gates.evals.models.loading import load
 from compression_gates.evals.scoring import prompts
 from compression_gates.evals.scoring.prompts import encode_prompts
@@ -153,7 +153,7 @@ def test_a_user_that_does_not_exist(reference):
 
 def since(tmp_path, text, name="report.jsonl"):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_earlier(tmp_path)
+    return read_earlier_run(tmp_path)
 
 
 VERDICT = {"candidate": "a", "metric": "flips", "limit": 0.1, "value": 0.1, "low": 0.0, "high": 0.2,
@@ -168,7 +168,7 @@ VERDICT = {"candidate": "a", "metric": "flips", "limit": 0.1, "value": 0.1, "low
 )  # fmt: skip
 def test_a_tampered_report(tmp_path, change):
     row = {"verdict": {**VERDICT, **change}}
-    with pytest.raises(EvalError, match="is no verdict; delete the damaged report"):
+    with pytest.raises(EvalError, match="is not a verdict; delete the damaged report"):
         since(tmp_path, json.dumps(row) + "\n")
 
 
@@ -185,7 +185,7 @@ def test_a_report_that_is_none(tmp_path, text):
 def test_a_report_that_is_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "report.jsonl")
     with pytest.raises(EvalError, match="not a regular file"):
-        read_earlier(tmp_path)
+        read_earlier_run(tmp_path)
 
 
 @given(st.recursive(

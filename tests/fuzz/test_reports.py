@@ -7,15 +7,15 @@ from random import Random
 
 import numpy as np
 
-from compression_gates.evals.gates.earlier import REPORT, Record, read_earlier
+from compression_gates.evals.gates.earlier import REPORT, Record, read_earlier_run
 from compression_gates.evals.gates.gate import Gate, verdict_of
-from compression_gates.evals.gates.nightly import compared
-from compression_gates.evals.metrics.reading import Reading
+from compression_gates.evals.gates.nightly import compare_runs
+from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.report import report
 from compression_gates.evals.statistics.item_values import (
     FILE,
     MEAN,
-    SHARE,
+    SCORE_CHANGE,
     ItemValues,
     digest_of,
     pack,
@@ -34,10 +34,10 @@ def items(kind: str, seed: int) -> ItemValues:
 
 def run(seed: int):
     entries, values = [], {}
-    for metric, kind in (("js_divergence", MEAN), ("accuracy_drop", SHARE)):
+    for metric, kind in (("js_divergence", MEAN), ("accuracy_drop", SCORE_CHANGE)):
         for name in ("one", "two"):
             own = values[name, metric] = items(kind, seed)
-            verdict = verdict_of(name, Gate(metric, 0.05), Reading(own.estimate(), 0.0, 0.0))
+            verdict = verdict_of(name, Gate(metric, 0.05), MetricResult(own.estimate(), 0.0, 0.0))
             entries.append(report.Entry("base", name, verdict, True))
     return entries, values
 
@@ -67,7 +67,7 @@ class Reports:
                 found[FILE] = self.forged_items(rng)
         for name, content in found.items():
             (self.folder / name).write_bytes(content)
-        result = compared(self.records, read_earlier(self.folder))
+        result = compare_runs(self.records, read_earlier_run(self.folder))
         assert all(isinstance(line, str) for line in result.lines())
         for change in result.changes:
             assert 0 <= change.p <= 1

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from compression_gates.evals.lm_eval.scores import TaskReader, documents_of
-from compression_gates.evals.metrics.answers import exact_match_drop
+from compression_gates.evals.lm_eval.sample_scores import TaskReader, documents_of
+from compression_gates.evals.metrics.answer_scores import exact_match_drop
 from compression_gates.evals.metrics.perplexity import perplexity_drift
 
 CONFIG = {"output_type": "generate_until"}
@@ -34,8 +34,8 @@ def test_questions_about_a_passage_share_its_document():
 
 def test_an_interval_takes_passages_for_independent_not_lines():
     before, after = np.ones(200), np.repeat(np.arange(40) % 8 > 0, 5).astype(float)
-    (found,) = TaskReader("t", CONFIG).logged(lines(before), lines(after))
-    (apart,) = TaskReader("t", CONFIG).logged(lines(before, "url"), lines(after, "url"))
+    (found,) = TaskReader("t", CONFIG).read(lines(before), lines(after))
+    (apart,) = TaskReader("t", CONFIG).read(lines(before, "url"), lines(after, "url"))
     own, other = (
         exact_match_drop(one.baseline["answers"], one.candidate["answers"]).estimate
         for one in (found, apart)
@@ -49,6 +49,6 @@ def test_losses_of_pages_of_one_article_are_of_one_document():
     losses = {"word_perplexity": [(-4.0, 4)] * 10}
     rows = [{k: v for k, v in line.items() if k != "exact_match"}
             for line in lines([1.0] * 10, "article", **losses)]  # fmt: skip
-    (found,) = TaskReader("t", CONFIG).logged(rows, rows)
+    (found,) = TaskReader("t", CONFIG).read(rows, rows)
     estimate = perplexity_drift(found.baseline["text"], found.candidate["text"]).estimate
     assert (estimate.n, estimate.clusters) == (40, 2)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from scipy import linalg, stats
 
+from compression_gates.evals.statistics.bootstrap import bca_mean
 from compression_gates.evals.statistics.estimate import exact
 from compression_gates.evals.statistics.means import clustered_mean, series_mean, studentized_mean
-from compression_gates.evals.statistics.resampling import accelerated_mean
 
 
 def test_with_one_item_a_cluster_it_is_the_t_interval():
@@ -103,7 +103,7 @@ def test_intervals_hold_the_estimate_and_grow_with_their_confidence(method, valu
     assert ends[0][0] - 1e-9 <= found.value <= ends[0][1] + 1e-9
 
 
-@pytest.mark.parametrize("method", [*METHODS, accelerated_mean])
+@pytest.mark.parametrize("method", [*METHODS, bca_mean])
 def test_one_cluster_proves_nothing_and_nan_stays_nan(method):
     found = method([1.0, 2.0], [0, 0])
     assert (found.value, found.low, found.high) == (1.5, -math.inf, math.inf)
@@ -111,7 +111,7 @@ def test_one_cluster_proves_nothing_and_nan_stays_nan(method):
     assert math.isnan(method([math.nan, 1.0], [0, 1]).p_above(0.0))
 
 
-@pytest.mark.parametrize("method", [*METHODS, accelerated_mean])
+@pytest.mark.parametrize("method", [*METHODS, bca_mean])
 def test_empty_and_mismatched_samples_raise(method):
     with pytest.raises(ValueError, match="empty"):
         method([], [])
@@ -119,7 +119,7 @@ def test_empty_and_mismatched_samples_raise(method):
         method([1.0], [0, 1])
 
 
-@pytest.mark.parametrize("method", [*METHODS, accelerated_mean])
+@pytest.mark.parametrize("method", [*METHODS, bca_mean])
 @pytest.mark.parametrize("documents", [2, 10, 40])
 def test_values_that_are_all_zero_are_known_however_few_documents_they_are_of(method, documents):
     found = method(np.zeros(3 * documents), np.arange(3 * documents) // 3)
@@ -264,7 +264,7 @@ def test_few_windows_are_told():
 def test_bca_agrees_with_scipy_on_documents_of_one_item():
     values = np.random.default_rng(2).gamma(1.0, 1.0, 40)
     expected = stats.bootstrap((values,), np.mean, n_resamples=4999, method="BCa", rng=5)
-    found = accelerated_mean(values, np.arange(40), resamples=4999, seed=5)
+    found = bca_mean(values, np.arange(40), resamples=4999, seed=5)
     width = found.high - found.low
     assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.05 * width)
     assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.05 * width)
@@ -273,7 +273,7 @@ def test_bca_agrees_with_scipy_on_documents_of_one_item():
 def test_what_is_drawn_is_drawn_again():
     values, clusters = skewed(1)
     state = np.random.get_state()[1].copy()
-    one, two = accelerated_mean(values, clusters), accelerated_mean(values, clusters)
+    one, two = bca_mean(values, clusters), bca_mean(values, clusters)
     assert (one.low, one.high) == (two.low, two.high)
-    assert accelerated_mean(values, clusters, seed=1).low != one.low
+    assert bca_mean(values, clusters, seed=1).low != one.low
     assert np.array_equal(np.random.get_state()[1], state)

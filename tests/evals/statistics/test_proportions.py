@@ -8,11 +8,14 @@ from hypothesis import given
 from scipy import stats
 
 from compression_gates.evals.statistics.means import clustered_mean
-from compression_gates.evals.statistics.shares import clustered_proportion, clustered_share
+from compression_gates.evals.statistics.proportions import (
+    clustered_proportion,
+    clustered_score_change,
+)
 
 
 def test_no_event_ends_at_the_mid_p_limit():
-    found = clustered_share(np.zeros(100), np.arange(100))
+    found = clustered_score_change(np.zeros(100), np.arange(100))
     assert found.value == 0.0
     # With half of the probability of no event, which is what was seen.
     assert stats.binom.pmf(0, 100, found.high) / 2 == pytest.approx(0.025)
@@ -22,7 +25,7 @@ def test_no_event_ends_at_the_mid_p_limit():
 
 def test_without_gains_it_is_wilson_s_or_the_wider_t_interval():
     values = np.arange(400) < 6
-    found = clustered_share(values, np.arange(400))
+    found = clustered_score_change(values, np.arange(400))
     expected = stats.binomtest(6, 400).proportion_ci(0.95, method="wilson")
     none = 1 - 0.05 ** (1 / 400)
     assert found.high == pytest.approx(expected.high, rel=0.02)
@@ -36,7 +39,7 @@ def test_many_losses_and_gains_are_zou_and_donner_s_or_the_t_interval():
 
     losses, gains, n = 60, 30, 300
     values = np.repeat([1.0, -1.0, 0.0], [losses, gains, n - losses - gains])
-    found = clustered_share(values, np.arange(n))
+    found = clustered_score_change(values, np.arange(n))
     t = stats.t.ppf(0.975, n - 1)
     level = 2 * stats.norm.sf(t)
     ends = [
@@ -57,7 +60,7 @@ def test_many_losses_and_gains_are_zou_and_donner_s_or_the_t_interval():
 def test_newcombe_s_own_example():
     # Newcombe 1998, "paired data", table III: 36, 12, 2, 0 of 50; method 10 gives 0.0569, 0.3404.
     values = np.repeat([0.0, 1.0, -1.0, 0.0], [36, 12, 2, 0])
-    found = clustered_share(values, np.arange(50))
+    found = clustered_score_change(values, np.arange(50))
     assert found.value == pytest.approx(0.2)
     # His correlation is that of the two classifications, ours that of losses and gains.
     assert found.low == pytest.approx(0.0569, abs=0.015)
@@ -72,7 +75,7 @@ def test_rare_losses_and_gains_are_covered(loss, gain):
     for _ in range(1000):
         drawn = generator.random(300)
         values = (drawn < loss).astype(float) - (drawn > 1 - gain)
-        found = clustered_share(values, np.arange(300))
+        found = clustered_score_change(values, np.arange(300))
         hits += found.low <= loss - gain <= found.high
     assert hits >= 930
 
@@ -81,7 +84,7 @@ def test_rare_losses_and_gains_are_covered(loss, gain):
 def test_losses_alone_are_covered_by_enumeration(rate):
     covered = 0.0
     for losses in range(40):
-        found = clustered_share(np.arange(100) < losses, np.arange(100))
+        found = clustered_score_change(np.arange(100) < losses, np.arange(100))
         if found.low <= rate <= found.high:
             covered += stats.binom.pmf(losses, 100, rate)
     assert covered >= 0.935
@@ -89,7 +92,7 @@ def test_losses_alone_are_covered_by_enumeration(rate):
 
 def test_many_events_leave_the_interval_about_as_it_is():
     values = np.random.default_rng(5).random(300) < 0.3
-    wide, plain = (f(values, np.arange(300)) for f in (clustered_share, clustered_mean))
+    wide, plain = (f(values, np.arange(300)) for f in (clustered_score_change, clustered_mean))
     assert wide.value == plain.value
     assert wide.low <= plain.low < plain.high <= wide.high
     assert wide.high - wide.low < 1.05 * (plain.high - plain.low)
@@ -98,7 +101,7 @@ def test_many_events_leave_the_interval_about_as_it_is():
 def test_scores_that_all_move_a_little_get_an_interval_like_student_s():
     generator = np.random.default_rng(0)
     for values in (generator.normal(0.0, 0.02, 200), generator.choice([-0.02, 0.02], 200)):
-        found, plain = (f(values, np.arange(200)) for f in (clustered_share, clustered_mean))
+        found, plain = (f(values, np.arange(200)) for f in (clustered_score_change, clustered_mean))
         assert found.low <= plain.low < plain.high <= found.high
         assert found.high - found.low < 1.2 * (plain.high - plain.low)
         assert found.high < 0.02
@@ -108,24 +111,24 @@ def test_a_few_scores_that_move_far_are_rare_events():
     values = np.zeros(200)
     values[:4] = [0.9, 0.8, 1.0, 0.7]
     values[4:180] = 0.001
-    found, plain = (f(values, np.arange(200)) for f in (clustered_share, clustered_mean))
+    found, plain = (f(values, np.arange(200)) for f in (clustered_score_change, clustered_mean))
     assert found.high > plain.high
 
 
 def test_documents_that_share_a_fate_are_the_sample_size_where_few_change():
     # Two of 30 documents lost all of their 20 items, as two of 30 items would have been lost.
     values = np.repeat(np.arange(30) < 2, 20)
-    found = clustered_share(values, np.repeat(np.arange(30), 20))
-    alone = clustered_share(np.arange(30) < 2, np.arange(30))
+    found = clustered_score_change(values, np.repeat(np.arange(30), 20))
+    alone = clustered_score_change(np.arange(30) < 2, np.arange(30))
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high), rel=0.02)
     # Five documents lost one item each: that no document lost two says little with so few.
     spread = np.zeros((30, 20))
     spread[:5, 0] = 1.0
-    rare = clustered_share(spread.ravel(), np.repeat(np.arange(30), 20))
+    rare = clustered_score_change(spread.ravel(), np.repeat(np.arange(30), 20))
     assert rare.high > 0.05
 
 
-@pytest.mark.parametrize("method", [clustered_share, clustered_proportion])
+@pytest.mark.parametrize("method", [clustered_score_change, clustered_proportion])
 def test_few_documents_of_several_items_are_told_unless_nothing_changed(method):
     hits = np.arange(60) % 7 == 0
     documents = np.arange(60) // 3
@@ -177,7 +180,7 @@ def test_a_proportion_covers_at_least_what_it_says_by_enumeration(rate):
     assert covered >= 0.935
 
 
-METHODS = [clustered_share, clustered_proportion]
+METHODS = [clustered_score_change, clustered_proportion]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,7 +6,7 @@ import pytest
 from compression_gates.evals.data.items import DataSet, Labelled, Prompt
 from compression_gates.evals.gates.gate import FAILED, NOT_JUDGED, PASSED, STRICT, Gate, verdict_of
 from compression_gates.evals.metrics.accuracy_drop import accuracy_drop
-from compression_gates.evals.metrics.answers import exact_match_drop, f1_drop
+from compression_gates.evals.metrics.answer_scores import exact_match_drop, f1_drop
 from compression_gates.evals.metrics.compression_ratio import compression_ratio
 from compression_gates.evals.metrics.confident_flips import confident_flips
 from compression_gates.evals.metrics.continuation_changes import continuation_changes
@@ -127,7 +127,7 @@ def test_choices_that_are_guessed_in_a_log():
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ([(2, -1, -1)] * 20, "ends 20 of 20 continuations with their first token"),
+        ([(2, -1, -1)] * 20, "ends 20 of 20 continuations after their first token"),
         ([(-1, -1, -1)] * 20, "ends 20 of 20 continuations"),
         ([(2, -1, -1)] * 12 + [(i, 3, 4) for i in range(8)], "ends 12 of 20 continuations"),
         ([(7, 7, 7)] * 20, "continues all of 20 prompts with the same tokens"),
