@@ -37,8 +37,8 @@ EXACT_THRESHOLD = 0.01
 TIMING_THRESHOLD = 0.1
 """Smallest reported relative change of a metric that depends on timings."""
 TIMING_NOISE = 0.02
-"""Relative standard deviation of a timing between nights, in addition to that within a night:
-memory layout, clock rates and other load differ. The interval of a single run does not include it."""
+"""Relative standard deviation of a timing between nights, beside that within a night. Memory
+layout, clock rates and other load differ, which the interval of a single run does not show."""
 _DIFFERS = {
     "baseline": "the baseline differs",
     "data": "the data differ",

@@ -329,7 +329,7 @@ class TestClassification:
 class TestEfficiency:
     def test_ratio_of_bytes(self):
         assert compression_ratio(400, 100).estimate.value == 4.0
-        with pytest.raises(EvalError, match="compression ratio of .* is undefined"):
+        with pytest.raises(EvalError, match="compression ratio of"):
             compression_ratio(0, 100)
 
     def test_speedup_is_the_median_of_paired_ratios(self):

@@ -14,8 +14,8 @@ from compression_gates.evals.gates.nightly import NIGHTS, compare_runs
 from compression_gates.evals.statistics.item_values import MEAN, SCORE_CHANGE, ItemValues
 from compression_gates.fixtures.experiments.nightly_simulation import (
     false_alarms,
-    found_losses,
-    found_slowdowns,
+    reported_losses,
+    reported_slowdowns,
 )
 
 ORIGIN = {"baseline": "b", "data": "d", "protocol": "p"}
@@ -249,14 +249,14 @@ def test_quiet_months_raise_no_alarm():
 
 
 def test_losses_are_found_among_many_gates():
-    assert found_losses(200, 0.03) >= 0.99
-    assert found_losses(50, 0.04, gates=128) >= 0.99
-    assert found_losses(200, 0.0, churn=0.02, gates=1) == 0.0
+    assert reported_losses(200, 0.03) >= 0.99
+    assert reported_losses(50, 0.04, gates=128) >= 0.99
+    assert reported_losses(200, 0.0, churn=0.02, gates=1) == 0.0
 
 
 def test_slowdowns_are_found():
-    assert found_slowdowns(50, 0.6, 0.02) >= 0.98
-    assert found_slowdowns(50, 0.95, 0.02) == 0.0
+    assert reported_slowdowns(50, 0.6, 0.02) >= 0.98
+    assert reported_slowdowns(50, 0.95, 0.02) == 0.0
 
 
 def test_values_that_are_not_finite_are_not_paired():

@@ -20,7 +20,7 @@ NAMES = {scenario.name: scenario for scenario in SCENARIOS}
 def test_intervals_that_gates_use_cover_the_truth_or_say_that_they_do_not(name):
     (found,) = coverage(NAMES[name], REPEATS, seed=1, compare=False).values()
     # Three standard errors of so many repeats above what may be wrong.
-    assert found.wrong <= 0.065 + 3 * math.sqrt(0.065 * 0.935 / REPEATS)
+    assert found.missed <= 0.065 + 3 * math.sqrt(0.065 * 0.935 / REPEATS)
 
 
 def test_every_kind_of_distribution_is_there():
@@ -40,14 +40,14 @@ def test_documents_of_one_item_that_hold_all_the_rest_are_mostly_flagged():
     assert coverage(divergences(160), 50, seed=2, compare=False)["mean"].flagged == 0.0
 
 
-def test_coverage_counts_what_is_told_and_wrong():
-    assert IntervalCoverage(covered=0.9, flagged=0.5, wrong=0.04).covered_of_told == pytest.approx(
-        0.92
-    )
-    assert not IntervalCoverage(covered=0.9, flagged=0.5, wrong=0.04).holds
-    assert IntervalCoverage(covered=0.5, flagged=0.9, wrong=0.05).holds
-    assert not IntervalCoverage(covered=0.9, flagged=0.0, wrong=0.1).holds
-    assert math.isnan(IntervalCoverage(covered=0.9, flagged=1.0, wrong=0.0).covered_of_told)
+def test_coverage_counts_unflagged_misses():
+    assert IntervalCoverage(
+        covered=0.9, flagged=0.5, missed=0.04
+    ).reliable_coverage == pytest.approx(0.92)
+    assert not IntervalCoverage(covered=0.9, flagged=0.5, missed=0.04).is_valid
+    assert IntervalCoverage(covered=0.5, flagged=0.9, missed=0.05).is_valid
+    assert not IntervalCoverage(covered=0.9, flagged=0.0, missed=0.1).is_valid
+    assert math.isnan(IntervalCoverage(covered=0.9, flagged=1.0, missed=0.0).reliable_coverage)
 
 
 @pytest.mark.parametrize(("documents", "per_document", "shared"), NULLS)
@@ -77,4 +77,4 @@ def test_the_command_prints_what_was_asked_for(capsys):
     assert capsys.readouterr().out == first
     with pytest.raises(SystemExit):
         main(["--only", "nothing of the kind"])
-    assert "no values are called so" in capsys.readouterr().err
+    assert "no name of the data contains it" in capsys.readouterr().err
