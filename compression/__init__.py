@@ -1,9 +1,9 @@
-"""Compression methods: take a model, give back a model.
+"""Compression methods: functions that take a model and return a compressed model.
 
-Imported as ``compression_gates.compression``. Where the root of a clone is on ``sys.path``, it is
-also found as ``compression``, a name that the standard library has owned since Python 3.14:
-``gzip`` and ``zipfile`` import from it. So the path of the package is extended over every
-``compression`` on ``sys.path``, and the package exports nothing itself.
+The package is imported as ``compression_gates.compression``. If the root of a clone is on
+``sys.path``, it also shadows ``compression``, a package of the standard library since Python 3.14
+that ``gzip`` and ``zipfile`` import. Therefore ``__path__`` is extended by every ``compression`` on
+``sys.path``, and this module defines no names.
 """
 
 from pkgutil import extend_path

@@ -1,11 +1,12 @@
-"""Makes a compressed checkpoint.
+"""Compress a model and save it as a checkpoint.
 
     compression-gates compress RECIPE --model ID_OR_DIR --output DIR [--data FILE]
     compression-gates methods
     python -m compression_gates.compression.architectures
 
-RECIPE is METHOD[-AMOUNT][,SETTING=VALUE]..., several joined by "+": wanda-50, sparsegpt-2:4,
-gptq-int4,group=32, wanda-50+gptq-int4. The last command prints what works on which architecture.
+RECIPE is METHOD[-AMOUNT][,SETTING=VALUE]...; join several steps with "+": wanda-50, sparsegpt-2:4,
+gptq-int4,group=32, wanda-50+gptq-int4. "methods" lists all methods and settings. The last command
+prints which methods work on which architectures.
 """
 
 import argparse
@@ -18,31 +19,31 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compression_gates.compression.catalogue import METHODS, Method, load_entry_points
+from compression_gates.compression.catalogue import METHODS, load_entry_points
 from compression_gates.compression.errors import CompressionError, is_failure, reason_of
+from compression_gates.compression.method_settings import text_of
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.model.references import check_reference
 from compression_gates.compression.model.step_data import batches_from, texts_of
-from compression_gates.compression.recipe import Recipe
-from compression_gates.compression.settings import text_of
+from compression_gates.compression.recipe import Recipe, examples
 
-NOTES = 5
-"""Notes that are shown; of more, their number."""
+MAX_NOTES = 5
+"""Notes printed in full; further ones are only counted."""
 UNCHANGED = "unchanged"
 
 
 def listing() -> str:
-    """Every method with its paper and its settings, family by family."""
+    """Return a description of every method and its settings, grouped by family."""
     load_entry_points()
     lines = []
     for family in dict.fromkeys(method.family for method in METHODS.values()):
         lines += [family.capitalize(), ""]
         for method in (m for m in METHODS.values() if m.family == family):
-            lines += [f"  {_form(method):30} {method.source}; sees {method.needs}"]
+            lines += [f"  {' or '.join(examples(method)):30} {method.source}; data: {method.needs}"]
             for name, setting in method.settings.items():
                 default = "" if setting.default in (None, ()) else f" [{text_of(setting.default)}]"
                 lines += textwrap.wrap(
@@ -51,19 +52,11 @@ def listing() -> str:
                 )  # fmt: skip
             lines.append("")
     lines += [
-        "Every step takes include and exclude, patterns of layer names: include=*mlp*|*attn*."
+        "Every step accepts include and exclude, patterns of layer names: include=*mlp*|*attn*.",
+        "A step that uses data also accepts samples, length, seed and data;",
+        "a step that trains also accepts steps, batch and learning_rate.",
     ]
-    lines += ["One that sees data also takes samples, length, seed and data; one that trains on it"]
-    lines += ["steps, batch and learning_rate."]
     return "\n".join(lines)
-
-
-def _form(method: Method) -> str:
-    amounts = {"bits": "int4", "sparsity": "50", "pattern": "2:4", "ratio": "50"}
-    shown = [f"-{amounts[key]}" for key in method.amounts if key in amounts]
-    if "layers" in method.settings:
-        shown = ["-2layers"]
-    return " or ".join(f"{method.name}{amount}" for amount in shown) or method.name
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
@@ -72,15 +65,16 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("recipe", nargs="?", help="what to do to the model")
-    add("--list", action="store_true", help="name methods, settings and papers, and stop")
-    add("--model", metavar="ID_OR_DIR", help="the uncompressed model")
-    add("--output", metavar="DIR", type=Path, help="where the checkpoint goes; must not exist")
+    add("recipe", nargs="?", help="the compression steps to apply")
+    add("--list", action="store_true", help="list methods, settings and papers, and exit")
+    add("--model", metavar="ID_OR_DIR", help="uncompressed model; can be the name of a shipped one")
+    add("--output", metavar="DIR", type=Path, help="new directory for the checkpoint")
     add(
         "--data",
         metavar="FILE",
         type=Path,
-        help="texts: one per line, or .jsonl, .json, .csv, .tsv, .parquet with text and label",
+        help="calibration or training texts: one per line, or .jsonl, .json, .csv, .tsv or "
+        ".parquet with text and label",
     )
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -88,33 +82,32 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     if not options.list:
         missing = [n for n in ("recipe", "model", "output") if getattr(options, n) is None]
         if missing:
-            parser.error(f"{', '.join(missing)} missing; or use --list")
+            parser.error(f"missing: {', '.join(missing)}; use --list to list the methods")
     return options
 
 
-def make(options: argparse.Namespace) -> None:
-    """Checks everything that can be checked, then compresses and saves.
+def make(options: argparse.Namespace, resolve: Callable[[str], str] = str) -> str:
+    """Compress and save as ``options`` ask, and return a report; arguments are checked first.
 
     Raises:
-        CompressionError: names the option that is wrong.
+        CompressionError: names the invalid option.
     """
     recipe = Recipe.parse(options.recipe)
     _check_output(options.output)
     texts = texts_of(recipe, options.data, "--data", "give --data FILE")
-    check_reference(options.model, "--model")
+    location = check_reference(resolve(options.model), "--model")
     with quiet(bars=True):
         warnings.showwarning = lambda message, *rest, **more: print(
             f"warning    {message}", file=sys.stderr
         )
-        report = _compressed(options, recipe, texts)
-    print(report)
+        return _compressed(options, location, recipe, texts)
 
 
 def _check_output(output: Path) -> None:
     if os.path.lexists(output):
-        raise CompressionError(f"--output {output} exists; name a directory that does not")
+        raise CompressionError(f"--output {output} exists; give a directory that does not exist")
     try:
-        # The longest name that saving it takes.
+        # Saving uses names of this form; create one to find out whether it is valid and writable.
         with tempfile.TemporaryDirectory(prefix=f"{output.name}.", suffix=".partial",
                                          dir=output.parent):  # fmt: skip
             pass
@@ -123,20 +116,21 @@ def _check_output(output: Path) -> None:
         raise CompressionError(f"--output {output}: {output.parent}: {reason}") from error
 
 
-def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str:
+def _compressed(options: argparse.Namespace, location: str, recipe: Recipe, texts: dict) -> str:
     from safetensors import SafetensorError
 
     from compression_gates.compression.apply import compress
-    from compression_gates.compression.checkpoint.own_format import METHOD
+    from compression_gates.compression.checkpoint import own_format
     from compression_gates.compression.checkpoint.saving import PLAIN, save
     from compression_gates.compression.model.layers import backbone_layers
-    from compression_gates.compression.model.loading import check_device, load
+    from compression_gates.compression.model.pretrained import check_device, load
     from compression_gates.compression.model.texts import padding_token
 
     check_device("--device", options.device)
-    model, tokenizer = load(options.model, "--model", options.device)
+    model, tokenizer = load(location, "--model", options.device)
     batches = batches_from(texts, model, tokenizer, f"--data {options.data}")
-    before = sum(tensor.nbytes for tensor in _distinct(model))
+    # A file stores shared tensors once.
+    before = sum({t.data_ptr(): t.nbytes for t in model.state_dict().values()}.values())
     start = time.monotonic()
     result = compress(model, recipe, batches, padding_token(model, tokenizer))
     layers = backbone_layers(result.model).values()
@@ -146,36 +140,29 @@ def _compressed(options: argparse.Namespace, recipe: Recipe, texts: dict) -> str
         form = save(result, tokenizer, options.output)
     except (OSError, SafetensorError) as error:
         raise CompressionError(f"--output {options.output}: {error}") from error
-    after_import = ""
-    if form == METHOD:
-        module = "compression_gates.compression.checkpoint.own_format"
-        after_import = f"; from_pretrained needs `import {module}` first"
+    loading = ""
+    if form == own_format.METHOD:
+        loading = f"; from_pretrained needs `import {own_format.__name__}` first"
     after = sum(map(_tensor_bytes, options.output.glob("*.safetensors")))
     change = _change(before, after)
     if change == UNCHANGED and result.pruned and form == PLAIN:
-        change += ": zeros in a dense file save no bytes"
+        change += ": a dense file stores its zeros"
     lines = [
         f"recipe     {recipe.name}",
         f"weights    {_size(before)} -> {_size(after)}, {change}",
         f"zeros      {zeros / weights:.1%} of the backbone's linear weights",
-        f"stored as  {form}{after_import}",
+        f"stored as  {form}{loading}",
         f"took       {time.monotonic() - start:.1f} s",
-        *(f"note       {note}" for note in result.notes[:NOTES]),
+        *(f"note       {note}" for note in result.notes[:MAX_NOTES]),
     ]
-    if len(result.notes) > NOTES:
-        lines.append(f"note       and {len(result.notes) - NOTES} more like these")
-    gate = f"compression-gates --baseline {options.model} --candidate {options.output} --text FILE"
-    return "\n".join([*lines, f"gate it    {gate}"])
-
-
-def _distinct(model):
-    """The tensors of a model that its file holds, each once."""
-    kept = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
-    return kept.values()
+    if len(result.notes) > MAX_NOTES:
+        lines.append(f"note       and {len(result.notes) - MAX_NOTES} more notes")
+    gates = f"compression-gates --baseline {options.model} --candidate {options.output} --text FILE"
+    return "\n".join([*lines, f"evaluate   {gates}"])
 
 
 def _tensor_bytes(file: Path) -> int:
-    """What the tensors of a safetensors file take, without its header."""
+    """Return the size of a safetensors file without its header."""
     with file.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     return file.stat().st_size - 8 - header
@@ -194,14 +181,20 @@ def _size(count: int) -> str:
     return f"{count:.2f} GiB"
 
 
-def main(words: list[str] | None = None) -> int:
+def main(words: list[str] | None = None, resolve: Callable[[str], str] = str) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        words: the arguments; by default those of the process.
+        resolve: returns the directory or hub id that a value of ``--model`` refers to.
+    """
     options = _arguments(words)
     if options.list:
         print(listing())
         return 0
     try:
         with _terminable():
-            make(options)
+            report = make(options, resolve)
     except KeyboardInterrupt:
         print("compression-gates compress: interrupted; nothing was written", file=sys.stderr)
         return 130
@@ -211,15 +204,16 @@ def main(words: list[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         known = isinstance(error, CompressionError | OSError)
-        told = " ".join(str(error).split()) if known else reason_of(error)
-        print(f"compression-gates compress: error: {told}", file=sys.stderr)
+        message = " ".join(str(error).split()) if known else reason_of(error)
+        print(f"compression-gates compress: error: {message}", file=sys.stderr)
         return 2
+    print(report)
     return 0
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Ends on SIGTERM with an exception, so that what was half written is removed."""
+    """Raise SystemExit on SIGTERM, so that partly written files are removed."""
 
     def stop(signum: int, frame: object) -> None:
         print("compression-gates compress: terminated; nothing was written", file=sys.stderr)

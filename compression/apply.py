@@ -1,4 +1,4 @@
-"""Applies a recipe to a model: the one entry point of the room.
+"""Apply a recipe to a model.
 
 compressed = compress(model, Recipe.parse("wanda-50+gptq-int4"), batches)
 save(compressed, tokenizer, directory)          # compression_gates.compression.checkpoint.saving
@@ -12,7 +12,7 @@ from importlib import import_module
 from transformers import PreTrainedModel
 
 from compression_gates.compression import catalogue
-from compression_gates.compression.calibration.silent_experts import silent_experts
+from compression_gates.compression.calibration.unrouted_experts import unrouted_experts
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import (
     CompressionError,
@@ -26,8 +26,8 @@ from compression_gates.compression.model.layers import outside_layers
 from compression_gates.compression.order import RENAMING, check_order
 from compression_gates.compression.recipe import Recipe, Step, needs_data
 
-OUTSIDE = 0.05
-"""Share of the weights outside of layers above which a note says so."""
+MAX_OUTSIDE = 0.05
+"""Share of the weights outside linear layers above which a note is added."""
 Data = Callable[[Step], Sequence[Batch]] | Sequence[Batch]
 _STEPS = {
     catalogue.PRUNING: ".pruning.step",
@@ -37,41 +37,42 @@ _STEPS = {
     catalogue.LOW_RANK: ".low_rank.step",
     catalogue.DISTILLATION: ".distillation.step",
     catalogue.STORAGE: ".checkpoint.storage",
-    catalogue.OWN: ".own_method",
+    catalogue.USER_DEFINED: ".user_method",
 }
-"""For each family the module whose ``check`` and ``run`` carry out a step."""
+"""Module of each family, with functions ``check`` and ``run`` for a step."""
 
 
 def compress(
     model: PreTrainedModel, recipe: Recipe, data: Data = (), padding: int | None = None
 ) -> Compressed:
-    """Compresses ``model``, in place but for distillation, which gives a student.
+    """Apply ``recipe`` to ``model`` in place; distillation creates a new model.
 
     Args:
-        model: in evaluation mode; any floating dtype.
-        recipe: what to do.
-        data: batches, as the model's forward takes them, for every step that needs some, or a
-            function that gives those of a step. With an ``attention_mask`` padding counts for
-            nothing; ``labels`` are used where a loss is.
-        padding: token that batches are padded with, for a classifier over the last token whose
-            configuration names none. The configuration stays as it is.
+        model: in evaluation mode; any floating-point dtype.
+        recipe: the steps to apply.
+        data: batches of forward arguments for every step that needs data, or a function that
+            returns the batches of a step. Tokens that ``attention_mask`` masks are ignored;
+            ``labels`` are used by methods with a loss.
+        padding: id of the padding token in the batches, for a classifier over the last token whose
+            configuration has none. The configuration is restored at the end.
 
     Raises:
-        RecipeError: the recipe does not fit the model. What the model as it is can tell is told
-            before anything is changed; a later step may find out only when it is reached.
-        CompressionError: weights or statistics are not finite, a solver failed, a layer did not
-            reach what was asked, or a method raised whatever error, which is the cause; the model
-            is then of no further use.
+        RecipeError: the recipe does not fit the model. Everything that the uncompressed model
+            determines is checked before anything is changed; later steps can also fail when they
+            are reached.
+        CompressionError: weights or statistics are not finite, a solver failed, a layer missed its
+            target, or a method raised another error, which is the cause. The model must then be
+            discarded.
     """
     if model.training:
         raise CompressionError("the model is in training mode; call model.eval() first")
     if getattr(model.config, "quantization_config", None) is not None:
         raise RecipeError(
-            "the model is compressed already, as its quantization_config says; "
-            "start from the uncompressed one"
+            "the model is already compressed: its configuration has a quantization_config; "
+            "start from the uncompressed model"
         )
     for step in recipe.steps:
-        step.entry.implementation  # noqa: B018 - one that is missing is told before any work
+        step.entry.implementation  # noqa: B018 - raises if it is missing
     check_finite(model)
     check_order(model, recipe)
     with _padded_with(padding, model) as changed:
@@ -82,8 +83,8 @@ def compress(
 
 @contextmanager
 def _padded_with(token: int | None, model: PreTrainedModel) -> Iterator[list[PreTrainedModel]]:
-    """Names the padding token in a configuration that names none; on exit it names none again, and
-    so do the models that were appended to the list."""
+    """Set the padding token of a configuration that has none. On exit, remove it from the
+    configurations of the models in the returned list."""
     config = model.config.get_text_config()
     changed = [model]
     if token is None or getattr(config, "pad_token_id", None) is not None:
@@ -102,25 +103,24 @@ def _padded_with(token: int | None, model: PreTrainedModel) -> Iterator[list[Pre
 
 
 def _compressed(model: PreTrainedModel, recipe: Recipe, data: Data) -> Compressed:
-    # Layers of a step behind one that renames are not there before that was taken.
+    families = [import_module(_STEPS[step.entry.family], __package__) for step in recipe.steps]
+    # The layers of a step after a renaming one exist only once that step has run.
     renaming = (n for n, step in enumerate(recipe.steps) if step.entry.family in RENAMING)
-    known = next(renaming, len(recipe.steps)) + 1
-    for number, step in enumerate(recipe.steps[:known]):
-        family = import_module(_STEPS[step.entry.family], __package__)
-        with _telling(step, model):
+    checkable = next(renaming, len(recipe.steps)) + 1
+    for number, (step, family) in enumerate(zip(recipe.steps[:checkable], families, strict=False)):
+        with _errors_named(step, model):
             family.check(model, step)
             if number and step.entry.family == catalogue.STRUCTURED:
                 family.dry_run(model, step)
-    distils = any(step.entry.family == catalogue.DISTILLATION for step in recipe.steps)
-    compressed = Compressed(model, recipe, copy.deepcopy(model) if distils else None)
+    distills = any(step.entry.family == catalogue.DISTILLATION for step in recipe.steps)
+    compressed = Compressed(model, recipe, copy.deepcopy(model) if distills else None)
     compressed.notes += _outside(model, recipe)
-    for number, step in enumerate(recipe.steps):
+    for number, (step, family) in enumerate(zip(recipe.steps, families, strict=True)):
         batches = ()
-        family = import_module(_STEPS[step.entry.family], __package__)
-        with _telling(step, compressed.model), silent_experts(compressed.notes, step):
+        with _errors_named(step, compressed.model), unrouted_experts(compressed.notes, step):
             if needs_data(step):
                 batches = data(step) if callable(data) else data
-            if number >= known:
+            if number >= checkable:
                 family.check(compressed.model, step)
             family.run(compressed, step, batches)
         check_finite(compressed.model, when=f" after {step.name}")
@@ -129,29 +129,27 @@ def _compressed(model: PreTrainedModel, recipe: Recipe, data: Data) -> Compresse
 
 
 def _outside(model: PreTrainedModel, recipe: Recipe) -> list[str]:
-    """A note where steps that choose layers by themselves leave out a good part of the weights."""
-    if not any(
-        step.entry.family not in (catalogue.DISTILLATION, catalogue.OWN) and not step["include"]
-        for step in recipe.steps
-    ):
+    """Return a note if many weights are outside the layers that steps select by default."""
+    whole_model = (catalogue.DISTILLATION, catalogue.USER_DEFINED)
+    if all(step.entry.family in whole_model or step["include"] for step in recipe.steps):
         return []
     share, largest = outside_layers(model)
-    if share <= OUTSIDE:
+    if share <= MAX_OUTSIDE:
         return []
     return [
-        f"{share:.0%} of the weights are in parameters that are no linear layer and stay as they "
-        f"are, such as {largest}"
+        f"{share:.0%} of the weights are outside linear layers and remain uncompressed, such as "
+        f"those of {largest}"
     ]
 
 
 @contextmanager
-def _telling(step: Step, model: PreTrainedModel) -> Iterator[None]:
-    """Whatever error ends what runs inside becomes a CompressionError that names step and layer."""
+def _errors_named(step: Step, model: PreTrainedModel) -> Iterator[None]:
+    """Convert any error to a CompressionError that names the step and the layer."""
     try:
         yield
     except CompressionError:
         raise
-    except BaseException as error:  # models and methods may be anybody's
+    except BaseException as error:  # models and methods can be third-party code
         if not is_failure(error):
             raise
         raise CompressionError(f"{step.name}: {placed_reason_of(error, model)}") from error

@@ -1,6 +1,6 @@
-"""Every method by name: its function, its settings, its paper, and what it needs to see.
+"""The compression methods: function, settings, paper and the data that each needs.
 
-Importable without torch, so that a recipe is checked before anything heavy is loaded.
+This module does not import torch, so that recipes are checked quickly.
 """
 
 import inspect
@@ -9,31 +9,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.fingerprint import fingerprint, origin
-from compression_gates.compression.settings import (
+from compression_gates.compression.method_settings import (
     Setting,
-    flag,
+    boolean,
+    integer,
+    kept_share,
     n_of_m,
     one_of,
     pair,
-    part,
     positive,
-    pruned,
     share,
+    sparsity,
+    string,
+    strings,
     weights,
-    whole,
-    word,
-    words,
 )
 
-QUANTIZATION, SCALING, PRUNING, STRUCTURED, LOW_RANK, DISTILLATION, STORAGE, OWN = (
+QUANTIZATION, SCALING, PRUNING, STRUCTURED, LOW_RANK, DISTILLATION, STORAGE, USER_DEFINED = (
     "quantization", "scaling", "pruning", "structured pruning", "low rank", "distillation",
-    "storage", "methods of your own",
+    "storage", "user-defined methods",
 )  # fmt: skip
-NOTHING, CALIBRATION, GRADIENTS, TRAINING = "nothing", "calibration", "gradients", "training"
+NOTHING, CALIBRATION, GRADIENTS, TRAINING = "none", "calibration", "gradients", "training"
 LOSSES = ("labels", "response", "feature", "layerwise", "attention", "relations")
 
 
@@ -42,19 +42,19 @@ class Method:
     """A compression method.
 
     Attributes:
-        name: as recipes call it.
-        family: what kind of compression it is.
-        needs: what it needs to see: nothing, inputs of its layers (calibration), gradients of the
-            loss, or data to train on.
-        function: what carries it out: ``MODULE:NAME``, imported when it is first needed, or a
-            callable. Its arguments are those of its family: see ``step.py`` in the family's
-            package (:mod:`compression.checkpoint.storage` for storage).
-        source: the paper, or what it does where there is none.
-        settings: its own settings by name.
-        amounts: the settings that say how much; exactly one of them must be given.
+        name: name in recipes.
+        family: kind of compression.
+        needs: data that the method uses: none, layer inputs (calibration), gradients of the loss,
+            or training data.
+        function: the implementation, as ``MODULE:NAME``, imported on first use, or a callable. The
+            arguments are documented in ``step.py`` of the family's package, and in
+            :mod:`compression.checkpoint.storage` for storage.
+        source: the paper, or a description if there is none.
+        settings: the method's own settings by name.
+        amounts: the settings for the amount of compression; exactly one of them must be given.
 
     Raises:
-        CompressionError: no function.
+        CompressionError: the function is missing.
     """
 
     name: str
@@ -67,100 +67,95 @@ class Method:
 
     def __post_init__(self) -> None:
         if not self.function:
-            raise CompressionError(f"method {self.name}: no function carries it out; bind one")
+            raise CompressionError(f"method {self.name}: no function; add one to its entry")
 
     @property
     def implementation(self) -> Callable:
-        """The function that carries it out.
+        """The function that implements the method.
 
         Raises:
-            CompressionError: ``function`` names nothing that can be imported and called.
+            CompressionError: ``function`` cannot be imported or is not callable.
         """
         if callable(self.function):
             return self.function
         module, _, name = self.function.partition(":")
         try:
-            found = getattr(import_module(module, __package__), name)
+            function = getattr(import_module(module, __package__), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise CompressionError(
                 f"method {self.name}: its function {self.function!r} cannot be imported: {error}"
             ) from error
-        if not callable(found):
-            raise CompressionError(f"method {self.name}: {self.function!r} cannot be called")
-        return found
+        if not callable(function):
+            raise CompressionError(f"method {self.name}: {self.function!r} is not callable")
+        return function
 
     @property
     def version(self) -> str:
-        """A hash of a user's function and of what its results depend on; empty for the methods of
-        this package."""
-        return fingerprint(self.implementation) if self.family == OWN else ""
+        """Hash of a user-defined function and its dependencies; empty for built-in methods."""
+        return fingerprint(self.implementation) if self.family == USER_DEFINED else ""
 
     @property
     def all_settings(self) -> dict[str, Setting]:
-        """Its own settings, those of its data, and those that every step has; none of a function
-        that nothing is known of."""
-        if self.family == OWN:
+        """The method's own settings, those for its data, and those of every step. User-defined
+        methods have no settings."""
+        if self.family == USER_DEFINED:
             return {}
-        shared = {
-            NOTHING: {},
-            CALIBRATION: DATA,
-            GRADIENTS: DATA,
-            TRAINING: DATA | TRAINED,
-        }[self.needs]
-        return {**self.settings, **shared, **LAYERS}
+        data = {} if self.needs == NOTHING else DATA
+        training = TRAINED if self.needs == TRAINING else {}
+        return {**self.settings, **data, **training, **LAYERS}
 
 
 LAYERS = {
-    "include": Setting(words, (), "patterns of layer names; only these are touched"),
-    "exclude": Setting(words, (), "patterns of layer names; these are left alone"),
+    "include": Setting(strings, (), "patterns of layer names; only these are compressed"),
+    "exclude": Setting(strings, (), "patterns of layer names; these are not compressed"),
 }
 DATA = {
-    "data": Setting(word, None, "the data set that it sees, in place of the profile's"),
-    "samples": Setting(whole(1), None, "how many texts of it, drawn by the seed; all by default"),
-    "length": Setting(whole(1), None, "tokens of a text; the model's limit by default, or 2048"),
-    "seed": Setting(whole(0), 0, "random seed"),
+    "data": Setting(string, None, "data set to use in place of the profile's"),
+    "samples": Setting(integer(1), None, "number of texts, drawn with the seed; default: all"),
+    "length": Setting(integer(1), None, "maximum tokens per text; default: model limit or 2048"),
+    "seed": Setting(integer(0), 0, "random seed"),
 }
 TRAINED = {
-    "steps": Setting(whole(1, 10**6), 500, "training steps"),
-    "batch": Setting(whole(1), 32, "texts per training step"),
-    "learning_rate": Setting(positive(0.1), 5e-4, "highest learning rate of AdamW"),
+    "steps": Setting(integer(1, 10**6), 500, "training steps"),
+    "batch": Setting(integer(1), 32, "texts per training step"),
+    "learning_rate": Setting(positive(0.1), 5e-4, "peak learning rate of AdamW"),
 }
 
-_SPARSITY = Setting(pruned, None, "share of the weights that go")
+_SPARSITY = Setting(sparsity, None, "share of the weights to prune")
 _SPARSE = {
     "sparsity": _SPARSITY,
     "pattern": Setting(n_of_m, None, "N:M, keep N of every M consecutive weights"),
 }
 _OWL = {
     "allocation": Setting(
-        one_of("uniform", "owl"), "uniform", "sparsity of each block: alike, or by outliers (OWL)"
+        one_of("uniform", "owl"), "uniform", "sparsity per block: equal, or by outliers (OWL)"
     ),
     "outlier": Setting(
         positive(1000), 5.0, "OWL: an outlier is this many times the mean score (M)"
     ),
     "spread": Setting(share, 0.08, "OWL: sparsities differ by at most this from the mean (lambda)"),
 }
-_SCOPE = Setting(one_of("layer", "row", "global"), "layer", "where weights compete")
-_DAMPING = Setting(positive(1), 0.01, "added to the Hessian's diagonal, a share of its mean")
-_GROUP = Setting(whole(2), None, "weights of a row that share a scale; a whole row by default")
+_SCOPE = Setting(one_of("layer", "row", "global"), "layer", "the weights that are ranked together")
+_DAMPING = Setting(positive(1), 0.01, "added to the Hessian's diagonal, as a share of its mean")
+_GROUP = Setting(integer(2), None, "weights of a row that share a scale; default: the row")
 _ACTIVATIONS = Setting(
-    flag, False, "also round each token's inputs to eight bits as they come (W8A8 and the like)"
+    boolean, False, "also quantize inputs to 8 bits, token by token, at run time (W8A8)"
 )
-_SCALE = Setting(one_of("channel", "tensor"), "channel", "what shares a scale, without a group")
-_BITS = Setting(whole(2, 8), None, "bits a weight")
+_SCALE = Setting(one_of("channel", "tensor"), "channel", "what shares a scale if no group is given")
+_BITS = Setting(integer(2, 8), None, "bits per weight")
 _UNIFORM = {
     "bits": _BITS,
     "group": _GROUP,
-    "symmetric": Setting(flag, True, "scales alone, or scales and zero points"),
+    "symmetric": Setting(boolean, True, "scales only, or scales and zero points"),
     "activations": _ACTIVATIONS,
 }
 _UNIT_SCORE = Setting(
-    one_of("magnitude", "activation", "taylor"), "magnitude", "how units are scored"
+    one_of("magnitude", "activation", "taylor"), "magnitude", "importance score of a unit"
 )
-_UNITS = {"sparsity": Setting(pruned, None, "share of the units that go"), "score": _UNIT_SCORE}
+_UNITS = {"sparsity": Setting(sparsity, None, "share of the units to remove"), "score": _UNIT_SCORE}
 _RANK = {
-    "ratio": Setting(part, None, "parameters that stay, as a share of the layer's"),
-    "energy": Setting(part, None, "share of the squared singular values that stay"),
+    "ratio": Setting(kept_share, None, "parameters to keep, as a share of the layer's"),
+    "energy": Setting(kept_share, None, "share of the squared singular values to keep"),
 }
 
 METHODS: dict[str, Method] = {
@@ -176,7 +171,7 @@ METHODS: dict[str, Method] = {
             "GPTQ, Frantar et al. 2023",
             {
                 **_UNIFORM,
-                "act_order": Setting(flag, False, "strongest input features first"),
+                "act_order": Setting(boolean, False, "columns by decreasing Hessian diagonal"),
                 "damping": _DAMPING,
             },
             ("bits",),
@@ -187,7 +182,7 @@ METHODS: dict[str, Method] = {
             {
                 "bits": _BITS, "group": _GROUP, "activations": _ACTIVATIONS,
                 "iterations": Setting(
-                    whole(1, 10**6), 200, "gradient steps for each layer's scales"
+                    integer(1, 10**6), 200, "gradient steps for each layer's scales"
                 ),
             },
             ("bits",),
@@ -205,14 +200,14 @@ METHODS: dict[str, Method] = {
         Method(
             "smoothquant", SCALING, CALIBRATION, ".scaling.smoothquant:find_scales",
             "SmoothQuant, Xiao et al. 2023",
-            {"alpha": Setting(share, 0.5, "how much of the inputs' range the weights take over")},
+            {"alpha": Setting(share, 0.5, "share of the inputs' range moved to the weights")},
         ),
         Method(
             "awq", SCALING, CALIBRATION, ".scaling.awq:find_scales",
             "AWQ, Lin et al. 2024",
             {
                 "bits": _BITS, "group": _GROUP, "symmetric": _UNIFORM["symmetric"],
-                "grid": Setting(whole(1, 1000), 20, "exponents that are tried"),
+                "grid": Setting(integer(1, 1000), 20, "number of exponents to try"),
             },
             ("bits",),
         ),
@@ -241,7 +236,7 @@ METHODS: dict[str, Method] = {
             "movement pruning, Sanh et al. 2020",
             {
                 "sparsity": _SPARSITY,
-                "soft": Setting(flag, False, "a threshold on the scores instead of the top ones"),
+                "soft": Setting(boolean, False, "threshold scores instead of ranking them"),
                 "score_rate": Setting(positive(1), 1e-2, "learning rate of the scores"),
             },
             ("sparsity",),
@@ -269,92 +264,85 @@ METHODS: dict[str, Method] = {
             "distill", DISTILLATION, TRAINING, ".distillation.step:distill",
             "Hinton et al. 2015; FitNets; TinyBERT; attention transfer; MiniLM",
             {
-                "layers": Setting(whole(1), None, "layers of the student; by default as the model"),
+                "layers": Setting(integer(1), None, "layers of the student; default: all"),
                 "loss": Setting(weights(*LOSSES), (("response", 1.0),), "losses and their weights"),
-                "temperature": Setting(positive(100), 2.0, "of the response loss"),
+                "temperature": Setting(positive(100), 2.0, "temperature of the response loss"),
                 "generate": Setting(
-                    word, None, "a causal model that samples one more text for each"
+                    string, None, "causal model that samples one additional text per text"
                 ),
                 "translate": Setting(
-                    pair, (), "two seq2seq models that translate each text there and back"
+                    pair, (), "two seq2seq models for back-translation of each text"
                 ),
             },
         ),
         Method(
             "bitmask", STORAGE, NOTHING, ".checkpoint.storage:bitmask",
-            "pruned layers as a bitmask and the values that stay", {},
+            "stores pruned layers as a bitmask and nonzero values", {},
         ),
     )
 }  # fmt: skip
 
 ENTRY_POINTS = "compression_gates.methods"
-"""The group of entry points by which other distributions add methods."""
+"""Entry point group in which other distributions register methods."""
 
 
 def register_method(name: str, function: Callable, source: str = "") -> None:
-    """Adds a method of a user's own, for recipes to name.
+    """Register a user-defined method for use in recipes.
 
     Args:
-        name: lower-case letters, digits and underscores.
-        function: takes a model of transformers and returns one, or changes it in place and returns
-            None. It is called first of all steps.
-        source: what the catalogue prints about it; the first line of its docstring by default.
+        name: a letter, followed by letters, digits and underscores, all in lower case.
+        function: takes a ``PreTrainedModel`` and returns one, or changes it in place and returns
+            None. In a recipe, it must come before all built-in methods.
+        source: description in the list of methods; by default the first line of the docstring.
 
-    Registering a function of the same module and qualified name again replaces it.
+    Registering a function with the same module and qualified name again replaces the method.
 
     Raises:
-        CompressionError: the name is taken, or is no name for a method, or ``function`` cannot be
-            called.
+        CompressionError: the name is invalid or in use, or ``function`` is not callable.
     """
-    METHODS[name] = _own_method(name, function, source, METHODS)
+    METHODS[name] = _user_method(name, function, source, METHODS)
 
 
-def _own_method(name: str, function: Callable, source: str, known: Mapping[str, Method]) -> Method:
-    """The entry of a user's method.
+def _user_method(name: str, function: Callable, source: str, known: Mapping[str, Method]) -> Method:
+    """Return the entry of a user-defined method.
 
     Raises:
-        CompressionError: see :func:`register_method`.
+        CompressionError: as :func:`register_method`.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise CompressionError(
-            f"method {name!r}: a name has lower-case letters, digits and underscores"
+            f"method {name!r}: the name must consist of lower-case letters, digits and underscores"
         )
     if not callable(function):
-        raise CompressionError(f"method {name}: {function!r} is no function")
+        raise CompressionError(f"method {name}: {function!r} is not callable; give a function")
     if name in known:
         earlier = known[name]
-        if earlier.family != OWN:
+        built_in = earlier.family != USER_DEFINED
+        owner = "built in" if built_in else origin(earlier.implementation)
+        if built_in or owner != origin(function):
             raise CompressionError(
-                f"method {name} exists already: it is one of this package, so that "
-                f"{origin(function)} needs another name"
+                f"method {name} exists already ({owner}); register {origin(function)} under "
+                "another name"
             )
-        if origin(earlier.implementation) != origin(function):
-            raise CompressionError(
-                f"method {name} exists already: it is {origin(earlier.implementation)}, so that "
-                f"{origin(function)} needs another name"
-            )
-    said = source or (inspect.getdoc(function) or "a function of your own").partition("\n")[0]
-    return Method(name, OWN, NOTHING, function, said, {})
+    source = source or (inspect.getdoc(function) or "a user-defined function").partition("\n")[0]
+    return Method(name, USER_DEFINED, NOTHING, function, source, {})
 
 
 @cache
 def load_entry_points() -> None:
-    """Registers the methods of other distributions, once and all of them.
+    """Register the methods of other distributions, either all of them or none.
 
     Raises:
-        CompressionError: one cannot be loaded; names it and its distribution.
+        CompressionError: names the entry point that cannot be loaded, and its distribution.
     """
     added: dict[str, Method] = {}
     for point in entry_points(group=ENTRY_POINTS):
         try:
             function = point.load()
-            added[point.name] = _own_method(point.name, function, "", {**METHODS, **added})
+            added[point.name] = _user_method(point.name, function, "", {**METHODS, **added})
         except Exception as error:
+            distribution = point.dist.name if point.dist else "an unknown distribution"
             raise CompressionError(
-                f"entry point {point.name} = {point.value} of {_distribution(point)}: {error}"
+                f"entry point {point.name} = {point.value} of {distribution}: {error}"
             ) from error
     METHODS.update(added)
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "an unknown distribution"

@@ -1,4 +1,4 @@
-"""A compressed model, with what its checkpoint needs to know beyond the weights."""
+"""A compressed model, and the metadata that its checkpoint needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ from compression_gates.compression.recipe import Recipe
 
 @dataclass(repr=False)
 class Compressed:
-    """What the steps of a recipe pass on.
+    """A model and the metadata that steps of a recipe add to it.
 
     Attributes:
-        model: the model, changed in place; a student where a step distilled one.
-        recipe: what is done to it.
-        teacher: the model before any step, where a step distils.
-        pruned: the pattern of each pruned layer, whose zeros later steps keep.
-        quantized: the codes of each quantized layer, which its weights stand for exactly.
-        layout: how the model differs from what its configuration describes.
-        bitmask: layers that are stored as a bitmask and values.
-        notes: what a step left as it was, and why, for a person to read.
-        tokenizer: of the model, to be saved beside it.
+        model: the model, changed in place, or the student of a distillation step.
+        recipe: the recipe that is applied.
+        teacher: a copy of the uncompressed model, if a step distills.
+        pruned: the sparsity pattern of each pruned layer; later steps preserve its zeros.
+        quantized: the codes of each quantized layer; its weight is exactly the dequantized codes.
+        layout: differences from the architecture that the configuration describes.
+        bitmask: layers to store as a bitmask and nonzero values.
+        notes: messages for the user, such as layers that remain uncompressed and why.
+        tokenizer: the model's tokenizer, saved with the checkpoint.
     """
 
     model: PreTrainedModel
@@ -46,19 +46,19 @@ class Compressed:
         return f"<{name} compressed by {self.recipe.name}; save(directory) writes its checkpoint>"
 
     def save(self, directory: str | Path) -> str:
-        """Writes the checkpoint with the model's tokenizer, and returns its format.
+        """Write a checkpoint with the model's tokenizer, and return its format.
 
         Raises:
-            CompressionError: there is no tokenizer, or what was written does not load again.
+            CompressionError: the tokenizer is missing, or the checkpoint does not load correctly.
         """
         from compression_gates.compression.checkpoint.saving import save
 
         if self.tokenizer is None:
-            raise CompressionError("a checkpoint needs the model's tokenizer")
+            raise CompressionError("saving needs the model's tokenizer; set tokenizer first")
         return save(self, self.tokenizer, Path(directory))
 
     def zeros_keeper(self, model: PreTrainedModel) -> Callable[[], None]:
-        """What, called after an update, zeroes again what is zero now in pruned layers."""
+        """Return a function that restores the present zeros of pruned layers."""
         masks = [
             (layer, layer.weight == 0)
             for name, layer in all_layers(model).items()

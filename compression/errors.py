@@ -1,4 +1,4 @@
-"""What can go wrong, in words that name the layer or the setting and say what to do."""
+"""Errors and warnings of this package, whose messages name the layer or the setting."""
 
 import traceback
 import warnings
@@ -9,46 +9,46 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-LONGEST_REASON = 300
-"""Characters that are told of an error of another library."""
+MAX_REASON_LENGTH = 300
+"""Characters kept of the message of another library's error."""
 
 
 class CompressionError(Exception):
-    """A model, recipe or calibration that cannot be compressed as asked."""
+    """A model, recipe or data set does not allow the requested compression."""
 
 
 class RecipeError(CompressionError):
-    """A recipe that cannot be understood, or that does not fit the model."""
+    """A recipe is invalid, or does not fit the model."""
 
 
 def unreached(layer: str, how: str = "") -> RecipeError:
-    """The error of a layer whose inputs a method needs and never sees."""
+    """Return the error for a layer that no calibration input reaches."""
     return RecipeError(
         f"layer {layer}: no calibration input reached it; exclude it from the recipe{how}"
     )
 
 
 class CompressionWarning(UserWarning):
-    """Something that a step did otherwise than asked, for a person to read."""
+    """A step deviated from the recipe."""
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether it is an error and no interruption.
+    """Return whether an exception is an error rather than an interruption.
 
-    A panic of a library written in Rust, such as ``tokenizers``, is one too: its class derives from
-    BaseException and cannot be imported.
+    Panics of libraries written in Rust, such as ``tokenizers``, are errors, but their class derives
+    from BaseException and cannot be imported.
     """
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def reason_of(error: BaseException) -> str:
-    """Kind and message of an error of another library, in one line."""
-    reason = " ".join(str(error).split())[:LONGEST_REASON] or "no reason given"
+    """Format the type and the message of another library's error on one line."""
+    reason = " ".join(str(error).split())[:MAX_REASON_LENGTH] or "no message"
     return f"{type(error).__name__}: {reason}"
 
 
 def placed_reason_of(error: BaseException, model: "nn.Module") -> str:
-    """The same behind the name of the innermost module of ``model`` that it came through."""
+    """As :func:`reason_of`, preceded by the innermost module of ``model`` in the traceback."""
     names = {id(module): name for name, module in model.named_modules()}
     place = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -58,10 +58,10 @@ def placed_reason_of(error: BaseException, model: "nn.Module") -> str:
 
 @contextmanager
 def naming(layer: str) -> Iterator[None]:
-    """Errors and warnings of what runs inside then name the layer.
+    """Prefix errors and warnings with the name of a layer.
 
     Raises:
-        CompressionError: whatever error ended what runs inside.
+        CompressionError: in place of any error.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -69,7 +69,7 @@ def naming(layer: str) -> Iterator[None]:
             yield
         except CompressionError as error:
             raise type(error)(f"layer {layer}: {error}") from error
-        except BaseException as error:  # a method may be anybody's
+        except BaseException as error:  # methods can be third-party code
             if not is_failure(error):
                 raise
             raise CompressionError(f"layer {layer}: {reason_of(error)}") from error

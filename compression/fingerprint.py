@@ -1,8 +1,8 @@
-"""Hashes of functions, with everything that their results are known to depend on.
+"""Hash functions together with the code and the values that their results depend on.
 
-Covered are the files that a function and its helpers are defined in, its closure, default values,
-the arguments of a partial, the state of an object, and the globals that its code names. Modules
-that a function imports while it runs are not.
+The hash covers the files that a function and its helpers are defined in, its closure, default
+values, the arguments of a partial, the state of an object, and the globals that its code names. It
+does not cover modules that a function imports while it runs.
 """
 
 import functools
@@ -18,13 +18,13 @@ from typing import Any
 
 PACKAGE = __name__.partition(".")[0]
 _NONCE = secrets.token_hex()
-"""Stands for what cannot be hashed, so that no other process has the same hash."""
+"""Used in place of a hash that cannot be computed; differs in every process."""
 _LIBRARIES = tuple(
     Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")
 )
-_OF_CLASSES = ("__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__",
-               "__static_attributes__", "_abc_impl", "__annotations_cache__")  # fmt: skip
-"""Attributes of a class that say nothing about what its methods do."""
+_IGNORED_ATTRIBUTES = ("__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__",
+                       "__static_attributes__", "_abc_impl", "__annotations_cache__")  # fmt: skip
+"""Attributes of a class that do not affect its methods."""
 _ATOMS = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes)
 
 _CONTENTS: dict[type, Callable[[Any], Iterable[object]]] = {
@@ -38,58 +38,53 @@ _CONTENTS: dict[type, Callable[[Any], Iterable[object]]] = {
     functools.partial: lambda bound: (bound.func, bound.args, bound.keywords),
     staticmethod: lambda method: (method.__func__,),
     classmethod: lambda method: (method.__func__,),
-    property: lambda own: (own.fget, own.fset),
+    property: lambda accessors: (accessors.fget, accessors.fset),
 }  # fmt: skip
-"""What values of these types consist of."""
+"""Functions that return the contents of a value, by its type."""
 
 
 def fingerprint(function: Callable) -> str:
-    """A hash of a function that changes with what its results depend on.
+    """Return a hash that changes with everything the results of a function depend on.
 
-    Where it depends on a value that cannot be hashed, the hash is another one in every process.
+    If they depend on a value that cannot be hashed, the hash differs in every process.
     """
     try:
-        return _Hasher(_top_level(function)).digest(function).hex()
-    except Exception:  # of a value's own __reduce_ex__: anything
+        return _Hasher(origin(function).partition(".")[0]).digest(function).hex()
+    except Exception:  # __reduce_ex__ of a value can raise any error
         return _NONCE
 
 
 def origin(function: Callable) -> str:
-    """The module and the qualified name of a function, or of the class of a callable object."""
+    """Return the qualified name, with module, of a function or of a callable object's class."""
     while isinstance(function, functools.partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _top_level(function: Callable) -> str:
-    return origin(function).partition(".")[0]
-
-
 class _Hasher:
-    """Hashes values recursively.
+    """Hash values recursively.
 
     Args:
-        own: the top-level package whose code is followed although it is installed.
+        package: top-level package whose code is hashed although it is installed.
     """
 
-    def __init__(self, own: str):
-        self.own = own
-        self._known: dict[int, tuple[int, object]] = {}
-        """Number of each value that has been reached; the values themselves are kept alive, so
-        that no other gets the id of one."""
+    def __init__(self, package: str):
+        self.package = package
+        self._visited: dict[int, tuple[int, object]] = {}
+        """Number of each visited value by its id, and the value, so that its id is not reused."""
 
     def digest(self, value: object) -> bytes:
-        """The hash of a value.
+        """Return the hash of a value.
 
         Raises:
-            TypeError: a value of a kind that cannot be hashed.
+            TypeError: the value cannot be hashed.
         """
         if isinstance(value, _ATOMS) and type(value) in _ATOMS:
             return _joined(type(value).__name__, repr(value))
-        if id(value) in self._known:
-            return _joined("again", str(self._known[id(value)][0]))
-        self._known[id(value)] = len(self._known), value
+        if id(value) in self._visited:
+            return _joined("again", str(self._visited[id(value)][0]))
+        self._visited[id(value)] = len(self._visited), value
         return _joined(type(value).__qualname__, *self._parts(value))
 
     def _parts(self, value: object) -> Iterator[str | bytes]:
@@ -103,17 +98,17 @@ class _Hasher:
         elif type(value) in _CONTENTS:
             yield from map(self.digest, _CONTENTS[type(value)](value))
         elif type(value) in (set, frozenset):
-            yield from sorted(_Hasher(self.own).digest(item) for item in value)
+            yield from sorted(_Hasher(self.package).digest(item) for item in value)
         elif torch and isinstance(value, torch.Tensor):
             yield from _tensor(value)
         else:
             yield from self._object(value)
 
     def _object(self, value: object) -> Iterator[str | bytes]:
-        """What pickle would store of an object."""
+        """Hash what pickle would store of an object."""
         reduced = value.__reduce_ex__(4)
         yield self.digest(type(value))
-        if isinstance(reduced, str):  # its name in a module
+        if isinstance(reduced, str):  # a global name
             yield from (getattr(value, "__module__", None) or "", reduced)
             yield self.digest(getattr(value, "__wrapped__", None))
             return
@@ -134,30 +129,30 @@ class _Hasher:
         yield self.digest(vars(function))
         for cell in function.__closure__ or ():
             try:
-                held = cell.cell_contents
+                contents = cell.cell_contents
             except ValueError:  # not assigned yet
                 continue
-            yield self.digest(held)
+            yield self.digest(contents)
         for name, value in sorted(self._globals(function).items()):
             yield name
             if not module:
                 yield self.digest(value)
                 continue
-            known = dict(self._known)
+            visited = dict(self._visited)
             try:
                 yield self.digest(value)
-            except Exception:  # the file, which is hashed, says how it is made
-                self._known = known
+            except Exception:  # the code that creates it is in the file, which is hashed
+                self._visited = visited
 
     def _globals(self, function: FunctionType) -> dict[str, object]:
-        """The globals that the code names, and the attributes of modules of the user."""
+        """Return the globals that the code names, and attributes of the user's modules."""
         names = set(_names(function.__code__))
-        found = {name: value for name, value in function.__globals__.items() if name in names}
-        for name, value in list(found.items()):
+        used = {name: value for name, value in function.__globals__.items() if name in names}
+        for name, value in list(used.items()):
             if isinstance(value, ModuleType) and self._is_followed(value.__name__):
-                own = vars(value)
-                found |= {f"{name}.{key}": own[key] for key in names if key in own}
-        return found
+                attributes = vars(value)
+                used |= {f"{name}.{key}": attributes[key] for key in names if key in attributes}
+        return used
 
     def _class(self, cls: type) -> Iterator[str | bytes]:
         yield from (cls.__module__, cls.__qualname__)
@@ -167,14 +162,14 @@ class _Hasher:
             yield digest
         else:
             for name, value in sorted(vars(cls).items()):
-                if name not in _OF_CLASSES:
+                if name not in _IGNORED_ATTRIBUTES:
                     yield from (name, self.digest(value))
         yield from map(self.digest, cls.__bases__)
 
     def _is_followed(self, module: str) -> bool:
-        """Whether a module is the user's, and no library."""
+        """Return whether a module is user code rather than a library."""
         top = (module or "").partition(".")[0]
-        if top in (self.own, "__main__"):
+        if top in (self.package, "__main__"):
             return True
         if top == PACKAGE or top in sys.stdlib_module_names:
             return False
@@ -185,7 +180,7 @@ class _Hasher:
 
 
 def _joined(*parts: str | bytes) -> bytes:
-    """A hash of parts, which it keeps apart."""
+    """Hash a sequence of parts and their lengths."""
     whole = hashlib.sha256()
     for part in parts:
         data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
@@ -194,7 +189,7 @@ def _joined(*parts: str | bytes) -> bytes:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """Global names and attributes in code, that of inner functions included."""
+    """Yield the global and attribute names in code, including inner functions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -202,15 +197,15 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _defining_module(name: str, file: str) -> str:
-    """The module whose file holds code of ``file``; empty for code of ``__main__``, of a notebook
-    or of ``exec``."""
-    own = getattr(sys.modules.get(name), "__file__", None)
-    is_same = own is not None and Path(own).resolve() == Path(file).resolve()
+    """Return ``name`` if ``file`` is the file of that module; otherwise, as for ``__main__``,
+    notebooks and ``exec``, an empty string."""
+    source = getattr(sys.modules.get(name), "__file__", None)
+    is_same = source is not None and Path(source).resolve() == Path(file).resolve()
     return name if is_same and _file_digest(name) else ""
 
 
 def _file_digest(module: str) -> bytes:
-    """The hash of a module's file; empty for ``__main__`` and where there is none."""
+    """Return the hash of a module's file; empty for ``__main__`` or if there is no file."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if module == "__main__" or file is None or not Path(file).is_file():
         return b""

@@ -1,4 +1,4 @@
-"""Compresses a model with texts, from Python."""
+"""Compress a model from Python, with texts as data."""
 
 import copy
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from compression_gates.compression import apply
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError
-from compression_gates.compression.model.loading import check_device, load
-from compression_gates.compression.model.rows import Row, read_rows
+from compression_gates.compression.model.pretrained import check_device, load
 from compression_gates.compression.model.step_data import batches_from, texts_of
+from compression_gates.compression.model.text_rows import Row, read_rows
 from compression_gates.compression.model.texts import padding_token
 from compression_gates.compression.recipe import Recipe
 
@@ -23,27 +23,27 @@ def compress(
     tokenizer: PreTrainedTokenizerBase | None = None,
     device: str = "cpu",
 ) -> Compressed:
-    """Applies a recipe to a model.
+    """Apply a recipe to a model.
 
     Args:
-        model: a folder, a hub id, or a model in memory, which stays as it is.
-        recipe: such as ``"wanda-50+gptq-int4"``.
-        data: what the methods see: a file, or rows, each a text, ``{"text", "label"}`` or
-            ``(text, label)``. A step with a setting ``data`` sees that file instead.
-        tokenizer: of a model in memory.
-        device: where a folder or a hub id is loaded.
+        model: a directory, a hub id, or a model in memory, which is copied.
+        recipe: for example ``"wanda-50+gptq-int4"``.
+        data: calibration or training texts: a file, or rows, each a text, ``{"text", "label"}`` or
+            ``(text, label)``. A step with the setting ``data`` uses that file instead.
+        tokenizer: tokenizer of a model in memory.
+        device: device on which a directory or a hub id is loaded.
 
     Returns:
         The compressed model; ``save(directory)`` writes its checkpoint.
 
     Raises:
-        CompressionError: what is wrong with the recipe, the model or the data.
+        CompressionError: the recipe, the model or the data is invalid.
 
     >>> compress("base", "wanda-50", ["A text."]).save("pruned")  # doctest: +SKIP
     """
     if not isinstance(model, str | Path | PreTrainedModel):
         raise CompressionError(
-            f"model: {type(model).__name__} is no folder, hub id or PreTrainedModel"
+            f"model: {type(model).__name__} is not a directory, a hub id or a PreTrainedModel"
         )
     parsed = Recipe.parse(recipe)
     if isinstance(data, str | Path):
@@ -53,12 +53,12 @@ def compress(
     texts = texts_of(parsed, data, "data", "give data")
     if isinstance(model, str | Path):
         check_device("device", device)
-        model, own = load(str(model), "model", device)
-        tokenizer = tokenizer or own
+        model, loaded_tokenizer = load(str(model), "model", device)
+        tokenizer = tokenizer or loaded_tokenizer
     else:
         model = copy.deepcopy(model).eval()
     if tokenizer is None:
-        raise CompressionError("a model in memory needs its tokenizer")
+        raise CompressionError("tokenizer: a model in memory needs one; give the model's tokenizer")
     batches = batches_from(texts, model, tokenizer, "data")
     result = apply.compress(model, parsed, batches, padding_token(model, tokenizer))
     result.tokenizer = tokenizer

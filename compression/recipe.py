@@ -1,7 +1,7 @@
-"""Recipes: what to do to a model, as data.
+"""Recipes: the compression steps to apply to a model, as data.
 
-A recipe is one or more steps. It is written as a string, as a TOML table, or as a list of either,
-and all say the same::
+A recipe is one or more steps. It is written as a string, as a TOML table, or as a list of either;
+these are equivalent::
 
     "wanda-50"                     { method = "wanda", sparsity = 0.5 }
     "sparsegpt-2:4"                { method = "sparsegpt", pattern = "2:4" }
@@ -9,8 +9,8 @@ and all say the same::
     "wanda-50+gptq-int4"           ["wanda-50", { method = "gptq", bits = 4 }]
     "svd,energy=0.9,include=*mlp*" { method = "svd", energy = 0.9, include = ["*mlp*"] }
 
-A table ``{ steps = [...], name = "..." }`` gives a recipe a name of its own, and so does ``name``
-in the table of a single step. :mod:`compression.catalogue` lists methods and settings.
+A table ``{ steps = [...], name = "..." }`` names a recipe, and so does ``name`` in the table of a
+single step. :mod:`compression.catalogue` lists methods and settings.
 """
 
 import difflib
@@ -32,22 +32,22 @@ from compression_gates.compression.catalogue import (
     load_entry_points,
 )
 from compression_gates.compression.errors import RecipeError
-from compression_gates.compression.settings import text_of
+from compression_gates.compression.method_settings import text_of
 
+_PERCENT = r"\d{1,9}(?:\.\d{1,9})?"
 _AMOUNTS = {
-    "bits": re.compile(r"int(\d{1,9})", re.IGNORECASE),
-    "pattern": re.compile(r"(\d{1,9}:\d{1,9})"),
-    "layers": re.compile(r"(\d{1,9})layers", re.IGNORECASE),
-    "sparsity": re.compile(r"(\d{1,9}(?:\.\d{1,9})?)"),
-    "ratio": re.compile(r"(\d{1,9}(?:\.\d{1,9})?)"),
+    "bits": ("int{}", r"\d{1,9}", "4"),
+    "sparsity": ("{}", _PERCENT, "50"),
+    "pattern": ("{}", r"\d{1,9}:\d{1,9}", "2:4"),
+    "ratio": ("{}", _PERCENT, "50"),
+    "layers": ("{}layers", r"\d{1,9}", "2"),
 }
-"""How a setting is written behind the method's name; the last two in percent."""
-_PERCENT = ("sparsity", "ratio")
+"""The settings that can follow the name of a method: format, syntax and example of the value."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One method with all its settings, on the layers that its patterns choose."""
+    """One method with its settings, applied to the layers that its patterns select."""
 
     method: str
     given: tuple[tuple[str, object], ...]
@@ -69,8 +69,8 @@ class Step:
 
     @property
     def name(self) -> str:
-        """The step as a string; parsing it gives the step again, unless a text in it, a path say,
-        holds a comma or a plus or reads as a number."""
+        """The step as a string. Parsing it returns the step, unless a string setting, such as a
+        path, contains a comma or a plus or is a number."""
         given = dict(self.given)
         parts = [self.method]
         for setting in _AMOUNTS:
@@ -81,10 +81,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One or more steps, applied in turn.
+    """One or more steps, applied in order.
 
     Raises:
-        RecipeError: no step, or a name that is not one line or that of a control.
+        RecipeError: no step, or a name that is not printable or is reserved for a control.
     """
 
     steps: tuple[Step, ...]
@@ -97,16 +97,17 @@ class Recipe:
             object.__setattr__(self, "name", "+".join(step.name for step in self.steps))
         if not self.name.isprintable() or self.name.startswith("control-"):
             raise RecipeError(
-                f"recipe: name = {self.name!r}; a name is one line and does not begin with control-"
+                f"recipe: name = {self.name!r} must be printable, on one line, and not begin with "
+                "control-"
             )
 
     @property
     def needs_data(self) -> bool:
-        """Whether a step needs to see text."""
+        """Whether any step needs data."""
         return any(needs_data(step) for step in self.steps)
 
     def settings(self) -> list[object]:
-        """What determines the result: everything but the name. Fit for JSON."""
+        """Return everything that determines the result, ready for JSON. The name does not."""
         return [
             [step.method, step.settings, *([version] if (version := step.entry.version) else [])]
             for step in self.steps
@@ -114,50 +115,48 @@ class Recipe:
 
     @classmethod
     def parse(cls, source: object) -> "Recipe":
-        """The recipe of a string, a table or a list of steps.
+        """Parse a string, a table or a list of steps.
 
         Raises:
-            RecipeError: names what is wrong, and the nearest known word.
+            RecipeError: names the invalid part, and the nearest valid name.
         """
         name = ""
-        if isinstance(source, Mapping) and ("steps" in source or "name" in source):
+        if isinstance(source, Mapping):
             source = dict(source)
             name = source.pop("name", "")
             if not isinstance(name, str):
-                raise RecipeError(f"recipe: name = {name!r} is not a text")
+                raise RecipeError(f"recipe: name = {name!r} is not a string")
             if "steps" in source:
                 steps = source.pop("steps")
                 if source:
-                    raise RecipeError(
-                        f"recipe: {next(iter(source))!r} beside steps; put it into a step"
-                    )
-                source = steps
-                if not isinstance(source, list | tuple):
+                    raise RecipeError(f"recipe: {next(iter(source))!r} must be inside a step")
+                if not isinstance(steps, list | tuple):
                     raise RecipeError(f"recipe: steps = {steps!r} is not a list")
+                source = steps
         return cls(tuple(_steps(source)), name)
 
 
 def _short(value: object) -> str:
-    """A value as it may stand in a line, however long or deep it is."""
+    """Return the repr of a value, shortened to fit in a message."""
     shortened = reprlib.Repr()
     shortened.maxstring = shortened.maxother = 120
     return shortened.repr(value)
 
 
 def needs_data(step: Step) -> bool:
-    """Whether a step needs to see text; units by magnitude, say, do not."""
+    """Return whether a step needs data. Scoring units by magnitude does not, for example."""
     if step.entry.needs == GRADIENTS and "score" in step.settings:
         return step["score"] != "magnitude"
     return step.entry.needs != NOTHING
 
 
 def trains(step: Step) -> bool:
-    """Whether a step trains on its data."""
+    """Return whether a step trains on its data."""
     return step.entry.needs == TRAINING
 
 
 def calibrates(step: Step) -> bool:
-    """Whether a step looks at the inputs of its layers."""
+    """Return whether a step uses the inputs of its layers."""
     return step.entry.needs == CALIBRATION
 
 
@@ -177,7 +176,7 @@ def _steps(source: object) -> Iterable[Step]:
 
 
 def _table_of(text: str) -> dict[str, object]:
-    """The table of a step's string ``METHOD[-AMOUNT][,SETTING=VALUE]...``."""
+    """Parse ``METHOD[-AMOUNT][,SETTING=VALUE]...`` into a table."""
     head, *rest = text.strip().split(",")
     method, _, amount = head.partition("-")
     method = method.lower()
@@ -190,70 +189,74 @@ def _table_of(text: str) -> dict[str, object]:
         if not equals or not key or not value:
             raise RecipeError(f"recipe {text!r}: {part!r} is not SETTING=VALUE")
         if key in table:
-            raise RecipeError(f"recipe {text!r}: {key} is given twice")
+            raise RecipeError(f"recipe {text!r}: {key} is given twice; give it once")
         table[key.strip()] = _value(value.strip())
     return table
 
 
 def _in_name(method: Method, setting: str) -> bool:
-    """Whether a setting is written right behind the method's name."""
+    """Return whether a setting can follow the name of the method."""
     return setting in method.amounts or (setting == "layers" and setting in method.settings)
 
 
+def examples(method: Method) -> list[str]:
+    """Return an example of a step for each setting that can follow the name of the method."""
+    amounts = [form.format(x) for key, (form, _, x) in _AMOUNTS.items() if _in_name(method, key)]
+    return [f"{method.name}-{amount}" for amount in amounts] or [method.name]
+
+
 def _amount(method: Method, amount: str, text: str) -> dict[str, object]:
-    usable = [setting for setting in _AMOUNTS if _in_name(method, setting)]
-    for setting in usable:
-        match = _AMOUNTS[setting].fullmatch(amount)
-        if match:
-            if setting in _PERCENT:
+    for setting, (form, syntax, _) in _AMOUNTS.items():
+        match = re.fullmatch(form.format(f"({syntax})"), amount, re.IGNORECASE)
+        if match and _in_name(method, setting):
+            if syntax == _PERCENT:
                 return {setting: _share(method, setting, match[1], text)}
             return {setting: match[1] if setting == "pattern" else int(match[1])}
-    examples = {"bits": "int4", "pattern": "2:4", "layers": "2layers"}
-    forms = " or ".join(f"{method.name}-{examples.get(name, '50')}" for name in usable)
     raise RecipeError(
-        f"recipe {text!r}: {method.name} is written {forms or method.name} "
-        "with ,SETTING=VALUE behind it"
+        f"recipe {text!r}: {amount!r} is not an amount of {method.name}; write "
+        f"{' or '.join(examples(method))}, followed by any ,SETTING=VALUE"
     )
 
 
 def _share(method: Method, setting: str, percent: str, text: str) -> float:
-    """The share that an amount in percent stands for.
+    """Convert an amount in percent to a share.
 
     Raises:
-        RecipeError: more than everything, or so little that a share was written for a percentage.
+        RecipeError: above 100 %, or below 1 %, where a share was probably written as a percentage.
     """
     number = Decimal(percent)
     if number > 100:
-        raise RecipeError(f"recipe {text!r}: {percent} % of the weights are more than all")
+        raise RecipeError(f"recipe {text!r}: the amount is {percent} %, but at most 100 % is valid")
     if 0 < number < 1:
-        does = "keeps" if setting == "ratio" else "prunes"
-        what = "units" if method.family == STRUCTURED else "weights"
-        meant = f"{(number * 100).normalize():f}" if number * 100 >= 1 else "50"
+        verb = "keeps" if setting == "ratio" else "prunes"
+        noun = "units" if method.family == STRUCTURED else "weights"
+        intended = f"{(number * 100).normalize():f}" if number * 100 >= 1 else "50"
         raise RecipeError(
-            f"recipe {text!r}: {method.name}-{percent} {does} {percent} % of the {what}; for "
-            f"{meant} % write {method.name}-{meant}"
+            f"recipe {text!r}: {method.name}-{percent} {verb} {percent} % of the {noun}; for "
+            f"{intended} % write {method.name}-{intended}"
         )
     return float(number / 100)
 
 
 def _amount_text(setting: str, value: object) -> str:
-    if setting in _PERCENT:
+    form, syntax, _ = _AMOUNTS[setting]
+    if syntax == _PERCENT:
         return f"{(Decimal(repr(value)) * 100).normalize():f}"
-    return {"bits": "int{}", "layers": "{}layers", "pattern": "{}"}[setting].format(text_of(value))
+    return form.format(text_of(value))
 
 
 def _value(text: str) -> object:
-    """A number or true or false where it reads as one, else the text itself."""
+    """Parse a number or boolean; return any other text unchanged."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # of tomllib: not TOML, or brackets without end
+    except (ValueError, RecursionError):  # not TOML, or deeply nested brackets
         return text
     return value if isinstance(value, bool | int | float) else text
 
 
 def _step(table: Mapping[str, object]) -> Step:
     if "method" not in table:
-        raise RecipeError(f"step {dict(table)} names no method; known: {', '.join(METHODS)}")
+        raise RecipeError(f"step {dict(table)} has no method; give one of {', '.join(METHODS)}")
     name = table["method"]
     name = name.lower() if isinstance(name, str) else name
     _known_method(name)
@@ -272,21 +275,21 @@ def _step(table: Mapping[str, object]) -> Step:
     if method.amounts and len(amounts) != 1:
         raise RecipeError(f"{name}: give exactly one of {', '.join(method.amounts)}")
     given = {key: value for key, value in values.items() if value != known[key].default}
-    # An amount always stands in the name, even where it is the default.
+    # The name of a step contains its amount even if that is the default.
     given |= {key: values[key] for key in amounts}
     return Step(name, tuple(sorted(given.items())))
 
 
 def _known_method(word: object) -> None:
-    """Raises a RecipeError unless a method has this name; other distributions are asked last."""
+    """Raise a RecipeError unless a method has this name, after loading entry points if needed."""
     if word not in list(METHODS):
         load_entry_points()
     _known(word, METHODS, "method")
 
 
-def _known(word: object, known: Iterable[str], what: str) -> None:
+def _known(word: object, known: Iterable[str], kind: str) -> None:
     known = list(known)
     if word not in known:
         near = difflib.get_close_matches(str(word), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise RecipeError(f"{what} {word!r} is not known; {hint}")
+        raise RecipeError(f"{kind} {word!r} is not known; {hint}")

@@ -1,1 +1,1 @@
-"""Small models of many architectures, and what each method does to them."""
+"""Support of each method for small models of many architectures."""

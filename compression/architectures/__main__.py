@@ -1,10 +1,10 @@
-"""Tries every method on a small random model of every architecture, and prints what came of it.
+"""Apply every method to a small random model of every architecture, and print a table of results.
 
     python -m compression_gates.compression.architectures [ARCHITECTURE ...] [--methods NAME,...]
 
-Each method is applied as in ``--methods``' default recipes, the checkpoint saved, loaded again and
-compared, and the output error of the layers held beside that of the method without data. All of it
-takes about twenty minutes on one core. Exit code 1 if something neither worked nor was refused.
+The compressed model is saved, loaded again and compared, and the output error of its layers is
+compared with that of a method without calibration data. The whole table takes about twenty minutes
+on one core. The exit code is 1 if a method fails or has a larger error than the one without data.
 """
 
 import argparse
@@ -18,22 +18,22 @@ from compression_gates.compression.model.quiet import quiet
 
 LETTERS = {"plain": "p", "compressed-tensors": "c", "compression-gates": "o"}
 LEGEND = (
-    "p: works, a plain checkpoint; c: compressed-tensors; o: the project's own format; a number: "
-    "refused before anything is changed, see below; **worse**: more output error than without "
-    "data. Errors are those of single layers, on the inputs that they have in the whole model, and "
-    "summed; what the model as a whole puts out is not measured."
+    "p: supported, saved as a plain checkpoint; c: saved as compressed-tensors; o: saved in the "
+    "project's own format; a number: rejected before anything is changed, for the reason below; "
+    "**worse**: larger output error than without data. The error is the sum over layers, each with "
+    "its inputs in the uncompressed model; the output of the whole model is not measured."
 )
 FAILS, WORSE = "**fails**", "**worse**"
 
 
 class Refusals:
-    """Reasons for which recipes are refused, numbered as they come."""
+    """Reasons for which recipes are rejected, numbered in order of appearance."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
     def number(self, line: str, model: str) -> int:
-        """The number of a line's reason, without the names of layer and model, and numbers."""
+        """Return the number of a reason, ignoring names of layers and models, and counts."""
         reason = re.sub(r"^(layer \S+: )+", "", line).replace(model, "the model")
         reason = re.sub(r"^[\w,=-]+: ", "", reason.partition(";")[0])
         reason = re.sub(r"\bwith \d+ of its \d+ units", "with some of its units", reason)
@@ -44,7 +44,7 @@ class Refusals:
 
 
 def row(name: str, methods: Sequence[str], refusals: Refusals) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     from compression_gates.compression.architectures.trial import attempt, recipes
 
     cells = []
@@ -52,7 +52,7 @@ def row(name: str, methods: Sequence[str], refusals: Refusals) -> str:
         architecture = ARCHITECTURES[name]
         try:
             outcome = attempt(architecture, recipes()[method])
-        except Exception as error:  # what this command is there to find
+        except Exception as error:  # the command reports any failure in the table
             print(f"{name}, {method}: {type(error).__name__}: {error}", file=sys.stderr)
             cells.append(FAILS)
             continue

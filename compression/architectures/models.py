@@ -1,4 +1,4 @@
-"""Small random models of the architectures that the command of this package tries."""
+"""Small random models of many architectures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,19 +25,21 @@ _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}
 
 @dataclass(frozen=True)
 class Architecture:
-    """A small configuration.
+    """A small model configuration.
 
     Attributes:
-        model: name of the class of transformers.
-        settings: of its configuration, beside the vocabulary where it has no ``text_config``.
+        model: name of the model class in transformers.
+        settings: arguments of its configuration, except for those of the vocabulary.
     """
 
     model: str
     settings: Mapping[str, object] = field(default_factory=dict)
 
     def make(self, **changes: object):
-        """A random model in evaluation mode, with ``changes`` of its settings; the same one each
-        time."""
+        """Return a random model in evaluation mode, with ``changes`` to its settings.
+
+        The weights are the same in every call.
+        """
         import torch
         import transformers
 
@@ -201,4 +203,4 @@ ARCHITECTURES: dict[str, Architecture] = {
     "esm": _classifier("Esm", **_WIDE, position_embedding_type="rotary"),
     "eurobert": _classifier("EuroBert", **_GROUPED),
 }  # fmt: skip
-"""Architectures by the name that ``model_type`` gives them, or nearly."""
+"""Architectures by name, which mostly equals their ``model_type``."""

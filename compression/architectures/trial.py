@@ -1,5 +1,4 @@
-"""One recipe on one small random model: compressed, saved, loaded again, and held beside the
-method that takes no look at any input."""
+"""Apply one recipe to one small random model, and compare it with a method without data."""
 
 import copy
 import tempfile
@@ -14,43 +13,43 @@ from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import VOCABULARY, Architecture
 from compression_gates.compression.calibration.driver import collect
 from compression_gates.compression.calibration.hessian import output_error
-from compression_gates.compression.catalogue import SCALING
+from compression_gates.compression.catalogue import METHODS, SCALING
 from compression_gates.compression.checkpoint.saving import save
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.low_rank.factors import LowRank
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.gradients import is_causal
 from compression_gates.compression.model.layers import all_layers
-from compression_gates.compression.model.loading import load
+from compression_gates.compression.model.pretrained import load
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.model.texts import batches_of
 from compression_gates.compression.model.tracing import select_reached
-from compression_gates.compression.recipe import Recipe
+from compression_gates.compression.recipe import Recipe, examples
 
 NAIVE = {"gptq": "rtn-int4", "lsq": "rtn-int4", "awq": "rtn-int4", "svdllm": "svd-50",
          "wanda": "magnitude-50,scope=row", "sparsegpt": "magnitude-50"}  # fmt: skip
-"""What a method that calibrates has to beat: its counterpart without data, as its recipe in
-:func:`recipes`. That of awq is also what follows its scales."""
+"""The recipe without data that each calibrated method is compared with. That of awq also quantizes
+the model that awq has scaled."""
 SLACK = {"awq": 0.01}
-"""Share by which a method may leave more error. awq minimises the sum of a pair's errors while rows
-are as they were, and what is compared is a share of each layer's output."""
+"""Allowed increase of the relative error. awq minimizes the summed error of pairs of layers, while
+the comparison uses the relative error of each layer."""
 WORDS = (*(f"<{number}>" for number in range(VOCABULARY - 1)), "<|endoftext|>")
-"""The last one is a token that the tokenizer of Qwen2 adds where it is missing."""
+"""The last token is one that the tokenizer of Qwen2 adds if it is missing."""
 LENGTHS = (24, 19, 7)
 BATCHES = 2
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a recipe.
+    """Result of applying a recipe.
 
     Attributes:
-        refused: the line that says why it cannot be carried out; empty where it can.
-        form: the format of the checkpoint, which loads as it was made.
-        error: output error of all its layers on the calibration data; NaN where none is known.
-        naive: that of the counterpart.
-        slack: share of it by which the error may be larger.
-        notes: of the recipe.
+        refused: why the recipe was rejected; empty if it was not.
+        form: format of the checkpoint.
+        error: output error of all layers on the calibration data; NaN if it was not measured.
+        naive: output error of the method without data.
+        slack: allowed increase over ``naive``, as a share of it.
+        notes: notes of the recipe.
     """
 
     refused: str = ""
@@ -62,15 +61,15 @@ class Outcome:
 
     @property
     def worse(self) -> bool:
-        """Whether it leaves more error than its counterpart."""
+        """Whether the error is larger than without data."""
         return self.error > self.naive * (1 + self.slack)
 
 
 def attempt(architecture: Architecture, text: str) -> Outcome:
-    """Applies a recipe to the architecture's model.
+    """Apply a recipe to the model of an architecture.
 
     Raises:
-        AssertionError: the recipe was refused after something of the model had been changed.
+        AssertionError: the recipe was rejected after the model had been changed.
     """
     recipe = Recipe.parse(text)
     with quiet(), tempfile.TemporaryDirectory() as baseline:
@@ -89,7 +88,7 @@ def attempt(architecture: Architecture, text: str) -> Outcome:
                 torch.equal(after[name], tensor) for name, tensor in before.items()
             )
             if not same:
-                raise AssertionError(f"{text}: refused after a change: {error}") from error
+                raise AssertionError(f"{text}: rejected after a change: {error}") from error
             return Outcome(refused=str(error))
         method, notes = recipe.steps[0].method, tuple(result.notes)
         if method not in NAIVE:
@@ -112,21 +111,23 @@ def attempt(architecture: Architecture, text: str) -> Outcome:
 def output_errors(
     model: PreTrainedModel, recipe: Recipe, batches: list[Batch], others: list[PreTrainedModel]
 ) -> list[float]:
-    """For each of ``others``, compressed from ``model``, the sum over layers of
-    ``||(W - W') X||^2 / ||W X||^2`` over the inputs that each has in ``model``."""
+    """Return ``||(W - W') X||^2 / ||W X||^2``, summed over layers, for each of ``others``.
+
+    ``W'`` are the weights of a compressed model; ``X`` are the inputs in ``model``.
+    """
     layers, _ = select_reached(model, recipe.steps[0])
-    found = [0.0] * len(others)
-    known = [all_layers(other) for other in others]
-    for name, seen in collect(model, layers, batches, with_products=True).items():
-        if seen.tokens:
-            weight, products = layers[name].weight.detach(), seen.products
-            whole = output_error(weight, products).sum()
+    errors = [0.0] * len(others)
+    layers_after = [all_layers(other) for other in others]
+    for name, statistics in collect(model, layers, batches, with_products=True).items():
+        if statistics.tokens:
+            weight, products = layers[name].weight.detach(), statistics.products
+            total = output_error(weight, products).sum()
             for number, other in enumerate(others):
-                own = known[number].get(name)
-                after = _product(other, name) if own is None else own.weight
+                layer = layers_after[number].get(name)
+                after = _product(other, name) if layer is None else layer.weight
                 error = output_error(weight - after.detach(), products).sum()
-                found[number] += float(error / whole)
-    return found
+                errors[number] += float(error / total)
+    return errors
 
 
 def _product(model: PreTrainedModel, name: str) -> Tensor:
@@ -136,8 +137,10 @@ def _product(model: PreTrainedModel, name: str) -> Tensor:
 
 
 def calibration(model: PreTrainedModel) -> list[Batch]:
-    """Batches of random tokens of several lengths, each with an end of text; with labels where the
-    model decodes or classifies."""
+    """Return batches of random texts of several lengths, each with an end-of-text token.
+
+    They have labels unless the model is causal.
+    """
     generator = torch.Generator().manual_seed(0)
     texts = []
     for length in LENGTHS * BATCHES:
@@ -149,7 +152,7 @@ def calibration(model: PreTrainedModel) -> list[Batch]:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Of the vocabulary ``<0> <1> ...``, a token a word."""
+    """Return a tokenizer with one token per word of :data:`WORDS`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocabulary = {word: number for number, word in enumerate(WORDS)}
@@ -159,13 +162,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def recipes() -> dict[str, str]:
-    """A recipe for each method of the catalogue, by its name."""
-    from compression_gates.compression.catalogue import METHODS
-
-    amounts = {"bits": "int4", "sparsity": "50", "ratio": "50"}
-    rest = {"lsq": ",iterations=20", "movement": ",steps=2", "distill": ",steps=2"}
-    found = {}
-    for name, method in METHODS.items():
-        amount = next((f"-{amounts[key]}" for key in method.amounts if key in amounts), "")
-        found[name] = f"{name}{amount}{rest.get(name, '')}"
-    return found | {"bitmask": "magnitude-50+bitmask"}
+    """Return a recipe for each method of the catalogue, by its name."""
+    settings = {"lsq": ",iterations=20", "movement": ",steps=2", "distill": ",steps=2"}
+    steps = {name: examples(m)[0] if m.amounts else name for name, m in METHODS.items()}
+    by_name = {name: f"{step}{settings.get(name, '')}" for name, step in steps.items()}
+    return by_name | {"bitmask": "magnitude-50+bitmask"}

@@ -1,1 +1,1 @@
-"""Runs calibration batches through a model and gathers statistics of its layers."""
+"""Run calibration batches through a model and collect statistics of its layers."""

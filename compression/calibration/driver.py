@@ -1,11 +1,11 @@
-"""What layers see and how the loss feels them, from calibration batches through the model itself.
+"""Collect input statistics of layers by running a model on calibration batches.
 
-The model is called as it is with whatever a batch holds, so nothing here knows an architecture.
-Methods are handed statistics and never a batch: how often the model runs, and in which order
-layers are visited, is decided here alone. Today every block is visited by a pass of its own, so
-that later statistics are those of the partly compressed model (as in SparseGPT and Wanda). A
-block that is used several times (ALBERT shares its one layer) is visited once, with the inputs of
-all its uses. Layers that are given the same tensor share their statistics.
+The model is called with the tensors of a batch, whatever its architecture. Methods receive
+statistics rather than batches; this module alone decides how often the model runs and in which
+order layers are visited. Each block has its own pass over the batches, so that later statistics
+are those of the partly compressed model, as in SparseGPT and Wanda. A block that is used several
+times (ALBERT shares its one layer) is visited once, with the inputs of all uses. Layers with the
+same input tensor share their statistics.
 """
 
 import warnings
@@ -18,22 +18,27 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.silent_experts import SilentExpert
+from compression_gates.compression.calibration.unrouted_experts import UnroutedExpert
 from compression_gates.compression.errors import CompressionError, unreached
-from compression_gates.compression.model.capture import Batch, one_by_one, watched, without_cache
+from compression_gates.compression.model.capture import (
+    Batch,
+    capture_inputs,
+    one_by_one,
+    without_cache,
+)
 from compression_gates.compression.model.gradients import is_seq2seq
 from compression_gates.compression.model.layers import Layer
 
 
 class InputStatistics:
-    """Moments of a layer's inputs, accumulated token by token in float32 or better.
+    """Moments of a layer's inputs over all tokens, accumulated in float32 or float64.
 
     Attributes:
-        tokens: how many inputs were seen.
+        tokens: number of tokens.
         squares: ``(features,)`` sum of squares, in float64.
         absolutes: ``(features,)`` sum of absolute values, in float64.
         largest: ``(features,)`` largest absolute value.
-        products: ``(features, features)`` sum of outer products, or None if not asked for.
+        products: ``(features, features)`` sum of outer products, or None if not requested.
     """
 
     def __init__(self, features: int, device: torch.device, with_products: bool):
@@ -44,7 +49,7 @@ class InputStatistics:
         self.products = torch.zeros(features, features, device=device) if with_products else None
 
     def add(self, inputs: Tensor) -> None:
-        """``inputs`` ``(tokens, features)``."""
+        """Add inputs ``(tokens, features)``."""
         if not len(inputs):
             return
         inputs = inputs.float()
@@ -57,29 +62,29 @@ class InputStatistics:
 
     @property
     def norm(self) -> Tensor:
-        """``||X_j||_2`` of every feature, over all tokens."""
+        """``||X_j||_2`` ``(features,)``, over all tokens."""
         return self.squares.sqrt()
 
     @property
     def mean_magnitude(self) -> Tensor:
-        """Mean of ``|X_j|`` of every feature."""
+        """Mean of ``|X_j|`` ``(features,)``, over all tokens."""
         return (self.absolutes / max(self.tokens, 1)).float()
 
     @property
     def hessian(self) -> Tensor:
-        """``2 X X^T / tokens``."""
+        """``2 X X^T / tokens`` ``(features, features)``."""
         return self.products * (2.0 / max(self.tokens, 1))
 
 
-class _Stop(Exception):  # noqa: N818 - no error, a way out
-    """Raised inside a forward once nothing of interest is left to run."""
+class _Stop(Exception):  # noqa: N818 - control flow, not an error
+    """Ends a forward pass after the last layer of interest."""
 
 
 def blocks(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[str]]:
-    """``names`` grouped by the block that holds them, by its name; a layer outside any block
-    stands alone under its own.
+    """Group the names of layers by the name of their block.
 
-    A block is a member of an outermost :class:`torch.nn.ModuleList`.
+    A block is a member of an outermost :class:`torch.nn.ModuleList`. A layer outside all blocks
+    forms a group under its own name.
     """
     lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     grouped: dict[str, list[str]] = {}
@@ -98,19 +103,19 @@ def visit_blocks(
     with_products: bool,
     desc: str = "calibrating",
 ) -> Iterator[dict[str, InputStatistics]]:
-    """Yields the input statistics of each block's layers, by name, block after block.
+    """Yield the input statistics of each block's layers by name, block after block.
 
-    What the consumer does to a block's layers before asking for the next is seen by it. An
-    expert of a mixture that no token was sent to has statistics of no token, and is warned of.
+    Changes that the caller makes to a block affect the statistics of later blocks. An expert to
+    which no token is routed has statistics of zero tokens and causes a warning.
 
     Raises:
-        CompressionError: no batch, a layer that no input reaches, or inputs that are not finite.
+        CompressionError: there is no batch, no input reaches a layer, or inputs are not finite.
     """
     with without_cache(model):
         batches = _checked(model, layers, batches)
         order, leaders = _first_pass(model, layers, batches[0])
-        found = blocks(model, order).values()
-        for block in tqdm(found, desc=desc, unit="block", leave=False, disable=None):
+        groups = blocks(model, order).values()
+        for block in tqdm(groups, desc=desc, unit="block", leave=False, disable=None):
             members = {name: layers[name] for name in block}
             yield _collect(model, layers, members, batches, order, leaders, with_products)
 
@@ -122,7 +127,7 @@ def collect(
     batches: Sequence[Batch],
     with_products: bool,
 ) -> dict[str, InputStatistics]:
-    """The input statistics of all layers of the model as it is, in one pass.
+    """Return the input statistics of all layers, without changes in between, in one pass.
 
     Raises:
         CompressionError: as :func:`visit_blocks`.
@@ -136,7 +141,7 @@ def collect(
 def _checked(
     model: PreTrainedModel, layers: Mapping[str, Layer], batches: Sequence[Batch]
 ) -> Sequence[Batch]:
-    """The batches, one text at a time where padding could not be told from text inside."""
+    """Return the batches, split into texts if the mask does not identify padding in all layers."""
     if not batches:
         raise CompressionError("calibration needs at least one batch of text")
     seq2seq = is_seq2seq(model)
@@ -148,29 +153,29 @@ def _checked(
 def _first_pass(
     model: PreTrainedModel, layers: Mapping[str, Layer], batch: Batch
 ) -> tuple[list[str], dict[str, str]]:
-    """Names of the layers in the order in which one forward calls them, repeats included; and for
-    each layer the first one that is given the same tensors."""
+    """Return the names of the layers in calling order, with repeats; and for each layer the first
+    layer with the same input tensors."""
     order: list[str] = []
-    given: dict[str, list[int]] = {}
-    seen: list[weakref.ref] = []
+    inputs_of: dict[str, list[int]] = {}
+    tensors: list[weakref.ref] = []
 
-    def see(name: str, inputs: Tensor) -> None:
+    def record(name: str, inputs: Tensor) -> None:
         order.append(name)
-        number = next((i for i, known in enumerate(seen) if known() is inputs), len(seen))
-        if number == len(seen):
-            seen.append(weakref.ref(inputs))
-        given.setdefault(name, []).append(number)
+        number = next((i for i, tensor in enumerate(tensors) if tensor() is inputs), len(tensors))
+        if number == len(tensors):
+            tensors.append(weakref.ref(inputs))
+        inputs_of.setdefault(name, []).append(number)
 
-    with watched(model, layers, see):
+    with capture_inputs(model, layers, record):
         model(**batch)
     for name, layer in layers.items():
-        if name not in given and not layer.routed:
+        if name not in inputs_of and not layer.routed:
             raise unreached(name)
-    order += [name for name in layers if name not in given]
+    order += [name for name in layers if name not in inputs_of]
     first: dict[tuple[int, ...], str] = {}
     leaders = {
         name: name if layers[name].routed else first.setdefault(tuple(numbers), name)
-        for name, numbers in given.items()
+        for name, numbers in inputs_of.items()
     }
     return order, leaders
 
@@ -184,46 +189,48 @@ def _collect(
     leaders: Mapping[str, str],
     with_products: bool,
 ) -> dict[str, InputStatistics]:
-    """Statistics of ``members``; a forward ends once nothing of theirs is left to run."""
+    """Return the statistics of ``members``; forward passes end after their last call."""
     statistics: dict[str, InputStatistics] = {}
-    counted: dict[str, str] = {}
+    recorded: dict[str, str] = {}
+    """For each leader, the member whose inputs are recorded."""
     for name, layer in members.items():
-        first = counted.setdefault(leaders.get(name, name), name)
+        first = recorded.setdefault(leaders.get(name, name), name)
         statistics[name] = statistics.get(first) or InputStatistics(
             layer.in_features, layer.stored.device, with_products
         )
     uses = sum(order.count(name) for name, layer in members.items() if not layer.routed)
     routed = any(layer.routed for layer in members.values())
     for batch in batches:
-        left = uses
+        remaining = uses
 
-        def see(name: str, inputs: Tensor, batch: Batch = batch) -> None:
-            nonlocal left
+        def record(name: str, inputs: Tensor, batch: Batch = batch) -> None:
+            nonlocal remaining
             if name not in members:
-                # Experts are called no fixed number of times: with them alone, all of it runs.
-                if uses and not left:
+                # The number of calls of experts varies. If all members are experts, the whole
+                # model runs.
+                if uses and not remaining:
                     raise _Stop
                 return
-            if counted[leaders.get(name, name)] == name:
+            if recorded[leaders.get(name, name)] == name:
                 statistics[name].add(_tokens(inputs, batch.get("attention_mask")))
-            left -= not members[name].routed
-            if not left and not routed:
+            remaining -= not members[name].routed
+            if not remaining and not routed:
                 raise _Stop
 
-        with watched(model, layers if routed else members, see), suppress(_Stop):
+        with capture_inputs(model, layers if routed else members, record), suppress(_Stop):
             model(**batch)
-    for name, seen in statistics.items():
-        if not seen.squares.isfinite().all():
+    for name, moments in statistics.items():
+        if not moments.squares.isfinite().all():
             raise CompressionError(f"layer {name}: its calibration inputs are not finite")
-        if not seen.tokens:
-            warnings.warn(name, SilentExpert, stacklevel=3)
+        if not moments.tokens:
+            warnings.warn(name, UnroutedExpert, stacklevel=3)
     return statistics
 
 
 def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """``inputs`` as ``(tokens, features)`` without padding.
+    """Return ``inputs`` as ``(tokens, features)`` without padding.
 
-    Inputs that do not run along the mask (a pooler's, say) count whole.
+    Inputs whose shape differs from that of the mask, such as a pooler's, have no padding.
     """
     flat = inputs.flatten(0, -2)
     if mask is not None and inputs.shape[:-1] in (mask.shape, (mask.numel(),)):

@@ -1,4 +1,4 @@
-"""The Hessian of a layer's output error, and its inverse as SparseGPT and GPTQ use it."""
+"""Hessian of a layer's output error, and the factor of its inverse in SparseGPT and GPTQ."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,19 +9,21 @@ from torch import Tensor
 from compression_gates.compression.errors import CompressionError, CompressionWarning
 
 DAMPING = 0.01
-"""Added to the diagonal of the Hessian, as a share of its mean."""
+"""Term added to the diagonal of the Hessian, as a share of its mean."""
 DAMPING_TRIES = 4
-"""Each further try multiplies the damping by ten."""
+"""Number of attempts; each multiplies the damping by ten."""
 
 
 def output_error(difference: Tensor, hessian: Tensor) -> Tensor:
-    """``(rows,)`` of ``d H d^T`` for each row ``d`` of ``difference``, in float32."""
+    """Return ``d H d^T`` ``(rows,)`` for each row ``d`` of ``difference``, in float32."""
     return ((difference.float() @ hessian.float()) * difference.float()).sum(-1)
 
 
 def rising_damping(matrix: Tensor, damping: float, tries: int) -> Iterator[tuple[float, Tensor]]:
-    """Shares of the mean diagonal, each ten times the one before, and ``matrix`` with them added to
-    its diagonal."""
+    """Yield increasing damping, each ten times the previous one, and ``matrix`` with it added.
+
+    Damping is a share of the mean diagonal and is added to the diagonal.
+    """
     mean = matrix.diagonal().mean()
     for attempt in range(tries):
         share = damping * 10**attempt
@@ -31,13 +33,13 @@ def rising_damping(matrix: Tensor, damping: float, tries: int) -> Iterator[tuple
 
 
 def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
-    """Upper Cholesky factor ``U`` of the inverse Hessian: ``U^T U = H^-1``, in float32.
+    """Return the upper Cholesky factor ``U`` of the inverse Hessian: ``U^T U = H^-1``, in float32.
 
-    A feature that never fires has an empty row and column; the damping alone then keeps it
-    apart from all others, so its weights are pruned or kept but never moved.
+    The row and column of a feature that is always zero are zero except for the damping, so its
+    weights can be pruned but are never updated.
 
     Raises:
-        CompressionError: no factor even with the strongest damping.
+        CompressionError: the factorization fails even with the largest damping.
     """
     hessian = hessian.float()
     if not hessian.diagonal().mean() > 0:
@@ -49,12 +51,12 @@ def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
         if not failed and upper.isfinite().all():
             if share != damping:
                 warnings.warn(
-                    f"the Hessian factorised only with damping {share:g} instead of {damping:g}",
+                    f"the Hessian needed damping {share:g} instead of {damping:g}",
                     CompressionWarning,
                     stacklevel=2,
                 )
             return upper
     raise CompressionError(
-        f"the Hessian does not factorise, even with damping {share:g} of its mean diagonal; "
+        f"the Cholesky factorization of the Hessian fails even with damping {share:g}; "
         "calibrate on more or more varied text"
     )

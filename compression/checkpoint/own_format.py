@@ -1,15 +1,16 @@
-"""The project's own checkpoint format, for what neither a plain checkpoint nor compressed-tensors
-can hold. Safetensors and JSON; loading one executes nothing that it brings.
+"""The project's own checkpoint format, for models that neither a plain checkpoint nor
+compressed-tensors can represent. It consists of safetensors and JSON; loading executes no code of
+the checkpoint.
 
-A directory is a Hugging Face checkpoint whose ``config.json`` has this ``quantization_config``::
+The directory is a Hugging Face checkpoint whose ``config.json`` has this ``quantization_config``::
 
     "quant_method": "compression-gates"
     "version": 1
-    "resized": {MODULE: [out, in]}          linear layers that became smaller
-    "attributes": {MODULE: {NAME: number}}  numbers that a module keeps of its own size
-    "factored": {MODULE: rank}              layers that became two (MODULE.first, MODULE.second)
+    "resized": {MODULE: [out, in]}          new shapes of smaller linear layers
+    "attributes": {MODULE: {NAME: number}}  new values of size attributes of modules
+    "factored": {MODULE: rank}              layers with two factors (MODULE.first, MODULE.second)
     "weights": {MODULE.PARAMETER: {...}}    how a parameter is stored, see below
-    "activations": {MODULE: "int8"}         layers that round their inputs token by token
+    "activations": {MODULE: "int8"}         layers whose inputs are quantized token by token
 
 A stored parameter is one of::
 
@@ -18,12 +19,12 @@ A stored parameter is one of::
     {"form": "bitmask", "shape": [experts, out, in] or [out, in], "values": number,
      "transposed": bool}
 
-and in place of ``PARAMETER`` the files hold ``PARAMETER_packed``, ``PARAMETER_scales``,
+and in place of ``PARAMETER`` the files contain ``PARAMETER_packed``, ``PARAMETER_scales``,
 ``PARAMETER_zeros`` or ``PARAMETER_bitmask``, ``PARAMETER_values`` (see
-:mod:`compression.checkpoint.packing`). ``transposed`` says that the module wants ``(in, out)``.
+:mod:`compression.checkpoint.packing`). ``transposed``: the module's parameter is ``(in, out)``.
 
-Importing this module teaches the format to transformers: ``from_pretrained`` then loads it, with
-weights decoded to the values that were computed with.
+Importing this module registers the format with transformers. ``from_pretrained`` then decodes the
+weights to exactly the values of the compressed model.
 """
 
 import math
@@ -54,11 +55,12 @@ from compression_gates.compression.quantization.activations import round_inputs_
 
 METHOD = "compression-gates"
 VERSION = 1
+TABLES = ("resized", "attributes", "factored", "weights", "activations")
 
 
 @contextmanager
 def stored_as(model: nn.Module, tensors: Mapping[str, Mapping[str, Tensor]]) -> Iterator[None]:
-    """While it is open, each parameter of ``tensors`` is replaced by buffers, by their names."""
+    """Temporarily replace each parameter in ``tensors`` by the given buffers."""
     parameters = {name: model.get_parameter(name) for name in tensors}
     try:
         for name, parts in tensors.items():
@@ -80,24 +82,26 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(module), key
 
 
-def _hide(model: nn.Module, name: str, stored: Mapping[str, object], dtype: torch.dtype) -> None:
-    """Replaces a parameter of a model that is being loaded by buffers for its stored form."""
+def _to_buffers(
+    model: nn.Module, name: str, stored: Mapping[str, object], dtype: torch.dtype
+) -> None:
+    """Replace a parameter of a model that is being loaded by empty buffers."""
     module, key = _owner(model, name)
-    # Initialisations of transformers still ask for the parameter, those of modules around it too,
-    # and fill buffers beside it that no checkpoint holds. They leave this one alone.
+    # The weight initialization of transformers still reads the parameter, also to initialize
+    # buffers that are not in the checkpoint. The flag excludes the parameter from initialization.
     hidden = getattr(module, key).data
     hidden._is_hf_initialized = True
     delattr(module, key)
     module.__dict__[key] = hidden
-    for part, (shape, kind) in _stored_shapes(stored).items():
-        empty = torch.empty(*shape, dtype=kind or dtype, device="meta")
+    for part, (shape, stored_dtype) in _stored_shapes(stored).items():
+        empty = torch.empty(*shape, dtype=stored_dtype or dtype, device="meta")
         module.register_buffer(f"{key}_{part}", empty)
 
 
 def _stored_shapes(
     stored: Mapping[str, object],
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-    """Shape and dtype of each tensor of a stored parameter; None is the model's own dtype."""
+    """Return shape and dtype of each tensor of a stored parameter; None is the model's dtype."""
     *experts, rows, columns = stored["shape"]
     if stored["form"] == "bitmask":
         return {
@@ -105,11 +109,11 @@ def _stored_shapes(
             "values": ((stored["values"],), None),
         }
     shapes = packed_shapes(grid_of(stored), rows, columns, tuple(stored["scales"]))
-    return {part: ((*experts, *shape), kind) for part, (shape, kind) in shapes.items()}
+    return {part: ((*experts, *shape), dtype) for part, (shape, dtype) in shapes.items()}
 
 
-def _reveal(model: nn.Module, name: str, stored: Mapping[str, object]) -> None:
-    """Decodes a stored parameter."""
+def _from_buffers(model: nn.Module, name: str, stored: Mapping[str, object]) -> None:
+    """Replace the buffers of a stored parameter by the decoded parameter."""
     module, key = _owner(model, name)
     prefix = f"{key}_"
     parts = {
@@ -135,35 +139,27 @@ def _unpacked(parts: dict[str, Tensor], stored: Mapping[str, object]) -> Tensor:
     if not experts:
         return unpack(parts, grid, columns).dequantized()
     slices = [{part: t[e] for part, t in parts.items()} for e in range(experts[0])]
-    return torch.stack([unpack(one, grid, columns).dequantized() for one in slices])
+    return torch.stack([unpack(expert, grid, columns).dequantized() for expert in slices])
 
 
 @register_quantization_config(METHOD)
 class OwnFormatConfig(QuantizationConfigMixin):
     """The ``quantization_config`` of a checkpoint in the project's own format."""
 
-    def __init__(
-        self,
-        version: int = VERSION,
-        resized: dict | None = None,
-        attributes: dict | None = None,
-        factored: dict | None = None,
-        weights: dict | None = None,
-        activations: dict | None = None,
-        **unknown: object,
-    ):
-        unknown.pop("quant_method", None)
+    def __init__(self, version: int = VERSION, **tables: dict | None):
+        tables.pop("quant_method", None)
+        unknown = [name for name in tables if name not in TABLES]
         if type(version) is not int or version != VERSION or unknown:
             raise CompressionError(
-                f"this checkpoint is of version {version} of the format {METHOD}"
-                f"{' with ' + ', '.join(unknown) if unknown else ''}; version {VERSION} is known"
+                f"this checkpoint has version {version} of the format {METHOD}"
+                f"{' with ' + ', '.join(unknown) if unknown else ''}; only version {VERSION} is "
+                "supported"
             )
-        tables = dict(resized=resized, attributes=attributes, factored=factored, weights=weights,
-                      activations=activations)  # fmt: skip
-        for name, table in tables.items():
-            if not isinstance(table or {}, dict):
+        for name in TABLES:
+            table = tables.get(name) or {}
+            if not isinstance(table, dict):
                 raise CompressionError(f"quantization_config: {name} is not a table")
-            setattr(self, name, table or {})
+            setattr(self, name, table)
         self.quant_method = METHOD
         self.version = version
 
@@ -178,7 +174,7 @@ class OwnFormatConfig(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class OwnFormatQuantizer(HfQuantizer):
-    """Loads a checkpoint in the project's own format."""
+    """Load a checkpoint in the project's own format."""
 
     requires_calibration = True
     is_trainable = False
@@ -192,13 +188,13 @@ class OwnFormatQuantizer(HfQuantizer):
         for name, stored in config.weights.items():
             check_stored(model, name, stored)
         for name, stored in config.weights.items():
-            _hide(model, name, stored, model.dtype)
+            _to_buffers(model, name, stored, model.dtype)
         for name, kind in config.activations.items():
             check_activations(model, name, kind)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs) -> None:
         config = self.quantization_config
         for name, stored in config.weights.items():
-            _reveal(model, name, stored)
+            _from_buffers(model, name, stored)
         for name, kind in config.activations.items():
             round_inputs_of(model.get_submodule(name), kind)

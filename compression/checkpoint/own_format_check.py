@@ -1,7 +1,7 @@
-"""Checks what a checkpoint in the project's own format says of itself, before it is believed.
+"""Validate the metadata of a checkpoint in the project's own format.
 
-A description that does not fit the model would decode to other weights than were stored, or reach
-for memory that nobody has; every complaint names the parameter.
+Invalid metadata could decode to wrong weights or allocate excessive memory. Every error names the
+parameter.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ _BITMASK = {"form", "shape", "values", "transposed"}
 
 
 def check_stored(model: nn.Module, name: str, stored: object) -> None:
-    """Raises a CompressionError where ``stored`` cannot describe the parameter ``name``."""
+    """Raise a CompressionError if ``stored`` cannot describe the parameter ``name``."""
 
-    def require(holds: bool, what: str) -> None:
-        if not holds:
-            raise CompressionError(f"{name}: its stored form has a wrong {what}: {stored}")
+    def require(valid: bool, item: str) -> None:
+        if not valid:
+            raise CompressionError(f"{name}: its description has a wrong {item}: {stored}")
 
-    require(isinstance(stored, Mapping), "description")
+    require(isinstance(stored, Mapping), "type")
     form = stored.get("form")
     require(form in ("packed", "bitmask"), "form")
     grid = stored.get("grid")
@@ -42,17 +42,17 @@ def check_stored(model: nn.Module, name: str, stored: object) -> None:
         raise CompressionError(f"the checkpoint stores {name}, which the model lacks") from None
     shape = stored["shape"]
     require(isinstance(shape, list) and all(type(size) is int for size in shape), "shape")
-    turned = is_transposed(module, key)
-    require(stored["transposed"] is turned, "transposed")
-    whole = stack_of(module, parameter)
-    own = whole.mT.shape if turned else whole.shape
-    require(list(own) == shape and len(shape) in (2, 3), "shape")
+    transposed = is_transposed(module, key)
+    require(stored["transposed"] is transposed, "transposed")
+    matrices = stack_of(module, parameter)
+    expected = list(matrices.mT.shape if transposed else matrices.shape)
+    require(expected == shape and len(shape) in (2, 3), f"shape (the model expects {expected})")
     if form == "bitmask":
         values = stored["values"]
         require(type(values) is int and 0 <= values <= parameter.numel(), "number of values")
         return
-    for setting, kind in (("bits", int), ("symmetric", bool)):
-        require(setting not in keys or type(stored[setting]) is kind, setting)
+    for setting, type_ in (("bits", int), ("symmetric", bool)):
+        require(setting not in keys or type(stored[setting]) is type_, setting)
     require("bits" not in keys or 2 <= stored["bits"] <= 8, "bits")
     scales = stored["scales"]
     require(
@@ -66,28 +66,28 @@ def check_stored(model: nn.Module, name: str, stored: object) -> None:
 
 
 def check_activations(model: nn.Module, name: str, kind: object) -> None:
-    """Raises a CompressionError where ``name`` is no layer whose inputs can be rounded so."""
+    """Raise a CompressionError if the inputs of ``name`` cannot be quantized to ``kind``."""
     module = dict(model.named_modules()).get(name)
     if kind not in (INT8, FLOAT8) or not isinstance(module, nn.Linear | Conv1D):
-        raise CompressionError(f"{name}: its inputs cannot be rounded to {kind!r}")
+        raise CompressionError(f"{name}: its inputs cannot be quantized to {kind!r}")
 
 
 def check_parts(name: str, stored: Mapping[str, object], parts: Mapping[str, Tensor]) -> None:
-    """Raises a CompressionError where the stored tensors are not what their form says."""
+    """Raise a CompressionError if stored tensors do not fit their description."""
     if stored["form"] == "bitmask":
-        kinds = {"bitmask": torch.uint8}
-        good = int(bits_of(parts["bitmask"]).sum()) == stored["values"]
+        dtypes = {"bitmask": torch.uint8}
+        valid = int(bits_of(parts["bitmask"]).sum()) == stored["values"]
     else:
-        kinds = {"packed": torch.int32, "zeros": torch.uint8}
+        dtypes = {"packed": torch.int32, "zeros": torch.uint8}
         scales = parts["scales"]
-        good = bool((scales.isfinite() & (scales > 0)).all())
+        valid = bool((scales.isfinite() & (scales > 0)).all())
         if "zeros" in parts:
-            good = good and int(parts["zeros"].max()) <= grid_of(stored).highest
+            valid = valid and int(parts["zeros"].max()) <= grid_of(stored).highest
     for part, tensor in parts.items():
-        wanted = kinds.get(part)
-        if tensor.dtype != wanted if wanted else not tensor.is_floating_point():
-            raise CompressionError(f"{name}_{part} is of dtype {tensor.dtype}")
-    if not good:
-        raise CompressionError(
-            f"{name}: its stored tensors are missing or do not fit their description"
-        )
+        expected = dtypes.get(part)
+        if tensor.dtype != expected if expected else not tensor.is_floating_point():
+            raise CompressionError(
+                f"{name}_{part} has dtype {tensor.dtype}, expected {expected or 'a floating dtype'}"
+            )
+    if not valid:
+        raise CompressionError(f"{name}: its stored tensors do not fit their description")

@@ -1,7 +1,7 @@
-"""Weights as they are written to disk: codes packed bit by bit, and bitmasks with values.
+"""Encode weights for storage: packed codes of quantized weights, and bitmasks of sparse weights.
 
-A packed weight takes its bits and its scales; a bitmask takes a bit a weight and the values that
-are not zero.
+A packed weight takes the bits of its codes, plus its scales and zero points. A sparse weight takes
+one bit per weight, plus its nonzero values.
 """
 
 import math
@@ -22,21 +22,21 @@ Tensors = dict[str, Tensor]
 
 
 def pack(quantized: Quantized) -> Tensors:
-    """The tensors of a quantized weight: ``packed`` int32, ``scales`` and maybe ``zeros``."""
+    """Return the tensors of a quantized weight: ``packed``, ``scales`` and optionally ``zeros``."""
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
     codes = quantized.codes.cpu() + _offset(quantized.grid)
-    found = {
+    tensors = {
         "packed": pack_to_int32(codes.to(torch.int8), quantized.grid.bits).contiguous(),
         "scales": quantized.scales.cpu().contiguous(),
     }
     if quantized.zeros is not None:
-        found["zeros"] = quantized.zeros.cpu().contiguous()
-    return found
+        tensors["zeros"] = quantized.zeros.cpu().contiguous()
+    return tensors
 
 
 def unpack(tensors: Tensors, grid: Grid, columns: int) -> Quantized:
-    """The quantized weight of :func:`pack`'s tensors."""
+    """Return the quantized weight of the tensors from :func:`pack`."""
     from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
     packed = tensors["packed"]
@@ -48,24 +48,24 @@ def unpack(tensors: Tensors, grid: Grid, columns: int) -> Quantized:
 def packed_shapes(
     grid: Grid, rows: int, columns: int, scales: tuple[int, int]
 ) -> dict[str, tuple[tuple[int, int], torch.dtype | None]]:
-    """Shape and dtype of each of :func:`pack`'s tensors; None is the model's own dtype."""
-    found = {
+    """Return shape and dtype of the tensors from :func:`pack`; None is the model's dtype."""
+    shapes = {
         "packed": ((rows, -(-columns * grid.bits // 32)), torch.int32),
         "scales": (scales, None),
     }
     if isinstance(grid, Uniform) and not grid.symmetric:
-        found["zeros"] = (scales, torch.uint8)
-    return found
+        shapes["zeros"] = (scales, torch.uint8)
+    return shapes
 
 
 def _offset(grid: Grid) -> int:
-    """What moves codes that start at 0 into the signed range that is packed."""
+    """Return the offset that converts codes to the signed range that is packed."""
     affine = isinstance(grid, Uniform) and not grid.symmetric
     return -(2 ** (grid.bits - 1)) if affine else 0
 
 
 def describe_grid(grid: Grid) -> dict[str, object]:
-    """A grid as JSON."""
+    """Describe a grid in JSON."""
     if isinstance(grid, LogGrid):
         return {"grid": "log", "bits": grid.bits}
     if isinstance(grid, Float8):
@@ -74,7 +74,7 @@ def describe_grid(grid: Grid) -> dict[str, object]:
 
 
 def grid_of(description: dict[str, object]) -> Grid:
-    """The grid of :func:`describe_grid`'s JSON."""
+    """Return the grid of a description from :func:`describe_grid`."""
     if description["grid"] == "log":
         return LogGrid(int(description["bits"]))
     if description["grid"] == "float8":
@@ -83,8 +83,11 @@ def grid_of(description: dict[str, object]) -> Grid:
 
 
 def to_bitmask(weight: Tensor) -> Tensors:
-    """The tensors of a sparse weight of any shape: ``bitmask`` uint8, eight weights a byte
-    with the first in the lowest bit, and ``values``, what is not zero, row after row."""
+    """Return the tensors of a sparse weight of any shape.
+
+    ``bitmask`` is uint8, with eight weights per byte, the first in the lowest bit; ``values`` are
+    the nonzero weights in row-major order.
+    """
     flat = weight.detach().cpu().flatten()
     kept = flat != 0
     padded = torch.zeros(-(-len(flat) // 8) * 8, dtype=torch.uint8)
@@ -95,13 +98,13 @@ def to_bitmask(weight: Tensor) -> Tensors:
 
 
 def bits_of(bitmask: Tensor) -> Tensor:
-    """The bits of bytes, the lowest of each first, as uint8."""
+    """Return the bits of bytes as uint8, the lowest bit of each byte first."""
     places = torch.arange(8, dtype=torch.uint8, device=bitmask.device)
     return ((bitmask[:, None] >> places) & 1).flatten()
 
 
 def from_bitmask(tensors: Tensors, shape: Sequence[int]) -> Tensor:
-    """The weight of :func:`to_bitmask`'s tensors."""
+    """Return the weight of the tensors from :func:`to_bitmask`."""
     bitmask, values = tensors["bitmask"], tensors["values"]
     kept = bits_of(bitmask)[: math.prod(shape)].bool()
     weight = torch.zeros(len(kept), dtype=values.dtype, device=values.device)

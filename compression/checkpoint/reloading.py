@@ -1,4 +1,4 @@
-"""Loads a checkpoint that was just written as its users will, and compares it with the model."""
+"""Load a checkpoint as its users will, and compare it with the model that was saved."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,17 +10,13 @@ from transformers import PreTrainedModel
 
 from compression_gates.compression.errors import CompressionError, reason_of
 from compression_gates.compression.model.capture import forked_rng
+from compression_gates.compression.model.pretrained import loading_problem
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.model.tracing import run_probe, takes_tokens
 
 TOLERANCE = 16 * torch.finfo(torch.float32).eps
-"""How much an output may differ, as a share of the largest one. The same weights in the same
-layers give the same bits in every dtype, but for float32 kernels that depend on alignment."""
-_KEYS = {
-    "missing_keys": "lacks",
-    "unexpected_keys": "has unexpected",
-    "mismatched_keys": "has another shape for",
-}
+"""Allowed difference of outputs, relative to the largest one. Equal weights in equal layers give
+equal outputs in every dtype, except in float32 kernels that depend on memory alignment."""
 _WRITTEN = {
     "quantization_config",
     "dtype",
@@ -29,21 +25,22 @@ _WRITTEN = {
     "architectures",
     "_name_or_path",
 }
-"""Keys of a configuration that writing a checkpoint sets."""
+"""Keys of a configuration that saving sets."""
 
 
 def check_reloads(model: PreTrainedModel, directory: Path) -> list[str]:
-    """Raises a CompressionError where a checkpoint does not give back its model.
+    """Raise a CompressionError if a checkpoint differs from the model that was saved.
 
-    It is loaded on the CPU by ``from_pretrained`` of the model's class. Its configurations and its
-    tensors must be those of ``model``, bit for bit, and so must its outputs on a few tokens.
+    The checkpoint is loaded on the CPU with ``from_pretrained`` of the model's class. Its
+    configurations and tensors must equal those of ``model``, and its outputs on a few tokens must
+    agree within :data:`TOLERANCE`.
 
     Args:
-        model: what was written.
-        directory: what was written to.
+        model: the model that was saved.
+        directory: the checkpoint.
 
     Returns:
-        notes on what could not be compared.
+        Notes on comparisons that were not possible.
     """
     try:
         with quiet(), forked_rng(model.device):
@@ -52,40 +49,39 @@ def check_reloads(model: PreTrainedModel, directory: Path) -> list[str]:
                 ignore_mismatched_sizes=True,
             )  # fmt: skip
             loaded.eval()
-    except Exception as error:  # it is anybody's code that loads it
+    except Exception as error:  # the model class can be third-party code
         raise CompressionError(f"it does not load: {reason_of(error)}") from error
-    for kind, verb in _KEYS.items():
-        for key in sorted(key if isinstance(key, str) else key[0] for key in report[kind]):
-            raise CompressionError(f"it {verb} {key}")
+    if problem := loading_problem(report):
+        raise CompressionError(f"it {problem}")
     _check_settings(model, loaded)
     _cast_buffers(model, loaded)
     outputs, reason = _outputs(model, loaded)
-    # Not before they ran: compressed-tensors unpacks its layers when they are first used.
+    # After running, because compressed-tensors unpacks layers on first use.
     for name in _differing(model.state_dict(), loaded.state_dict()):
         raise CompressionError(f"it loads other values for {name}")
     if outputs is None:
         return [f"the checkpoint's outputs were not compared: {reason}"]
     if not _agree(*outputs):
-        raise CompressionError("it computes something else than the model that was written")
+        raise CompressionError("its outputs differ from those of the model that was saved")
     return []
 
 
 def _check_settings(model: PreTrainedModel, loaded: PreTrainedModel) -> None:
     for name in ("config", "generation_config"):
-        written, read = (getattr(side, name, None) for side in (model, loaded))
-        if written is None or read is None:
+        configs = [getattr(side, name, None) for side in (model, loaded)]
+        if None in configs:
             continue
-        before, after = (_comparable(settings.to_dict()) for settings in (written, read))
+        before, after = (_comparable(config.to_dict()) for config in configs)
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key):
                 raise CompressionError(
-                    f"its {name}.json says {key} = {after.get(key)!r}, but the model has "
+                    f"its {name}.json has {key} = {after.get(key)!r}, but the model has "
                     f"{before.get(key)!r}"
                 )
 
 
 def _comparable(settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings as JSON holds them, without what writing a checkpoint sets."""
+    """Return settings as JSON represents them, without :data:`_WRITTEN`."""
 
     def kept(value: object) -> object:
         if isinstance(value, dict):
@@ -96,8 +92,11 @@ def _comparable(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def _cast_buffers(model: PreTrainedModel, loaded: PreTrainedModel) -> None:
-    """Gives buffers the dtype that they have in ``model``: ``model.to(torch.bfloat16)`` also rounds
-    tables of positions, which no checkpoint holds and a loader computes in float32."""
+    """Cast buffers to their dtype in ``model``.
+
+    ``model.to(torch.bfloat16)`` also casts position tables, which checkpoints do not contain and
+    ``from_pretrained`` computes in float32.
+    """
     buffers = dict(loaded.named_buffers())
     for name, buffer in model.named_buffers():
         if name in buffers and buffer.is_floating_point():
@@ -107,13 +106,13 @@ def _cast_buffers(model: PreTrainedModel, loaded: PreTrainedModel) -> None:
 def _outputs(
     model: PreTrainedModel, loaded: PreTrainedModel
 ) -> tuple[tuple[Tensor, Tensor] | None, str]:
-    """Outputs of the checkpoint and of the model on a probe; or None, and why there are none."""
+    """Return the outputs of the checkpoint and of the model; or None, and why there are none."""
     if not takes_tokens(model):
-        return None, "the model takes no tokens"
+        return None, "the model does not accept tokens"
     with quiet(), torch.no_grad(), forked_rng(model.device):
         try:
             expected, reason = run_probe(model), ""
-        except Exception as error:  # a model may be anybody's code
+        except Exception as error:  # the model class can be third-party code
             expected, reason = None, reason_of(error)
         try:
             outputs = run_probe(loaded)
@@ -122,7 +121,7 @@ def _outputs(
                 return None, reason
             raise CompressionError(f"it does not run: {reason_of(error)}") from error
     if model.device != loaded.device:
-        # Another device has other kernels, and float16 may overflow on one of them.
+        # Kernels differ between devices, and float16 may overflow on one of them only.
         return None, (
             f"the model is on {model.device}, the checkpoint was loaded on {loaded.device}"
         )
@@ -130,7 +129,7 @@ def _outputs(
 
 
 def _differing(tensors: dict[str, Tensor], loaded: dict[str, Tensor]) -> Iterator[str]:
-    """Names of tensors that are not the same numbers; a wider dtype holds them too."""
+    """Yield the names of tensors whose values differ, irrespective of their dtypes."""
     for name, tensor in tensors.items():
         other = loaded.get(name)
         if other is None or other.shape != tensor.shape:
@@ -141,8 +140,7 @@ def _differing(tensors: dict[str, Tensor], loaded: dict[str, Tensor]) -> Iterato
 
 
 def _agree(outputs: Tensor, expected: Tensor) -> bool:
-    """Whether outputs are the same within :data:`TOLERANCE`. Where a model overflows, so does what
-    was loaded."""
+    """Return whether outputs agree within :data:`TOLERANCE` and overflow at the same positions."""
     if outputs.shape != expected.shape or not torch.equal(outputs.isfinite(), expected.isfinite()):
         return False
     after, before = (tensor.double().nan_to_num(0, 0, 0) for tensor in (outputs, expected))

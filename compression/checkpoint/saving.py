@@ -1,13 +1,13 @@
-"""Writes a compressed model as a checkpoint, safetensors only, and loads one again.
+"""Save a compressed model as a safetensors checkpoint.
 
-- A plain model is written plain: pruned models dense, students and uniformly smaller models with
-  the configuration that describes them. They load anywhere.
-- Quantized layers are packed by compressed-tensors where that has the scheme and transformers
-  loads it: symmetric integers or float8, a scale per tensor, channel or group, in linear layers.
-- Everything else takes the project's own format, :mod:`compression.checkpoint.own_format`:
-  also what compressed-tensors has a scheme for and does not load again.
+- Models without quantized or resized layers are saved as plain checkpoints: pruned models,
+  students, and uniformly smaller models with an updated configuration.
+- Quantized linear layers are saved as compressed-tensors if it has a scheme for them: symmetric
+  integers or float8, with a scale per tensor, channel or group.
+- Everything else is saved in the project's own format, :mod:`compression.checkpoint.own_format`,
+  and so are models that transformers does not load correctly from compressed-tensors.
 
-What was written is loaded and run once before it is given its name.
+A checkpoint is loaded, run and compared before it is moved to its final name.
 """
 
 import json
@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from compression_gates.compression.checkpoint.own_format import METHOD, VERSION, stored_as
 from compression_gates.compression.checkpoint.packing import describe_grid, pack, to_bitmask
 from compression_gates.compression.checkpoint.reloading import check_reloads
-from compression_gates.compression.checkpoint.tokenizer_files import save_tokenizer
+from compression_gates.compression.checkpoint.saving_tokenizer import save_tokenizer
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError, is_failure, reason_of
 from compression_gates.compression.model.layers import Layer, all_layers, stack_of
@@ -38,7 +38,7 @@ PLAIN, COMPRESSED_TENSORS = "plain", "compressed-tensors"
 
 
 def form_of(compressed: Compressed) -> str:
-    """The format that the model is written in, if that loads."""
+    """Return the preferred format of the model; :func:`save` may have to use its own format."""
     if compressed.layout or compressed.bitmask:
         return METHOD
     if not compressed.quantized:
@@ -50,32 +50,32 @@ def form_of(compressed: Compressed) -> str:
 
 
 def _fits(layer: Layer, quantized: Quantized) -> bool:
-    """Whether compressed-tensors can hold the layer."""
+    """Return whether compressed-tensors has a scheme for the layer."""
     grid = quantized.grid
-    known = isinstance(grid, Float8) or (isinstance(grid, Uniform) and grid.symmetric)
-    # Beside rounded activations it keeps a byte for every weight.
+    supported = isinstance(grid, Float8) or (isinstance(grid, Uniform) and grid.symmetric)
+    # With quantized inputs, compressed-tensors stores one byte per weight.
     return (
-        known
+        supported
         and isinstance(layer.module, nn.Linear)
         and (grid.bits == 8 or not quantized.activations)
     )
 
 
 def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: Path) -> str:
-    """Writes model and tokenizer to ``directory``, whole or not at all; returns the format.
+    """Save model and tokenizer to ``directory``, completely or not at all; return the format.
 
     Raises:
         FileExistsError: ``directory`` exists.
-        CompressionError: a weight that is no longer on its grid, or a checkpoint that does not
-            give back the model; nothing is left behind.
+        CompressionError: a weight is no longer on its grid, or the checkpoint does not load as the
+            same model.
     """
     directory = Path(directory)
     if os.path.lexists(directory):
-        raise FileExistsError(f"{directory} exists; name a directory that does not")
+        raise FileExistsError(f"{directory} exists; give a directory that does not exist")
     layers = all_layers(compressed.model)
     for name, quantized in compressed.quantized.items():
         if not torch.equal(layers[name].weight, quantized.dequantized()):
-            raise CompressionError(f"layer {name}: its weight is not what its codes stand for")
+            raise CompressionError(f"layer {name}: its weight differs from its quantized codes")
     with tempfile.TemporaryDirectory(
         prefix=f"{directory.name}.", suffix=".partial", dir=directory.parent
     ) as scratch:
@@ -87,20 +87,22 @@ def save(compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: 
 def _first_that_reloads(
     compressed: Compressed, tokenizer: PreTrainedTokenizerBase, scratch: Path
 ) -> tuple[Path, str]:
-    """Writes the checkpoint into ``scratch``; where it lies, and its format.
+    """Write the checkpoint into ``scratch``, and return its path and its format.
 
-    Some architectures ask layers for a weight that compressed-tensors has not unpacked yet; and of
-    an input of two dimensions compressed-tensors rounds each number by itself.
+    compressed-tensors fails for architectures that read the weight of a layer before it is
+    unpacked, and it quantizes each number of a two-dimensional input separately.
     """
     form = form_of(compressed)
     forms = [form, METHOD] if form == COMPRESSED_TENSORS else [form]
     reasons: list[str] = []
     for form in forms:
         try:
-            notes = _write_checked(compressed, tokenizer, scratch / form, form)
+            _write(compressed, scratch / form, form)
+            save_tokenizer(tokenizer, scratch / form)
+            notes = check_reloads(compressed.model, scratch / form)
         except (OSError, SafetensorError):
-            raise  # of the disk, and no fault of the format
-        except BaseException as error:  # writers and loaders are anybody's code
+            raise  # a problem of the disk, which another format does not solve
+        except BaseException as error:  # saving and loading can run third-party code
             if not is_failure(error):
                 raise
             reasons.append(str(error) if isinstance(error, CompressionError) else reason_of(error))
@@ -109,31 +111,7 @@ def _first_that_reloads(
             compressed.notes += [f"not stored as {COMPRESSED_TENSORS}: {why}" for why in reasons]
             compressed.notes += notes
             return scratch / form, form
-    raise CompressionError(f"the checkpoint is of no use and was not kept: {reasons[-1]}")
-
-
-def _write_checked(
-    compressed: Compressed, tokenizer: PreTrainedTokenizerBase, directory: Path, form: str
-) -> list[str]:
-    """Writes a checkpoint and loads it again; returns notes on what could not be compared.
-
-    Raises:
-        CompressionError: it does not give back the model.
-    """
-    _write(compressed, directory, form)
-    save_tokenizer(tokenizer, directory)
-    return check_reloads(compressed.model, directory)
-
-
-def load(directory: Path, auto: type, **options: object) -> PreTrainedModel:
-    """The model of a checkpoint that :func:`save` wrote, bit by bit what was computed with.
-
-    Args:
-        directory: what was written.
-        auto: the class of transformers whose ``from_pretrained`` loads it.
-        options: for ``from_pretrained``.
-    """
-    return auto.from_pretrained(directory, use_safetensors=True, **options).eval()
+    raise CompressionError(f"the checkpoint is wrong and was not kept: {reasons[-1]}")
 
 
 def _write(compressed: Compressed, directory: Path, form: str) -> None:
@@ -149,7 +127,7 @@ def _write(compressed: Compressed, directory: Path, form: str) -> None:
         tensors, stored = _own_tensors(compressed)
         description = _describe_own(compressed, stored)
     with quiet(), stored_as(model, tensors):
-        # Our own names are those of the running model, whose experts share a parameter.
+        # The own format uses the names of the model in memory, in which experts share a parameter.
         model.save_pretrained(directory, save_original_format=form != METHOD)
     if description is not None:
         path = directory / "config.json"
@@ -159,7 +137,7 @@ def _write(compressed: Compressed, directory: Path, form: str) -> None:
 
 
 def _format(quantized: Quantized) -> str:
-    """What compressed-tensors calls the layer's format."""
+    """Return the name in compressed-tensors for the format of a layer."""
     if isinstance(quantized.grid, Float8):
         return "float-quantized"
     return "int-quantized" if quantized.activations else "pack-quantized"
@@ -182,7 +160,7 @@ def _compressed_tensors(quantized: Quantized) -> dict[str, Tensor]:
 
 
 def _describe_compressed_tensors(compressed: Compressed) -> dict[str, object]:
-    """The ``quantization_config`` by which a loader knows the packed layers."""
+    """Return the ``quantization_config`` for compressed-tensors."""
     schemes: dict[str, tuple[dict, list[str]]] = {}
     for name, quantized in compressed.quantized.items():
         scheme = _scheme(quantized)
@@ -226,7 +204,7 @@ def _scheme(quantized: Quantized) -> dict[str, object]:
 def _own_tensors(
     compressed: Compressed,
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, object]]]:
-    """What is stored in place of each parameter, and how it is described."""
+    """Return the stored tensors of each parameter, and their descriptions."""
     layers = all_layers(compressed.model)
     parts: dict[str, list[dict[str, Tensor]]] = {}
     stored: dict[str, dict[str, object]] = {}
@@ -252,14 +230,12 @@ def _own_tensors(
             "transposed": layer.transposed,
         }
     tensors = {}
-    for name, found in parts.items():
+    for name, slices in parts.items():
         key = name.rpartition(".")[2]
-        experts = stored[name]["form"] == "packed" and len(stored[name]["shape"]) == 3
+        stacked = stored[name]["form"] == "packed" and len(stored[name]["shape"]) == 3
         tensors[name] = {
-            f"{key}_{part}": torch.stack([one[part] for one in found])
-            if experts
-            else found[0][part]
-            for part in found[0]
+            f"{key}_{part}": torch.stack([s[part] for s in slices]) if stacked else slices[0][part]
+            for part in slices[0]
         }
     return tensors, stored
 
@@ -271,7 +247,7 @@ def _experts(layer: Layer) -> list[int]:
 def _describe_own(
     compressed: Compressed, stored: Mapping[str, Mapping[str, object]]
 ) -> dict[str, object]:
-    rounded = {
+    activations = {
         name: input_format(quantized.grid)
         for name, quantized in compressed.quantized.items()
         if quantized.activations
@@ -281,5 +257,5 @@ def _describe_own(
         "version": VERSION,
         **asdict(compressed.layout),
         "weights": stored,
-        "activations": rounded,
+        "activations": activations,
     }

@@ -1,8 +1,7 @@
-"""Stores pruned layers as a bitmask and the values that are not zero.
+"""Steps that select how layers are stored.
 
-A dense file saves nothing for its zeros; this one takes a bit a weight and the values.
-
-A method's function is ``mark(compressed, step)``: it says how layers are stored.
+The function of a method is ``mark(compressed, step)``. It records in ``compressed`` how layers are
+to be stored.
 """
 
 from collections.abc import Sequence
@@ -16,41 +15,41 @@ from compression_gates.compression.recipe import Step
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """Raises a RecipeError where no layer is chosen, or one that is tied."""
+    """Raise a RecipeError if no layer is selected, or a tied one."""
     check_untied(model, selected_layers(model, step))
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Carries out the step."""
+    """Run the step."""
     step.entry.implementation(compressed, step)
 
 
 def bitmask(compressed: Compressed, step: Step) -> None:
-    """Marks the pruned layers that are chosen; quantized ones are packed already.
+    """Store the selected layers as a bitmask and nonzero values, unless they are quantized.
 
-    Experts that share a parameter are stored together, so all of them have to be chosen.
+    Experts that share a parameter are stored together, so all of them must be selected.
     """
-    chosen = selected_layers(compressed.model, step)
+    selected = selected_layers(compressed.model, step)
     stacks: dict[str, list[str]] = {}
     for name, layer in all_layers(compressed.model).items():
         stacks.setdefault(layer.stored_name, []).append(name)
     compressed.bitmask, partly = [], []
     for stored, members in stacks.items():
-        known = [n for n in members if n in chosen and n not in compressed.quantized]
-        if 0 < len(known) < len(members):
+        sparse = [n for n in members if n in selected and n not in compressed.quantized]
+        if 0 < len(sparse) < len(members):
             partly.append(stored)
-        elif known and _saves(compressed.model.get_parameter(stored)):
+        elif sparse and _saves(compressed.model.get_parameter(stored)):
             compressed.bitmask += members
     if partly:
         compressed.notes.append(
-            f"bitmask: {', '.join(partly)}: experts of one parameter are stored together, and only "
-            "some of them are chosen; they stay dense"
+            f"bitmask: {', '.join(partly)}: stored dense, because experts of one parameter are "
+            "stored together and only some of them are selected"
         )
     if not compressed.bitmask:
-        compressed.notes.append("bitmask: no layer has zeros enough to save anything")
+        compressed.notes.append("bitmask: no layer has enough zeros to become smaller")
 
 
 def _saves(weight) -> bool:
-    """Whether mask and values are smaller than the weight."""
+    """Return whether bitmask and values are smaller than the weight."""
     values = int((weight != 0).sum()) * weight.element_size()
     return -(-weight.numel() // 8) + values < weight.numel() * weight.element_size()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compression_gates.compression.model.capture import forked_rng
-from compression_gates.compression.model.loading import load
+from compression_gates.compression.model.pretrained import load
 
 BATCH = 16
 """Number of texts that are generated together."""

@@ -1,1 +1,1 @@
-"""A model in memory: its layers, what they are given, changes to them, and its training."""
+"""Models in memory: layers, their inputs, changes to them, training, and loading."""

@@ -1,4 +1,4 @@
-"""Watches what the layers of a model are given while it runs, experts of a mixture included."""
+"""Capture the inputs of layers, including experts of a mixture, during a forward pass."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,19 +12,20 @@ from transformers import PreTrainedModel
 from compression_gates.compression.model.layers import Layer
 
 Batch = Mapping[str, Tensor]
-See = Callable[[str, Tensor], None]
+OnInputs = Callable[[str, Tensor], None]
+"""Called with the name of a layer and its inputs ``(..., in_features)``."""
 
 
 @contextmanager
 def forked_rng(device: torch.device) -> Iterator[None]:
-    """Forks the torch RNG, of the CPU and of ``device``, and restores it on exit."""
+    """Fork the torch RNG of the CPU and of ``device``, and restore it on exit."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 
 @contextmanager
 def without_cache(model: PreTrainedModel) -> Iterator[None]:
-    """Has the model keep no keys and values of what it reads, which nothing here needs."""
+    """Disable the cache of keys and values."""
     with ExitStack() as stack:
         for config in (model.config, model.config.get_text_config()):
             if getattr(config, "use_cache", False):
@@ -34,15 +35,17 @@ def without_cache(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def watched(model: PreTrainedModel, layers: Mapping[str, Layer], see: See) -> Iterator[None]:
-    """While it is open, ``see(name, inputs)`` is called before each use of a layer.
+def capture_inputs(
+    model: PreTrainedModel, layers: Mapping[str, Layer], on_inputs: OnInputs
+) -> Iterator[None]:
+    """Call ``on_inputs(name, inputs)`` before each use of a layer.
 
-    What ``see`` raises leaves the forward.
+    An exception that it raises ends the forward pass.
     """
     names = {id(layer.module): name for name, layer in layers.items() if layer.expert is None}
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        see(names[id(module)], inputs[0] if inputs else next(iter(named.values())))
+        on_inputs(names[id(module)], inputs[0] if inputs else next(iter(named.values())))
 
     with ExitStack() as stack:
         for layer in layers.values():
@@ -51,37 +54,37 @@ def watched(model: PreTrainedModel, layers: Mapping[str, Layer], see: See) -> It
         experts = {name: layer for name, layer in layers.items() if layer.expert is not None}
         if experts:
             stack.enter_context(_eager_experts(model))
-            stack.enter_context(_Products(experts, see))
+            stack.enter_context(_ExpertInputs(experts, on_inputs))
         yield
 
 
-class _Products(TorchFunctionMode):
-    """Sees products with a slice of an experts' parameter: there is no module to hook."""
+class _ExpertInputs(TorchFunctionMode):
+    """Intercept products with slices of an experts' parameter, which have no module to hook."""
 
-    def __init__(self, experts: Mapping[str, Layer], see: See):
+    def __init__(self, experts: Mapping[str, Layer], on_inputs: OnInputs):
         super().__init__()
         self.names = {layer.weight.data_ptr(): name for name, layer in experts.items()}
         self.stacked: dict[int, dict[int, str]] = {}
         for name, layer in experts.items():
             self.stacked.setdefault(layer.stored.data_ptr(), {})[layer.expert] = name
-        self.see = see
+        self.on_inputs = on_inputs
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.bmm and len(args) > 1:
-            # All experts at once: a token that is not routed to one is a row of zeros there.
+            # All experts at once: the row of a token that is not routed to an expert is zero.
             for expert, name in self.stacked.get(args[1].data_ptr(), {}).items():
                 inputs = args[0][expert]
-                self.see(name, inputs[inputs.any(dim=-1)])
+                self.on_inputs(name, inputs[inputs.any(dim=-1)])
         if function in (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__) and len(args) > 1:
             name = self.names.get(args[1].data_ptr())
             if name is not None:
-                self.see(name, args[0])
+                self.on_inputs(name, args[0])
         return function(*args, **(kwargs or {}))
 
 
 @contextmanager
 def _eager_experts(model: PreTrainedModel) -> Iterator[None]:
-    """Has each expert computed by itself, not all in one fused kernel."""
+    """Compute each expert separately rather than all in one fused kernel."""
     before = model.config._experts_implementation
     model.set_experts_implementation("eager")
     try:
@@ -91,12 +94,12 @@ def _eager_experts(model: PreTrainedModel) -> Iterator[None]:
 
 
 def one_by_one(batch: Batch, seq2seq: bool) -> Iterator[Batch]:
-    """The texts of a batch one at a time, without their padding.
+    """Yield the texts of a batch one at a time, without padding.
 
-    In a ``seq2seq`` model, labels and what is named ``decoder_`` run along the decoder's input.
+    In a ``seq2seq`` model, labels and tensors named ``decoder_*`` have the decoder's length.
     """
     for row in range(len(next(iter(batch.values())))):
-        found = {}
+        text = {}
         for key, value in batch.items():
             part = value[row : row + 1]
             decoder = seq2seq and (key.startswith("decoder_") or key == "labels")
@@ -105,5 +108,5 @@ def one_by_one(batch: Batch, seq2seq: bool) -> Iterator[Batch]:
                 mask = batch["labels"] != -100
             if mask is not None and mask.ndim == 2 and value.shape[:2] == mask.shape:
                 part = part[:, mask[row].bool()]
-            found[key] = part
-        yield found
+            text[key] = part
+        yield text

@@ -1,4 +1,4 @@
-"""Whether a model's numbers are numbers."""
+"""Check that a model is finite."""
 
 from transformers import PreTrainedModel
 
@@ -6,8 +6,10 @@ from compression_gates.compression.errors import CompressionError
 
 
 def check_finite(model: PreTrainedModel, before: str = "", when: str = "") -> None:
-    """Raises a CompressionError that names the first tensor which is not finite, between the words
-    ``before`` and ``when``."""
+    """Raise a CompressionError that names the first tensor with NaN or infinite values.
+
+    The message begins with ``before`` and ends with ``when``.
+    """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CompressionError(f"{before}{name} holds values that are not finite{when}")

@@ -1,16 +1,16 @@
-"""The linear layers of a model, found by one walk over its modules, whatever the architecture.
+"""Find the linear layers of a model of any architecture.
 
-A layer is a weight that inputs are multiplied with: an :class:`torch.nn.Linear`, a ``Conv1D`` of
-GPT-2 (whose weight is stored the other way round), or one expert of a mixture, which is a slice
-of a parameter with three dimensions.
+A layer is a weight that inputs are multiplied by: an :class:`torch.nn.Linear`, a ``Conv1D`` of
+GPT-2 (whose weight is stored transposed), or one expert of a mixture, which is a slice of a
+parameter with three dimensions.
 
-A *router* is a layer that decides which experts a token is sent to, or how much of a shared expert
-it takes. Its output is a few numbers on which everything behind it depends, so it is left alone
-like the output head unless a pattern names it.
+A *router* is a layer that assigns tokens to experts, or scales the output of a shared expert. All
+later computation depends on its few outputs, so, like the output head, it is compressed only if a
+pattern selects it.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -22,21 +22,21 @@ from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.recipe import Step
 
 _EXPERTS = "experts"
-"""What models call the module that holds the experts of a mixture."""
+"""Name of the module that contains the experts of a mixture."""
 _GATES = ("gate", "shared_expert_gate")
-"""What they call a layer beside it that decides, where it isn't a router by name."""
+"""Names of routers beside that module, other than names with ``router``."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A handle on one weight; changing ``weight`` in place changes the model.
+    """A reference to one weight; changing ``weight`` in place changes the model.
 
     Attributes:
-        name: of the module; of an expert ``MODULE.PARAMETER.NUMBER``.
-        module: what holds the parameter.
-        parameter: its name in the module.
-        expert: which slice of it, or None for all of it.
-        transposed: the parameter holds ``(in, out)``.
+        name: name of the module; for an expert ``MODULE.PARAMETER.NUMBER``.
+        module: the module that owns the parameter.
+        parameter: name of the parameter in the module.
+        expert: index of the slice of the parameter, or None for all of it.
+        transposed: whether the parameter is stored as ``(in, out)``.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Layer:
 
     @property
     def stored(self) -> nn.Parameter:
-        """The parameter that holds the weight."""
+        """The parameter that contains the weight."""
         return getattr(self.module, self.parameter)
 
     @property
     def stored_name(self) -> str:
-        """The parameter's name in the model."""
+        """Name of the parameter in the model."""
         if self.expert is None:
             return f"{self.name}.{self.parameter}"
         return self.name.rpartition(".")[0]
@@ -79,12 +79,12 @@ class Layer:
 
     @property
     def routed(self) -> bool:
-        """Whether it belongs to an expert, which some tokens never reach."""
+        """Whether the layer belongs to an expert, which processes only the tokens routed to it."""
         return self.expert is not None or _EXPERTS in self.name.split(".")[:-1]
 
 
 def all_layers(model: PreTrainedModel) -> dict[str, Layer]:
-    """Every linear layer by name, each shared module once."""
+    """Return every linear layer by name; shared modules appear once."""
     return {
         layer.name: layer
         for name, module in model.named_modules()
@@ -102,10 +102,10 @@ def _layers_of(name: str, module: nn.Module) -> Iterator[Layer]:
 
 
 def stacked_experts(name: str, module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters of a module that hold a matrix for each of its experts, and their names.
+    """Return the parameters of a module that contain a matrix per expert, with their names.
 
-    Either the module says how many experts it has, or it is in a module called ``experts`` and the
-    parameter is called ``*_proj``.
+    Their first dimension is the module's ``num_experts``, or they are named ``*_proj`` and are in a
+    module named ``experts``.
     """
     count = getattr(module, "num_experts", None)
     inside = _EXPERTS in name.split(".")
@@ -118,8 +118,10 @@ def stacked_experts(name: str, module: nn.Module) -> list[tuple[str, nn.Paramete
 
 
 def stack_of(module: nn.Module, parameter: Tensor) -> Tensor:
-    """``(experts, rows, columns)``, a view of an experts' parameter. DBRX stores their matrices one
-    below the other, in two dimensions."""
+    """Return a view ``(experts, rows, columns)`` of a parameter of experts.
+
+    DBRX stores the matrices stacked in two dimensions. Other parameters are returned unchanged.
+    """
     count = getattr(module, "moe_num_experts", None)
     if parameter.ndim == 2 and isinstance(count, int) and parameter.shape[0] % count == 0:
         return parameter.view(count, -1, parameter.shape[1])
@@ -127,7 +129,7 @@ def stack_of(module: nn.Module, parameter: Tensor) -> Tensor:
 
 
 def excluding_experts(layers: Mapping[str, Layer]) -> str:
-    """The setting that leaves out those of ``layers`` that are slices of an experts' parameter."""
+    """Return the setting that excludes the ``layers`` that are slices of an experts' parameter."""
     experts = {name for name, layer in layers.items() if layer.expert is not None}
     patterns: dict[str, None] = {}
     for name in sorted(experts):
@@ -140,10 +142,10 @@ def excluding_experts(layers: Mapping[str, Layer]) -> str:
 
 
 def is_transposed(module: nn.Module, key: str = "weight") -> bool:
-    """Whether a module stores a weight ``(in, out)``.
+    """Return whether a module stores a weight as ``(in, out)``.
 
-    Experts of Llama 4 do and do not say so; the sizes of their two weights do. Of DBRX's three
-    weights ``w2`` is stored like the others and used the other way round.
+    Experts of Llama 4 do so without an attribute for it, so the shapes of their two weights decide.
+    DBRX stores ``w2`` in the same shape as its other weights and uses it transposed.
     """
     if isinstance(module, Conv1D) or hasattr(module, "is_transposed"):
         return isinstance(module, Conv1D) or bool(module.is_transposed)
@@ -156,9 +158,10 @@ def is_transposed(module: nn.Module, key: str = "weight") -> bool:
 
 
 def routers(model: PreTrainedModel) -> set[str]:
-    """Names of the layers that route tokens to the experts of a mixture, or gate a shared one.
+    """Return the names of the layers that route tokens to experts, or gate a shared expert.
 
-    They are called so, or stand beside the experts and give out a number for each, or a single one.
+    They are recognised by their names, or by being siblings of the experts with one output per
+    expert or a single output.
     """
     outputs: dict[str, set[int]] = {}
     for name, module in model.named_modules():
@@ -168,18 +171,20 @@ def routers(model: PreTrainedModel) -> set[str]:
             outputs.setdefault(parent, {1}).update(counts)
         elif last == _EXPERTS and isinstance(module, nn.ModuleList | nn.ModuleDict):
             outputs.setdefault(parent, {1}).add(len(module))
-    found = set()
+    names = set()
     for name, layer in all_layers(model).items():
         parent, _, last = name.rpartition(".")
-        beside = layer.expert is None and layer.out_features in outputs.get(parent, ())
-        if beside or "router" in name or (last in _GATES and parent in outputs):
-            found.add(name)
-    return found
+        sibling = layer.expert is None and layer.out_features in outputs.get(parent, ())
+        if sibling or "router" in name or (last in _GATES and parent in outputs):
+            names.add(name)
+    return names
 
 
 def outside_layers(model: PreTrainedModel) -> tuple[float, str]:
-    """Which share of the weights is in matrices, or more dimensions, that belong to no layer,
-    embedding or norm, so that no method finds them; and the name of the largest one."""
+    """Return the share of the weights that no method can select, and the largest such parameter.
+
+    These are parameters with at least two dimensions outside layers, embeddings and norms.
+    """
     known = {id(layer.stored) for layer in all_layers(model).values()}
     known |= {
         id(parameter)
@@ -197,21 +202,21 @@ def outside_layers(model: PreTrainedModel) -> tuple[float, str]:
 
 
 def tied_layers(model: PreTrainedModel, layers: Mapping[str, Layer]) -> set[str]:
-    """Names of the ``layers`` that share their weight with an embedding."""
+    """Return the names of the ``layers`` that share their weight with an embedding."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return {name for name, layer in layers.items() if id(layer.stored) in tables}
 
 
 def check_untied(model: PreTrainedModel, layers: Mapping[str, Layer]) -> None:
-    """Raises a RecipeError where a layer shares its weight with an embedding."""
+    """Raise a RecipeError if a layer shares its weight with an embedding."""
     for name in sorted(tied_layers(model, layers)):
         raise RecipeError(
-            f"layer {name}: it is tied to an embedding, which would change too; exclude it"
+            f"layer {name}: it is tied to an embedding, which would change as well; exclude it"
         )
 
 
 def backbone_layers(model: PreTrainedModel) -> dict[str, Layer]:
-    """Layers inside the backbone: no output head, no router, and nothing tied to an embedding."""
+    """Return the layers of the backbone: no output head, no router, no tied embedding."""
     everything = all_layers(model)
     outside = tied_layers(model, everything) | routers(model)
     head = model.get_output_embeddings()
@@ -224,14 +229,14 @@ def backbone_layers(model: PreTrainedModel) -> dict[str, Layer]:
 
 
 def selected_layers(model: PreTrainedModel, step: Step) -> dict[str, Layer]:
-    """The layers that ``step`` touches, in the order of the module tree.
+    """Return the layers that ``step`` selects, in the order of the module tree.
 
-    Without ``include`` these are the layers of the backbone; the output head and tied
-    embeddings are touched only if a pattern of ``include`` matches them, and routers only if one
-    names them: it matches nothing else.
+    Without ``include`` these are the layers of the backbone. The output head and tied embeddings
+    are selected only by a matching pattern of ``include``, and routers only by a pattern that
+    matches nothing but routers.
 
     Raises:
-        RecipeError: a pattern that matches nothing, or no layer left.
+        RecipeError: a pattern matches nothing, or no layer is selected.
     """
     everything = all_layers(model)
     include, exclude = step["include"], step["exclude"]
@@ -239,24 +244,20 @@ def selected_layers(model: PreTrainedModel, step: Step) -> dict[str, Layer]:
         if not any(fnmatchcase(name, pattern) for name in everything):
             raise RecipeError(
                 f"{step.name}: the pattern {pattern!r} matches no linear layer of "
-                f"{type(model).__name__}; its layers are named like "
+                f"{type(model).__name__}; an example of its layers is "
                 f"{next(iter(everything), None)!r}"
             )
-    chosen = everything if include else backbone_layers(model)
-    left_alone = routers(model) - _named_alone(include, routers(model), everything)
-    chosen = {
+    if include:
+        matches = [{name for name in everything if fnmatchcase(name, p)} for p in include]
+        router_names = routers(model)
+        names = set().union(*(m if m <= router_names else m - router_names for m in matches))
+    else:
+        names = backbone_layers(model).keys()
+    selected = {
         name: layer
-        for name, layer in chosen.items()
-        if name not in left_alone
-        and (not include or any(fnmatchcase(name, pattern) for pattern in include))
-        and not any(fnmatchcase(name, pattern) for pattern in exclude)
+        for name, layer in everything.items()
+        if name in names and not any(fnmatchcase(name, pattern) for pattern in exclude)
     }
-    if not chosen:
+    if not selected:
         raise RecipeError(f"{step.name}: no layer of {type(model).__name__} is left")
-    return chosen
-
-
-def _named_alone(include: Iterable[str], names: set[str], everything: Iterable[str]) -> set[str]:
-    """Those of ``names`` that a pattern matches which matches nothing else."""
-    matches = [{name for name in everything if fnmatchcase(name, p)} for p in include]
-    return set().union(*(found for found in matches if found <= names))
+    return selected

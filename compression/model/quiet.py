@@ -1,4 +1,4 @@
-"""Keeps what libraries log, warn of and draw off a terminal that is somebody else's."""
+"""Suppress logs, warnings and progress bars of libraries."""
 
 import io
 import logging
@@ -13,12 +13,12 @@ from compression_gates.compression.errors import CompressionWarning
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """No log below an error, no warning of a library and no bar of transformers while it is open.
+    """Suppress logs below errors, warnings of libraries, and progress bars of transformers.
 
-    Warnings of this package are shown, also where standard error is not.
+    Warnings of this package are shown even if standard error is suppressed.
 
     Args:
-        bars: whether others, and whatever else is written to standard error, are shown.
+        bars: show other progress bars, and anything else written to standard error.
     """
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))
@@ -29,23 +29,23 @@ def quiet(bars: bool = False) -> Iterator[None]:
                 stack.enter_context(redirect_stderr(io.StringIO()))
             warnings.simplefilter("ignore")
             warnings.simplefilter("default", CompressionWarning)
-            # Its import has things to say too.
+            # Imported here because the import itself logs.
             from transformers.utils import logging as loaders
 
-            shown = loaders.is_progress_bar_enabled()
+            enabled = loaders.is_progress_bar_enabled()
             loaders.disable_progress_bar()
             try:
                 yield
             finally:
-                if shown:
+                if enabled:
                     loaders.enable_progress_bar()
     finally:
         logging.disable(disabled)
 
 
 def _show_on(stream: TextIO) -> None:
-    """Has warnings shown as they were so far, but written to ``stream`` whatever becomes of
-    standard error; until the warnings' state is restored."""
+    """Write warnings to ``stream`` even if standard error is redirected, until
+    ``catch_warnings`` restores the state."""
     show = warnings.showwarning
 
     def shown(message, category, filename, lineno, file=None, line=None) -> None:

@@ -1,6 +1,6 @@
-"""Models that a user names beside the one that is compressed, checked before anything is loaded.
+"""Check references to models, directories or hub ids, before anything is loaded.
 
-Importable without torch.
+This module does not import torch.
 """
 
 import os
@@ -15,38 +15,38 @@ _HUB_ID = re.compile(r"(?!.*(\.\.|--))\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCI
 
 
 def helpers(step: Step) -> list[tuple[str, str]]:
-    """Setting and name of each model that a step uses to make more texts with."""
+    """Return setting and reference of each model that a step uses to generate further texts."""
     generator = step.settings.get("generate")
-    found = [] if generator is None else [("generate", generator)]
-    return found + [("translate", name) for name in step.settings.get("translate", ())]
+    generators = [] if generator is None else [("generate", generator)]
+    return generators + [("translate", name) for name in step.settings.get("translate", ())]
 
 
 def check_helpers(step: Step) -> None:
-    """Raises a CompressionError where a step names a helper that cannot be one."""
+    """Raise a CompressionError if a reference returned by :func:`helpers` is invalid."""
     for setting, name in helpers(step):
         check_reference(name, f"{setting} =")
 
 
 def check_reference(name: str, option: str) -> str:
-    """What loaders are given for a name: a directory, or an id that is left to the hub.
+    """Return the directory or hub id that ``name`` refers to.
 
     Raises:
-        CompressionError: what is meant as a path is no checkpoint in safetensors.
+        CompressionError: ``name`` is a path, but not the directory of a safetensors checkpoint.
     """
     try:
-        path = Path(os.path.expanduser(name))  # as it is where there is no such user
+        path = Path(os.path.expanduser(name))  # unchanged if there is no such user
         exists = path.exists()
     except (OSError, ValueError):  # a name too long, a zero byte
         exists = False
     if not exists:
-        # The hub would be asked for whatever is not here, a typing error in a path included.
+        # Anything else would be sent to the hub, including a mistyped path.
         if not _HUB_ID.fullmatch(name) or ("/" in name and os.path.lexists(name.split("/")[0])):
             raise CompressionError(f"{option} {name}: no such directory")
         return name
     if not path.is_dir():
-        raise CompressionError(f"{option} {name} is a file; name the directory of a checkpoint")
+        raise CompressionError(f"{option} {name} is a file; give the directory of a checkpoint")
     if not (path / "config.json").is_file():
-        raise CompressionError(f"{option} {name}: no config.json; name a Hugging Face checkpoint")
+        raise CompressionError(f"{option} {name}: no config.json; give a Hugging Face checkpoint")
     if not any(path.glob("*.safetensors")):
-        raise CompressionError(f"{option} {name}: no *.safetensors file")
+        raise CompressionError(f"{option} {name}: no *.safetensors file; convert it to safetensors")
     return str(path)

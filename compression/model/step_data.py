@@ -1,6 +1,6 @@
-"""What the steps of a recipe see: texts, read before a model is loaded, and batches of them.
+"""Read the texts that the steps of a recipe use, and make batches of them.
 
-Importable without torch.
+This module does not import torch, so that texts are read before a model is loaded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,35 +18,39 @@ if TYPE_CHECKING:
     from compression_gates.compression.model.capture import Batch
 
 Texts = tuple[Sequence[str], Sequence[int] | None]
-"""Texts, and their labels if they have any."""
+"""Texts, and their labels or None."""
 
 
 def texts_of(
     recipe: Recipe, data: Path | Texts | None, option: str, hint: str
 ) -> dict[str | None, Texts]:
-    """The texts that steps see, by their setting ``data``; those of ``data`` under None.
+    """Return texts by the setting ``data`` of steps; those of the argument ``data`` by None.
+
+    Also checks the references to models that generate further texts.
 
     Args:
-        recipe: whose helpers are checked as well.
-        data: a file or texts, for steps that name no file of their own.
-        option: what ``data`` was given as, for messages.
-        hint: what to do where a step needs texts and there are none.
+        recipe: the recipe.
+        data: a file or texts, for steps without the setting ``data``.
+        option: the option or argument that ``data`` was given as, for messages.
+        hint: what to do if a step needs texts and there are none, for messages.
 
     Raises:
-        CompressionError: a step needs texts, a file cannot be read, or a helper cannot be one.
+        CompressionError: texts are missing, a file cannot be read, or a reference is invalid.
     """
-    found: dict[str | None, Texts] = {}
+    texts: dict[str | None, Texts] = {}
     for step in filter(needs_data, recipe.steps):
-        own = step["data"]
-        if own is not None and own not in found:
-            found[own] = read_texts(Path(own), "data =")
-        elif own is None and data is None:
+        file = step["data"]
+        if file in texts:
+            continue
+        if file is not None:
+            texts[file] = read_texts(Path(file), "data =")
+        elif data is None:
             raise CompressionError(f"{step.name} needs texts; {hint}")
-        elif None not in found:
-            found[None] = read_texts(data, option) if isinstance(data, Path) else data
+        else:
+            texts[None] = read_texts(data, option) if isinstance(data, Path) else data
     for step in recipe.steps:
         check_helpers(step)
-    return found
+    return texts
 
 
 def batches_from(
@@ -55,10 +59,10 @@ def batches_from(
     tokenizer: "PreTrainedTokenizerBase",
     option: str,
 ) -> Callable[[Step], list["Batch"]]:
-    """What gives the batches of a step.
+    """Return a function that returns the batches of a step.
 
     Raises:
-        CompressionError: a label is no class of the model.
+        CompressionError: a label is not a class of the model.
     """
     from compression_gates.compression.model.texts import batches_of, check_labels
 

@@ -1,4 +1,4 @@
-"""Layers of another size or kind in the place of a model's own, and the record of it."""
+"""Replace layers of a model by smaller or factored ones, and record the changes."""
 
 from dataclasses import dataclass, field
 
@@ -12,12 +12,12 @@ from compression_gates.compression.low_rank.factors import LowRank
 
 @dataclass
 class Layout:
-    """How a compressed model differs from the one that its configuration describes.
+    """Differences of a compressed model from the architecture that its configuration describes.
 
     Attributes:
-        resized: ``(out, in)`` of linear layers that became smaller, by module.
-        attributes: numbers that modules keep of their own size, by module and name.
-        factored: ranks of the layers that became two, by module.
+        resized: new shape ``(out, in)`` of smaller linear layers, by module.
+        attributes: new values of size attributes, by module and attribute.
+        factored: rank of factored layers, by module.
     """
 
     resized: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -28,25 +28,35 @@ class Layout:
         return bool(self.resized or self.attributes or self.factored)
 
     def apply(self, model: nn.Module) -> None:
-        """Gives ``model`` this layout; the weights of what changes are then of no meaning."""
+        """Apply the differences to ``model``. The weights of replaced layers are uninitialized.
+
+        Raises:
+            CompressionError: a difference does not fit the model.
+        """
         for name, (rows, columns) in self.resized.items():
             module = _linear(model, name)
-            most = module.weight.T.shape if isinstance(module, Conv1D) else module.weight.shape
-            if not (_within(rows, most[0]) and _within(columns, most[1])):
-                raise CompressionError(f"{name}: {rows} x {columns} is no smaller than {most}")
+            shape = _shape(module)
+            if not (_within(rows, shape[0]) and _within(columns, shape[1])):
+                raise CompressionError(f"{name}: {(rows, columns)} does not fit its shape {shape}")
             set_module(model, name, resized_like(module, rows, columns))
         for name, numbers in self.attributes.items():
             module = _submodule(model, name)
             for key, number in numbers.items():
-                own = getattr(module, key, None)
-                if type(own) is not int or not _within(number, own):
-                    raise CompressionError(f"{name}.{key} = {number!r} is no size of the module")
+                size = getattr(module, key, None)
+                if type(size) is not int or not _within(number, size):
+                    raise CompressionError(f"{name}.{key}: {number!r} is not a valid size")
                 setattr(module, key, number)
         for name, rank in self.factored.items():
             module = _linear(model, name)
-            if not _within(rank, min(module.weight.shape)):
-                raise CompressionError(f"{name}: {rank!r} is no rank of two factors of it")
+            if not _within(rank, min(shape := _shape(module))):
+                raise CompressionError(f"{name}: rank {rank!r} does not fit its shape {shape}")
             set_module(model, name, factored_like(module, rank))
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """Return ``(out, in)`` of a linear layer."""
+    shape = tuple(module.weight.shape)
+    return shape[::-1] if isinstance(module, Conv1D) else shape
 
 
 def _within(number: object, most: int) -> bool:
@@ -63,18 +73,18 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
 def _linear(model: nn.Module, name: str) -> nn.Module:
     module = _submodule(model, name)
     if not isinstance(module, nn.Linear | Conv1D):
-        raise CompressionError(f"the checkpoint describes {name} as a linear layer, which it isn't")
+        raise CompressionError(f"{name}: the checkpoint changes its shape, but it is not linear")
     return module
 
 
 def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts ``module`` in the place called ``name``."""
+    """Replace the module called ``name``."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
 
 def resized_like(module: nn.Module, rows: int, columns: int) -> nn.Module:
-    """An empty linear layer of the same kind, on the same device and in the same dtype."""
+    """Return an uninitialized ``(rows, columns)`` layer of the same class, device and dtype."""
     with torch.device("meta"):
         if isinstance(module, Conv1D):
             empty = Conv1D(rows, columns)
@@ -84,14 +94,13 @@ def resized_like(module: nn.Module, rows: int, columns: int) -> nn.Module:
 
 
 def factored_like(module: nn.Module, rank: int) -> LowRank:
-    """Two empty factors in place of a linear layer."""
-    weight = module.weight
-    rows, columns = weight.T.shape if isinstance(module, Conv1D) else weight.shape
+    """Return two uninitialized factors of a linear layer, of the same device and dtype."""
+    rows, columns = _shape(module)
     with torch.device("meta"):
         empty = LowRank(columns, rows, rank, module.bias is not None)
     return _like(empty, module)
 
 
 def _like(empty: nn.Module, module: nn.Module) -> nn.Module:
-    """``empty``, on the meta device, where ``module`` is and in its dtype; nothing is drawn."""
+    """Move ``empty`` from the meta device, without initialization."""
     return empty.to(module.weight.dtype).to_empty(device=module.weight.device)

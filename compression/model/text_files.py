@@ -1,6 +1,6 @@
-"""Texts to calibrate or train on, and their labels, from a file.
+"""Read calibration or training texts, and their labels, from a file.
 
-Importable without torch. Rows of a table have a column ``text`` and maybe a column ``label``.
+This module does not import torch.
 """
 
 import csv
@@ -9,29 +9,30 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.text_rows import read_row
 
-_FORMATTED = (".arrow", ".feather", ".gz", ".htm", ".html", ".ipynb", ".pdf", ".pkl", ".toml",
-              ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".zst")  # fmt: skip
-"""Endings of files whose lines are no texts, and which are not read as tables either."""
-ENDINGS = ".jsonl, .json, .csv, .tsv, .parquet or plain text"
-_LONGEST_CELL = 1 << 30
+_UNSUPPORTED = (".arrow", ".feather", ".gz", ".htm", ".html", ".ipynb", ".pdf", ".pkl", ".toml",
+                ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".zst")  # fmt: skip
+"""Extensions of formats that are neither plain text nor supported tables."""
+SUPPORTED = ".jsonl, .json, .csv, .tsv, .parquet or plain text"
+_MAX_CELL_LENGTH = 1 << 30
 
 
 def read_texts(path: Path, option: str = "--data") -> tuple[list[str], list[int] | None]:
-    """Texts of a file, and their labels if each has one.
+    """Return the texts of a file, and their labels if every text has one.
 
-    ``.jsonl`` holds one ``{"text", "label"}`` object per line, ``.json`` a list of them, ``.csv``,
-    ``.tsv`` and ``.parquet`` a row for each with columns of these names; any other file one text
-    per line.
+    ``.jsonl``: one ``{"text", "label"}`` object per line; ``.json``: a list of such objects;
+    ``.csv``, ``.tsv`` and ``.parquet``: columns ``text`` and optionally ``label``; any other file:
+    one text per line.
 
     Raises:
-        CompressionError: names the file and the line or row.
+        CompressionError: the file cannot be read; the message names the line or row.
     """
     kind = path.suffix.lower()
-    if kind in _FORMATTED:
-        raise CompressionError(f"{option} {path}: cannot be read as texts; give {ENDINGS}")
+    if kind in _UNSUPPORTED:
+        raise CompressionError(f"{option} {path}: {kind} is not supported; give {SUPPORTED}")
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise CompressionError(f"{option} {path}: not a regular file; write it to one first")
+        raise CompressionError(f"{option} {path}: not a regular file; give a regular file")
     try:
         if kind not in _READERS:
             texts, labels = [line for line in _lines(path) if line.strip()], None
@@ -45,20 +46,20 @@ def read_texts(path: Path, option: str = "--data") -> tuple[list[str], list[int]
     except (ArithmeticError, csv.Error, LookupError, MemoryError, NotImplementedError,
             RecursionError, TypeError, ValueError) as error:  # fmt: skip
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CompressionError(f"{option} {path}: not {kind[1:]}: {reason}") from error
+        raise CompressionError(f"{option} {path}: invalid {kind[1:]}: {reason}") from error
     if not texts:
-        raise CompressionError(f"{option} {path}: no text in it")
+        raise CompressionError(f"{option} {path}: contains no text")
     return texts, labels
 
 
 def _lines(path: Path) -> list[str]:
-    # Not at every character that Unicode calls a line's end: JSON may hold them.
+    # splitlines also splits at Unicode line separators, which JSON strings can contain.
     lines = path.read_bytes().decode("utf-8-sig").split("\n")
     return [line.rstrip("\r") for line in lines]
 
 
 Rows = Iterator[tuple[str, object]]
-"""Where each row stands, and the row."""
+"""Location of each row, for messages, and the row."""
 
 
 def _json_lines(path: Path) -> Rows:
@@ -73,25 +74,25 @@ def _json_lines(path: Path) -> Rows:
 def _json(path: Path) -> Rows:
     text = path.read_bytes().decode("utf-8-sig")
     if not text.lstrip().startswith("["):
-        yield from _json_lines(path)  # often written under this name
+        yield from _json_lines(path)  # JSON lines often have this extension
         return
     for number, row in enumerate(json.loads(text), 1):
         yield f"element {number}", row
 
 
 def _csv(path: Path) -> Rows:
-    csv.field_size_limit(_LONGEST_CELL)
+    csv.field_size_limit(_MAX_CELL_LENGTH)
     with path.open(encoding="utf-8-sig", newline="") as stream:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         rows = csv.DictReader(stream, delimiter=delimiter, strict=True)
         for row in rows:
             if None in row or None in row.values():
-                raise ValueError(f"line {rows.line_num} has not as many cells as the first")
+                raise ValueError(f"line {rows.line_num} and the header differ in length")
             yield f"line {rows.line_num}", {**row, "label": _number(row.get("label"))}
 
 
 def _number(label: str | None) -> object:
-    """A label as a number where it is written as one; an empty cell is none."""
+    """Convert a label to an integer if it is one, and an empty cell to None."""
     if label is None or not label.strip():
         return None
     return int(label) if label.strip().isdecimal() else label
@@ -117,24 +118,18 @@ _READERS = {
 
 
 def _columns(where: str, rows: Iterable[tuple[str, object]]) -> tuple[list[str], list[int] | None]:
-    """Texts and labels of rows.
+    """Return the texts and labels of rows.
 
     Raises:
-        CompressionError: a row without a text, or with a label that is no whole number.
+        CompressionError: a row has no text, or its label is not an integer.
     """
-    texts: list[str] = []
-    labels: list[int | None] = []
+    pairs = []
     for place, row in rows:
-        try:
-            text, label = row["text"], row.get("label")
-            text.encode()  # no lone half of a surrogate pair
-        except (ValueError, KeyError, TypeError, AttributeError):
-            text, label = "", None
-        if not text.strip() or not (label is None or type(label) is int):
-            found = f"; it has {', '.join(map(str, row))}" if isinstance(row, dict) else ""
+        if not isinstance(row, dict) or "text" not in row:
+            columns = f"; it has {', '.join(map(str, row))}" if isinstance(row, dict) else ""
             raise CompressionError(
-                f'{where}: {place} is not {{"text": "...", "label": number}}{found}'
+                f'{where}: {place} is not {{"text": "...", "label": integer}}{columns}'
             )
-        texts.append(text)
-        labels.append(label)
-    return texts, None if None in labels else labels
+        pairs.append(read_row(row, f"{where}: {place}", named=False))
+    labels = [label for _, label in pairs]
+    return [text for text, _ in pairs], None if None in labels else labels

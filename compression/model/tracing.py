@@ -1,4 +1,4 @@
-"""A few tokens that are run through a model to see which numbers reach which."""
+"""Run a model on a few random tokens to find out which layers affect its outputs."""
 
 import zlib
 from collections.abc import Mapping
@@ -9,38 +9,39 @@ from transformers import PreTrainedModel
 
 from compression_gates.compression.catalogue import GRADIENTS, TRAINING
 from compression_gates.compression.errors import RecipeError, placed_reason_of, unreached
-from compression_gates.compression.model.capture import Batch, watched, without_cache
+from compression_gates.compression.model.capture import Batch, capture_inputs, without_cache
+from compression_gates.compression.model.gradients import gradients_enabled
 from compression_gates.compression.model.layers import Layer, selected_layers
 from compression_gates.compression.recipe import Step
 
 _CLASH = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError)
-"""What a forward raises where sizes do not fit."""
-_SHOWN = 4
-"""Layers that a note names; of more, their number."""
+"""Errors that a forward pass raises if sizes do not match."""
+_MAX_NAMES = 4
+"""Layers named in a note; further ones are only counted."""
 _TOKENS = 32
-"""Of all texts. With a ReLU, a channel that is off for every random token is one in 2**32."""
+"""Tokens in total. The probability that a ReLU is inactive for all of them is about 2**-32."""
 
 
 def takes_tokens(model: PreTrainedModel) -> bool:
-    """Whether the model can be run on tokens, and not only on pictures or sound."""
+    """Return whether the model accepts tokens, rather than only images or audio."""
     try:
         weight = getattr(model.get_input_embeddings(), "weight", None)
-    except NotImplementedError:  # of a class that has none
+    except NotImplementedError:  # the class has no input embeddings
         return False
     return model.main_input_name == "input_ids" and isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def probe_batch(model: PreTrainedModel) -> Batch:
-    """Random tokens, with the decoder's where there is one.
+    """Return a batch of random tokens, with ``decoder_input_ids`` for an encoder-decoder model.
 
-    Two texts, the second one padded, or a single one where there is no padding. Each has an end
-    of text and only one, which some classifiers look for.
+    It has two texts, the second of them padded, or one if the model has no padding token. Each
+    text has exactly one end-of-text token, which some classifiers search for.
 
     Raises:
-        RecipeError: the model takes no tokens.
+        RecipeError: the model does not accept tokens.
     """
     if not takes_tokens(model):
-        raise RecipeError(f"{type(model).__name__} takes no tokens, as a probe needs")
+        raise RecipeError(f"{type(model).__name__} does not accept tokens, so it cannot be probed")
     table = model.get_input_embeddings()
     config = model.config.get_text_config()
     known = range(len(table.weight))
@@ -51,7 +52,7 @@ def probe_batch(model: PreTrainedModel) -> Batch:
     texts = 1 if padding is None else 2
     length = _TOKENS // texts
     longest = getattr(config, "max_position_embeddings", None) or 0
-    # Two positions less: some models begin to count behind the padding's number.
+    # Two positions less, because some models start counting after the padding index.
     length = min(length, longest - 2) if longest > 2 else length
     plain = torch.tensor([token for token in known if token not in (padding, end)])
     generator = torch.Generator().manual_seed(0)
@@ -69,64 +70,59 @@ def probe_batch(model: PreTrainedModel) -> Batch:
 
 
 def run_probe(model: PreTrainedModel) -> Tensor:
-    """The first of the model's outputs on the probe.
+    """Return the model's first output on :func:`probe_batch`.
 
     Raises:
-        RecipeError: it does not run.
+        RecipeError: the model does not accept tokens, or does not run.
     """
     try:
         with without_cache(model):
             return model(**probe_batch(model))[0]
     except _CLASH as error:
         raise RecipeError(
-            f"{type(model).__name__} does not run on a probe of random tokens: "
+            f"{type(model).__name__} does not run on a batch of random tokens: "
             f"{placed_reason_of(error, model)}"
         ) from error
 
 
 @torch.no_grad()
 def uncalled_layers(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[str]:
-    """Names of the ``layers`` that a forward on the probe does not call: the model reads their
-    weight itself, or leaves them out. Layers of experts are none of them.
+    """Return the names of the ``layers``, except experts, that a forward pass does not call.
+
+    The model does not use them, or reads their weight without calling them.
 
     Raises:
-        RecipeError: the model takes no tokens, or does not run.
+        RecipeError: as :func:`run_probe`.
     """
     called: set[str] = set()
-    single = {name: layer for name, layer in layers.items() if not layer.routed}
-    with watched(model, single, lambda name, _: called.add(name)):
+    dense = {name: layer for name, layer in layers.items() if not layer.routed}
+    with capture_inputs(model, dense, lambda name, _: called.add(name)):
         run_probe(model)
-    return [name for name in single if name not in called]
+    return [name for name in dense if name not in called]
 
 
 def unused_layers(model: PreTrainedModel, layers: Mapping[str, Layer]) -> list[str]:
-    """Names of the ``layers`` on whose weight the outputs on the probe do not depend, whether they
-    are called or their weight is read. Layers of experts are none of them.
+    """Return the names of the ``layers``, except experts, whose weight does not affect the output.
 
     Raises:
-        RecipeError: the model takes no tokens, or does not run.
+        RecipeError: as :func:`run_probe`.
     """
-    single = {name: layer.stored for name, layer in layers.items() if not layer.routed}
-    frozen = [parameter for parameter in single.values() if not parameter.requires_grad]
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            total = run_probe(model).float().sum()
-            gradients = torch.autograd.grad(total, list(single.values()), allow_unused=True)
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-    return [name for name, found in zip(single, gradients, strict=True) if found is None]
+    dense = {name: layer.stored for name, layer in layers.items() if not layer.routed}
+    with gradients_enabled(dense.values()):
+        total = run_probe(model).float().sum()
+        gradients = torch.autograd.grad(total, list(dense.values()), allow_unused=True)
+    return [name for name, gradient in zip(dense, gradients, strict=True) if gradient is None]
 
 
 def select_reached(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[str]]:
-    """The layers that a step touches, without those that no text reaches, such as an image tower's;
-    and a note on these. A method without gradients sees inputs of layers that are called alone.
+    """Return the layers that a step selects and that text reaches, and notes on the others.
+
+    Layers of an image encoder, for example, are not reached. For methods without gradients, a layer
+    is reached only if it is called.
 
     Raises:
-        RecipeError: a pattern of ``include`` matches a layer that no text reaches, or no text
-            reaches any; or as :func:`~compression_gates.compression.model.layers.selected_layers`.
+        RecipeError: no selected layer is reached, or ``include`` selects one that is not; or as
+            :func:`~compression_gates.compression.model.layers.selected_layers`.
     """
     layers = selected_layers(model, step)
     by_gradient = step.entry.needs in (GRADIENTS, TRAINING)
@@ -141,20 +137,20 @@ def select_reached(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer]
         others = {name.rpartition(".")[2] for name in reached}
         how = "" if others & endings.keys() else ": exclude=" + "|".join(f"*.{x}" for x in endings)
         raise unreached(left_out[0], how)
-    shown = ", ".join(left_out[:_SHOWN])
-    if len(left_out) > _SHOWN:
-        shown += f" and {len(left_out) - _SHOWN} more"
+    names = ", ".join(left_out[:_MAX_NAMES])
+    if len(left_out) > _MAX_NAMES:
+        names += f" and {len(left_out) - _MAX_NAMES} more"
     return reached, [
-        f"{step.name}: {len(left_out)} of {len(layers)} layers stay as they are, as no calibration "
-        f"input reaches them: {shown}"
+        f"{step.name}: {len(left_out)} of {len(layers)} layers remain uncompressed because no "
+        f"calibration input reaches them: {names}"
     ]
 
 
 def random_outputs(name: str, call: int, like: Tensor, width: int) -> Tensor:
-    """``(..., width)`` standard normal numbers, the same ones for the same layer and call.
+    """Return ``(..., width)`` standard normal numbers, equal for the same layer and call.
 
-    Put in place of what a layer gives, they wake what is next to dead in the weights: no ReLU is
-    off for all tokens, no softmax is nearly uniform.
+    They replace the output of a layer so that differences later in the model are not hidden by
+    inactive ReLUs or nearly uniform softmax distributions.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {call}".encode()))
     drawn = torch.randn(*like.shape[:-1], width, generator=generator)

@@ -1,4 +1,4 @@
-"""Trains a model for a number of steps; used by distillation and movement pruning."""
+"""Train a model for a number of steps, for distillation and movement pruning."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.model.capture import Batch
 
 WARM_UP = 0.1
-"""Share of the steps in which learning rates rise; then they fall to zero, linearly."""
-LARGEST_NORM = 1.0
-"""Gradients are clipped to it."""
+"""Share of the steps with a rising learning rate; afterwards it falls linearly to zero."""
+MAX_NORM = 1.0
+"""Norm to which gradients are clipped."""
 
 Loss = Callable[[Batch, float], Tensor]
 
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters, and the highest learning rate that they get."""
+    """Parameters and their peak learning rate."""
 
     parameters: Sequence[Tensor]
     learning_rate: float
 
 
 def endless(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
-    """The batches in a new random order each time round."""
+    """Yield the batches forever, in a new random order in each epoch."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         for index in torch.randperm(len(batches), generator=generator).tolist():
@@ -43,19 +43,19 @@ def fit(
     desc: str,
     after_step: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Minimises ``loss(batch, progress)`` with AdamW; gives the loss of every step.
+    """Minimize ``loss(batch, progress)`` with AdamW, and return the loss of every step.
 
     Args:
-        parts: what is trained, but for what of it is frozen.
-        batches: gone through in random order, again and again.
-        loss: of a batch, with the share of the steps that lies behind.
-        steps: how many.
-        seed: of the order of batches.
-        desc: names the progress bar.
+        parts: the parameters to train; frozen ones remain unchanged.
+        batches: training data, used in a new random order in each epoch.
+        loss: loss of a batch, given the share of completed steps.
+        steps: number of steps.
+        seed: seed for the order of batches.
+        desc: label of the progress bar.
         after_step: called after every update.
 
     Raises:
-        CompressionError: no batch, or a loss that is not finite.
+        CompressionError: there is no batch, or a loss is not finite.
     """
     if not batches:
         raise CompressionError("training needs at least one batch of text")
@@ -64,7 +64,7 @@ def fit(
         for part in parts
     ]
     trained = [parameter for part in parts for parameter in part.parameters]
-    # Updates and their moments are too fine for half precision: they are kept in float32.
+    # Updates and their moments are too small for half precision, so they are kept in float32.
     masters = {id(p): p.detach().float().requires_grad_() if _is_half(p) else p for p in trained}
     optimizer = torch.optim.AdamW(
         [
@@ -93,7 +93,7 @@ def fit(
             for parameter, gradient in zip(trained, gradients, strict=True):
                 master = masters[id(parameter)]
                 master.grad = None if gradient is None else gradient.to(master.dtype).clone()
-            torch.nn.utils.clip_grad_norm_(masters.values(), LARGEST_NORM)
+            torch.nn.utils.clip_grad_norm_(masters.values(), MAX_NORM)
             optimizer.step()
             schedule.step()
             with torch.no_grad():

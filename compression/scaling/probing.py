@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression_gates.compression.model.capture import Batch, watched
+from compression_gates.compression.model.capture import Batch, capture_inputs
 from compression_gates.compression.model.layers import Layer
 
 NO_CHANNEL = -1
@@ -178,7 +178,7 @@ def _forward(
 
     handle = module.register_forward_hook(replace)
     try:
-        with watched(model, layers, see):
+        with capture_inputs(model, layers, see):
             model(**{key: value[:1].repeat_interleave(rows, 0) for key, value in inputs.items()})
     finally:
         handle.remove()
@@ -210,6 +210,6 @@ def _response(captured: Tensor, rows: int) -> Response:
 def reached_layers(model: PreTrainedModel, layers: Mapping[str, Layer], inputs: Batch) -> set[str]:
     """Return the names of the ``layers`` that a forward pass calls."""
     reached: set[str] = set()
-    with watched(model, layers, lambda name, _: reached.add(name)):
+    with capture_inputs(model, layers, lambda name, _: reached.add(name)):
         model(**inputs)
     return reached

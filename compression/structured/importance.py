@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compression_gates.compression.errors import CompressionError, naming, unreached
-from compression_gates.compression.model.capture import Batch, one_by_one, watched
+from compression_gates.compression.model.capture import Batch, capture_inputs, one_by_one
 from compression_gates.compression.model.gradients import is_causal, is_seq2seq, losses
 from compression_gates.compression.structured.coupling import Coupling
 
@@ -95,7 +95,7 @@ def activation(
         norms[name] = norms[name] + _by_unit(squares, by_name[name]).sqrt().sum(dim=0)
         tokens[name] += len(squares)
 
-    with watched(model, {name: by_name[name].consumer for name in by_name}, see):
+    with capture_inputs(model, {name: by_name[name].consumer for name in by_name}, see):
         for text in _texts(model, batches):
             model(**text)
     for name, count in tokens.items():

@@ -44,7 +44,7 @@ def test_patterns_hold_in_every_group(tiny_llama, batches, text):
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
-def test_none_changes_nothing_and_all_leaves_nothing(tiny_llama, batches, method):
+def test_sparsity_of_zero_and_one(tiny_llama, batches, method):
     before = copy.deepcopy(tiny_llama.state_dict())
     apply(tiny_llama, f"{method}-0", batches)
     assert all(torch.equal(t, before[name]) for name, t in tiny_llama.state_dict().items())
@@ -53,7 +53,7 @@ def test_none_changes_nothing_and_all_leaves_nothing(tiny_llama, batches, method
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_blocks_are_pruned_in_turn_on_their_own_statistics(tiny_llama, batches, method):
+def test_blocks_are_pruned_sequentially(tiny_llama, batches, method):
     expected = copy.deepcopy(tiny_llama)
     layers = backbone_layers(expected)
     with torch.no_grad():
@@ -85,21 +85,21 @@ def test_encoders(tiny_encoder, batches, kind, text):
         assert model(**batches[0]).logits.isfinite().all()
 
 
-def test_tied_embeddings_stay_tied_and_untouched(tiny_llama, batches):
+def test_tied_embeddings_are_not_changed(tiny_llama, batches):
     before = tiny_llama.get_input_embeddings().weight.clone()
     apply(tiny_llama, "wanda-50", batches)
     assert torch.equal(tiny_llama.get_input_embeddings().weight, before)
     assert tiny_llama.lm_head.weight is tiny_llama.get_input_embeddings().weight
 
 
-def test_rounding_leaves_the_weights_that_its_integers_stand_for(tiny_llama):
+def test_rounded_weights_equal_their_codes(tiny_llama):
     result = apply(tiny_llama, "rtn-int8")
     assert set(result.quantized) == set(result.layers)
     for name, quantized in result.quantized.items():
         assert torch.equal(tiny_llama.get_submodule(name).weight, quantized.dequantized())
 
 
-def test_rounding_that_leaves_its_grid_is_an_error(tiny_llama, monkeypatch):
+def test_codes_outside_the_grid_are_an_error(tiny_llama, monkeypatch):
     def wrong(weight, *options, **more):
         rounded = round_to_nearest(weight, Uniform(8))
         return replace(rounded, codes=rounded.codes * 2)
@@ -119,13 +119,13 @@ def test_half_precision(tiny_llama, batches, dtype, text):
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
 
 
-def test_a_tied_head_is_not_packed(tiny_llama):
+def test_tied_head_is_rejected(tiny_llama):
     recipe = Recipe.parse({"method": "rtn", "bits": 8, "include": ["lm_head"]})
     with pytest.raises(RecipeError, match="lm_head: it is tied to an embedding"):
         compress(tiny_llama, recipe)
 
 
-def test_a_dead_feature_leaves_every_method_finite(tiny_llama, batches):
+def test_zero_features(tiny_llama, batches):
     with torch.no_grad():
         tiny_llama.model.layers[0].input_layernorm.weight[5] = 0.0
     for text in ("wanda-50", "sparsegpt-50"):
@@ -143,7 +143,7 @@ def test_weights_that_are_not_finite_name_their_layer(tiny_llama, value):
         apply(tiny_llama, "magnitude-50")
 
 
-def test_a_width_that_the_pattern_does_not_divide_names_its_layer(tiny_llama):
+def test_indivisible_width_names_its_layer(tiny_llama):
     before = copy.deepcopy(tiny_llama.state_dict())
     with pytest.raises(RecipeError, match=r"q_proj: pattern 3:5: an input width of 32"):
         apply(tiny_llama, "magnitude-3:5")
@@ -176,5 +176,5 @@ def test_no_calibration_text_and_training_mode_are_errors(tiny_llama):
         apply(tiny_llama.train(), "magnitude-50")
 
 
-def test_pattern_widths_are_multiples():
+def test_expected_zeros_of_a_pattern():
     assert NofM(2, 4).expected_zeros(3, 8, per_row=True) == 12

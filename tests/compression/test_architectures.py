@@ -5,7 +5,7 @@ import torch
 
 from compression_gates.compression.apply import compress
 from compression_gates.compression.calibration.driver import collect
-from compression_gates.compression.checkpoint.saving import load, save
+from compression_gates.compression.checkpoint.saving import save
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.capture import one_by_one
 from compression_gates.compression.model.layers import all_layers, backbone_layers
@@ -56,7 +56,7 @@ def test_every_method_on_every_architecture(name, text, batches, tmp_path):
     for layer in result.pruned:
         assert (all_layers(result.model)[layer].weight == 0).any()
     save(result, vocabulary.causal(64), tmp_path / "out")
-    loaded = load(tmp_path / "out", zoo.auto(name))
+    loaded = zoo.auto(name).from_pretrained(tmp_path / "out")
     again = outputs(loaded, name, data[0])
     assert torch.equal(again, after)
     own = loaded.state_dict()

@@ -92,4 +92,4 @@ def test_awq_is_held_beside_rounding_alone():
 
 def test_what_is_measured_stands_below_the_table(capsys):
     assert main(["opt", "--methods", "magnitude"]) == 0
-    assert "the model as a whole puts out is not measured" in capsys.readouterr().out
+    assert "the output of the whole model is not measured" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Statistics against inputs that were recorded by hand."""
+"""Statistics are compared with inputs recorded by hooks."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from compression_gates.compression.model.layers import backbone_layers
 
 
 def recorded_inputs(model, layer, batches):
-    """Every unpadded input row of ``layer``, from whole forwards."""
+    """Return the unpadded inputs of ``layer`` from complete forward passes."""
     layer = layer.module
     rows = []
 
@@ -30,21 +30,21 @@ def recorded_inputs(model, layer, batches):
 
 def collected(model, batches, with_products=True):
     layers = backbone_layers(model)
-    found = {}
+    by_name = {}
     for statistics in visit_blocks(model, layers, batches, with_products):
-        found |= statistics
-    return layers, found
+        by_name |= statistics
+    return layers, by_name
 
 
 def check(model, batches):
-    layers, found = collected(model, batches)
-    assert set(found) == set(layers)
+    layers, statistics = collected(model, batches)
+    assert set(statistics) == set(layers)
     for name, layer in layers.items():
         inputs = recorded_inputs(model, layer, batches).double()
-        assert found[name].tokens == len(inputs)
-        assert torch.allclose(found[name].norm, inputs.norm(dim=0), rtol=1e-5)
+        assert statistics[name].tokens == len(inputs)
+        assert torch.allclose(statistics[name].norm, inputs.norm(dim=0), rtol=1e-5)
         expected = 2 * inputs.T @ inputs / len(inputs)
-        assert torch.allclose(found[name].hessian.double(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(statistics[name].hessian.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_causal_model(tiny_llama, batches):
@@ -57,13 +57,13 @@ def test_encoders(tiny_encoder, batches, kind):
 
 
 def test_a_shared_layer_sees_the_inputs_of_all_its_uses(tiny_encoder, batches):
-    _, found = collected(tiny_encoder("albert"), batches)
+    _, statistics = collected(tiny_encoder("albert"), batches)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-    query = next(name for name in found if name.endswith("query"))
-    assert found[query].tokens == 3 * tokens
+    query = next(name for name in statistics if name.endswith("query"))
+    assert statistics[query].tokens == 3 * tokens
 
 
-def test_padding_counts_for_nothing(tiny_llama, batches):
+def test_padding_is_ignored(tiny_llama, batches):
     _, padded = collected(tiny_llama, batches)
     rows = [
         {"input_ids": ids[mask.bool()][None], "attention_mask": mask[mask.bool()][None]}
@@ -76,7 +76,7 @@ def test_padding_counts_for_nothing(tiny_llama, batches):
         assert torch.allclose(padded[name].norm, statistics.norm, rtol=1e-5)
 
 
-def test_later_blocks_see_what_was_done_to_earlier_ones(tiny_llama, batches):
+def test_later_blocks_use_the_compressed_earlier_blocks(tiny_llama, batches):
     layers = backbone_layers(tiny_llama)
     visits = visit_blocks(tiny_llama, layers, batches, with_products=False)
     first = next(visits)
@@ -90,12 +90,12 @@ def test_later_blocks_see_what_was_done_to_earlier_ones(tiny_llama, batches):
 
 
 def test_blocks_are_members_of_the_outermost_module_list(tiny_llama, tiny_encoder):
-    found = list(blocks(tiny_llama, list(backbone_layers(tiny_llama))).values())
-    assert [len(block) for block in found] == [7, 7]
-    found = list(
+    groups = list(blocks(tiny_llama, list(backbone_layers(tiny_llama))).values())
+    assert [len(block) for block in groups] == [7, 7]
+    groups = list(
         blocks(tiny_encoder("albert"), list(backbone_layers(tiny_encoder("albert")))).values()
     )
-    assert sorted(len(block) for block in found) == [1, 1, 6]
+    assert sorted(len(block) for block in groups) == [1, 1, 6]
 
 
 def test_no_text_is_an_error(tiny_llama):

@@ -1,4 +1,4 @@
-"""What carries a method out is bound by its entry, and by nothing else."""
+"""The function of a method is determined only by its entry in the catalogue."""
 
 import copy
 from dataclasses import replace
@@ -25,7 +25,7 @@ ONE_OF_EACH_FAMILY = {
 
 
 class Called(BaseException):
-    """The function that an entry binds was called."""
+    """The function of an entry was called."""
 
 
 def called(*arguments):
@@ -34,7 +34,7 @@ def called(*arguments):
 
 @pytest.fixture
 def add(monkeypatch):
-    """``add(method, **changes)``: a copy of a method's entry as ``mine``."""
+    """``add(method, **changes)`` registers a copy of a method's entry as ``mine``."""
 
     def make(method, **changes):
         entry = replace(METHODS[method], name="mine", **changes)
@@ -48,7 +48,7 @@ def renamed(recipe):
     return recipe.replace(Recipe.parse(recipe).steps[0].method, "mine", 1)
 
 
-def test_every_family_is_here():
+def test_all_families_are_covered():
     assert ONE_OF_EACH_FAMILY.keys() == {method.family for method in METHODS.values()}
 
 
@@ -58,13 +58,13 @@ def test_every_entry_binds_a_function(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_entry_without_a_function_raises_with_its_name(name):
+def test_missing_function_raises(name):
     with pytest.raises(CompressionError, match="method mine: no function"):
         replace(METHODS[name], name="mine", function="")
 
 
 @pytest.mark.parametrize(
-    ("function", "complaint"),
+    ("function", "message"),
     [
         (
             "compression_gates.compression.quantization.nowhere:f",
@@ -72,22 +72,22 @@ def test_an_entry_without_a_function_raises_with_its_name(name):
         ),
         ("compression_gates.compression.quantization.gptq:nowhere", "cannot be imported"),
         ("compression_gates.compression.quantization.gptq", "cannot be imported"),
-        ("compression_gates.compression.quantization.gptq:BLOCK", "cannot be called"),
+        ("compression_gates.compression.quantization.gptq:BLOCK", "is not callable"),
     ],
 )
 @pytest.mark.parametrize("recipe", ONE_OF_EACH_FAMILY.values())
-def test_a_function_that_is_not_there_raises_before_anything_is_changed(
-    tiny_llama, batches, add, recipe, function, complaint
+def test_invalid_function_raises_before_any_change(
+    tiny_llama, batches, add, recipe, function, message
 ):
     add(Recipe.parse(recipe).steps[0].method, function=function)
     before = copy.deepcopy(tiny_llama.state_dict())
-    with pytest.raises(CompressionError, match=f"method mine: .*{complaint}"):
+    with pytest.raises(CompressionError, match=f"method mine: .*{message}"):
         compress(tiny_llama, Recipe.parse(["magnitude-30", renamed(recipe)]), batches)
     assert all(torch.equal(t, before[name]) for name, t in tiny_llama.state_dict().items())
 
 
 @pytest.mark.parametrize("recipe", ONE_OF_EACH_FAMILY.values())
-def test_the_function_of_an_entry_is_what_runs(tiny_llama, batches, add, recipe):
+def test_function_of_the_entry_is_called(tiny_llama, batches, add, recipe):
     add(Recipe.parse(recipe).steps[0].method, function=called)
     with pytest.raises(Called):
         compress(tiny_llama, Recipe.parse(renamed(recipe)), batches)
@@ -102,20 +102,20 @@ def test_the_function_of_an_entry_is_what_runs(tiny_llama, batches, add, recipe)
         "distill-1layers,steps=2", "bitmask",
     ],
 )  # fmt: skip
-def test_a_method_does_the_same_under_another_name(tiny_llama, batches, add, recipe):
+def test_results_do_not_depend_on_the_name(tiny_llama, batches, add, recipe):
     add(Recipe.parse(recipe).steps[0].method)
-    found = []
+    results = []
     for source in (recipe, renamed(recipe)):
         torch.manual_seed(0)
         result = compress(copy.deepcopy(tiny_llama), Recipe.parse(source), batches)
-        found.append(result)
-    one, two = (result.model.state_dict() for result in found)
+        results.append(result)
+    one, two = (result.model.state_dict() for result in results)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_quantizer_of_ones_own(tiny_llama, add):
-    """A function that is handed in takes the arguments that its family's step names."""
+def test_user_defined_quantizer(tiny_llama, add):
+    """A callable in an entry has the arguments documented in its family's step module."""
     from compression_gates.compression.quantization.grids import Uniform, round_to_nearest
 
     def towards_two_bits(weight, step, seen, keep_zeros):

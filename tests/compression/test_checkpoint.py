@@ -1,4 +1,4 @@
-"""What is written loads again as what was computed, through plain transformers."""
+"""Saved checkpoints load with ``from_pretrained`` as the compressed model."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_pruned_weights_are_bit_identical(tiny_llama, batches, tokenizer, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "albert", "roberta"])
-def test_packed_weights_compute_the_same_and_take_a_byte_each(
+def test_packed_weights_are_exact_and_take_one_byte(
     tiny_llama, tiny_encoder, batches, tokenizer, tmp_path, kind
 ):
     model = tiny_llama if kind == "llama" else tiny_encoder(kind)
@@ -47,7 +47,7 @@ def test_packed_weights_compute_the_same_and_take_a_byte_each(
     assert dense - packed == pytest.approx(saved, abs=400 * len(result.quantized))
 
 
-def test_shards_are_packed_too(tiny_llama, batches, tokenizer, tmp_path, monkeypatch):
+def test_sharded_checkpoints_are_packed(tiny_llama, batches, tokenizer, tmp_path, monkeypatch):
     whole = tiny_llama.save_pretrained
     monkeypatch.setattr(
         tiny_llama, "save_pretrained", lambda d, **kw: whole(d, max_shard_size="20KB")
@@ -59,12 +59,12 @@ def test_shards_are_packed_too(tiny_llama, batches, tokenizer, tmp_path, monkeyp
         assert torch.equal(loaded(**batches[0]).logits, tiny_llama(**batches[0]).logits)
 
 
-def test_nothing_is_overwritten_and_nothing_half_written_stays(
+def test_existing_directories_are_kept_and_failed_saves_removed(
     tiny_llama, tokenizer, tmp_path, monkeypatch
 ):
     result = compress(tiny_llama, Recipe.parse("rtn-int8"))
     (tmp_path / "out").mkdir()
-    with pytest.raises(FileExistsError, match="name a directory that does not"):
+    with pytest.raises(FileExistsError, match="give a directory that does not"):
         save(result, tokenizer, tmp_path / "out")
 
     def full(*arguments):

@@ -1,4 +1,4 @@
-"""Wrong uses of ``compression-gates compress``; right ones stand in tests/end_to_end."""
+"""Errors of ``compression-gates compress``; tests/end_to_end has valid uses."""
 
 import json
 import os
@@ -26,28 +26,29 @@ def reviews(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
-        ([], "recipe, model, output missing"),
+        ([], "missing: recipe, model, output"),
         (["wander-50", "--model", "m", "--output", "o"], "did you mean 'wanda'"),
         (["wanda-50", "--model", "m", "--output", "{out}"], "needs texts; give --data FILE"),
         (["rtn-int8", "--model", "{tmp}", "--output", "{out}"], "no config.json"),
         (["rtn-int8", "--model", "/nowhere/x", "--output", "{out}"],
          "--model /nowhere/x: no such directory"),
-        (["rtn-int8", "--model", "{bert}", "--output", "{tmp}"], "exists; name a directory"),
+        (["rtn-int8", "--model", "{bert}", "--output", "{tmp}"], "exists; give a directory"),
         (["rtn-int8", "--model", "{bert}", "--output", "{bert}/config.json/x"],
          "Not a directory"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "/nowhere.txt"],
          "--data /nowhere.txt: No such file"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{bad}"],
          "line 2 is not"),
-        (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{empty}"], "no text in"),
+        (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{empty}"],
+         "contains no text"),
         (["wanda-50", "--model", "{bert}", "--output", "{out}", "--data", "{table}"],
          "line 2 is not"),
         (["wanda-0.5", "--model", "{bert}", "--output", "{out}", "--data", "{good}"],
          "for 50 % write wanda-50"),
         (["taylor-50", "--model", "{bert}", "--output", "{out}", "--data", "{labels}"],
-         "text 1 has label 7, but the model knows 2 classes"),
+         "text 1 has label 7, but the model has 2 classes"),
         (["wanda-3:5", "--model", "{bert}", "--output", "{out}", "--data", "{good}"],
          "an input width of 96 is not a multiple of 5"),
         (["rtn-int8,include=*ffn*", "--model", "{bert}", "--output", "{out}"],
@@ -56,9 +57,7 @@ def reviews(tmp_path):
          "this machine has no CUDA device"),
     ],
 )  # fmt: skip
-def test_wrong_use_is_one_clear_line_and_leaves_nothing(
-    tmp_path, reviews, capsys, monkeypatch, words, complaint
-):
+def test_usage_errors(tmp_path, reviews, capsys, monkeypatch, words, message):
     files = {
         "bad": '{"text": "a"}\n{"txt": "b"}\n',
         "labels": '{"text": "a", "label": 7}\n',
@@ -75,10 +74,10 @@ def test_wrong_use_is_one_clear_line_and_leaves_nothing(
         code = main([word.format(**places) for word in words])
     except SystemExit as stopped:
         code = stopped.code
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert code == 2
-    assert told.out == ""
-    assert complaint in told.err.splitlines()[-1]
+    assert captured.out == ""
+    assert message in captured.err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
 
@@ -110,50 +109,52 @@ def other_tokenizer(directory):
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         (lambda d: reweigh(d, lambda t: t.update(extra=torch.ones(2))), "has unexpected extra"),
         (lambda d: reweigh(d, lambda t: t.pop("classifier.bias")), "lacks classifier.bias"),
         (lambda d: reweigh(d, lambda t: t["classifier.bias"].fill_(torch.nan)),
          "classifier.bias holds values that are not finite"),
         (lambda d: reconfigure(d, num_hidden_layers=2), "has unexpected bert.encoder.layer.2"),
+        (lambda d: reconfigure(d, max_position_embeddings=9),
+         "for bert.embeddings.position_embeddings.weight, but the model expects (9, 96)"),
         (lambda d: reconfigure(d, architectures=["BertModel"]), "has no head"),
-        (lambda d: reconfigure(d, architectures=["pipeline"]), "is not one that transformers has"),
+        (lambda d: reconfigure(d, architectures=["pipeline"]), "has no architecture pipeline"),
         (lambda d: reconfigure(d, hidden_act="nope"), "does not load"),
         (lambda d: reconfigure(d, quantization_config={"quant_method": "gptq", "bits": 4}),
-         "compressed already"),
+         "already compressed"),
         (lambda d: (d / "config.json").write_text("null"), "does not load"),
         (lambda d: (d / "tokenizer.json").write_text("{}"), "does not load"),
         (lambda d: (d / "model.safetensors").write_bytes(b"short"), "does not load"),
         (lambda d: (d / "model.safetensors").unlink(), "no *.safetensors file"),
-        (other_tokenizer, "its tokenizer gives ids up to"),
+        (other_tokenizer, "its tokenizer has ids up to"),
     ],
 )  # fmt: skip
-def test_a_broken_model_is_one_line_before_any_work(tmp_path, capsys, change, complaint):
+def test_invalid_checkpoints(tmp_path, capsys, change, message):
     model = broken_copy(tmp_path, "bert-tiny", change)
     assert main(["rtn-int8", "--model", str(model), "--output", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr()
-    (line,) = told.err.splitlines()
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
     assert f"--model {model}" in line
-    assert complaint in line
+    assert message in line
     assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize(
-    ("named", "complaint"),
+    ("named", "message"),
     [("{bert}", "lacks"), ("./nope", "no such directory"), ("{bert}/config.json", "is a file")],
 )
-def test_a_helper_that_cannot_help_is_one_line(tmp_path, reviews, capsys, named, complaint):
+def test_invalid_augmentation_models(tmp_path, reviews, capsys, named, message):
     named = named.format(bert=MODELS / "bert-tiny")
     words = [f"distill,steps=1,generate={named}", "--model", str(MODELS / "bert-tiny"),
              "--output", str(tmp_path / "out"), "--data", str(reviews)]  # fmt: skip
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"generate = {named}" in line
-    assert complaint in line
+    assert message in line
 
 
-def test_what_lies_beside_the_output_is_left_alone(tmp_path, capsys):
+def test_other_files_are_not_touched(tmp_path, capsys):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.txt").write_text("years of work")
     words = ["magnitude-50", "--model", str(MODELS / "bert-tiny"), "--output"]
@@ -162,10 +163,10 @@ def test_what_lies_beside_the_output_is_left_alone(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"]
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     assert main([*words, str(tmp_path / "link")]) == 2
-    assert "exists; name a directory that does not" in capsys.readouterr().err
+    assert "exists; give a directory that does not" in capsys.readouterr().err
 
 
-def test_a_disk_that_is_full_is_one_line(tmp_path, capsys, monkeypatch):
+def test_full_disk(tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
@@ -178,7 +179,7 @@ def test_a_disk_that_is_full_is_one_line(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interruption_is_one_line(tmp_path, capsys, monkeypatch):
+def test_keyboard_interrupt(tmp_path, capsys, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
@@ -190,7 +191,7 @@ def test_an_interruption_is_one_line(tmp_path, capsys, monkeypatch):
     ]
 
 
-def test_a_termination_leaves_nothing_half_written(tmp_path, capfd, monkeypatch):
+def test_sigterm_removes_partial_files(tmp_path, capfd, monkeypatch):
     def terminated(*args, **kwargs):
         assert list(tmp_path.glob("out.*.partial"))
         os.kill(os.getpid(), signal.SIGTERM)
@@ -208,7 +209,7 @@ def test_a_termination_leaves_nothing_half_written(tmp_path, capfd, monkeypatch)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"num_beams": "many"'])
-def test_broken_generation_settings_are_not_replaced_but_refused(tmp_path, capsys, text):
+def test_invalid_generation_config(tmp_path, capsys, text):
     def spoil(directory):
         (directory / "generation_config.json").write_text(text)
 
@@ -224,7 +225,7 @@ def test_broken_generation_settings_are_not_replaced_but_refused(tmp_path, capsy
     ["./x", "../x", "/x", "~/x", "~nosuchuser", "~nosuchuser/x", "here/x", "here/", "a/b/c", "a b",
      "x/", "file://x", "here\\x", "-x", "a--b", "x" * 200, "\0"],
 )  # fmt: skip
-def test_what_can_only_be_a_path_never_goes_to_the_hub(tmp_path, capsys, monkeypatch, named):
+def test_paths_are_not_sent_to_the_hub(tmp_path, capsys, monkeypatch, named):
     def asked(*args, **kwargs):
         raise AssertionError("the hub is asked")
 
@@ -241,43 +242,49 @@ def test_what_can_only_be_a_path_never_goes_to_the_hub(tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize("named", ["gpt2", "org/model", "org/model-7B.v2", "mistralai/x_y"])
-def test_a_name_is_left_to_the_hub(named):
+def test_hub_ids_are_unchanged(named):
     assert check_reference(named, "--model") == named
 
 
-def test_a_home_is_where_the_loader_looks(tmp_path, monkeypatch, capsys):
+def test_tilde_is_expanded(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(MODELS))
     words = ["Magnitude-50", "--model", "~/bert-tiny", "--output", str(tmp_path / "out")]
     assert main(words) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert "magnitude-50" in told.out
-    assert "unchanged: zeros in a dense file save no bytes" in told.out
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "magnitude-50" in captured.out
+    assert "unchanged: a dense file stores its zeros" in captured.out
 
 
-def test_what_has_no_zeros_is_unchanged_and_no_more():
+def test_change_of_size():
     assert _change(1000, 1001) == _change(1001, 1000) == _change(5, 5) == "unchanged"
     assert _change(1000, 1011) == "1.01x larger"
     assert _change(1000, 500) == "2.00x smaller"
 
 
-def test_choices_stand_in_the_list(capsys):
+def test_resolver(tmp_path, capsys):
+    words = ["magnitude-50", "--model", "short", "--output", str(tmp_path / "out")]
+    assert main(words, {"short": str(MODELS / "bert-tiny")}.get) == 0
+    assert "--baseline short" in capsys.readouterr().out
+
+
+def test_list_contains_the_valid_values(capsys):
     assert main(["--list"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for choices in ("one of uniform, owl", "one of layer, row, global", "one of channel, tensor",
-                    "one of magnitude, activation, taylor", "a whole number from 2 to 8",
+                    "one of magnitude, activation, taylor", "an integer from 2 to 8",
                     "true or false", ", ".join(LOSSES), "N:M with 0 < N < M"):  # fmt: skip
-        assert choices in told
+        assert choices in output
 
 
 @pytest.mark.parametrize("text", ["GPTQ-INT4", "Gptq-int4", "gptq-int4"])
-def test_names_of_methods_ignore_case(text):
+def test_method_names_are_case_insensitive(text):
     assert Recipe.parse(text).name == "gptq-int4"
     assert Recipe.parse({"method": "SparseGPT", "pattern": "2:4"}).name == "sparsegpt-2:4"
 
 
 PanicException = type("PanicException", (BaseException,), {})
-"""As tokenizers and safetensors raise it: of a class of their own that cannot be imported."""
+"""Like the class of panics in tokenizers and safetensors, which cannot be imported."""
 
 
 def _panics(*args, **kwargs):
@@ -295,7 +302,7 @@ def _panics(*args, **kwargs):
         "compression_gates.compression.model.texts.check_labels",
     ],
 )
-def test_a_panic_of_a_library_in_rust_is_one_line(tmp_path, reviews, capsys, monkeypatch, place):
+def test_rust_panics_are_reported_on_one_line(tmp_path, reviews, capsys, monkeypatch, place):
     monkeypatch.setattr(place, _panics)
     words = ["wanda-50", "--model", str(MODELS / "bert-tiny"), "--data", str(reviews)]
     assert main([*words, "--output", str(tmp_path / "out")]) == 2
@@ -324,7 +331,7 @@ def _raises(*args, **kwargs):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("debug", [False, True])
-def test_whatever_a_method_raises_is_one_line(
+def test_errors_of_methods_are_reported_on_one_line(
     tmp_path, reviews, capsys, monkeypatch, recipe, place, layer, debug
 ):
     if not place.startswith("transformers"):
@@ -333,12 +340,12 @@ def test_whatever_a_method_raises_is_one_line(
     words = [recipe, "--model", str(MODELS / "bert-tiny"), "--data", str(reviews)]
     words += ["--output", str(tmp_path / "out"), *(["--debug"] if debug else [])]
     assert main(words) == 2
-    told = capsys.readouterr()
-    *before, line = told.err.splitlines()
+    captured = capsys.readouterr()
+    *before, line = captured.err.splitlines()
     assert line.startswith("compression-gates compress: error: ")
     assert "a method's own fault" in line
     assert layer in line
-    assert told.out == ""
+    assert captured.out == ""
     assert ("Traceback (most recent call last):" in before) == debug
     assert debug or not before
     assert not (tmp_path / "out").exists()

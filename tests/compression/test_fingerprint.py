@@ -1,4 +1,4 @@
-"""The hash of a function changes with whatever its results depend on, and with nothing else."""
+"""The hash of a function changes exactly if something that its results depend on changes."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ def scaled(model):
 
 
 def by_exec(source: str, name: str = "f"):
-    """The object of that name which source code makes, as in a notebook."""
+    """Return the object ``name`` that source code defines, as in a notebook."""
     scope = {"__name__": "__main__"}
     exec(source, scope)
     return scope[name]
@@ -102,12 +102,12 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(("one", "other"), CHANGED.values(), ids=CHANGED)
-def test_it_changes_with_what_the_results_depend_on(one, other):
+def test_hash_changes_with_dependencies(one, other):
     assert fingerprint(one()) == fingerprint(one())
     assert fingerprint(one()) != fingerprint(other())
 
 
-def test_code_without_a_module_counts():
+def test_code_without_a_module_is_hashed():
     scopes: list[dict] = [{}, {}]
     for rate, scope in enumerate(scopes):
         exec(f"f = lambda model: model * {rate}", scope)
@@ -115,13 +115,13 @@ def test_code_without_a_module_counts():
     assert one != other
 
 
-def test_sets_are_hashed_in_no_order():
+def test_order_of_sets_is_ignored():
     words = [f"layer {number}" for number in range(20)]
     backwards = words[::-1]
     assert fingerprint(closure(set(words))) == fingerprint(closure(set(backwards)))
 
 
-def test_what_refers_to_itself_has_an_end():
+def test_recursive_values():
     assert fingerprint(by_exec("def f(m, n=3): return f(m, n - 1) if n else m"))
     knot: list = []
     knot.append(knot)
@@ -148,7 +148,7 @@ PRINT = "from compression_gates.compression.fingerprint import fingerprint\n"
         "import helpers\nmethod = lambda model: helpers.scaled(model)",
     ],
 )
-def test_files_of_helpers_count(tmp_path, method):
+def test_files_of_helpers_are_hashed(tmp_path, method):
     (tmp_path / "mine.py").write_text(method)
     (tmp_path / "helpers.py").write_text(HELPERS)
     program = f"{PRINT}from mine import method\nprint(fingerprint(method))"
@@ -158,7 +158,7 @@ def test_files_of_helpers_count(tmp_path, method):
     assert in_a_process(tmp_path, program) != first
 
 
-def test_what_cannot_be_hashed_is_new_in_every_process(tmp_path):
+def test_unhashable_values_differ_in_every_process(tmp_path):
     program = (
         f"{PRINT}import threading\nlock = threading.Lock()\n"
         "def method(model):\n    with lock: return model\n"
@@ -168,7 +168,7 @@ def test_what_cannot_be_hashed_is_new_in_every_process(tmp_path):
     assert fingerprint(closure(threading.Lock())) == fingerprint(closure(threading.Lock()))
 
 
-def test_it_is_the_same_in_every_process(tmp_path):
+def test_hash_is_equal_in_every_process(tmp_path):
     program = f"{PRINT}import torch\nR = {{'a', 'b', 'c', 1.5}}\n" + (
         "class Scale:\n    def __init__(self): self.rate = torch.ones(3)\n"
         "    def __call__(self, model): return helped(model)\n"
@@ -178,7 +178,7 @@ def test_it_is_the_same_in_every_process(tmp_path):
     assert len({in_a_process(tmp_path, program) for _ in range(3)}) == 1
 
 
-def test_a_teacher_that_a_notebook_holds_is_hashed_by_its_weights(tmp_path):
+def test_models_in_globals_are_hashed_by_their_weights(tmp_path):
     program = PRINT + (
         "from transformers import AutoModelForSequenceClassification as Auto\n"
         f"teacher = Auto.from_pretrained({str(MODELS / 'bert-tiny')!r})\n"

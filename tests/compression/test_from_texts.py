@@ -1,4 +1,4 @@
-"""Models are compressed from Python, with texts that are given in several forms."""
+"""Compressing models from Python, with texts in several forms."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.from_texts import compress
-from compression_gates.compression.model.rows import read_rows
+from compression_gates.compression.model.text_rows import read_rows
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
 
@@ -17,8 +17,8 @@ REVIEWS = [corpus.review("calibration", index) for index in range(16)]
 TEXTS, LABELS = [item.text for item in REVIEWS], [item.label for item in REVIEWS]
 
 
-def weights(made):
-    return made.model.bert.encoder.layer[0].output.dense.weight
+def weights(compressed):
+    return compressed.model.bert.encoder.layer[0].output.dense.weight
 
 
 @pytest.mark.parametrize(
@@ -30,52 +30,52 @@ def weights(made):
         lambda: (pair for pair in zip(TEXTS, np.array(LABELS), strict=True)),
     ],
 )
-def test_rows_are_read_in_every_form(rows):
+def test_supported_forms_of_rows(rows):
     assert read_rows(rows(), "data") == (TEXTS, LABELS)
 
 
-def test_texts_alone_have_no_labels():
+def test_rows_without_labels():
     assert read_rows(TEXTS, "data") == (TEXTS, None)
     assert read_rows([{"text": text} for text in TEXTS], "data") == (TEXTS, None)
     assert read_rows([("a", "good")], "data", named=True) == (["a"], ["good"])
 
 
 @pytest.mark.parametrize(
-    ("rows", "why"),
+    ("rows", "message"),
     [
         ([], "no rows"),
         (iter(()), "no rows"),
-        ("a text", "str is no list of rows"),
-        (b"a text", "bytes is no list of rows"),
-        ({"text": "a"}, "dict is no list of rows"),
-        (3, "int is no list of rows"),
+        ("a text", "str is not a list of rows"),
+        (b"a text", "bytes is not a list of rows"),
+        ({"text": "a"}, "dict is not a list of rows"),
+        (3, "int is not a list of rows"),
         (["a", 1], "row 2 is 1; give"),
         (["a", b"b"], "row 2 is b'b'; give"),
         (["a", {"content": "b"}], "row 2 is {'content': 'b'}; give"),
         (["a", ("b", 1, 2)], "row 2 is .*; give"),
-        ([("a", 0), ("b", "good")], "row 2: label 'good' is no whole number"),
-        ([("a", True)], "row 1: label True is no whole number"),
-        ([("a", 0.5)], "row 1: label 0.5 is no whole number"),
-        ([("a", 0), "b"], "row 2 has no label, and others have"),
-        ([{"text": 3}], "row 1: 3 is no text"),
-        (["a", "  "], "row 2: '  ' is no text"),
-        (["\ud800"], "row 1: .*surrogates"),
+        ([("a", 0), ("b", "good")], "row 2: label 'good' is not an integer"),
+        ([("a", True)], "row 1: label True is not an integer"),
+        ([("a", 0.5)], "row 1: label 0.5 is not an integer"),
+        ([("a", 0), "b"], "row 2 has no label, but others do"),
+        ([{"text": 3}], "row 1: 3 is not a text"),
+        (["a", "  "], "row 2: '  ' is not a text"),
+        (["\ud800"], "row 1: the text contains an unpaired surrogate"),
     ],
 )
-def test_rows_that_cannot_be_meant_are_named(rows, why):
-    with pytest.raises(CompressionError, match=f"^data: {why}"):
+def test_invalid_rows(rows, message):
+    with pytest.raises(CompressionError, match=f"^data: {message}"):
         read_rows(rows, "data")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("arguments", "message"),
     [
-        ((None, "rtn-int8"), "model: NoneType is no folder, hub id or PreTrainedModel"),
-        ((3, "rtn-int8"), "model: int is no folder"),
+        ((None, "rtn-int8"), "model: NoneType is not a directory, a hub id or a PreTrainedModel"),
+        ((3, "rtn-int8"), "model: int is not a directory"),
         ((BASE, "wanda-50", [1]), "data: row 1 is 1; give"),
         ((BASE, "wanda-50", []), "data: no rows"),
         ((BASE, "wanda-50"), "wanda-50 needs texts; give data"),
-        ((BASE, "wanda-50", [("a", 7)]), "data: text 1 has label 7, but the model knows 2"),
+        ((BASE, "wanda-50", [("a", 7)]), "data: text 1 has label 7, but the model has 2"),
         ((BASE, "wanda-50", "nowhere.txt"), "data nowhere.txt: No such file"),
         ((BASE, "distill-1layers,translate=nowhere/a|nowhere/b,steps=1", TEXTS), "translate = no"),
         ((BASE, "rtn-int8", None, None, "tpu"), "device tpu: give cpu, cuda or cuda:N"),
@@ -83,15 +83,22 @@ def test_rows_that_cannot_be_meant_are_named(rows, why):
         ((BASE, 3), "a recipe is a string"),
     ],
 )
-def test_wrong_arguments_are_one_clear_error(arguments, why, tmp_path, monkeypatch):
+def test_invalid_arguments(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nowhere").mkdir()
-    with pytest.raises(CompressionError, match=why):
+    with pytest.raises(CompressionError, match=message):
         compress(*arguments)
 
 
-def test_a_step_sees_the_file_of_its_own_setting(tmp_path):
-    file = tmp_path / "own.jsonl"
+def test_two_steps_can_name_the_same_file(tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    data = f"data={tmp_path / 'texts.txt'}"
+    compressed = compress(BASE, f"wanda-50,{data}+gptq-int4,{data}")
+    assert set(compressed.pruned) == set(compressed.quantized)
+
+
+def test_setting_data_overrides_the_argument(tmp_path):
+    file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
     other = ["One text."]
     by_file, by_rows, by_other = (

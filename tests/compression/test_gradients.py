@@ -1,4 +1,4 @@
-"""What a model is for, and so what its loss is of."""
+"""Detection of a model's task."""
 
 import pytest
 
@@ -32,10 +32,10 @@ XLNET = dict(d_model=32, n_layer=1, n_head=4, d_inner=48)
         ("BertForMaskedLM", TEXT, "other"),
     ],
 )
-def test_what_a_model_is_for_is_looked_up(model, settings, kind):
-    made = Architecture(model, settings).make()
-    assert is_causal(made) == (kind == "causal")
-    assert not is_seq2seq(made)
+def test_task_of_unusual_classes(model, settings, kind):
+    instance = Architecture(model, settings).make()
+    assert is_causal(instance) == (kind == "causal")
+    assert not is_seq2seq(instance)
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_what_a_model_is_for_is_looked_up(model, settings, kind):
     [("llama", "causal"), ("gpt2", "causal"), ("bert", "other"), ("t5", "seq2seq"),
      ("marian", "seq2seq"), ("led", "seq2seq")],
 )  # fmt: skip
-def test_the_usual_ones_too(name, kind):
+def test_task_of_common_architectures(name, kind):
     model = ARCHITECTURES[name].make()
     assert (is_causal(model), is_seq2seq(model)) == (kind == "causal", kind == "seq2seq")
 
 
-def test_a_class_of_somebody_s_own_is_what_it_derives_from(tiny_llama):
+def test_task_of_a_subclass(tiny_llama):
     tiny_llama.__class__ = type("Mine", (type(tiny_llama),), {})
     assert is_causal(tiny_llama)

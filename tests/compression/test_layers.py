@@ -22,7 +22,7 @@ def names(model, **settings):
     return list(selected_layers(model, recipe.steps[0]))
 
 
-def test_the_head_is_left_alone_unless_named(tiny_llama):
+def test_head_is_selected_only_by_a_pattern(tiny_llama):
     assert len(names(tiny_llama)) == 2 * 7
     assert "lm_head" not in names(tiny_llama)
     assert names(tiny_llama, include=["lm_head"]) == ["lm_head"]
@@ -31,13 +31,13 @@ def test_the_head_is_left_alone_unless_named(tiny_llama):
 @pytest.mark.parametrize(
     ("kind", "layers"), [("bert", 3 * 6 + 1), ("roberta", 3 * 6), ("albert", 1 + 6 + 1)]
 )
-def test_classifier_heads_are_left_alone(tiny_encoder, kind, layers):
-    found = names(tiny_encoder(kind))
-    assert len(found) == layers
-    assert not any("classifier" in name for name in found)
+def test_classifier_heads_are_not_selected(tiny_encoder, kind, layers):
+    selected = names(tiny_encoder(kind))
+    assert len(selected) == layers
+    assert not any("classifier" in name for name in selected)
 
 
-def test_patterns_choose(tiny_llama):
+def test_include_and_exclude(tiny_llama):
     assert len(names(tiny_llama, include=["*mlp*"])) == 2 * 3
     assert len(names(tiny_llama, include=["*mlp*"], exclude=["*.0.*"])) == 3
     assert len(names(tiny_llama, exclude=["*q_proj"])) == 2 * 6
@@ -49,7 +49,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(tiny_llama, key):
         names(tiny_llama, **{key: ["*ffn*"]})
 
 
-def test_nothing_left_is_an_error(tiny_llama):
+def test_empty_selection_is_an_error(tiny_llama):
     with pytest.raises(RecipeError, match="no layer of LlamaForCausalLM is left"):
         names(tiny_llama, exclude=["*"])
 
@@ -61,19 +61,19 @@ def test_nothing_left_is_an_error(tiny_llama):
         ("squeezebert", "transformer.encoder.layers.0.post_attention.conv1d.weight"),
     ],
 )
-def test_weights_that_no_method_finds_are_one_note(name, largest):
+def test_weights_outside_layers_cause_one_note(name, largest):
     result = compress(ARCHITECTURES[name].make(), Recipe.parse("rtn-int8+bitmask"))
-    (note,) = (note for note in result.notes if "no linear layer" in note)
+    (note,) = (note for note in result.notes if "outside linear layers" in note)
     share, _ = outside_layers(ARCHITECTURES[name].make())
     assert note.startswith(f"{share:.0%} of the weights")
     assert note.endswith(largest)
     layer = next(iter(all_layers(ARCHITECTURES[name].make())))
     chosen = compress(ARCHITECTURES[name].make(), Recipe.parse(f"rtn-int8,include={layer}"))
-    assert not any("no linear layer" in note for note in chosen.notes)
+    assert not any("outside linear layers" in note for note in chosen.notes)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "t5", "gpt2", "whole"])
-def test_a_model_of_layers_embeddings_and_norms_has_nothing_outside(name, tiny_llama):
+def test_no_weights_outside_layers(name, tiny_llama):
     model = tiny_llama if name == "whole" else ARCHITECTURES[name].make()
     assert outside_layers(model) == (0.0, "")
 
@@ -90,7 +90,7 @@ def longcat():
     return transformers.LongcatFlashForCausalLM(config).eval()
 
 
-def test_experts_are_found_where_the_module_does_not_say_how_many(longcat):
+def test_experts_without_a_count_attribute_are_found(longcat):
     experts = [name for name, layer in all_layers(longcat).items() if layer.expert is not None]
     assert len(experts) == 6 + 4  # its gate_up_proj has a slice for the two zero experts as well
     assert all("router" in name for name in routers(longcat))
@@ -98,15 +98,15 @@ def test_experts_are_found_where_the_module_does_not_say_how_many(longcat):
 
 
 @pytest.mark.parametrize("text", ["rtn-int8", "wanda-50", "gptq-int4"])
-def test_such_experts_are_compressed_and_calibrated(longcat, batches, tmp_path, text):
+def test_experts_without_a_count_attribute_are_compressed(longcat, batches, tmp_path, text):
     result = compress(longcat, Recipe.parse(text), batches)
     seen = [name for name in result.layers if ".experts." in name]
     assert len(seen) == 10
     save(result, tokenizer(), tmp_path / "out")
 
 
-def test_experts_in_two_dimensions_are_found_and_are_what_the_model_computes_with():
-    """DBRX stores its experts' matrices one below the other, and the third one transposed."""
+def test_dbrx_experts_are_the_matrices_of_the_forward_pass():
+    """DBRX stacks the matrices of its experts in two dimensions, and transposes the third one."""
     model = ARCHITECTURES["dbrx"].make()
     assert outside_layers(model)[0] < 0.01
     experts = {n: layer for n, layer in all_layers(model).items() if layer.expert is not None}
@@ -127,7 +127,7 @@ def test_experts_in_two_dimensions_are_found_and_are_what_the_model_computes_wit
     "text", ["rtn-int4", "gptq-int4", "wanda-50", "sparsegpt-2:4", "taylor-50", "log-int4",
              "magnitude-50+bitmask", "wanda-50+gptq-int4"],
 )  # fmt: skip
-def test_they_are_compressed_stored_and_loaded(text, tmp_path):
+def test_dbrx_experts_are_compressed_saved_and_loaded(text, tmp_path):
     model = ARCHITECTURES["dbrx"].make()
     result = compress(model, Recipe.parse(text), calibration(model))
     experts = [name for name in result.layers if ".experts." in name]
@@ -139,11 +139,11 @@ def test_they_are_compressed_stored_and_loaded(text, tmp_path):
         assert torch.equal(loaded[key], tensor), key
 
 
-def test_their_inputs_are_seen():
+def test_dbrx_expert_inputs_are_captured():
     model = ARCHITECTURES["dbrx"].make()
     experts = {n: layer for n, layer in all_layers(model).items() if layer.expert is not None}
     seen = collect(model, experts, calibration(model), with_products=False)
     tokens = sum(sum(int(m.sum()) for m in [b["attention_mask"]]) for b in calibration(model))
     for key in ("w1", "v1", "w2"):
-        found = sum(s.tokens for n, s in seen.items() if f"blocks.0.ffn.experts.mlp.{key}." in n)
-        assert found == 2 * tokens
+        routed = sum(s.tokens for n, s in seen.items() if f"blocks.0.ffn.experts.mlp.{key}." in n)
+        assert routed == 2 * tokens

@@ -1,4 +1,4 @@
-"""Mixtures of experts: routers are left alone, and experts without a token are told of."""
+"""Mixtures of experts: selection of routers, and notes on unrouted experts."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.architectures.trial import calibration
 from compression_gates.compression.calibration.driver import collect, visit_blocks
-from compression_gates.compression.calibration.silent_experts import expert_of
+from compression_gates.compression.calibration.unrouted_experts import expert_of
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.layers import (
     all_layers,
@@ -30,11 +30,11 @@ LINEAR_ROUTERS = {
     "nllb_moe": {"model.encoder.layers.1.ffn.router.classifier",
                  "model.decoder.layers.1.ffn.router.classifier"},
 }  # fmt: skip
-"""Routers that are linear layers; elsewhere they are parameters, which nothing here touches."""
+"""Routers that are linear layers; in other architectures they are parameters."""
 
 
 @pytest.mark.parametrize("name", LINEAR_ROUTERS)
-def test_routers_are_left_alone_unless_named(name):
+def test_routers_are_selected_only_by_their_own_patterns(name):
     model = ARCHITECTURES[name].make()
     expected = {path.format(n) for path in LINEAR_ROUTERS[name] for n in range(2)}
     assert routers(model) == expected
@@ -58,34 +58,34 @@ def test_a_model_without_experts_has_no_router(name):
 
 @pytest.mark.parametrize("name", ["mixtral", "llama4", "gpt_oss", "jetmoe", "switch_transformers"])
 @pytest.mark.parametrize(
-    ("text", "done"),
+    ("text", "fallback"),
     [("gptq-int4", "were rounded to nearest"), ("sparsegpt-50", "were pruned by magnitude")],
 )
-def test_experts_without_a_token_are_told_in_one_line_with_their_number(name, text, done):
+def test_unrouted_experts_cause_one_note(name, text, fallback):
     model = ARCHITECTURES[name].make()
     ids = torch.tensor([[7, 2]])
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.is_encoder_decoder:
         batch["labels"] = ids
-    silent = _silent(model, [batch])
-    assert silent
+    unrouted = _unrouted(model, [batch])
+    assert unrouted
     result = compress(model, Recipe.parse(text), [batch])
     (note,) = (note for note in result.notes if "no calibration token" in note)
-    assert f"routed to {len(silent)} expert" in note
+    assert f"routed to {len(unrouted)} expert" in note
     if name == "jetmoe":  # four experts of attention and four of the FFN, two layers, one token
-        assert len(silent) < 2 * (4 + 4)
-    assert done in note
-    mixture, number = min(silent)
+        assert len(unrouted) < 2 * (4 + 4)
+    assert fallback in note
+    mixture, number = min(unrouted)
     assert f"{mixture} {number}" in note
     naive = ARCHITECTURES[name].make()
     compress(naive, Recipe.parse("rtn-int4" if "gptq" in text else "magnitude-50,scope=row"))
     for key, layer in all_layers(model).items():
-        if layer.routed and key in result.layers and expert_of(key) in silent:
+        if layer.routed and key in result.layers and expert_of(key) in unrouted:
             assert torch.equal(layer.weight, all_layers(naive)[key].weight), key
 
 
-def _silent(model, batches):
-    """Mixture and number of each expert that no token reaches."""
+def _unrouted(model, batches):
+    """Return mixture and number of each expert without tokens."""
     layers = {n: layer for n, layer in backbone_layers(model).items() if layer.routed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -94,8 +94,8 @@ def _silent(model, batches):
 
 
 @pytest.mark.parametrize("name", ["mixtral", "llama4", "jetmoe", "switch_transformers"])
-def test_experts_alone_see_the_tokens_that_they_see_among_other_layers(name):
-    """A forward is not left before the experts of a later block were reached."""
+def test_expert_statistics_do_not_depend_on_other_layers(name):
+    """A forward pass does not end before the experts of a later block."""
     model = ARCHITECTURES[name].make()
     batches = calibration(model)
     step = Recipe.parse("wanda-50,include=*expert*|*_linear*" if name == "jetmoe"
@@ -120,13 +120,13 @@ def test_experts_alone_see_the_tokens_that_they_see_among_other_layers(name):
         ("a.self_attention.experts.input_linear.weight.2", ("a.self_attention.experts", "2")),
     ],
 )
-def test_the_number_of_an_expert_is_read_from_its_weight(weight, expert):
+def test_expert_of_weight_name(weight, expert):
     assert expert_of(weight) == expert
 
 
 @pytest.mark.parametrize("name", ["mixtral", "jetmoe", "llama4", "granitemoe", "jamba"])
 @pytest.mark.parametrize("text", ["svd-50", "movement-50,steps=1", "rtn-int8,activations=true"])
-def test_a_refusal_of_experts_says_what_to_exclude(name, text):
+def test_error_for_experts_gives_the_exclude_setting(name, text):
     model = ARCHITECTURES[name].make()
     batches = calibration(model)
     with pytest.raises(RecipeError, match=r"exclude=\*\.") as caught:
@@ -137,7 +137,7 @@ def test_a_refusal_of_experts_says_what_to_exclude(name, text):
                for key in (*result.layers, *result.layout.factored))  # fmt: skip
 
 
-def test_channels_of_a_shared_expert_go_once_the_experts_are_excluded():
+def test_shared_expert_is_pruned_if_experts_are_excluded():
     model = ARCHITECTURES["qwen2_moe"].make()
     with pytest.raises(RecipeError, match="made smaller") as caught:
         compress(model, Recipe.parse("ffn-50,score=magnitude"), calibration(model))

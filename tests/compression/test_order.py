@@ -1,4 +1,4 @@
-"""Steps that would undo each other, and steps that go together."""
+"""Conflicting and compatible steps."""
 
 import copy
 
@@ -13,35 +13,36 @@ from tests.compression import zoo
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
-        ("rtn-int8+wanda-50", "wanda-50 after rtn-int8 takes the weights off their grid"),
-        ("rtn-int8+gptq-int4", "takes the weights off their grid"),
-        ("rtn-int8+smoothquant", "takes the weights off their grid"),
-        ("wanda-2:4+svd-50", "fills its zeros"),
+        ("rtn-int8+wanda-50", "wanda-50 after rtn-int8 moves quantized weights off their grid"),
+        ("rtn-int8+gptq-int4", "moves quantized weights off their grid"),
+        ("rtn-int8+smoothquant", "moves quantized weights off their grid"),
+        ("wanda-2:4+svd-50", "fills the zeros"),
         ("wanda-50+sparsegpt-50", "prunes a layer twice"),
-        ("wanda-2:4+ffn-50", "breaks its groups"),
-        ("wanda-50+bitmask+rtn-int4", "is too late: what is stored comes last"),
-        ("rtn-int4,include=*mlp*+movement-50,include=*attn*", "takes the weights off their grid"),
-        ("rtn-int8,include=*mlp*+distill,steps=2", "takes the weights off their grid"),
-        ("awq-int4+rtn-int3", "rounds at another bits than its scales are for"),
-        ("awq-int4,group=16+rtn-int4", "rounds at another group"),
-        ("awq-int4+rtn-int4,symmetric=false", "rounds at another symmetric"),
+        ("wanda-2:4+ffn-50", "breaks the N:M groups"),
+        ("wanda-50+bitmask+rtn-int4", "is not allowed: storage must be the last step"),
+        (
+            "rtn-int4,include=*mlp*+movement-50,include=*attn*",
+            "moves quantized weights off their grid",
+        ),
+        ("rtn-int8,include=*mlp*+distill,steps=2", "moves quantized weights off their grid"),
+        ("awq-int4+rtn-int3", "needs the bits that its scales are for"),
+        ("awq-int4,group=16+rtn-int4", "needs the group"),
+        ("awq-int4+rtn-int4,symmetric=false", "needs the symmetric"),
         ("magnitude-50,include=lm_head+bitmask,include=lm_head", "it is tied to an embedding"),
         ("rtn-int4,group=16,scale=tensor", "leave out scale=tensor"),
         ("wanda-50,outlier=3", "the setting outlier needs allocation=owl"),
     ],
 )
-def test_a_step_that_undoes_another_is_refused_before_anything_changes(
-    tiny_llama, batches, text, complaint
-):
+def test_conflicting_steps_are_rejected_before_any_change(tiny_llama, batches, text, message):
     before = copy.deepcopy(tiny_llama.state_dict())
-    with pytest.raises(RecipeError, match=complaint):
+    with pytest.raises(RecipeError, match=message):
         compress(tiny_llama, Recipe.parse(text), batches)
     assert all(torch.equal(t, before[name]) for name, t in tiny_llama.state_dict().items())
 
 
-def test_steps_on_other_layers_do_not_meet(tiny_llama, batches):
+def test_steps_on_disjoint_layers_do_not_conflict(tiny_llama, batches):
     text = "wanda-2:4,include=*attn*+svd-40,include=*mlp*+rtn-int8,include=*attn*"
     result = compress(tiny_llama, Recipe.parse(text), batches)
     assert all("attn" in name for name in (*result.pruned, *result.quantized))
@@ -53,7 +54,7 @@ def test_steps_on_other_layers_do_not_meet(tiny_llama, batches):
     "later", ["rtn-int4", "rtn-int4,symmetric=false", "gptq-int4", "gptq-int3,act_order=true",
               "lsq-int4,iterations=5", "log-int4"],
 )  # fmt: skip
-def test_quantization_keeps_a_mask(tiny_llama, batches, later):
+def test_quantization_preserves_the_sparsity_pattern(tiny_llama, batches, later):
     result = compress(tiny_llama, Recipe.parse(f"sparsegpt-2:4+{later}"), batches)
     for name in result.pruned:
         weight = all_layers(tiny_llama)[name].weight
@@ -66,15 +67,15 @@ def test_factors_can_be_pruned_and_quantized(tiny_llama, batches):
     assert set(result.pruned) == set(result.quantized)
 
 
-def test_a_model_that_is_compressed_already_is_refused(tiny_llama):
+def test_compressed_models_are_rejected(tiny_llama):
     tiny_llama.config.quantization_config = {"quant_method": "gptq"}
-    with pytest.raises(RecipeError, match="compressed already"):
+    with pytest.raises(RecipeError, match="already compressed"):
         compress(tiny_llama, Recipe.parse("rtn-int8"))
 
 
-def test_a_quantized_head_is_not_trained_away(tiny_encoder, batches):
+def test_training_after_quantization_is_rejected(tiny_encoder, batches):
     model = tiny_encoder("bert")
-    with pytest.raises(RecipeError, match="takes the weights off their grid"):
+    with pytest.raises(RecipeError, match="moves quantized weights off their grid"):
         compress(model, Recipe.parse("rtn-int8,include=classifier+distill,steps=2"), batches)
 
 
@@ -92,7 +93,7 @@ def test_zeros_of_other_layers_survive_training(tiny_encoder, batches, later):
             assert not torch.equal(after, layer.weight)
 
 
-def test_zeros_follow_a_layer_to_its_place_in_the_student(batches):
+def test_zeros_are_preserved_in_the_student(batches):
     model = zoo.make("llama")
     last = len(model.model.layers) - 1
     recipe = f"wanda-50,include=*layers.{last}.mlp*+distill-1layers,steps=3"
@@ -105,7 +106,7 @@ def test_zeros_follow_a_layer_to_its_place_in_the_student(batches):
         assert int((weight == 0).sum()) >= weight.numel() // 2
 
 
-def test_movement_goes_before_a_smaller_model(tiny_llama, batches):
+def test_movement_before_structured_pruning(tiny_llama, batches):
     before = tiny_llama.model.layers[0].self_attn.q_proj.weight.shape
     compress(tiny_llama, Recipe.parse("movement-50,steps=2+heads-50"), batches)
     after = tiny_llama.model.layers[0].self_attn.q_proj.weight
@@ -115,22 +116,22 @@ def test_movement_goes_before_a_smaller_model(tiny_llama, batches):
 
 @pytest.mark.parametrize(
     ("text", "note"),
-    [("bitmask", "no layer has zeros enough"), ("awq-int4", "no quantization step follows"),
+    [("bitmask", "no layer has enough zeros"), ("awq-int4", "no quantization step follows"),
      ("ffn-100", "keeps one of its 48 units")],
 )  # fmt: skip
-def test_a_step_that_changes_nothing_says_so(tiny_llama, batches, text, note):
+def test_steps_without_effect_cause_a_note(tiny_llama, batches, text, note):
     result = compress(tiny_llama, Recipe.parse(text), batches)
-    assert any(note in told for told in result.notes)
+    assert any(note in line for line in result.notes)
 
 
 @pytest.mark.parametrize("text", ["svd-50", "distill-1layers,steps=1", "ffn-50"])
-def test_nobody_elses_luck_is_changed(tiny_llama, batches, text):
+def test_global_rng_is_restored(tiny_llama, batches, text):
     before = torch.get_rng_state()
     compress(tiny_llama, Recipe.parse(text), batches)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_training_that_ends_in_no_numbers_is_an_error(tiny_llama, batches):
+def test_training_with_overflow_is_an_error(tiny_llama, batches):
     # In float16, whose largest number is 65504: one update, and no loss behind it to tell.
     given = {"learning_rate": 1e6, "loss": (("labels", 1.0),), "steps": 1}
     recipe = Recipe((Step("distill", tuple(given.items())),))

@@ -1,4 +1,4 @@
-"""The project's own format: what it holds, what it takes on disk, and what it refuses."""
+"""The project's own format: content, size on disk, and validation."""
 
 import json
 
@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.checkpoint.own_format import METHOD
-from compression_gates.compression.checkpoint.saving import form_of, load, save
+from compression_gates.compression.checkpoint.saving import form_of, save
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.model.layers import all_layers
 from compression_gates.compression.recipe import Recipe
@@ -38,60 +38,60 @@ def tensors(directory):
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_a_weight_takes_its_bits_its_scales_and_its_zero_points(saved, bits):
+def test_size_of_packed_weights(saved, bits):
     result, directory = saved(f"rtn-int{bits},symmetric=false,group=16")
     assert form_of(result) == METHOD
-    held = tensors(directory)
+    stored = tensors(directory)
     for name, quantized in result.quantized.items():
         rows, columns = quantized.codes.shape
-        assert f"{name}.weight" not in held
-        assert held[f"{name}.weight_packed"].nbytes == rows * -(-columns * bits // 32) * 4
-        assert held[f"{name}.weight_scales"].nbytes == rows * columns // 16 * 4
-        assert held[f"{name}.weight_zeros"].nbytes == rows * columns // 16
+        assert f"{name}.weight" not in stored
+        assert stored[f"{name}.weight_packed"].nbytes == rows * -(-columns * bits // 32) * 4
+        assert stored[f"{name}.weight_scales"].nbytes == rows * columns // 16 * 4
+        assert stored[f"{name}.weight_zeros"].nbytes == rows * columns // 16
 
 
-def test_a_bitmask_takes_a_bit_a_weight_and_the_values_that_stay(saved):
+def test_size_of_bitmask_and_values(saved):
     result, directory = saved("wanda-50+bitmask")
-    held = tensors(directory)
+    stored = tensors(directory)
     for name in result.pruned:
         weight = result.model.get_submodule(name).weight
-        assert held[f"{name}.weight_bitmask"].nbytes == weight.numel() // 8
-        assert held[f"{name}.weight_values"].nbytes == int((weight != 0).sum()) * 4
+        assert stored[f"{name}.weight_bitmask"].nbytes == weight.numel() // 8
+        assert stored[f"{name}.weight_values"].nbytes == int((weight != 0).sum()) * 4
 
 
-def test_a_dense_layer_is_not_stored_as_a_bitmask(saved):
+def test_dense_layers_have_no_bitmask(saved):
     result, _ = saved("magnitude-0+bitmask")
     assert result.bitmask == []
     assert form_of(result) == "plain"
 
 
-def test_a_layer_that_is_packed_is_not_stored_as_a_bitmask_too(saved):
+def test_packed_layers_have_no_bitmask(saved):
     result, directory = saved("wanda-50,include=*mlp*+rtn-int4,include=*down_proj+bitmask")
     assert set(result.bitmask) == set(result.pruned) - set(result.quantized)
-    held = tensors(directory)
+    stored = tensors(directory)
     for name in result.quantized:
-        assert f"{name}.weight_packed" in held
-        assert f"{name}.weight_bitmask" not in held
+        assert f"{name}.weight_packed" in stored
+        assert f"{name}.weight_bitmask" not in stored
 
 
 @pytest.mark.parametrize("name", ["mixtral", "llama4", "gpt_oss", "jetmoe"])
-def test_experts_of_one_parameter_are_stored_as_one_bitmask(name, tokenizer, tmp_path):
+def test_experts_share_one_bitmask(name, tokenizer, tmp_path):
     model = ARCHITECTURES[name].make()
     result = compress(model, Recipe.parse("magnitude-50+bitmask"))
     assert set(result.bitmask) == set(result.pruned)
     assert save(result, tokenizer, tmp_path / "out") == METHOD
-    held = tensors(tmp_path / "out")
+    stored = tensors(tmp_path / "out")
     for layer in all_layers(model).values():
         if layer.expert is not None:
-            assert held[f"{layer.stored_name}_bitmask"].nbytes == -(-layer.stored.numel() // 8)
-            values = held[f"{layer.stored_name}_values"]
+            assert stored[f"{layer.stored_name}_bitmask"].nbytes == -(-layer.stored.numel() // 8)
+            values = stored[f"{layer.stored_name}_values"]
             assert len(values) == int((layer.stored != 0).sum())
-    loaded = load(tmp_path / "out", type(model)).state_dict()
+    loaded = type(model).from_pretrained(tmp_path / "out").state_dict()
     for key, tensor in model.state_dict().items():
         assert torch.equal(loaded[key], tensor), key
 
 
-def test_a_bitmask_of_some_experts_alone_is_not_made_and_told():
+def test_partly_selected_experts_are_stored_dense_with_a_note():
     result = compress(
         ARCHITECTURES["mixtral"].make(), Recipe.parse("magnitude-50+bitmask,exclude=*down_proj.1")
     )
@@ -99,23 +99,23 @@ def test_a_bitmask_of_some_experts_alone_is_not_made_and_told():
     assert any("gate_up_proj" in name for name in result.bitmask)
     (note,) = result.notes
     assert "layers.0.mlp.experts.down_proj" in note
-    assert "only some of them are chosen" in note
+    assert "only some of them are selected" in note
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("text", ["rtn-int4,symmetric=false", "log-int4", "wanda-50+bitmask",
                                   "svd-50+rtn-int8"])  # fmt: skip
-def test_half_precision_loads_bit_by_bit(tiny_llama, batches, tokenizer, tmp_path, dtype, text):
+def test_half_precision_is_exact(tiny_llama, batches, tokenizer, tmp_path, dtype, text):
     result = compress(tiny_llama.to(dtype), Recipe.parse(text), batches)
     save(result, tokenizer, tmp_path / "out")
-    loaded = load(tmp_path / "out", AutoModelForCausalLM, dtype="auto")
-    own = loaded.state_dict()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    tensors_after = loaded.state_dict()
     for name, tensor in result.model.state_dict().items():
-        assert own[name].dtype == tensor.dtype
-        assert torch.equal(own[name], tensor)
+        assert tensors_after[name].dtype == tensor.dtype
+        assert torch.equal(tensors_after[name], tensor)
 
 
-def test_saving_leaves_the_model_as_it_was(saved, batches):
+def test_saving_does_not_change_the_model(saved, batches):
     result, _ = saved("rtn-int4,symmetric=false")
     again = {name for name, _ in result.model.named_parameters()}
     assert "model.layers.0.self_attn.q_proj.weight" in again
@@ -132,26 +132,26 @@ def change(directory, **settings):
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [
         ({"version": 2}, "version 2 of the format"),
         ({"code": "import os"}, "with code"),
-        ({"attributes": {"model.layers.0.self_attn": {"forward": 1}}}, "is no size of the module"),
-        ({"attributes": {"model.layers.0.self_attn": {"head_dim": "8"}}}, "is no size of the"),
+        ({"attributes": {"model.layers.0.self_attn": {"forward": 1}}}, "is not a valid size"),
+        ({"attributes": {"model.layers.0.self_attn": {"head_dim": "8"}}}, "is not a valid size"),
     ],
 )
-def test_a_description_that_cannot_be_meant_is_refused(saved, settings, complaint):
+def test_invalid_descriptions(saved, settings, message):
     _, directory = saved("svd-50")
     change(directory, **settings)
-    with pytest.raises(Exception, match=complaint):
-        load(directory, AutoModelForCausalLM)
+    with pytest.raises(Exception, match=message):
+        AutoModelForCausalLM.from_pretrained(directory)
 
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 
 
 def tamper(directory, changes):
-    """Changes how the checkpoint says that a weight is stored."""
+    """Change the description of a stored weight."""
     path = directory / "config.json"
     config = json.loads(path.read_text())
     config["quantization_config"]["weights"][f"{Q_PROJ}.weight"] |= changes
@@ -159,11 +159,11 @@ def tamper(directory, changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "message"),
     [
         ({"transposed": True}, "wrong transposed"),
         ({"transposed": 0}, "wrong transposed"),
-        ({"shape": [16, 64]}, "wrong shape"),
+        ({"shape": [16, 64]}, r"wrong shape \(the model expects \[32, 32\]\)"),
         ({"shape": None}, "wrong shape"),
         ({"bits": 3.7}, "wrong bits"),
         ({"bits": 10**9}, "wrong bits"),
@@ -174,29 +174,29 @@ def tamper(directory, changes):
         ({"more": 1}, "wrong set of keys"),
     ],
 )
-def test_a_stored_form_that_does_not_fit_is_refused(saved, changes, complaint):
+def test_invalid_stored_forms(saved, changes, message):
     _, directory = saved("rtn-int4,symmetric=false")
     tamper(directory, changes)
-    with pytest.raises(CompressionError, match=f"{Q_PROJ}.*{complaint}"):
-        load(directory, AutoModelForCausalLM)
+    with pytest.raises(CompressionError, match=f"{Q_PROJ}.*{message}"):
+        AutoModelForCausalLM.from_pretrained(directory)
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [
-        ({"activations": {"model.norm": "int8"}}, "inputs cannot be rounded"),
-        ({"activations": {Q_PROJ: "int7"}}, "inputs cannot be rounded"),
+        ({"activations": {"model.norm": "int8"}}, "inputs cannot be quantized"),
+        ({"activations": {Q_PROJ: "int7"}}, "inputs cannot be quantized"),
         ({"activations": [Q_PROJ]}, "activations is not a table"),
-        ({"factored": {Q_PROJ: 10**9}}, "is no rank"),
+        ({"factored": {Q_PROJ: 10**9}}, "does not fit its shape"),
         ({"factored": {"model.nothing": 1}}, "which the model lacks"),
-        ({"resized": {Q_PROJ: [10**9, 32]}}, "is no smaller"),
+        ({"resized": {Q_PROJ: [10**9, 32]}}, "does not fit its shape"),
     ],
 )
-def test_a_layout_that_does_not_fit_is_refused(saved, settings, complaint):
+def test_invalid_layouts(saved, settings, message):
     _, directory = saved("rtn-int4,symmetric=false")
     change(directory, **settings)
-    with pytest.raises(CompressionError, match=complaint):
-        load(directory, AutoModelForCausalLM)
+    with pytest.raises(CompressionError, match=message):
+        AutoModelForCausalLM.from_pretrained(directory)
 
 
 @pytest.mark.parametrize(
@@ -207,24 +207,24 @@ def test_a_layout_that_does_not_fit_is_refused(saved, settings, complaint):
         ("zeros", lambda t: torch.full_like(t, 255)),
     ],
 )
-def test_stored_tensors_that_do_not_fit_are_refused(saved, part, other):
+def test_invalid_stored_tensors(saved, part, other):
     from safetensors.torch import save_file
 
     _, directory = saved("rtn-int4,symmetric=false")
-    held = tensors(directory)
+    stored = tensors(directory)
     key = f"{Q_PROJ}.weight_{part}"
-    held[key] = other(held[key])
-    save_file(held, directory / "model.safetensors", {"format": "pt"})
+    stored[key] = other(stored[key])
+    save_file(stored, directory / "model.safetensors", {"format": "pt"})
     with pytest.raises(CompressionError, match=f"{Q_PROJ}.weight"):
-        load(directory, AutoModelForCausalLM)
+        AutoModelForCausalLM.from_pretrained(directory)
 
 
-def test_a_tensor_that_is_missing_is_an_error(saved):
+def test_truncated_tensor(saved):
     from safetensors.torch import save_file
 
     _, directory = saved("rtn-int4,symmetric=false")
-    held = tensors(directory)
-    held[f"{Q_PROJ}.weight_scales"] = held.pop(f"{Q_PROJ}.weight_scales")[:, :0]
-    save_file(held, directory / "model.safetensors", {"format": "pt"})
+    stored = tensors(directory)
+    stored[f"{Q_PROJ}.weight_scales"] = stored.pop(f"{Q_PROJ}.weight_scales")[:, :0]
+    save_file(stored, directory / "model.safetensors", {"format": "pt"})
     with pytest.raises(Exception, match=r"weight_scales|ignore_mismatched_sizes"):
-        load(directory, AutoModelForCausalLM)
+        AutoModelForCausalLM.from_pretrained(directory)

@@ -1,7 +1,6 @@
-"""On the shipped models, calibration-weighted error ``tr(D H D^T)`` orders as the papers say.
+"""On the shipped models, methods rank by the error ``tr(D H D^T)`` as in the papers.
 
-Every layer is compressed from the same dense weights and the same statistics, so methods differ in
-nothing else.
+Every method starts from the same dense weights and statistics.
 """
 
 from functools import cache
@@ -35,7 +34,7 @@ def magnitude(weight, pattern):
 
 @cache
 def calibrated(name):
-    """Weight and statistics of every layer of a shipped model."""
+    """Return weight and statistics of every layer of a shipped model."""
     from transformers import (
         AutoModelForCausalLM,
         AutoModelForSequenceClassification,
@@ -55,8 +54,8 @@ def calibrated(name):
 
 
 def worse(name, better, other, diagonal=False):
-    """Layers where ``better`` leaves the larger error, with the ratio of errors."""
-    found = {}
+    """Return the layers where ``better`` has the larger error, with the ratio of errors."""
+    ratios = {}
     with torch.no_grad():
         for key, (weight, seen) in calibrated(name).items():
             hessian = torch.diag(seen.hessian.diagonal()) if diagonal else seen.hessian
@@ -65,8 +64,8 @@ def worse(name, better, other, diagonal=False):
                 for method in (better, other)
             ]
             if errors[0] > errors[1]:
-                found[key] = errors[0] / errors[1]
-    return found
+                ratios[key] = errors[0] / errors[1]
+    return ratios
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
@@ -81,13 +80,13 @@ def test_sparsegpt_beats_wanda_in_every_layer(name, pattern):
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_wanda_beats_magnitude_in_every_layer_where_they_compete_alike(name, pattern):
-    """In the error that Wanda looks at, which leaves out products of different features.
+def test_wanda_beats_row_wise_magnitude_in_every_layer(name, pattern):
+    """Compare the error that Wanda minimizes, which ignores products of different features.
 
-    Over a whole matrix magnitude may spare strong rows, which Wanda may not: of 28 layers of
-    llama-tiny 13 have a smaller error under magnitude at 50 % (by up to 16 %), and none if both
-    compete within rows or both over the matrix (Sun et al. 2024, section 4.1, table 7). With the
-    products, one layer is 0.2 % worse under Wanda; its inputs are correlated.
+    Magnitude pruning of a whole matrix can keep more weights in important rows. At 50 %, 13 of 28
+    layers of llama-tiny have a smaller error under magnitude (by up to 16 %), and none if both
+    methods rank weights within rows or both within the matrix (Sun et al. 2024, section 4.1, table
+    7). With the products, one layer with correlated inputs is 0.2 % worse under Wanda.
     """
 
     def by_row(weight, seen):
@@ -100,7 +99,7 @@ def test_wanda_beats_magnitude_in_every_layer_where_they_compete_alike(name, pat
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_over_all_layers_wanda_beats_magnitude_as_it_is(name, pattern):
+def test_wanda_beats_magnitude_over_all_layers(name, pattern):
     totals = [0.0, 0.0]
     with torch.no_grad():
         for weight, seen in calibrated(name).values():

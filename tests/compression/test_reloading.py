@@ -1,4 +1,4 @@
-"""Only a checkpoint that gives back the model that was compressed is kept."""
+"""A checkpoint is kept only if it loads as the compressed model."""
 
 import json
 
@@ -17,8 +17,8 @@ from compression_gates.compression.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", ["modernbert", "falcon", "mamba", "gpt_bigcode"])
-def test_what_compressed_tensors_does_not_load_takes_our_own_format(name, tmp_path):
-    """Their code reads the weight of a layer before, or without, calling it."""
+def test_own_format_is_used_if_compressed_tensors_does_not_load(name, tmp_path):
+    """Their code reads the weight of a layer before or without calling it."""
     model = ARCHITECTURES[name].make()
     result = compress(model, Recipe.parse("rtn-int8"))
     assert save(result, tokenizer(), tmp_path / "out") == METHOD
@@ -29,8 +29,8 @@ def test_what_compressed_tensors_does_not_load_takes_our_own_format(name, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["gptj", "gpt_neo", "codegen"])
-def test_buffers_that_no_checkpoint_holds_are_filled_again(name, tmp_path):
-    """Tables of positions and masks beside a layer that is stored packed."""
+def test_nonpersistent_buffers_are_initialized(name, tmp_path):
+    """Position tables and masks in a module with a packed layer."""
     model = ARCHITECTURES[name].make()
     (batch, *_) = calibration(model)
     save(compress(model, Recipe.parse("log-int4")), tokenizer(), tmp_path / "out")
@@ -39,11 +39,11 @@ def test_buffers_that_no_checkpoint_holds_are_filled_again(name, tmp_path):
         assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
-def test_a_weight_that_is_read_without_a_call_stays_dense(tmp_path):
+def test_uncalled_layers_are_not_factored(tmp_path):
     model = ARCHITECTURES["mamba"].make()
     result = compress(model, Recipe.parse("svd-50"))
     save(result, tokenizer(), tmp_path / "out")
-    assert [note for note in result.notes if "stay as they are" in note and "dt_proj" in note]
+    assert [note for note in result.notes if "remain uncompressed" in note and "dt_proj" in note]
     assert not any("dt_proj" in name for name in result.layout.factored)
     assert any("in_proj" in name for name in result.layout.factored)
 
@@ -89,20 +89,22 @@ def generate(**changes):
         (flip, "other values for model.norm.weight"),
         (lose, "lacks model.layers.1.mlp.down_proj.weight"),
         (configure(num_hidden_layers=3), "lacks model.layers.2"),
-        (configure(intermediate_size=40), "has another shape for model.layers"),
+        (
+            configure(intermediate_size=40),
+            "has shape (32, 48) for model.layers.0.mlp.down_proj.weight, but the model expects "
+            "(32, 40)",
+        ),
         (
             configure(rms_norm_eps=0.5),
-            "config.json says rms_norm_eps = 0.5, but the model has",
+            "config.json has rms_norm_eps = 0.5, but the model has",
         ),
         (gain, "has unexpected model.norm.bias"),
-        (generate(eos_token_id=7), "generation_config.json says eos_token_id = 7, but the model"),
+        (generate(eos_token_id=7), "generation_config.json has eos_token_id = 7, but the model"),
         (configure(hidden_act="nope"), "it does not load: KeyError"),
     ],
 )
 @pytest.mark.parametrize("text", ["magnitude-50", "rtn-int8", "svd-50"])
-def test_a_checkpoint_that_is_another_model_is_not_kept(
-    tmp_path, monkeypatch, text, change, reason
-):
+def test_damaged_checkpoints_are_not_kept(tmp_path, monkeypatch, text, change, reason):
     write = PreTrainedModel.save_pretrained
 
     def wrong(model, directory, **options):
@@ -113,7 +115,7 @@ def test_a_checkpoint_that_is_another_model_is_not_kept(
     result = compress(ARCHITECTURES["llama"].make(), Recipe.parse(text + ",exclude=*down_proj*"))
     with pytest.raises(CompressionError, match="was not kept") as caught:
         save(result, tokenizer(), tmp_path / "out")
-    if text == "magnitude-50":  # others are told of by what reads their form
+    if text == "magnitude-50":  # other formats detect the damage themselves
         assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -129,9 +131,7 @@ def test_a_checkpoint_that_is_another_model_is_not_kept(
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_changed_configuration_is_another_model_in_every_dtype(
-    tmp_path, monkeypatch, dtype, changes
-):
+def test_changed_configuration_is_detected_in_every_dtype(tmp_path, monkeypatch, dtype, changes):
     with monkeypatch.context() as patch:
         write = PreTrainedModel.save_pretrained
 
@@ -142,15 +142,15 @@ def test_a_changed_configuration_is_another_model_in_every_dtype(
         patch.setattr(PreTrainedModel, "save_pretrained", wrong)
         result = compress(ARCHITECTURES["llama"].make().to(dtype), Recipe.parse("magnitude-50"))
         (key,) = changes
-        with pytest.raises(CompressionError, match=f"config.json says {key}"):
+        with pytest.raises(CompressionError, match=f"config.json has {key}"):
             save(result, tokenizer(), tmp_path / "out")
         assert not list(tmp_path.iterdir())
     assert save(result, tokenizer(), tmp_path / "out") == "plain"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_small_difference_of_the_outputs_is_another_model(tmp_path, monkeypatch, dtype):
-    """Of what no configuration says: here a loaded norm computes with another epsilon."""
+def test_small_output_differences_are_detected(tmp_path, monkeypatch, dtype):
+    """The configuration does not show the difference: a loaded norm has another epsilon."""
     result = compress(ARCHITECTURES["llama"].make().to(dtype), Recipe.parse("magnitude-50"))
     read = PreTrainedModel.from_pretrained.__func__
 
@@ -161,7 +161,7 @@ def test_a_small_difference_of_the_outputs_is_another_model(tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(PreTrainedModel, "from_pretrained", classmethod(other))
-        with pytest.raises(CompressionError, match="computes something else"):
+        with pytest.raises(CompressionError, match="its outputs differ"):
             save(result, tokenizer(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
     save(result, tokenizer(), tmp_path / "out")
@@ -172,19 +172,21 @@ def test_a_small_difference_of_the_outputs_is_another_model(tmp_path, monkeypatc
     ("name", "text"),
     [("opt", "rtn-int8"), ("bert", "rtn-int8"), ("mobilebert", "fp8"), ("fnet", "fp8")],
 )
-def test_inputs_that_compressed_tensors_rounds_otherwise_take_our_own_format(name, text, tmp_path):
-    """Of an input without a dimension for texts it rounds each number by itself."""
+def test_own_format_is_used_if_compressed_tensors_quantizes_inputs_differently(
+    name, text, tmp_path
+):
+    """It quantizes each number of a two-dimensional input separately."""
     model = ARCHITECTURES[name].make()
     result = compress(model, Recipe.parse(f"{text},activations=true"))
     assert save(result, tokenizer(), tmp_path / "out") == METHOD
-    assert any("compressed-tensors: it computes something else" in note for note in result.notes)
+    assert any("compressed-tensors: its outputs differ" in note for note in result.notes)
     loaded = type(model).from_pretrained(tmp_path / "out").eval()
     (batch, *_) = calibration(model)
     with torch.no_grad():
         assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
-def test_a_model_that_does_not_run_here_is_kept_and_the_missing_comparison_noted(tmp_path):
+def test_models_that_do_not_run_are_kept_with_a_note(tmp_path):
     model = ARCHITECTURES["fnet"].make().to(torch.bfloat16)  # no Fourier transform in bfloat16
     result = compress(model, Recipe.parse("magnitude-50"))
     save(result, tokenizer(), tmp_path / "out")
@@ -192,16 +194,16 @@ def test_a_model_that_does_not_run_here_is_kept_and_the_missing_comparison_noted
     assert "outputs were not compared: " in note
 
 
-def test_what_takes_no_tokens_is_told_as_not_compared(tmp_path, monkeypatch):
+def test_models_without_token_inputs_cause_a_note(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "compression_gates.compression.checkpoint.reloading.takes_tokens", lambda model: False
     )
     result = compress(ARCHITECTURES["llama"].make(), Recipe.parse("magnitude-50"))
     save(result, tokenizer(), tmp_path / "out")
-    assert "not compared: the model takes no tokens" in result.notes[0]
+    assert "not compared: the model does not accept tokens" in result.notes[0]
 
 
-def test_a_writer_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_save_leaves_no_files(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("Some tensors share memory\nand more lines")
 

@@ -1,4 +1,4 @@
-"""Texts and labels from every kind of file, and what is refused."""
+"""Texts and labels from all supported files, and errors."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ LABELS = [1, 0, 0]
 
 
 def write(path, texts, labels=None):
-    """Writes a table as a user would, by its ending."""
+    """Write a table in the format of the file's extension."""
     rows = [{"text": text} for text in texts]
     for row, label in zip(rows, labels or (), strict=False):
         row["label"] = label
@@ -42,20 +42,20 @@ KINDS = [".jsonl", ".json", ".csv", ".tsv", ".parquet"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_table_gives_its_texts_and_labels(tmp_path, kind):
+def test_tables_with_texts_and_labels(tmp_path, kind):
     path = write(tmp_path / f"data{kind}", TEXTS, LABELS)
     assert read_texts(path) == (TEXTS, LABELS)
     assert read_texts(write(tmp_path / f"plain{kind}", TEXTS)) == (TEXTS, None)
 
 
 @pytest.mark.parametrize("name", ["data", "data.txt", "data.en", "data.md"])
-def test_any_other_file_is_a_text_a_line(tmp_path, name):
+def test_plain_text_has_one_text_per_line(tmp_path, name):
     (tmp_path / name).write_text("one\r\n\n  two\n")
     assert read_texts(tmp_path / name) == (["one", "  two"], None)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1))
-def test_what_is_written_is_read(tmp_path_factory, texts):
+def test_round_trip(tmp_path_factory, texts):
     texts = [text for text in texts if text.strip()]
     if texts:
         folder = tmp_path_factory.mktemp("texts")
@@ -63,47 +63,47 @@ def test_what_is_written_is_read(tmp_path_factory, texts):
             assert read_texts(write(folder / f"data{kind}", texts)) == (texts, None)
 
 
-def test_a_line_of_json_ends_where_json_says(tmp_path):
+def test_unicode_line_separators_in_json(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": "one\u2028two"}\r\n{"text": "three", "label": 1}\n')
     assert read_texts(path) == (["one\u2028two", "three"], None)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "complaint"),
+    ("name", "content", "message"),
     [
         ("a.csv", "review,stars\ngood,1\n", r'line 2 is not \{"text".*; it has review, stars'),
-        ("a.csv", "text,label\ngood,positive\n", "line 2 is not .*number"),
-        ("a.csv", "text,label\ngood\n", "line 2 has not as many cells"),
-        ("a.csv", 'text\n"good', "not csv: "),
-        ("a.csv", "text\n", "no text in it"),
+        ("a.csv", "text,label\ngood,positive\n", "line 2: label 'positive' is not an integer"),
+        ("a.csv", "text,label\ngood\n", "line 2 and the header differ in length"),
+        ("a.csv", 'text\n"good', "invalid csv: "),
+        ("a.csv", "text\n", "contains no text"),
         ("a.tsv", "sentence\tlabel\ngood\t1\n", "it has sentence, label"),
         ("a.json", '["good"]', "element 1 is not"),
-        ("a.json", "[1,", "not json: "),
+        ("a.json", "[1,", "invalid json: "),
         ("a.json", '{"texts": ["good"]}', "line 1 is not .*; it has texts"),
         ("a.jsonl", "good\n", "line 1 is not"),
-        ("a.jsonl", '{"text": "\\ud800"}\n', "line 1 is not"),
-        ("a.parquet", "good\n", "not parquet: "),
-        ("a.html", "<p>good</p>\n", "cannot be read as texts; give .jsonl"),
-        ("a.XLSX", "good\n", "cannot be read as texts"),
-        ("a.txt", " \n", "no text in it"),
+        ("a.jsonl", '{"text": "\\ud800"}\n', "line 1: the text contains an unpaired surrogate"),
+        ("a.parquet", "good\n", "invalid parquet: "),
+        ("a.html", "<p>good</p>\n", ".html is not supported; give .jsonl"),
+        ("a.XLSX", "good\n", ".xlsx is not supported"),
+        ("a.txt", " \n", "contains no text"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(tmp_path, name, content, complaint):
+def test_invalid_files(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(CompressionError, match=complaint) as caught:
+    with pytest.raises(CompressionError, match=message) as caught:
         read_texts(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_bytes_that_are_no_text_name_their_place(tmp_path):
+def test_invalid_utf8(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good\xff")
     with pytest.raises(CompressionError, match="not UTF-8 at byte 4"):
         read_texts(tmp_path / "a.txt")
 
 
-def test_named_pipes_and_damage_are_one_line(tmp_path):
+def test_named_pipes_and_damaged_files(tmp_path):
     import pyarrow
     from pyarrow import parquet
 

@@ -1,4 +1,4 @@
-"""Texts as batches, and texts that models add to them."""
+"""Batches of texts, and augmentation."""
 
 import json
 
@@ -19,7 +19,7 @@ from compression_gates.compression.distillation.augment import (
     sample_texts,
 )
 from compression_gates.compression.errors import CompressionError, RecipeError
-from compression_gates.compression.model.loading import load
+from compression_gates.compression.model.pretrained import load
 from compression_gates.compression.model.texts import (
     batches_of,
     check_labels,
@@ -53,17 +53,15 @@ def classifier(tokenizer):
     return AutoModelForSequenceClassification.from_config(config).eval()
 
 
-def made(text, model, tokenizer, texts=TEXTS, labels=LABELS):
+def make_batches(text, model, tokenizer, texts=TEXTS, labels=LABELS):
     return batches_of(Recipe.parse(text).steps[0], model, tokenizer, texts, labels)
 
 
-def test_every_text_stands_in_a_batch_with_its_label_and_padding_on_the_right(
-    classifier, tokenizer
-):
-    found = made("wanda-50", classifier, tokenizer)
-    assert [len(batch["input_ids"]) for batch in found] == [16, 16, 8]
-    rows = [row for batch in found for row in zip(*batch.values(), strict=True)]
-    keys = list(found[0])
+def test_batches_contain_every_text_with_its_label(classifier, tokenizer):
+    batches = make_batches("wanda-50", classifier, tokenizer)
+    assert [len(batch["input_ids"]) for batch in batches] == [16, 16, 8]
+    rows = [row for batch in batches for row in zip(*batch.values(), strict=True)]
+    keys = list(batches[0])
     for row, text, label in zip(rows, TEXTS, LABELS, strict=True):
         item = dict(zip(keys, row, strict=True))
         length = int(item["attention_mask"].sum())
@@ -72,9 +70,9 @@ def test_every_text_stands_in_a_batch_with_its_label_and_padding_on_the_right(
         assert int(item["labels"]) == label
 
 
-def test_samples_length_and_seed_choose(classifier, tokenizer):
+def test_samples_length_and_seed(classifier, tokenizer):
     def ids(text):
-        return [tuple(row.tolist()) for b in made(text, classifier, tokenizer)
+        return [tuple(row.tolist()) for b in make_batches(text, classifier, tokenizer)
                 for row in b["input_ids"]]  # fmt: skip
 
     few = ids("wanda-50,samples=10,length=8")
@@ -84,28 +82,28 @@ def test_samples_length_and_seed_choose(classifier, tokenizer):
     assert few != ids("wanda-50,samples=10,length=8,seed=1")
 
 
-def test_training_shuffles_by_the_seed_and_takes_its_own_batch(classifier, tokenizer):
-    first = made("movement-50,batch=40", classifier, tokenizer)
+def test_training_shuffles_and_sets_the_batch_size(classifier, tokenizer):
+    first = make_batches("movement-50,batch=40", classifier, tokenizer)
     assert [len(batch["input_ids"]) for batch in first] == [40]
     assert sorted(first[0]["labels"].tolist()) == sorted(LABELS)
     assert first[0]["labels"].tolist() != LABELS
 
 
 @pytest.mark.parametrize(
-    ("texts", "labels", "complaint"),
+    ("texts", "labels", "message"),
     [
         ([], None, "no text to calibrate"),
-        (["a", "b"], [0, 2], "text 2 has label 2, but the model knows 2 classes"),
+        (["a", "b"], [0, 2], "text 2 has label 2, but the model has 2 classes"),
     ],
 )
-def test_what_cannot_be_used_is_refused(classifier, tokenizer, texts, labels, complaint):
-    with pytest.raises(CompressionError, match=complaint):
-        made("wanda-50", classifier, tokenizer, texts, labels)
+def test_invalid_texts_and_labels(classifier, tokenizer, texts, labels, message):
+    with pytest.raises(CompressionError, match=message):
+        make_batches("wanda-50", classifier, tokenizer, texts, labels)
 
 
 @pytest.fixture(scope="module")
 def generator():
-    """A small random model and a tokenizer of its own vocabulary."""
+    """A small random model and its tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = vocabulary.causal(64)
@@ -118,18 +116,18 @@ def generator():
     return LlamaForCausalLM(config).eval(), tokenizer
 
 
-def test_sampled_texts_begin_as_their_prompts_and_follow_the_seed(generator):
+def test_sampled_texts_start_with_their_prompts(generator):
     passages = [corpus.passage("calibration", index).text for index in range(20)]
     state = torch.get_rng_state()
-    found = sample_texts(*generator, passages, max_new_tokens=8)
+    texts = sample_texts(*generator, passages, max_new_tokens=8)
     assert torch.equal(torch.get_rng_state(), state)
-    assert len(found) == 20
+    assert len(texts) == 20
     _, tokenizer = generator
-    for text, passage in zip(found, passages, strict=True):
+    for text, passage in zip(texts, passages, strict=True):
         prompt = tokenizer.decode(tokenizer(passage, add_special_tokens=False).input_ids[:4])
         assert text.split()[:2] == prompt.split()[:2]
-    assert found == sample_texts(*generator, passages, max_new_tokens=8)
-    assert found != sample_texts(*generator, passages, max_new_tokens=8, seed=1)
+    assert texts == sample_texts(*generator, passages, max_new_tokens=8)
+    assert texts != sample_texts(*generator, passages, max_new_tokens=8, seed=1)
 
 
 @pytest.fixture
@@ -137,7 +135,7 @@ def translators(tokenizer, tmp_path):
     """Two small random seq2seq models on disk."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    found = []
+    paths = []
     for seed in range(2):
         torch.manual_seed(seed)
         config = T5Config(
@@ -147,18 +145,18 @@ def translators(tokenizer, tmp_path):
         )  # fmt: skip
         T5ForConditionalGeneration(config).save_pretrained(tmp_path / str(seed))
         tokenizer.save_pretrained(tmp_path / str(seed))
-        found.append(str(tmp_path / str(seed)))
-    return found
+        paths.append(str(tmp_path / str(seed)))
+    return paths
 
 
-def test_back_translation_is_one_model_after_the_other(translators, tokenizer):
+def test_back_translation_applies_both_models(translators, tokenizer):
     from transformers import T5ForConditionalGeneration
 
     models = [T5ForConditionalGeneration.from_pretrained(name).eval() for name in translators]
-    found = back_translate(
+    texts = back_translate(
         (models[0], tokenizer), (models[1], tokenizer), TEXTS[:3], max_new_tokens=6
     )
-    for text, result in zip(TEXTS[:3], found, strict=True):
+    for text, result in zip(TEXTS[:3], texts, strict=True):
         for model in models:
             ids = tokenizer(text, return_tensors="pt")
             out = model.generate(
@@ -169,9 +167,7 @@ def test_back_translation_is_one_model_after_the_other(translators, tokenizer):
         assert text == result
 
 
-def test_translated_texts_keep_their_labels_and_sampled_ones_have_none(
-    translators, generator, tmp_path
-):
+def test_labels_of_augmented_texts(translators, generator, tmp_path):
     model, tokenizer = generator
     model.save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
@@ -182,55 +178,55 @@ def test_translated_texts_keep_their_labels_and_sampled_ones_have_none(
     assert labels == [*LABELS[:3], None, None, None, *LABELS[:3]]
 
 
-def test_a_student_learns_from_texts_that_models_made(
-    classifier, tokenizer, generator, translators, tmp_path
-):
+def test_distillation_on_augmented_texts(classifier, tokenizer, generator, translators, tmp_path):
     from compression_gates.compression.apply import compress
 
-    model, own = generator
+    model, generator_tokenizer = generator
     model.save_pretrained(tmp_path / "lm")
-    own.save_pretrained(tmp_path / "lm")
+    generator_tokenizer.save_pretrained(tmp_path / "lm")
     text = f"distill,steps=2,generate={tmp_path / 'lm'},translate={'|'.join(translators)}"
-    batches = made(text, classifier, tokenizer, TEXTS[:4], LABELS[:4])
+    batches = make_batches(text, classifier, tokenizer, TEXTS[:4], LABELS[:4])
     assert sum(len(batch["input_ids"]) for batch in batches) == 12
     compress(classifier, Recipe.parse(text), batches)
 
 
-def test_a_model_that_is_not_there_is_named():
+def test_missing_augmentation_model():
     with pytest.raises(CompressionError, match=r"generate = /nowhere: no such directory"):
         augment_texts(["a"], None, "/nowhere", (), 0, torch.device("cpu"))
 
 
-def test_a_causal_model_gets_no_labels(batches):
+def test_causal_batches_have_no_labels():
     model = zoo.make("llama")
     tokenizer = vocabulary.causal(64)
     model.resize_token_embeddings(len(tokenizer))
-    found = made("wanda-50", model, tokenizer, [corpus.passage("calibration", 0).text], None)
-    assert set(found[0]) == {"input_ids", "attention_mask"}
+    batches = make_batches(
+        "wanda-50", model, tokenizer, [corpus.passage("calibration", 0).text], None
+    )
+    assert set(batches[0]) == {"input_ids", "attention_mask"}
 
 
 @pytest.mark.parametrize("limit", [int(1e30), 10**6])
-def test_a_tokenizer_without_a_limit_keeps_to_the_model_s(classifier, limit):
-    own = vocabulary.wordpiece(64)
-    own.model_max_length = limit
-    (batch,) = made("wanda-50", classifier, own, [" ".join(TEXTS)], None)
+def test_length_is_limited_by_the_model(classifier, limit):
+    fresh_tokenizer = vocabulary.wordpiece(64)
+    fresh_tokenizer.model_max_length = limit
+    (batch,) = make_batches("wanda-50", classifier, fresh_tokenizer, [" ".join(TEXTS)], None)
     assert batch["input_ids"].shape == (1, 66)
 
 
-def test_the_tokenizer_is_left_as_it_was(classifier):
-    own = vocabulary.wordpiece(64)
-    own.pad_token = None
-    batches = made("wanda-50", classifier, own)
-    assert own.pad_token is None
+def test_tokenizer_is_not_changed(classifier):
+    fresh_tokenizer = vocabulary.wordpiece(64)
+    fresh_tokenizer.pad_token = None
+    batches = make_batches("wanda-50", classifier, fresh_tokenizer)
+    assert fresh_tokenizer.pad_token is None
     assert any(not batch["attention_mask"].all() for batch in batches)
 
 
-def test_texts_without_a_label_keep_the_others_their_labels(classifier, tokenizer):
-    (batch,) = made("distill,steps=1", classifier, tokenizer, TEXTS[:4], [1, None, 0, None])
+def test_partly_labelled_texts(classifier, tokenizer):
+    (batch,) = make_batches("distill,steps=1", classifier, tokenizer, TEXTS[:4], [1, None, 0, None])
     assert sorted(batch["labels"].tolist()) == [-100, -100, 0, 1]
 
 
-def test_a_single_output_is_refused_by_what_trains_on_cross_entropy(tokenizer):
+def test_single_output_is_rejected_for_cross_entropy(tokenizer):
     from transformers import AutoModelForSequenceClassification, BertConfig
 
     from compression_gates.compression.apply import compress
@@ -240,20 +236,20 @@ def test_a_single_output_is_refused_by_what_trains_on_cross_entropy(tokenizer):
         num_attention_heads=2, num_labels=1,
     )  # fmt: skip
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    batches = made("taylor-50", model, tokenizer, TEXTS, None)
+    batches = make_batches("taylor-50", model, tokenizer, TEXTS, None)
     with pytest.raises(CompressionError, match="single output"):
         compress(model, Recipe.parse("taylor-50"), batches)
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "marian", "prophetnet", "switch_transformers"])
 @pytest.mark.parametrize("text", ["wanda-50", "gptq-int4", "taylor-50", "heads-25,score=taylor"])
-def test_a_model_that_decodes_a_text_of_its_own_calibrates_on_texts(name, text):
-    """Each text is its own target; the decoder's layers see it, and padding counts for nothing."""
+def test_seq2seq_models_use_texts_as_targets(name, text):
+    """Each text is also the target of the decoder, and padding is ignored."""
     model = ARCHITECTURES[name].make()
     recipe = Recipe.parse(text)
-    own = vocabulary.causal(64)
-    model.resize_token_embeddings(max(len(own), VOCABULARY))
-    batches = batches_of(recipe.steps[0], model, own, ["a b", "a b c d e"])
+    fresh_tokenizer = vocabulary.causal(64)
+    model.resize_token_embeddings(max(len(fresh_tokenizer), VOCABULARY))
+    batches = batches_of(recipe.steps[0], model, fresh_tokenizer, ["a b", "a b c d e"])
     for batch in batches:
         kept = batch["attention_mask"] == 1
         assert torch.equal(batch["labels"][kept], batch["input_ids"][kept])
@@ -269,7 +265,7 @@ def test_a_model_that_decodes_a_text_of_its_own_calibrates_on_texts(name, text):
 
 
 @pytest.mark.parametrize("text", ["wanda-50", "taylor-50", "rtn-int8"])
-def test_an_encoder_decoder_model_that_classifies_keeps_its_labels(text):
+def test_encoder_decoder_classifiers_use_labels(text):
     settings = {**ARCHITECTURES["bart"].settings, "num_labels": 3}
     model = Architecture("BartForSequenceClassification", settings).make()
     step = Recipe.parse(text).steps[0]
@@ -277,7 +273,7 @@ def test_an_encoder_decoder_model_that_classifies_keeps_its_labels(text):
     batch = {**padded(rows, 0), "labels": torch.tensor([2, 0])}
     compress(model, Recipe.parse(text), [batch] if needs_data(step) else [])
     check_labels(model, [2, 0])
-    with pytest.raises(CompressionError, match="label 3, but the model knows 3 classes"):
+    with pytest.raises(CompressionError, match="label 3, but the model has 3 classes"):
         check_labels(model, [3])
 
 
@@ -302,7 +298,7 @@ class TestPadding:
         "text", ["wanda-50", "taylor-50", "heads-50", "ffn-50,score=activation",
                  "distill-1layers,steps=2"],
     )  # fmt: skip
-    def test_what_is_written_names_none_either(self, baseline, tmp_path, capsys, text):
+    def test_saved_configuration_has_no_padding_token(self, baseline, tmp_path, capsys, text):
         (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
         words = [text, "--model", str(baseline), "--data", str(tmp_path / "texts.txt")]
         assert main([*words, "--output", str(tmp_path / "out")]) == 0, capsys.readouterr().err
@@ -314,7 +310,7 @@ class TestPadding:
         for each in ("bos_token_id", "eos_token_id"):
             assert written[each] == before[each]
 
-    def test_texts_are_filled_up_with_what_the_model_takes_for_padding(self, baseline):
+    def test_padding_token(self, baseline):
         model, tokenizer = load(str(baseline), "--model")
         assert padding_token(model, tokenizer) == tokenizer.pad_token_id
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
@@ -327,7 +323,7 @@ class TestPadding:
 
 @pytest.mark.parametrize(("name", "limit"), [("xlnet", 2048), ("mpt", 96), ("gpt2", 96),
                                              ("gemma3_vision", 96), ("bert", 96)])  # fmt: skip
-def test_a_text_is_as_long_as_the_model_says(name, limit):
+def test_longest_input(name, limit):
     model = ARCHITECTURES[name].make()
     words = trial.tokenizer()
     (batch,) = batches_of(Recipe.parse("wanda-50").steps[0], model, words, ["<3> " * 4000], size=1)
@@ -335,7 +331,7 @@ def test_a_text_is_as_long_as_the_model_says(name, limit):
 
 
 @pytest.mark.parametrize("name", ["ibert", "gemma3_vision", "mistral3", "qwen2_vl", "xlnet"])
-def test_a_model_that_keeps_its_sizes_elsewhere_is_loaded_and_calibrated(name, tmp_path, capsys):
+def test_models_with_unusual_configurations(name, tmp_path, capsys):
     ARCHITECTURES[name].make().save_pretrained(tmp_path / "model")
     trial.tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "texts.txt").write_text("<3> <5> <9>\n<7> <8> <10> <11>\n")

@@ -1,4 +1,4 @@
-"""A saved tokenizer is the baseline's, whatever it was called with in between."""
+"""Saved tokenizers equal the baseline's, irrespective of calls before saving."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from compression_gates.compression.__main__ import main
-from compression_gates.compression.checkpoint.tokenizer_files import save_tokenizer
+from compression_gates.compression.checkpoint.saving_tokenizer import save_tokenizer
 from compression_gates.compression.errors import CompressionError
 from compression_gates.fixtures.world import tokenizers as vocabulary
 from compression_gates.fixtures.world.shipped import MODELS
@@ -33,7 +33,7 @@ def truncated(place, **options):
     return tokenizer
 
 
-def test_a_length_of_a_recipe_is_none_of_the_checkpoints(tmp_path, capsys):
+def test_length_setting_does_not_change_the_tokenizer(tmp_path, capsys):
     (tmp_path / "text.txt").write_text(TEXT * 20)
     words = ["wanda-50,length=8", "--model", str(MODELS / "llama-tiny")]
     words += ["--output", str(tmp_path / "out"), "--data", str(tmp_path / "text.txt")]
@@ -42,12 +42,12 @@ def test_a_length_of_a_recipe_is_none_of_the_checkpoints(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("model", ["bert-tiny", "albert-tiny", "roberta-tiny"])
-def test_every_file_is_copied_whatever_the_last_call(tmp_path, model):
+def test_files_are_copied_after_truncation(tmp_path, model):
     save_tokenizer(truncated(MODELS / model, padding="max_length"), tmp_path)
     assert files(tmp_path) == files(MODELS / model)
 
 
-def test_a_truncation_that_the_baseline_has_stays(tmp_path):
+def test_truncation_of_the_baseline_is_kept(tmp_path):
     place, out = tmp_path / "base", tmp_path / "out"
     shutil.copytree(MODELS / "bert-tiny", place, copy_function=shutil.copyfile)
     described = json.loads((place / "tokenizer.json").read_text())
@@ -60,7 +60,7 @@ def test_a_truncation_that_the_baseline_has_stays(tmp_path):
     assert files(out) == files(place)
 
 
-def test_further_templates_are_copied(tmp_path):
+def test_additional_chat_templates_are_copied(tmp_path):
     place, out = tmp_path / "base", tmp_path / "out"
     shutil.copytree(MODELS / "llama-tiny", place, copy_function=shutil.copyfile)
     (place / "additional_chat_templates").mkdir()
@@ -71,7 +71,7 @@ def test_further_templates_are_copied(tmp_path):
     assert (out / "additional_chat_templates" / "tool_use.jinja").is_file()
 
 
-def test_a_tokenizer_from_memory_loses_the_truncation_of_its_last_call(tmp_path):
+def test_truncation_of_the_last_call_is_not_saved(tmp_path):
     tokenizer = vocabulary.causal(64)
     tokenizer(LONG, truncation=True, max_length=4)
     save_tokenizer(tokenizer, tmp_path)
@@ -79,7 +79,7 @@ def test_a_tokenizer_from_memory_loses_the_truncation_of_its_last_call(tmp_path)
     assert tokenizer.backend_tokenizer.truncation is not None
 
 
-def test_a_tokenizer_from_memory_loses_the_padding_of_its_last_call(tmp_path):
+def test_padding_of_the_last_call_is_not_saved(tmp_path):
     tokenizer = vocabulary.causal(64)
     tokenizer(LONG, padding="max_length", max_length=40)
     save_tokenizer(tokenizer, tmp_path)
@@ -87,7 +87,7 @@ def test_a_tokenizer_from_memory_loses_the_padding_of_its_last_call(tmp_path):
     assert tokenizer.backend_tokenizer.padding is not None
 
 
-def test_what_was_added_since_it_was_loaded_is_saved(tmp_path):
+def test_added_tokens_are_saved(tmp_path):
     tokenizer = truncated(MODELS / "llama-tiny")
     tokenizer.add_tokens(["<|new|>"])
     save_tokenizer(tokenizer, tmp_path)
@@ -96,7 +96,7 @@ def test_what_was_added_since_it_was_loaded_is_saved(tmp_path):
     assert saved.truncation is None
 
 
-def test_a_folder_that_is_gone_since_is_no_reason_to_fail(tmp_path):
+def test_missing_source_folder(tmp_path):
     place, out = tmp_path / "base", tmp_path / "out"
     shutil.copytree(MODELS / "llama-tiny", place, copy_function=shutil.copyfile)
     tokenizer = truncated(place)
@@ -110,7 +110,7 @@ def add_token(tokenizer):
 
 
 def add_known_word(tokenizer):
-    """It is in the vocabulary, and from now on never part of another token."""
+    """Add a token of the vocabulary, so that it is never merged into another one."""
     tokenizer.add_tokens([tokenizer.convert_ids_to_tokens(300)])
 
 
@@ -123,7 +123,7 @@ def change_template(tokenizer):
 
 
 @pytest.mark.parametrize("change", [add_token, add_known_word, change_special, change_template])
-def test_whatever_was_changed_since_it_was_loaded_is_saved(tmp_path, change):
+def test_changes_after_loading_are_saved(tmp_path, change):
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "llama-tiny")
     change(tokenizer)
     save_tokenizer(tokenizer, tmp_path)
@@ -152,7 +152,7 @@ def fsmt(place):
 
 
 @pytest.mark.parametrize("make", [phobert, fsmt])
-def test_files_of_a_class_of_its_own_are_copied(tmp_path, make, monkeypatch):
+def test_files_of_unusual_tokenizer_classes_are_copied(tmp_path, make, monkeypatch):
     monkeypatch.setitem(sys.modules, "sacremoses", ModuleType("sacremoses"))
     place, out = tmp_path / "base", tmp_path / "out"
     place.mkdir()
@@ -165,16 +165,14 @@ def test_files_of_a_class_of_its_own_are_copied(tmp_path, make, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         (lambda file: file.write_text("{}"), "does not load"),
         (lambda file: file.write_text(file.read_text().replace('"content": "<', '"content": "<_')),
          "loads with another"),
     ],
 )  # fmt: skip
-def test_a_written_tokenizer_that_is_another_one_is_an_error(
-    tmp_path, monkeypatch, change, complaint
-):
+def test_damaged_tokenizer_is_an_error(tmp_path, monkeypatch, change, message):
     tokenizer = vocabulary.causal(64)
     write = type(tokenizer).save_pretrained
 
@@ -183,5 +181,5 @@ def test_a_written_tokenizer_that_is_another_one_is_an_error(
         change(tmp_path / "tokenizer.json")
 
     monkeypatch.setattr(type(tokenizer), "save_pretrained", wrong)
-    with pytest.raises(CompressionError, match=f"its tokenizer {complaint}"):
+    with pytest.raises(CompressionError, match=f"its tokenizer {message}"):
         save_tokenizer(tokenizer, tmp_path)

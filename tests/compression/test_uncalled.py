@@ -1,5 +1,4 @@
-"""Layers whose weight a model reads itself, or that take no part, are left out and told of; those
-that a pattern names are refused before any change."""
+"""Layers that are not called: skipped with a note, or rejected if a pattern includes them."""
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("name", LEFT_OUT)
 @pytest.mark.parametrize("text", ["wanda-50", "gptq-int4", "svdllm-50", "svd-50", "taylor-50"])
-def test_what_no_text_reaches_stays_as_it_is_and_is_one_note(name, text):
+def test_unreached_layers_are_skipped_with_a_note(name, text):
     model = ARCHITECTURES[name].make()
     before = {key: layer.weight.clone() for key, layer in all_layers(model).items()}
     if name == "jamba" and "svd" in text:
@@ -44,7 +43,7 @@ def test_what_no_text_reaches_stays_as_it_is_and_is_one_note(name, text):
 
 @pytest.mark.parametrize("name", LEFT_OUT)
 @pytest.mark.parametrize("text", ["wanda-50", "magnitude-50,exclude={}+gptq-int4", "svd-50"])
-def test_what_a_pattern_names_is_refused_before_any_change_and_can_be_excluded(name, text):
+def test_included_unreached_layers_are_rejected_before_any_change(name, text):
     model = ARCHITECTURES[name].make()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     batches = calibration(model)
@@ -58,7 +57,7 @@ def test_what_a_pattern_names_is_refused_before_any_change_and_can_be_excluded(n
 
 
 @pytest.mark.parametrize("text", ["wanda-50", "gptq-int4", "svd-50", "movement-50,steps=1"])
-def test_nothing_that_is_reached_is_refused(monkeypatch, text):
+def test_no_reached_layer_is_an_error(monkeypatch, text):
     model = ARCHITECTURES["led"].make()
     for place in ("uncalled_layers", "unused_layers"):
         monkeypatch.setattr(
@@ -70,7 +69,7 @@ def test_nothing_that_is_reached_is_refused(monkeypatch, text):
 
 
 @pytest.mark.parametrize("text", ["rtn-int8,activations=true", "fp8,activations=true"])
-def test_inputs_that_cannot_be_rounded_are_left_out_or_refused(text):
+def test_activation_quantization_of_unreached_layers(text):
     model = ARCHITECTURES["mamba"].make()
     result = compress(model, Recipe.parse(text))
     assert not any("dt_proj" in name for name in result.quantized)
@@ -84,7 +83,7 @@ def test_inputs_that_cannot_be_rounded_are_left_out_or_refused(text):
              "movement-50,steps=1", "rtn-int8,activations=true"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["gemma3_vision", "qwen2_vl"])
-def test_an_image_tower_stays_as_it_is(name, text, tmp_path):
+def test_image_encoders_are_skipped(name, text, tmp_path):
     model = ARCHITECTURES[name].make()
     tower = {k: layer.weight.clone() for k, layer in all_layers(model).items() if "vis" in k}
     result = compress(model, Recipe.parse(text), calibration(model))

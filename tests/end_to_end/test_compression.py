@@ -1,6 +1,7 @@
 """``compression-gates compress`` as a user runs it."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -26,7 +27,7 @@ def compression(*words, **options):
     )  # fmt: skip
 
 
-def test_a_checkpoint_is_made_told_of_and_gated(gates, reviews, tmp_path):
+def test_compress_and_gate(gates, reviews, tmp_path):
     out = tmp_path / "out"
     done = compression(
         "svdllm-60+rtn-int8", "--model", MODELS / "bert-tiny", "--output", out, "--data", reviews
@@ -43,7 +44,7 @@ def test_a_checkpoint_is_made_told_of_and_gated(gates, reviews, tmp_path):
     assert "3 passed" in gated.stdout
 
 
-def test_every_method_is_listed():
+def test_list_contains_every_method():
     done = compression("--list")
     assert done.returncode == 0
     for name, method in METHODS.items():
@@ -52,7 +53,23 @@ def test_every_method_is_listed():
         assert all(f"{setting}: " in done.stdout for setting in method.settings)
 
 
-def test_wrong_use_is_one_line_and_an_exit_code(tmp_path):
+def test_shipped_model_by_name(tmp_path):
+    words = ("magnitude-50", "--model", "bert-tiny", "--output", tmp_path / "out")
+    done = compression(*words)
+    assert done.returncode == 0, done.stderr
+    assert "compression-gates --baseline bert-tiny" in done.stdout
+
+
+def test_closed_pipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*COMPRESS, "--list"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_usage_error(tmp_path):
     done = compression("wanda-50", "--model", MODELS / "bert-tiny", "--output", tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""

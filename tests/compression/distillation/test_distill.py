@@ -227,8 +227,8 @@ def test_student_is_saved_as_a_plain_checkpoint(tiny_llama, batches, tmp_path):
     [
         ("distill-4layers", "layers = 4, but the model has 3"),
         ("distill-2layers,include=*query", "the whole student is trained"),
-        ("svd-50+distill-2layers", "takes its layers from a model whose layers have changed"),
-        ("rtn-int8+distill-2layers", "takes the weights off their grid"),
+        ("svd-50+distill-2layers", "copies layers that an earlier step has resized"),
+        ("rtn-int8+distill-2layers", "moves quantized weights off their grid"),
     ],
 )
 def test_invalid_distillation_raises(tiny_encoder, labelled, text, message):

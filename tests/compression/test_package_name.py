@@ -1,6 +1,6 @@
-"""The folder ``compression`` of a clone beside a standard library that has a package of that name.
+"""The folder ``compression`` does not hide the package ``compression`` of the standard library.
 
-Since Python 3.14 it has, and a clone's root may be on ``sys.path`` before it.
+That package exists since Python 3.14; the root of a clone can precede it on ``sys.path``.
 """
 
 import subprocess
@@ -19,10 +19,10 @@ print("both")
 """
 
 
-def test_the_standard_library_finds_its_own(tmp_path):
+def test_standard_library_package_is_importable(tmp_path):
     package = tmp_path / "stdlib" / "compression"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text('"""Stands in for the standard library\'s."""\n')
+    (package / "__init__.py").write_text('"""Replaces the standard library."""\n')
     (package / "zstd.py").write_text('NAME = "zstd"\n')
     (tmp_path / "stdlib" / "gzip_like.py").write_text("from compression.zstd import NAME\n")
     for paths in ([ROOT, package.parent], [package.parent, ROOT]):

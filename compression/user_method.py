@@ -1,4 +1,4 @@
-"""Methods of a user: functions that take a model and give one back."""
+"""User-defined methods: functions that take a model and return one."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,20 @@ from compression_gates.compression.recipe import Step
 
 
 def check(model: PreTrainedModel, step: Step) -> None:
-    """A user's function can only be checked by calling it."""
+    """Accept every model: a user-defined function can only be checked by calling it."""
 
 
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Calls the function; one that returns None has changed the model in place.
+    """Call the function; if it returns None, it has changed the model in place.
 
     Raises:
-        CompressionError: it returned something other than a model of transformers.
+        CompressionError: it returned neither None nor a ``PreTrainedModel``.
     """
     result = step.entry.implementation(compressed.model)
     model = compressed.model if result is None else result
     if not isinstance(model, PreTrainedModel):
         raise CompressionError(
-            f"{step.name}: its function returned {type(model).__name__}, not a PreTrainedModel"
+            f"{step.name}: the function returned {type(model).__name__}; return a PreTrainedModel "
+            "or None"
         )
     compressed.model = model.eval()

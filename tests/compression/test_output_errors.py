@@ -1,4 +1,4 @@
-"""What looks at inputs leaves no more output error than what does not, layer by layer."""
+"""Methods with calibration data have no larger output error per layer than those without."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ SIZES = dict(
 
 
 @given(**SIZES, sparsity=st.sampled_from([0.1, 0.5, 0.9]))
-def test_sparsegpt_leaves_no_more_than_magnitude(seed, rows, columns, tokens, sparsity):
+def test_sparsegpt_error_is_at_most_that_of_magnitude(seed, rows, columns, tokens, sparsity):
     weight, inputs, seen = problem(seed, rows, columns, tokens)
     after = _least_error(weight, seen, Unstructured(sparsity), 0.01)
     order = weight.abs().flatten().argsort()[: round(sparsity * weight.numel())]
@@ -46,9 +46,7 @@ def test_sparsegpt_leaves_no_more_than_magnitude(seed, rows, columns, tokens, sp
 
 @pytest.mark.parametrize("method", [quantize, learn])
 @given(**SIZES, bits=st.sampled_from([2, 4, 8]))
-def test_gptq_and_lsq_leave_no_more_than_rounding_to_nearest(
-    method, seed, rows, columns, tokens, bits
-):
+def test_gptq_and_lsq_error_is_at_most_that_of_rounding(method, seed, rows, columns, tokens, bits):
     weight, inputs, seen = problem(seed, rows, columns, tokens)
     name = "gptq" if method is quantize else "lsq"
     rest = "" if method is quantize else ",iterations=3"

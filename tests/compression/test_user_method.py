@@ -1,4 +1,4 @@
-"""Methods of a user are used in recipes as those of the package are."""
+"""User-defined methods in recipes."""
 
 import copy
 import functools
@@ -32,51 +32,51 @@ def halve(model):
             parameter.mul_(0.5)
 
 
-def test_a_function_is_a_step_of_a_recipe(tiny_llama, register):
+def test_registered_function_is_applied(tiny_llama, register):
     register("halve", halve)
     before = copy.deepcopy(tiny_llama.state_dict())
-    made = compress(tiny_llama, Recipe.parse("halve+magnitude-50"))
-    weight = made.model.model.layers[0].mlp.up_proj.weight
+    compressed = compress(tiny_llama, Recipe.parse("halve+magnitude-50"))
+    weight = compressed.model.model.layers[0].mlp.up_proj.weight
     kept = weight != 0
     assert kept.float().mean() == pytest.approx(0.5, abs=0.01)
     assert torch.equal(weight[kept], before["model.layers.0.mlp.up_proj.weight"][kept] * 0.5)
     assert METHODS["halve"].source == "Halves every weight."
 
 
-def test_a_function_may_return_another_model(tiny_llama, register):
+def test_function_can_return_another_model(tiny_llama, register):
     other = copy.deepcopy(tiny_llama)
     register("other", lambda model: other)
     assert compress(tiny_llama, Recipe.parse("other")).model is other
 
 
 @pytest.mark.parametrize("result", [3, nn.Linear(2, 2)])
-def test_what_is_no_model_is_refused(tiny_llama, register, result):
+def test_invalid_return_value(tiny_llama, register, result):
     register("wrong", lambda model: result)
     with pytest.raises(
-        CompressionError, match=r"wrong: its function returned .*, not a PreTrained"
+        CompressionError, match=r"wrong: the function returned .*; return a PreTrained"
     ):
         compress(tiny_llama, Recipe.parse("wrong"))
 
 
-def test_it_comes_first_and_has_no_settings(tiny_llama, register):
+def test_position_and_settings(tiny_llama, register):
     register("halve", halve)
-    with pytest.raises(RecipeError, match="halve after magnitude-50 is too late"):
+    with pytest.raises(RecipeError, match="halve after magnitude-50 is not allowed"):
         compress(tiny_llama, Recipe.parse("magnitude-50+halve"))
     with pytest.raises(RecipeError, match="include"):
         Recipe.parse("halve,include=*mlp*")
 
 
 @pytest.mark.parametrize(
-    ("name", "function", "why"),
+    ("name", "function", "message"),
     [
-        ("rtn", halve, "exists already: it is one of this package"),
+        ("rtn", halve, "exists already \\(built in\\)"),
         ("my method", halve, "letters"),
         (3, halve, "letters"),
-        ("mine", 3, "method mine: 3 is no function"),
+        ("mine", 3, "method mine: 3 is not callable"),
     ],
 )
-def test_names_that_are_taken_or_are_none(register, name, function, why):
-    with pytest.raises(CompressionError, match=why):
+def test_invalid_names(register, name, function, message):
+    with pytest.raises(CompressionError, match=message):
         register(name, function)
 
 
@@ -88,16 +88,16 @@ class Scale:
 @pytest.mark.parametrize(
     "make", [lambda: lambda model: model, Scale, lambda: functools.partial(halve)]
 )
-def test_registering_it_again_replaces_it(register, make):
+def test_reregistration_replaces_the_function(register, make):
     register("mine", make())
     again = make()
     register("mine", again)
     assert METHODS["mine"].implementation is again
 
 
-def test_another_function_of_a_taken_name_is_refused_and_both_are_named(register):
+def test_name_conflict(register):
     register("mine", halve)
-    both = rf"mine exists already: it is {__name__}\.halve, so that {__name__}\.Scale needs"
+    both = rf"mine exists already \({__name__}\.halve\); register {__name__}\.Scale under"
     with pytest.raises(CompressionError, match=both):
         register("mine", Scale())
     assert METHODS["mine"].implementation is halve
@@ -105,7 +105,7 @@ def test_another_function_of_a_taken_name_is_refused_and_both_are_named(register
 
 @pytest.fixture
 def points(monkeypatch, register):
-    """``points(name=function)``: entry points of a distribution ``others``."""
+    """``points(name=function)`` defines entry points of a distribution ``others``."""
     load_entry_points.cache_clear()
     yield lambda **functions: monkeypatch.setattr(
         catalogue,
@@ -125,18 +125,18 @@ def no_module():
 
 
 @pytest.mark.parametrize(
-    ("name", "load", "why"),
+    ("name", "load", "message"),
     [
         ("broken", no_module, "no module named others"),
-        ("broken", lambda: 3, "3 is no function"),
+        ("broken", lambda: 3, "3 is not callable"),
         ("rtn", lambda: halve, "method rtn exists already"),
     ],
 )
-def test_a_broken_entry_point_is_told_whenever_they_are_loaded(points, name, load, why):
+def test_broken_entry_points_are_reported_on_every_load(points, name, load, message):
     points(mine=lambda: halve, **{name: load})
     for _ in range(2):
         with pytest.raises(
-            CompressionError, match=f"entry point {name} = others:{name} of others: .*{why}"
+            CompressionError, match=f"entry point {name} = others:{name} of others: .*{message}"
         ):
             load_entry_points()
         assert "mine" not in METHODS
@@ -144,7 +144,7 @@ def test_a_broken_entry_point_is_told_whenever_they_are_loaded(points, name, loa
     assert Recipe.parse("mine").steps[0].entry.implementation is halve
 
 
-def test_another_function_of_the_name_is_another_recipe(register):
+def test_recipe_settings_depend_on_the_function(register):
     register("halve", halve)
     one = Recipe.parse("halve").settings()
     METHODS.pop("halve")

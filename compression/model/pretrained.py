@@ -1,7 +1,7 @@
-"""Loads a model that a user names, whole or not at all."""
+"""Load a pretrained model and its tokenizer, and reject incomplete checkpoints."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -14,35 +14,29 @@ from compression_gates.compression.model.finite import check_finite
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.model.references import check_reference
 
-_PROBLEMS = {
-    "missing_keys": "lacks",
-    "unexpected_keys": "has unexpected",
-    "mismatched_keys": "has the wrong shape for",
-}
-
 
 def load(
     name: str, option: str, device: str | torch.device = "cpu", auto: type | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model, in evaluation mode, and tokenizer of a directory or hub id.
+    """Return the model, in evaluation mode, and the tokenizer of a directory or hub id.
 
     Args:
         name: the directory or hub id.
-        option: what the user gave it as, for messages.
-        device: where the model goes.
-        auto: the class of transformers to load it as; by default the one that it was saved as.
+        option: the option or argument that it was given as, for messages.
+        device: the device to load the model to.
+        auto: the class to load the model with; by default the one that it was saved from.
 
     Raises:
-        CompressionError: no such checkpoint, no head, compressed already, weights that are
-            missing, unexpected, of another shape or not finite, or a tokenizer of another model.
+        CompressionError: there is no such checkpoint, it has no head, it is compressed, its weights
+            are missing, unexpected, of another shape or not finite, or its tokenizer does not fit.
     """
     location = check_reference(name, option)
     with _explained(name, option):
         config = transformers.AutoConfig.from_pretrained(location)
         if getattr(config, "quantization_config", None) is not None:
             raise CompressionError(
-                f"{option} {name} is compressed already, as its quantization_config says; "
-                "start from the uncompressed model"
+                f"{option} {name} is already compressed: its config.json has a "
+                "quantization_config; give the uncompressed model"
             )
         model, report = (auto or _class_of(config, name, option)).from_pretrained(
             location, dtype="auto", use_safetensors=True, output_loading_info=True,
@@ -51,21 +45,36 @@ def load(
         if model.can_generate():
             _check_generation_config(location)
         tokenizer = transformers.AutoTokenizer.from_pretrained(location)
-    for field, verb in _PROBLEMS.items():
-        if report[field]:
-            key = min(key if isinstance(key, str) else str(key[0]) for key in report[field])
-            raise CompressionError(f"{option} {name} {verb} {key}")
+    if problem := loading_problem(report):
+        raise CompressionError(f"{option} {name} {problem}")
     check_finite(model, f"{option} {name}: ")
-    known, held = max(tokenizer.get_vocab().values()), len(model.get_input_embeddings().weight)
-    if known >= held:
+    last, rows = max(tokenizer.get_vocab().values()), len(model.get_input_embeddings().weight)
+    if last >= rows:
         raise CompressionError(
-            f"{option} {name}: its tokenizer gives ids up to {known}, its embedding holds {held}"
+            f"{option} {name}: its tokenizer has ids up to {last}, but its embedding has only "
+            f"{rows} rows; use the model's own tokenizer"
         )
     return model.eval().to(device), tokenizer
 
 
+def loading_problem(report: Mapping[str, Collection]) -> str:
+    """Describe the first difference between a checkpoint and its model, or return an empty string.
+
+    Args:
+        report: the loading info of ``from_pretrained``: ``missing_keys``, ``unexpected_keys``, and
+            ``mismatched_keys``, which are tuples of name, shape in the file and shape in the model.
+    """
+    for key in sorted(report["missing_keys"]):
+        return f"lacks {key}"
+    for key in sorted(report["unexpected_keys"]):
+        return f"has unexpected {key}"
+    for key, shape, expected in sorted(report["mismatched_keys"]):
+        return f"has shape {tuple(shape)} for {key}, but the model expects {tuple(expected)}"
+    return ""
+
+
 def check_device(option: str, device: object) -> None:
-    """Raises a CompressionError unless there is such a device."""
+    """Raise a CompressionError unless ``device`` is valid and available."""
     if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise CompressionError(f"{option} {device}: give cpu, cuda or cuda:N")
     if device != "cpu" and not torch.cuda.is_available():
@@ -74,21 +83,19 @@ def check_device(option: str, device: object) -> None:
 
 def _class_of(config, name: str, option: str) -> type:
     architecture = (config.architectures or ["none"])[0]
-    found = getattr(transformers, str(architecture), None)
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-        raise CompressionError(
-            f"{option} {name}: its architecture {architecture} is not one that transformers has"
-        )
+    model_class = getattr(transformers, str(architecture), None)
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+        raise CompressionError(f"{option} {name}: transformers has no architecture {architecture}")
     if "For" not in architecture and not architecture.endswith(("LMHeadModel", "MTModel")):
         raise CompressionError(
-            f"{option} {name}: {architecture} has no head, so there is nothing to judge; "
-            "name a model for a task"
+            f"{option} {name}: {architecture} has no head for a task; give a model for a task, "
+            "such as one for causal language modeling"
         )
-    return found
+    return model_class
 
 
 def _check_generation_config(location: str) -> None:
-    """Raises an error where the file cannot be read: a loader goes on without it."""
+    """Raise an error if the file cannot be read, where ``from_pretrained`` would ignore it."""
     file = cached_file(
         location, "generation_config.json", _raise_exceptions_for_missing_entries=False
     )
@@ -98,13 +105,13 @@ def _check_generation_config(location: str) -> None:
 
 @contextmanager
 def _explained(name: str, option: str) -> Iterator[None]:
-    """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line."""
+    """Suppress logs and progress bars, and convert errors to a CompressionError on one line."""
     try:
         with quiet():
             yield
     except CompressionError:
         raise
-    except BaseException as error:  # a checkpoint is data: whatever is wrong with it is told
+    except BaseException as error:  # a damaged checkpoint can cause any error
         if not is_failure(error):
             raise
         raise CompressionError(f"{option} {name} does not load: {reason_of(error)}") from error

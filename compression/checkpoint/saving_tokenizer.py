@@ -1,8 +1,8 @@
-"""Saves a tokenizer as its files were.
+"""Save a tokenizer by copying the files that it was loaded from.
 
-What a tokenizer was called with stays in it: after ``tokenizer(text, truncation=True,
-max_length=8)`` transformers saves ``truncation: 8``, at which every other reader of
-``tokenizer.json`` cuts its inputs. Compression changes no tokenizer, so its files are copied.
+``save_pretrained`` also saves the arguments of the last call: after ``tokenizer(text,
+truncation=True, max_length=8)``, ``tokenizer.json`` truncates all inputs to 8 tokens. Compression
+does not change the tokenizer, so its files are copied instead.
 """
 
 import copy
@@ -35,11 +35,13 @@ _FILES = (
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes a tokenizer to ``directory``: the bytes that it was loaded from where they still
-    describe it, otherwise as transformers does, without truncation and padding of its last call.
+    """Save a tokenizer to ``directory``.
+
+    The files that it was loaded from are copied if they still describe it. Otherwise
+    ``save_pretrained`` writes them, without truncation and padding of the last call.
 
     Raises:
-        CompressionError: what was written does not load, or is another tokenizer.
+        CompressionError: the files do not load as the same tokenizer.
     """
     source = _folder(tokenizer)
     if source is not None and not _difference(source, tokenizer):
@@ -70,11 +72,11 @@ def _copy(source: Path, directory: Path, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _folder(tokenizer: PreTrainedTokenizerBase) -> Path | None:
-    """Where a tokenizer was loaded from; None for one that was made in memory."""
+    """Return the folder a tokenizer was loaded from, or None if it was created in memory."""
     name = str(tokenizer.name_or_path or "")
     if name and Path(name).is_dir():
         return Path(name)
-    with suppress(ValueError):  # of a name that no repository can have
+    with suppress(ValueError):  # not a valid name of a repository
         for file in ("tokenizer_config.json", "tokenizer.json"):
             cached = huggingface_hub.try_to_load_from_cache(name, file)
             if isinstance(cached, str):
@@ -83,20 +85,22 @@ def _folder(tokenizer: PreTrainedTokenizerBase) -> Path | None:
 
 
 def _difference(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Why the files of a folder are not this tokenizer; empty where they are, but for its padding,
-    which loaders set."""
+    """Describe how the tokenizer in a folder differs, or return an empty string.
+
+    The padding token is not compared, since callers often set it after loading.
+    """
     try:
         with quiet():
             saved = AutoTokenizer.from_pretrained(folder)
-    except BaseException as error:  # it is anybody's code that loads it
+    except BaseException as error:  # tokenizer classes can be third-party code
         if not is_failure(error):
             raise
         return f"does not load: {reason_of(error)}"
     if saved.get_vocab() != tokenizer.get_vocab():
         return "loads with another vocabulary"
-    # A special token that was set since is an added one only when it is loaded again.
+    # A special token set after loading becomes an added token only in the saved files.
     if not _added(tokenizer) <= _added(saved):
-        return "loads without an added token"
+        return "loads without some of its added tokens"
     if _special(saved) != _special(tokenizer):
         return "loads with other special tokens"
     if saved.chat_template != tokenizer.chat_template:
