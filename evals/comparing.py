@@ -1,4 +1,4 @@
-"""Compares the checkpoints of a baseline and a candidate, through the store."""
+"""Compare the checkpoints of a baseline and a candidate, and keep the comparison in the store."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from compression_gates.evals.bench import DataByRole
     from compression_gates.evals.checkpoints.plain_use import PlainUse
 
-COMPARED = 3600
-"""Seconds in which two checkpoints are held side by side; each part of it is bounded by itself."""
+COMPARISON_SECONDS = 3600
+"""Time limit of the comparison of two checkpoints; each of its parts has its own limit too."""
 
 
 def compare(
     measurer: Measurer, baseline: Checkpoint, candidate: Checkpoint, data: "DataByRole"
 ) -> CheckpointComparison:
-    """Looks at both sides before either is scored.
+    """Compare the files of two checkpoints, before either is scored.
 
     Raises:
-        EvalError: they cannot be compared; the reason is that of the first finding.
+        EvalError: scores of the two cannot be compared; the text is that of the first such finding.
     """
     if "labels" in data:
         check_names(baseline, data["labels"])
-    used = list(data.values())
+    data_sets = list(data.values())
     origin = {
         **measurer.model_origin(candidate),
         "baseline": measurer.model_origin(baseline),
-        "data": [one.digest for one in used],
-        "settings": [[one.name, repr(one.overrides), *one.classes] for one in used],
+        "data": [item.digest for item in data_sets],
+        "settings": [[item.name, repr(item.overrides), *item.classes] for item in data_sets],
         "protocol": {"task": "compare"},
     }
 
@@ -42,32 +42,35 @@ def compare(
         from compression_gates.evals.checkpoints.description import check_description
         from compression_gates.evals.checkpoints.tokenizer_trial import check_encoding
 
+        # Both configurations are checked before a library reads either of them.
         for side in (baseline, candidate):
             check_description(side)
         for side in (baseline, candidate):
-            check_encoding(side, used)
-        found = compare(Sides(baseline, candidate, used, measurer.trust_remote_code))
+            check_encoding(side, data_sets)
+        comparison = compare(Sides(baseline, candidate, data_sets, measurer.trust_remote_code))
         for side in (baseline, candidate):
             side.check_unchanged()
-        return {"comparison": np.array(found.to_json())}
+        return {"comparison": np.array(comparison.to_json())}
 
-    found = CheckpointComparison.from_json(
-        str(measurer.measure(candidate, origin, run, seconds=COMPARED)["comparison"])
-    )
-    if refused := found.of(Severity.REFUSED):
+    measurement = measurer.measure(candidate, origin, run, seconds=COMPARISON_SECONDS)
+    comparison = CheckpointComparison.from_json(str(measurement["comparison"]))
+    if refused := comparison.of(Severity.REFUSED):
         raise EvalError(refused[0])
-    return found
+    return comparison
 
 
 def compare_use(
     measurer: Measurer, baseline: Checkpoint, candidate: Checkpoint
 ) -> CheckpointComparison:
-    """Holds side by side what loading and plain use of both led to. Loads what is not stored,
-    so that it costs little beside scoring."""
+    """Compare how loading and plain use of two checkpoints went.
+
+    Loads models that have no stored result. Scoring needs them loaded anyway, so this adds little
+    time.
+    """
     from compression_gates.evals.checkpoints import plain_use
 
-    before = _plain_use(measurer, baseline)
-    return plain_use.compare(before, _plain_use(measurer, candidate, baseline))
+    baseline_use = _plain_use(measurer, baseline)
+    return plain_use.compare(baseline_use, _plain_use(measurer, candidate, baseline))
 
 
 def _plain_use(

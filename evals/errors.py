@@ -1,14 +1,14 @@
-"""What can go wrong before a verdict, in one line that says what to do."""
+"""User errors, reported in one line without a traceback."""
 
 from collections.abc import Sequence
 
 
 class EvalError(Exception):
-    """A checkpoint, a data set or two measurements that cannot be judged as asked."""
+    """A checkpoint, a data set or a measurement that cannot be judged as requested."""
 
 
 def listed(names: Sequence[str], between: str = ", ", shown: int = 3) -> str:
-    """The first names of many, and how many more there are.
+    """Return the first ``shown`` names and the number of the others.
 
     >>> listed(["a", "b", "c", "d"])
     'a, b, c and 1 more'
@@ -18,10 +18,10 @@ def listed(names: Sequence[str], between: str = ", ", shown: int = 3) -> str:
 
 
 def kind_and_line(error: BaseException) -> str:
-    """The type of an error of a library, and what it says first."""
+    """Return the type of an exception and the first line of its message."""
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says first."""
+    """Return the first line of an exception's message."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -1,7 +1,7 @@
-"""One guard around whatever opens, loads, encodes or runs what others made.
+"""Time limits, memory limits and one-line errors for code that handles untrusted input.
 
-A checkpoint, its tokenizer and its chat template are untrusted input: one that fails, hangs or
-takes all memory must end in one line for its candidate, while the other candidates are judged.
+Checkpoints, tokenizers and chat templates are untrusted. If one fails, hangs or exhausts memory,
+its candidate is reported as an error in one line, and the other candidates are still judged.
 """
 
 import logging
@@ -17,41 +17,41 @@ from pathlib import Path
 from compression_gates.evals.errors import EvalError
 
 REASON = 300
-"""Characters that are told of a library's own error."""
+"""Maximum number of characters quoted from the message of a library's exception."""
 _AGAIN = 5.0
-"""Seconds after which a time limit is enforced again, where a library has swallowed it."""
+"""Seconds after which a time limit is enforced again, in case a library suppressed it."""
 
 
 class TimeUp(BaseException):
-    """A time limit has passed. No ``Exception``, so that no library takes it for one of its own."""
+    """A time limit has passed. Not an ``Exception``, so that libraries do not handle it."""
 
 
 @contextmanager
 def guarded(
-    what: str,
+    failure: str,
     seconds: float | None = None,
     memory: int | None = None,
     passed: tuple[type[BaseException], ...] = (),
 ) -> Iterator[None]:
-    """Raises an EvalError in place of whatever else goes wrong in its block.
+    """Convert exceptions of the block to EvalErrors, and limit its time and memory.
 
-    This includes panics of libraries written in Rust, such as ``tokenizers``, which are no
-    ``Exception``. ``KeyboardInterrupt``, ``SystemExit`` and the outcomes of a test framework pass.
+    Panics of libraries written in Rust, such as ``tokenizers``, are converted too, although they
+    are not instances of ``Exception``. Other exceptions of that kind, such as ``KeyboardInterrupt``
+    and ``SystemExit``, are raised unchanged.
 
-    The time limit is enforced by a signal, so it holds in the main thread alone, and it interrupts
-    Python code and system calls that Python makes. Native code that does not return to Python is
-    not interrupted: :mod:`evals.checkpoints.tokenizer_trial` runs what can hang there in a process
-    of its own.
+    The time limit is enforced by a signal. It therefore applies only in the main thread, and
+    interrupts Python code and system calls made by Python, but not native code that does not return
+    to Python. :mod:`evals.checkpoints.tokenizer_trial` runs such code in a separate process.
 
     Args:
-        what: begins the line, such as ``"PATH does not load"``.
+        failure: beginning of the error message, such as ``"PATH does not load"``.
         seconds: time limit, or None.
-        memory: bytes of address space that the block may add, on Linux, or None. For code that
-            runs in one thread: another thread of the process runs out of memory as well.
-        passed: further exceptions that are raised as they are.
+        memory: bytes of address space that the block may add, or None; enforced on Linux. The limit
+            applies to all threads of the process.
+        passed: further exceptions that are raised unchanged.
 
     Raises:
-        EvalError: of the block as it is; of anything else ``WHAT: TYPE: REASON`` in one line.
+        EvalError: unchanged if the block raised one, else ``FAILURE: TYPE: REASON`` in one line.
     """
     try:
         with _time_limit(seconds), _memory_limit(memory):
@@ -59,25 +59,26 @@ def guarded(
     except (EvalError, *passed):
         raise
     except TimeUp as error:
-        raise EvalError(f"{what}: no end after {error} seconds") from error
+        raise EvalError(f"{failure}: no end after {error} seconds") from error
     except BaseException as error:
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
-        logging.getLogger(__name__).debug("%s", what, exc_info=True)
-        raise EvalError(f"{what}: {reason_of(error)}") from error
+        logging.getLogger(__name__).debug("%s", failure, exc_info=True)
+        raise EvalError(f"{failure}: {reason_of(error)}") from error
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether an exception is a panic of a library written in Rust with PyO3.
+    """Return whether an exception is a panic of a library written in Rust with PyO3.
 
-    Each such library has a class of its own for it, which derives from BaseException and cannot be
-    imported.
+    Each such library defines its own class for panics, which derives from BaseException and cannot
+    be imported.
     """
     return type(error).__name__ == "PanicException"
 
 
 def reason_of(error: BaseException) -> str:
-    """An error of a library in one line of at most ``REASON`` characters behind its type."""
+    """Return the type of an exception and at most ``REASON`` characters of its message, in one
+    line."""
     text = "".join(c if c.isprintable() else " " for c in str(error)[: 10 * REASON])
     return f"{type(error).__name__}: {' '.join(text.split())[:REASON] or 'no reason given'}"
 
@@ -94,7 +95,7 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
     limit, start = seconds, time.monotonic()
     handler = signal.signal(signal.SIGALRM, end)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
-    if left and left < seconds:  # of a guard around this one
+    if left and left < seconds:  # an enclosing guard has less time left
         limit = left
         signal.setitimer(signal.ITIMER_REAL, left, _AGAIN)
     try:

@@ -1,5 +1,8 @@
-"""Makes measurements through the store: guarded, under the lock of the device, and under a key of
-everything that can change them."""
+"""Make measurements and keep them in the store.
+
+Each is made under a guard and the lock of the device, and its key covers everything that can change
+its value.
+"""
 
 import os
 import tempfile
@@ -29,7 +32,7 @@ from compression_gates.evals.store.schema import check
 from compression_gates.evals.store.store import Store
 
 CPU_BATCH, GPU_BATCH = 4096, 16384
-"""Tokens of a batch at first; where they do not fit, batches are halved."""
+"""Initial number of tokens per batch; batches that do not fit into memory are halved."""
 
 
 class Measurer:
@@ -38,8 +41,8 @@ class Measurer:
     Args:
         store: where measurements are kept.
         device, dtype, trust_remote_code, formats: as for :class:`evals.models.cache.Models`.
-        workers: processes that share the machine.
-        batch_tokens: of a padded batch at first; by default what the device is likely to take.
+        workers: number of processes that share the machine.
+        batch_tokens: initial number of tokens per padded batch; the default depends on the device.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Measurer:
         self.models = Models(device, dtype, self.threads, trust_remote_code, formats)
 
     def busy(self, alone: bool = False) -> AbstractContextManager[None]:
-        """Holds the device: with other scorers, or ``alone`` to time."""
+        """Hold the lock of the device, shared with other scorers, or exclusively if ``alone``."""
         name = f"gates-{os.getuid()}-{self.device.replace(':', '-')}.lock"
         return locked(Path(tempfile.gettempdir()) / name, shared=not alone)
 
@@ -74,23 +77,26 @@ class Measurer:
         alone: bool = False,
         keep: Callable[[Mapping[str, np.ndarray]], bool] | None = None,
     ) -> Measurement:
-        """What the store holds of ``origin``, or what ``run`` gives.
+        """Return the measurement of ``origin``; make and store it if it is not in the store.
 
         Args:
-            checkpoint: what is measured, for the line that says what goes wrong.
-            origin: what the measurement follows from, beside the environment and the code.
-            run: measures.
-            data: whose items the arrays are of.
+            checkpoint: the measured checkpoint, for error messages.
+            origin: what determines the measurement, except the environment and the code.
+            run: returns the arrays.
+            data: the data set whose items the arrays describe.
             seconds: time limit.
-            alone: whether the device is held alone.
+            alone: hold the device exclusively.
             keep: as for :meth:`evals.store.store.Store.measurement`.
+
+        Raises:
+            EvalError: ``run`` failed, or the files of a model changed while it was used.
         """
 
         def make() -> Mapping[str, np.ndarray]:
-            what = f"{checkpoint.label} could not be measured"
-            with self.busy(alone), guarded(what, seconds):
+            with self.busy(alone), guarded(f"{checkpoint.label} could not be measured", seconds):
                 arrays = run()
-            self.models.check_unchanged()  # pages of weights may be read when they are first used
+            # Weights are mapped into memory, so a page may be read only when it is first used.
+            self.models.check_unchanged()
             return arrays
 
         items = None if data is None else len(data.items)
@@ -106,28 +112,30 @@ class Measurer:
         protocol: Protocol,
         batch_tokens: int | None = None,
     ) -> dict[str, object]:
-        """What a score is of. ``batch_tokens`` tells a measurement in batches of another size
-        apart, where that is its purpose."""
+        """Return the origin of a score: model, data and protocol.
+
+        ``batch_tokens`` is part of it only where the effect of the batch size is measured.
+        """
         batches = {} if batch_tokens is None else {"batch_tokens": batch_tokens}
-        described = {"data": data.digest, "protocol": protocol.describe()}
-        return {**self.model_origin(checkpoint), **described, **batches}
+        scored = {"data": data.digest, "protocol": protocol.describe()}
+        return {**self.model_origin(checkpoint), **scored, **batches}
 
     def model_origin(self, checkpoint: Checkpoint) -> dict[str, object]:
-        """A model in a measurement's key: its files, and what turns them into weights."""
+        """Return a model's part of an origin: its files, and the code that unpacks its weights."""
         return {
             "model": checkpoint.digest,
             "packages": packages_of(checkpoint) | unpacked_by(checkpoint, self.models.formats),
         }
 
     def complete_origin(self, origin: Mapping[str, object]) -> dict[str, object]:
-        """``origin`` with what every measurement follows from."""
+        """Return ``origin`` with the environment and the code, which all measurements depend on."""
         return {**origin, "environment": self.environment(), "code": code_version()}
 
     def environment(self) -> dict[str, object]:
-        """What a number depends on beside the model, the data and the protocol."""
-        found: dict[str, object] = {name: version_of(name) for name in PACKAGES}
+        """Return the environment that scores depend on: packages, dtype and device."""
+        environment: dict[str, object] = {name: version_of(name) for name in PACKAGES}
         if self.trust_remote_code:
-            found["remote code"] = True
+            environment["remote code"] = True
         if self.models.dtype != "auto":
-            found["dtype"] = self.models.dtype
-        return found | device_facts(self.device)
+            environment["dtype"] = self.models.dtype
+        return environment | device_facts(self.device)

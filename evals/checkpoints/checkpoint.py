@@ -1,7 +1,7 @@
-"""A checkpoint on disk: what kind of model it holds, how many bytes, and a digest of it all.
+"""Checkpoints on disk: kind of model, format, size and digest.
 
-Reading one needs neither torch nor transformers, so that a run whose measurements are all in the
-store starts at once.
+Opening a checkpoint imports neither torch nor transformers, so that a run whose measurements are
+all in the store starts quickly.
 """
 
 import hashlib
@@ -38,16 +38,14 @@ _HEADS = {
     "ForQuestionAnswering": EXTRACTIVE,
 }
 _CONDITIONAL = "ForConditionalGeneration"
-"""The ending of encoder-decoders, and of decoders of text behind encoders of something else."""
+"""Suffix of the names of encoder-decoders, and of models that also read images or sounds."""
 _ENCODERS = ("vision", "audio", "encoder")
-"""Of what a multimodal model reads beside text, as configurations name them."""
+"""Names of the encoders of multimodal models, without ``_config``."""
 ABSENT = "absent"
-"""The form of a baseline on the hub that a plan does not fetch."""
+"""The form of a baseline on the hub that a plan does not download."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-
-
-States = Mapping[Path, tuple[int, ...]]
+FileStates = Mapping[Path, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,15 @@ class Checkpoint:
         path: the directory.
         kind: ``causal``, ``classifier``, ``extractive`` or ``seq2seq``.
         weight_bytes: size of the files that a loader reads weights from.
-        label: how the report calls it.
-        class_names: names of the classes by index, where the configuration gives them.
-        form: how the weights are stored: ``plain``, or the name of a quantized format.
-        context: positions that the configuration names, or None.
-        dtype: that it names, or nothing.
-        file: the GGUF file in ``path``, or nothing.
-        base: what an adapter adapts, or None.
-        tokenizer: the directory of its tokenizer; None where it brings none.
-        multimodal: whether it reads images or sounds too; it is judged on text.
+        label: its name in the report.
+        class_names: names of the classes by index; empty if the configuration has none.
+        form: format of the weights: ``plain``, or the name of a quantized format.
+        context: maximum number of positions in the configuration, or None.
+        dtype: dtype in the configuration, or an empty string.
+        file: name of the GGUF file in ``path``, or an empty string.
+        base: the model that an adapter adapts, or None.
+        tokenizer: the directory of its tokenizer, or None.
+        multimodal: whether it also reads images or sounds; it is judged on text only.
     """
 
     path: Path
@@ -82,18 +80,23 @@ class Checkpoint:
     tokenizer: Path | None = None
     multimodal: bool = False
 
+    @property
+    def source(self) -> "Checkpoint":
+        """The checkpoint of the model itself: the base of an adapter, otherwise this one."""
+        return self.base or self
+
     @cached_property
     def digest(self) -> str:
-        """Hash of the checkpoint; reads every byte once, on first use.
+        """Hash of all files that are loaded. On first use, every byte is read once.
 
         Raises:
-            EvalError: a file is not to be read, or changes meanwhile.
+            EvalError: a file must not be read, or changes while it is read.
         """
         return self._hashed[0]
 
     @cached_property
-    def _hashed(self) -> tuple[str, States]:
-        """The digest, and what the files were when they were read for it."""
+    def _hashed(self) -> tuple[str, FileStates]:
+        """The digest, and the states of the files when they were read for it."""
         before = self._states()
         sha = hashlib.sha256()
         for file, name in sorted(self._files().items()):
@@ -104,88 +107,88 @@ class Checkpoint:
         if self.base is not None:
             sha.update(self.base.digest.encode())
         if (after := self._states()) != before:
-            raise _changed(before, after)
+            raise _changed_error(before, after)
         return sha.hexdigest(), before
 
     def _files(self) -> dict[Path, str]:
-        """Every file that is read to load it, and its name in its folder."""
-        found = {}
+        """Return every file that is loaded, and its name in its folder."""
+        names = {}
         for folder in {self.path, self.tokenizer or self.path}:
             files = read_files(folder, weights=folder == self.path and not self.file)
-            found |= {file: file.relative_to(folder).as_posix() for file in files}
+            names |= {file: file.relative_to(folder).as_posix() for file in files}
         if self.file:
-            found[self.path / self.file] = self.file
-        return found
+            names[self.path / self.file] = self.file
+        return names
 
-    def _states(self) -> States:
-        """What the file system says of each file; all of it moves with any change of content."""
-        found = {}
+    def _states(self) -> FileStates:
+        """Return the metadata of each file; a change of content always changes some of it."""
+        states = {}
         for file in self._files():
-            told = file.stat()
-            found[file] = (
-                told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
+            stat = file.stat()
+            states[file] = (
+                stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
             )  # fmt: skip
-        return found
+        return states
 
     def check_unchanged(self, by_content: bool = True) -> None:
-        """Looks whether its files are still those that the digest is of.
+        """Check that the files are still those of which the digest was computed.
 
         Args:
-            by_content: a file that was touched is read again, and is fine if it holds the same.
+            by_content: if only metadata changed, hash the files again and compare the digests.
 
         Raises:
-            EvalError: names the first that is not.
+            EvalError: names the first file that changed.
         """
         before, after = self._hashed[1], self._states()
         if before != after:
             touched = replace(self)
             if not by_content or touched.digest != self.digest:
-                raise _changed(before, after)
+                raise _changed_error(before, after)
             self.__dict__["_hashed"] = touched._hashed
         if self.base is not None:
             self.base.check_unchanged(by_content)
 
     def with_tokenizer_of(self, baseline: "Checkpoint") -> "Checkpoint":
-        """Itself, with the baseline's tokenizer where it brings none."""
+        """Return the checkpoint, with the baseline's tokenizer if it has none."""
         return self if self.tokenizer else replace(self, tokenizer=baseline.tokenizer)
 
 
-def _changed(before: States, after: States) -> EvalError:
-    moved = sorted(
-        file for file in {*before, *after} if before.get(file) != after.get(file)
-    )  # fmt: skip
-    return EvalError(f"{moved[0]} was changed while it was read; nothing is kept, run again")
+def _changed_error(before: FileStates, after: FileStates) -> EvalError:
+    file = min(file for file in {*before, *after} if before.get(file) != after.get(file))
+    return EvalError(f"{file} was changed while it was read; nothing is stored, run again")
 
 
 def is_on_hub(reference: str) -> bool:
-    """Whether a reference is no path, so that it can only be meant for the hub."""
+    """Return whether a reference can only be a hub id, because it is not a path."""
     path = expanded(reference)
     return not path.exists() and not reference.startswith((".", "/", "~"))
 
 
 def resolve(reference: str) -> Path:
-    """The directory that a path or a hub id stands for; a hub id is downloaded, at the revision
-    behind ``@`` where it has one.
+    """Return the directory of a checkpoint; download it if the reference is a hub id.
+
+    Args:
+        reference: a path, or a hub id, optionally followed by ``@`` and a revision.
 
     Raises:
-        EvalError: neither a directory nor a repository that the hub gives.
+        EvalError: there is no such directory, and the hub has no such repository.
     """
     path = expanded(reference)
     if path.is_dir():
         return path
     if path.exists():
-        raise EvalError(f"{reference} is a file; name the directory of a checkpoint")
+        raise EvalError(f"{reference} is a file; give the directory of a checkpoint")
     name, _, revision = reference.partition("@")
     if name.count("/") > 1 or not is_on_hub(reference):
         raise EvalError(f"{reference}: no such directory")
     from huggingface_hub import snapshot_download
 
     try:
-        read = [*WEIGHTS, *SETTINGS]
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=read))
+        patterns = [*WEIGHTS, *SETTINGS]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as error:
         raise EvalError(
-            f"{reference}: no such directory, and not to be had from the hub "
+            f"{reference}: no such directory, and it cannot be downloaded from the hub "
             f"({kind_and_line(error)})"
         ) from error
 
@@ -193,16 +196,16 @@ def resolve(reference: str) -> Path:
 def open_checkpoint(
     reference: str | Path, label: str | None = None, base: Checkpoint | None = None
 ) -> Checkpoint:
-    """Reads what a checkpoint is, without loading it.
+    """Open a checkpoint without loading its weights.
 
     Args:
         reference: a directory, a GGUF file or a hub id.
-        label: how the report calls it.
-        base: what an adapter adapts where the one that it names is not here.
+        label: its name in the report; by default the name of the file or directory.
+        base: the base of an adapter, if the path that the adapter names does not exist.
 
     Raises:
-        EvalError: not a checkpoint, pickled weights only, a form whose package is not installed, or
-            a kind that no scorer knows.
+        EvalError: it is not a checkpoint, has only pickled weights, needs a package that is not
+            installed, or holds a kind of model that cannot be judged.
     """
     try:
         return _open(reference, label, base)
@@ -218,46 +221,48 @@ def _open(reference: str | Path, label: str | None, base: Checkpoint | None) -> 
     path = resolve(str(reference))
     if (path / ADAPTER).is_file():
         if weight_files(path):
-            raise EvalError(f"{path} holds a model and an adapter; which of them is meant?")
+            raise _ambiguous_error(path)
         return _open_adapter(path, label, base)
     config = path / CONFIG
     if not config.is_file():
-        packed = sorted(file.name for file in path.glob("*.gguf"))
-        if packed:
-            raise EvalError(f"{path}: a GGUF file is named by itself, such as {path / packed[0]}")
-        raise EvalError(f"{path}: no config.json; name a checkpoint in Hugging Face format")
-    read_files(path)  # each is looked at before any is read
-    described = json_object(config)
-    architectures = described.get("architectures") or []
+        gguf_files = sorted(path.glob("*.gguf"))
+        if gguf_files:
+            raise EvalError(f"{path}: give the GGUF file itself, such as {gguf_files[0]}")
+        raise EvalError(f"{path}: no config.json; give a checkpoint in Hugging Face format")
+    read_files(path)  # checks all files before any of them is read
+    settings = json_object(config)
+    architectures = settings.get("architectures") or []
     if not isinstance(architectures, list):
-        raise EvalError(f"{config}: architectures = {architectures!r} is no list")
+        raise EvalError(f"{config}: architectures = {architectures!r} is not a list")
     architectures = list(map(str, architectures))
     if not _has_tokenizer(path):
         raise EvalError(f"{path}: no tokenizer; it needs one of {', '.join(_TOKENIZERS)}")
     weights = weight_files(path)
     if not weights:
-        raise _no_weights(path)
-    inner = described.get("text_config")
-    inner = inner if isinstance(inner, dict) else {}
-    form = _form(config, described.get("quantization_config") or inner.get("quantization_config"))
+        raise _no_weights_error(path)
+    form = _form(config, settings)
     check_loadable(path, form)
-    kind = _kind(config, architectures, described)
+    kind = _kind(config, architectures, settings)
     return Checkpoint(
         path=path,
         kind=kind,
         weight_bytes=sum(file.stat().st_size for file in weights),
         label=label,
-        class_names=_class_names(config, described.get("id2label")),
+        class_names=_class_names(config, settings.get("id2label")),
         form=form,
-        context=_context(described),
-        dtype=on_one_line(str(described.get("dtype") or described.get("torch_dtype") or "")),
+        context=_context(settings),
+        dtype=on_one_line(str(settings.get("dtype") or settings.get("torch_dtype") or "")),
         tokenizer=path,
         multimodal=kind == CAUSAL and any(name.endswith(_CONDITIONAL) for name in architectures),
     )
 
 
-def _no_weights(path: Path) -> EvalError:
-    """Why there is nothing that transformers would load."""
+def _ambiguous_error(path: Path) -> EvalError:
+    return EvalError(f"{path} holds both a model and an adapter; remove one of them")
+
+
+def _no_weights_error(path: Path) -> EvalError:
+    """Return the reason why transformers would find no weights."""
     pickled = pickled_weights(path)
     if pickled:
         return EvalError(f"{path}: {pickled} is pickled; convert the weights to safetensors")
@@ -270,20 +275,25 @@ def _no_weights(path: Path) -> EvalError:
     return EvalError(f"{path}: no *.safetensors file")
 
 
-def _class_names(config: Path, named: object) -> tuple[str, ...]:
-    """Names in the order of their indices, whatever the order of the file."""
-    if not named:
+def _class_names(config: Path, id2label: object) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their indices."""
+    if not id2label:
         return ()
     try:
-        return tuple(str(named[key]) for key in sorted(named, key=int))
+        return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
     except (TypeError, ValueError) as error:
-        raise EvalError(f"{config}: id2label is no table of names by index") from error
+        raise EvalError(f"{config}: id2label does not map indices to names") from error
 
 
-def _context(described: Mapping[str, object]) -> int | None:
-    """Positions that a configuration names, by whichever of its families' names."""
-    inner = described.get("text_config")
-    for part in (described, inner if isinstance(inner, dict) else {}):
+def _with_text_config(settings: Mapping[str, object]) -> tuple[Mapping[str, object], ...]:
+    """Return a configuration and the configuration of its text model, empty if it has none."""
+    inner = settings.get("text_config")
+    return settings, inner if isinstance(inner, dict) else {}
+
+
+def _context(settings: Mapping[str, object]) -> int | None:
+    """Return the maximum number of positions, which architectures name differently."""
+    for part in _with_text_config(settings):
         for name in POSITIONS:
             if isinstance(part.get(name), int):
                 return part[name]
@@ -291,12 +301,15 @@ def _context(described: Mapping[str, object]) -> int | None:
 
 
 def _open_gguf(file: Path, label: str) -> Checkpoint:
-    """A file as llama.cpp reads it. Its tokenizer is that of the files beside it, or the
-    baseline's: what can be rebuilt from a GGUF file cuts texts otherwise than llama.cpp does."""
+    """Open a GGUF file.
+
+    Its tokenizer is read from the files beside it, or is the baseline's. The tokenizer that
+    transformers can rebuild from the GGUF file itself splits texts differently than llama.cpp does.
+    """
     check_loadable(file, GGUF)
     folder = file.parent
-    if (folder / ADAPTER).is_file():  # transformers would load what that adapts
-        raise EvalError(f"{folder} holds a model and an adapter; which of them is meant?")
+    if (folder / ADAPTER).is_file():  # transformers would load the base of the adapter
+        raise _ambiguous_error(folder)
     read_files(folder, weights=False)
     return Checkpoint(
         path=folder, kind=CAUSAL, weight_bytes=file.stat().st_size, label=label, form=GGUF,
@@ -305,29 +318,28 @@ def _open_gguf(file: Path, label: str) -> Checkpoint:
 
 
 def _open_adapter(path: Path, label: str, base: Checkpoint | None) -> Checkpoint:
-    """A LoRA adapter, merged with its base for judging."""
+    """Open a LoRA adapter, which is judged merged with its base."""
     check_loadable(path, LORA)
     weights = path / ADAPTER_WEIGHTS
     if not weights.is_file():
-        pickled = (path / ADAPTER_WEIGHTS).with_suffix(".bin")
+        pickled = weights.with_suffix(".bin")
         if pickled.is_file():
             raise EvalError(f"{path}: {pickled.name} is pickled; convert it to safetensors")
         raise EvalError(f"{path}: no {ADAPTER_WEIGHTS}")
-    described = json_object(path / ADAPTER)
-    named = described.get("base_model_name_or_path")
-    if named is not None and (not isinstance(named, str) or not named.isprintable()):
-        raise EvalError(f"{path}: {ADAPTER} names {named!r} as its base")
-    beside = [path / named, expanded(named)] if named else []
-    here = next((folder for folder in beside if folder.is_dir()), None)
-    if here is not None and (here / ADAPTER).is_file():
-        raise EvalError(f"{path}: its base, {here}, is an adapter itself")
+    name = json_object(path / ADAPTER).get("base_model_name_or_path")
+    if name is not None and (not isinstance(name, str) or not name.isprintable()):
+        raise EvalError(f"{path}: {ADAPTER}: base_model_name_or_path = {name!r} is not a name")
+    candidates = [path / name, expanded(name)] if name else []
+    folder = next((candidate for candidate in candidates if candidate.is_dir()), None)
+    if folder is not None and (folder / ADAPTER).is_file():
+        raise EvalError(f"{path}: its base, {folder}, is itself an adapter")
     read_files(path)
-    if here is not None:
-        base = open_checkpoint(here)
-    elif not named:
-        raise EvalError(f"{path}: {ADAPTER} names no base_model_name_or_path")
-    elif base is None or base.label != Path(str(named)).name:
-        base = open_checkpoint(str(named))
+    if folder is not None:
+        base = open_checkpoint(folder)
+    elif not name:
+        raise EvalError(f"{path}: {ADAPTER} has no base_model_name_or_path")
+    elif base is None or base.label != Path(name).name:
+        base = open_checkpoint(name)
     return replace(
         base,
         path=path,
@@ -344,48 +356,39 @@ def _has_tokenizer(path: Path) -> bool:
 
 
 def check_names(checkpoint: Checkpoint, data: DataSet) -> None:
-    """Raises an EvalError if a data set's classes are named as the model's, in another order."""
-    own, theirs = checkpoint.class_names, data.classes
-    if [name.lower() for name in own] != [name.lower() for name in theirs] and {
-        name.lower() for name in own
-    } == {name.lower() for name in theirs}:
+    """Raise an EvalError if a data set lists the model's classes in another order."""
+    names, classes = checkpoint.class_names, data.classes
+    model_order, data_order = ([name.lower() for name in side] for side in (names, classes))
+    if model_order != data_order and {*model_order} == {*data_order}:
         raise EvalError(
-            f"data set {data.name} has its classes as {', '.join(theirs)}, the model as "
-            f"{', '.join(own)}: list them in the model's order"
+            f"data set {data.name} has the classes {', '.join(classes)}, but the model has "
+            f"{', '.join(names)}: list them in the model's order"
         )
 
 
-def _form(config: Path, quantization: object) -> str:
-    """``quantization_config`` in a word or two: method and, where it names one, format."""
+def _form(config: Path, settings: Mapping[str, object]) -> str:
+    """Return the method and, if there is one, the format in ``quantization_config``."""
+    parts = _with_text_config(settings)
+    quantization = next(filter(None, (part.get("quantization_config") for part in parts)), None)
     if not quantization:
         return PLAIN
     if not isinstance(quantization, dict) or not quantization.get("quant_method"):
-        raise EvalError(f"{config}: quantization_config names no quant_method")
+        raise EvalError(f"{config}: quantization_config has no quant_method")
     words = (quantization["quant_method"], quantization.get("format"))
     return on_one_line(" ".join(str(word) for word in words if word))
 
 
-def _is_encoder_decoder(described: Mapping[str, object]) -> bool:
-    inner = described.get("text_config")
-    parts = (described, inner if isinstance(inner, dict) else {})
-    return any(bool(part.get("is_encoder_decoder")) for part in parts)
-
-
-def _reads_more_than_text(described: Mapping[str, object]) -> bool:
-    return any(isinstance(described.get(f"{part}_config"), dict) for part in _ENCODERS)
-
-
-def _kind(config: Path, architectures: list[str], described: Mapping[str, object]) -> str:
+def _kind(config: Path, architectures: list[str], settings: Mapping[str, object]) -> str:
     heads = dict(_HEADS)
-    if _is_encoder_decoder(described):
+    if any(part.get("is_encoder_decoder") for part in _with_text_config(settings)):
         heads[_CONDITIONAL] = SEQ2SEQ
-    elif _reads_more_than_text(described):
-        heads[_CONDITIONAL] = CAUSAL  # they generate text from text alone, too
+    elif any(isinstance(settings.get(f"{part}_config"), dict) for part in _ENCODERS):
+        heads[_CONDITIONAL] = CAUSAL  # such a model also generates from text alone
     for architecture in architectures:
         for ending, kind in heads.items():
             if architecture.endswith(ending):
                 return kind
     raise EvalError(
-        f"{config}: architectures = {architectures} is no model that generates, classifies or "
-        "answers from text"
+        f"{config}: architectures = {architectures} is no model that generates text, classifies "
+        "it, or extracts answers from it"
     )

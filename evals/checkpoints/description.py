@@ -1,6 +1,6 @@
-"""What must hold of the configuration of a checkpoint before a library follows it.
+"""Checks of a configuration before any library acts on it.
 
-Only the headers of the weights and ``config.json`` are read here, never the weights.
+Only ``config.json`` and the headers of the weight files are read, never the weights.
 """
 
 import re
@@ -14,15 +14,17 @@ from compression_gates.evals.checkpoints.names import POSITIONS
 from compression_gates.evals.errors import EvalError
 
 _DEPTH = re.compile(r"(?:^|_)(?:layers?|blocks?)$")
-"""Keys of a configuration that say how often a block is repeated, such as num_hidden_layers."""
+"""Settings for how often a block is repeated, such as num_hidden_layers."""
 SHARED_DEPTH = 256
-"""Layers that a model may have without a tensor for each, as ALBERT, which shares its layers."""
+"""Maximum number of layers that may share tensors, as those of ALBERT do."""
 _POSITIONS = re.compile(rf"(^|_)({'|'.join(POSITIONS)}|seq_len)$|positions?(_embeddings)?$")
-"""Keys that count positions, of a part of a model too."""
+"""Settings for numbers of positions, also in parts of a model."""
 MOST_LABELS = 1_000_000
-"""Classes of a model at most; transformers makes a list of them at once."""
+"""Maximum number of classes; transformers builds a list of them when it reads a configuration."""
 MOST_POSITIONS = 1 << 28
-"""Positions beyond which a configuration cannot be meant; some models make a table of them."""
+"""Maximum number of positions; some models build a table of them."""
+_IN_GGUF = {"block_count": "blocks", "context_length": "n_ctx"}
+"""Names in GGUF headers and the corresponding names in configurations."""
 _FLASH = ("flash_attention_2", "flash_attention_3")
 _IMPLEMENTATIONS = {
     "attn_implementation": ("eager", "sdpa", *_FLASH),
@@ -31,69 +33,81 @@ _IMPLEMENTATIONS = {
     "sequence_kernel": ("native_sequence__native",),
     "step_kernel": ("native",),
 }
-"""Settings that choose an implementation, by the end of their names, and the values with which
-nothing is compiled, or fetched from the hub; the last three are xLSTM's."""
+"""Settings that select an implementation, by the end of their names, and the values for which
+nothing is compiled or downloaded from the hub. The last three are those of xLSTM."""
 
 
 def check_description(checkpoint: Checkpoint) -> None:
-    """Refuses a configuration that no library should follow, before one does.
+    """Check that it is safe to let a library act on the configuration of a checkpoint.
 
     Raises:
-        EvalError: more layers than the files have tensors, positions without measure, or an
-            implementation that is compiled or fetched when it is first used.
+        EvalError: there are more layers than tensors, or too many positions or classes, or an
+            implementation is selected that is compiled or downloaded on first use.
     """
-    if checkpoint.base is not None:
-        check_description(checkpoint.base)
-    described, where, tensors = _described(checkpoint.base or checkpoint)
-    if checkpoint.base is None:
-        _check(described, where, tensors)
-    beside = checkpoint.tokenizer and checkpoint.tokenizer / CONFIG
-    if beside and beside != where and beside.is_file():  # AutoTokenizer reads it
-        _check(json_object(beside), beside, tensors)
+    source = checkpoint.source
+    settings, file, tensors = _read(source)
+    _check(settings, file, tensors)
+    for folder in {source.tokenizer, checkpoint.tokenizer} - {None}:
+        config = folder / CONFIG
+        if config != file and config.is_file():  # AutoTokenizer reads it
+            _check(json_object(config), config, tensors)
 
 
-def _check(described: Mapping[str, object], where: Path, tensors: int) -> None:
-    """Raises an EvalError for a setting in the file ``where`` of a model of ``tensors``."""
-    for key, value in _leaves(described):
+def _check(settings: Mapping[str, object], file: Path, tensors: int) -> None:
+    """Raise an EvalError for an unsafe setting in ``file``.
+
+    Args:
+        settings: the content of the file.
+        file: the file, for error messages.
+        tensors: number of tensors of the model.
+    """
+    for key, value in _leaves(settings):
         if isinstance(value, int):
-            if _DEPTH.search(key) and value > max(tensors, SHARED_DEPTH):
-                raise EvalError(
-                    f"{where}: {key} = {_short(value)}, but the weights are {tensors} tensors"
-                )
-            if _POSITIONS.search(key) and value > MOST_POSITIONS:
-                raise EvalError(f"{where}: {key} = {_short(value)} is no number of positions")
-            if key == "num_labels" and value > MOST_LABELS:
-                raise EvalError(f"{where}: {key} = {_short(value)} is no number of classes")
+            _check_count(key, value, file, tensors)
         safe = _safe_values(key)
         for name in value.values() if isinstance(value, Mapping) else [value]:
             if safe and name is not None and name not in safe:
                 raise EvalError(
-                    f"{where}: {key} = {_short(name)} is refused as unsafe: it is compiled or "
-                    f"fetched when it is used; leave it out, or give one of {', '.join(safe)}"
+                    f"{file}: {key} = {_short(name)} is refused as unsafe: it is compiled or "
+                    f"downloaded on first use; remove it, or set it to one of {', '.join(safe)}"
                 )
 
 
+def _check_count(key: str, value: int, file: Path, tensors: int) -> None:
+    """Raise an EvalError for a number of layers, positions or classes that is too large."""
+    if _DEPTH.search(key) and value > max(tensors, SHARED_DEPTH):
+        raise EvalError(
+            f"{file}: {key} = {_short(value)}, but the weights consist of {tensors} tensors"
+        )
+    if _POSITIONS.search(key) and value > MOST_POSITIONS:
+        raise EvalError(
+            f"{file}: {key} = {_short(value)} is more than {MOST_POSITIONS:,} positions"
+        )
+    if key == "num_labels" and value > MOST_LABELS:
+        raise EvalError(f"{file}: {key} = {_short(value)} is more than {MOST_LABELS:,} classes")
+
+
 def _safe_values(key: str) -> tuple[str, ...]:
-    """Values of a setting that chooses an implementation; nothing for any other setting."""
+    """Return the safe values of a setting that selects an implementation, or an empty tuple."""
     safe = next((safe for end, safe in _IMPLEMENTATIONS.items() if key.endswith(end)), ())
     if any(name in _FLASH for name in safe) and find_spec("kernels") is not None:
-        # transformers may fetch a kernel in place of a flash attention.
+        # With this package, transformers may download a kernel for flash attention.
         return tuple(name for name in safe if name not in _FLASH)
     return safe
 
 
-def _described(checkpoint: Checkpoint) -> tuple[Mapping[str, object], Path, int]:
-    """Configuration, the file that it stands in, and the number of tensors."""
+def _read(checkpoint: Checkpoint) -> tuple[Mapping[str, object], Path, int]:
+    """Return the configuration, the file that holds it, and the number of tensors."""
     if checkpoint.file:
         from gguf import GGUFReader
 
         file = checkpoint.path / checkpoint.file
         reader = GGUFReader(file)
-        fields = reader.fields.items()
-        counts = {name.replace(".", "_"): field.contents() for name, field in fields
-                  if name.endswith((".block_count", ".context_length"))}  # fmt: skip
-        counts = {name.replace("block_count", "blocks").replace("context_length", "n_ctx"): value
-                  for name, value in counts.items()}  # fmt: skip
+        counts = {}
+        for name, field in reader.fields.items():
+            prefix, _, setting = name.rpartition(".")
+            if setting in _IN_GGUF:
+                counts[f"{prefix}_{_IN_GGUF[setting]}"] = field.contents()
         return counts, file, len(reader.tensors)
     from safetensors import safe_open
 
@@ -106,7 +120,7 @@ def _described(checkpoint: Checkpoint) -> tuple[Mapping[str, object], Path, int]
 
 
 def _leaves(described: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Every setting of a configuration and of those within it, by its own key."""
+    """Yield the settings of a configuration and of the ones nested in it, by their own keys."""
     for key, value in described.items():
         parts = value if isinstance(value, list) else [value]
         inner = [part for part in parts if isinstance(part, Mapping)]
@@ -118,7 +132,7 @@ def _leaves(described: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 
 def _short(value: object) -> str:
-    """A value as it may stand in a line."""
+    """Return a value for an error message, shortened."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a number of {value.bit_length()} bits"
     return repr(value)[:60]

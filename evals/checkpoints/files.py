@@ -1,4 +1,4 @@
-"""The files that a checkpoint is loaded from: those are hashed, counted and checked."""
+"""The files that a checkpoint is loaded from. Exactly these are hashed, counted and checked."""
 
 import json
 import os
@@ -16,39 +16,41 @@ SETTINGS = (
     "*.json", "*.txt", "*.model", "*.model.*", "*.tiktoken", "*.spm", "bpe.codes",
     "prophetnet.tokenizer", "*.jinja", "*.py",
 )  # fmt: skip
-"""Files at the top of a folder that transformers reads settings, tokenizers, chat templates and
-code from."""
-_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-_DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+"""Files at the top level of a folder that transformers may read: settings, tokenizers, chat
+templates and code."""
+_SHARD = re.compile(r"(shard-\d{5}-)?model-\d{5}-of-\d{5}\.safetensors")
+"""Names of shards; those of distributed checkpoints have a prefix."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_OF_TRAINER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
+"""Files that the Trainer of transformers writes beside a model."""
 _OTHER_FILES = {CONFIG: "configuration_files", "tokenizer_config.json": "fast_tokenizer_files"}
-"""Settings by which a file names others to be read in its place, by version of transformers."""
+"""Settings by which a file names others that some versions of transformers read in its place."""
 
 
 def json_object(file: Path) -> dict:
-    """What a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        EvalError: it cannot be read, or holds no object.
+        EvalError: the file cannot be read, or does not hold an object.
     """
     try:
-        described = json.loads(file.read_bytes())
+        value = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise EvalError(f"{file}: not a JSON object ({error})") from error
-    if not isinstance(described, dict):
+    if not isinstance(value, dict):
         raise EvalError(f"{file}: not a JSON object")
-    return described
+    return value
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files of weights that transformers reads, none where it finds none.
+    """Return the weight files that transformers reads from a folder; empty if there are none.
 
-    A file that ``transformers_weights`` of ``config.json`` names comes first, then
-    ``model.safetensors``, then the shards of ``model.safetensors.index.json``.
+    The file that ``transformers_weights`` in ``config.json`` names takes precedence, then
+    ``model.safetensors``, then the shards in ``model.safetensors.index.json``.
 
     Raises:
         EvalError: there are several sets of weights, a shard is missing or pickled, or a file is
-            not a regular one in the folder.
+            not a regular file in the folder.
     """
     named = named_weights(path)
     present = [name for name in (WHOLE, INDEX) if _exists(path / name)]
@@ -63,44 +65,41 @@ def weight_files(path: Path) -> list[Path]:
     return files
 
 
-def indexed(index: Path) -> dict[str, str]:
-    """The ``weight_map`` of an index: the file of each tensor.
+def weight_map(index: Path) -> dict[str, str]:
+    """Return the name of the file of each tensor, as an index gives it.
 
     Raises:
-        EvalError: it is none.
+        EvalError: the file is not an index of weights.
     """
     try:
-        found = json.loads(index.read_bytes())["weight_map"]
-        if all(isinstance(name, str) for name in found.values()) and found:
-            return dict(found)
+        names = json.loads(index.read_bytes())["weight_map"]
+        if all(isinstance(name, str) for name in names.values()) and names:
+            return dict(names)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EvalError(f"{index}: not an index of weights") from error
     raise EvalError(f"{index}: not an index of weights")
 
 
 def unread_weights(path: Path) -> list[str]:
-    """Names of files at the top of a folder that hold weights and are not loaded."""
+    """Return the names of weight files at the top level of a folder that are not loaded."""
     read = {file.resolve() for file in weight_files(path)}
     files = {f for name in ("*.safetensors", *_PICKLED, "*.gguf") for f in path.glob(name)}
     unread = [file.name for file in files if file.is_file() and file.resolve() not in read]
-    return sorted(name for name in unread if name not in _NO_WEIGHTS)
-
-
-_NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
-"""What the trainer of transformers leaves beside a model."""
+    return sorted(name for name in unread if name not in _OF_TRAINER)
 
 
 def pickled_weights(path: Path) -> str:
-    """The name of a pickled file of weights in a folder, or nothing."""
+    """Return the name of a pickled weight file in a folder, or an empty string."""
     return next((f.name for pattern in _PICKLED for f in sorted(path.glob(pattern))), "")
 
 
 def read_files(path: Path, weights: bool = True) -> list[Path]:
-    """Every file of a folder that loading may read: settings, tokenizer, chat templates, code and,
-    unless they come from elsewhere, weights.
+    """Return all files of a folder that loading may read.
+
+    These are settings, tokenizer, chat templates, code and, if ``weights``, weight files.
 
     Raises:
-        EvalError: one of them is no regular file in the folder.
+        EvalError: one of them is not a regular file in the folder.
     """
     files = {file for pattern in SETTINGS for file in path.glob(pattern)}
     files |= {*(path / TEMPLATES).glob("*.jinja"), *_named_files(path), *_code(path)}
@@ -114,15 +113,15 @@ def read_files(path: Path, weights: bool = True) -> list[Path]:
 
 
 def check_file(folder: Path, file: Path) -> None:
-    """Raises an EvalError unless a file is a regular one that lies in ``folder``.
+    """Raise an EvalError unless ``file`` is a regular file in ``folder``.
 
-    A snapshot in the cache of the Hugging Face hub consists of links into the ``blobs`` beside it,
-    which count as in the folder.
+    A snapshot in the cache of the Hugging Face hub consists of links to the ``blobs`` beside it.
+    These count as files in the folder.
     """
     try:
         target = file.resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise EvalError(f"{file} leads to no file; remove it or put the file there") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise EvalError(f"{file} is a broken link; remove it, or restore its target") from error
     root = folder.resolve()
     roots = [root]
     if root.parent.name == "snapshots":
@@ -130,66 +129,65 @@ def check_file(folder: Path, file: Path) -> None:
         roots += [repository / "blobs", repository.parent / "blobs"]
     if not any(target.is_relative_to(place) for place in roots):
         raise EvalError(
-            f"{folder}: {_within(folder, file)} lies outside of the folder, at {target}; copy it in"
+            f"{folder}: {_relative(folder, file)} lies outside of the folder, at {target}; "
+            "copy it into the folder"
         )
     if not target.is_file():
-        raise EvalError(f"{file} is no regular file; a checkpoint is made of regular files")
+        raise EvalError(f"{file} is not a regular file; remove it, or replace it by a file")
 
 
 def _exists(file: Path) -> bool:
-    """Whether something is there that is no directory; a broken link is."""
+    """Return whether a path exists and is not a directory; true for a broken link."""
     return os.path.lexists(file) and not file.is_dir()
 
 
-def _within(folder: Path, file: Path) -> str:
+def _relative(folder: Path, file: Path) -> str:
     return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
 
 
 def named_weights(path: Path) -> str:
-    """``transformers_weights`` of the configuration, or nothing."""
+    """Return ``transformers_weights`` of the configuration, or an empty string."""
     config = path / CONFIG
     named = _settings(path, CONFIG).get("transformers_weights")
     if named is None:
         return ""
     endings = (".safetensors", ".safetensors.index.json")
     if not isinstance(named, str) or not named.endswith(endings):
-        raise EvalError(f"{config}: transformers_weights = {named!r} is no *.safetensors file")
+        raise EvalError(f"{config}: transformers_weights = {named!r} is not a *.safetensors file")
     return named
 
 
 def _shards(path: Path, index: Path) -> list[Path]:
-    names = sorted(set(indexed(index).values()))
+    names = sorted(set(weight_map(index).values()))
     for name in names:
         if not name.endswith(".safetensors"):
             raise EvalError(
-                f"{index} names {name!r}, which is no *.safetensors file; a pickled one can run "
-                "code: convert the weights to safetensors"
+                f"{index} names {name!r}, which is not a *.safetensors file; a pickled file can "
+                "run code: convert the weights to safetensors"
             )
         if not _exists(path / name):
-            raise EvalError(f"{path}: {name} is missing, which {index.name} names")
+            raise EvalError(f"{path}: {name} is missing, but {index.name} names it")
     return [path / name for name in names]
 
 
 def _check_one_set(path: Path, main: Path, files: list[Path], present: list[str]) -> None:
-    """Raises an EvalError where another reader, or the next, may take other weights."""
+    """Raise an EvalError if other programs, or other versions, may read other weights."""
     read = {file.resolve() for file in files}
     others = [path / name for name in present if name != INDEX]
     if INDEX in present and main != path / INDEX:
-        with suppress(EvalError):  # transformers does not look at it
-            others += [path / name for name in indexed(path / INDEX).values()]
-    top = {file.name: file for file in path.glob("*.safetensors")}
-    others += [file for name, file in top.items() if _SHARD.fullmatch(name)]
-    others += [file for name, file in top.items() if _DISTRIBUTED.fullmatch(name)]
+        with suppress(EvalError):  # transformers does not read the index, so it may be invalid
+            others += [path / name for name in weight_map(path / INDEX).values()]
+    others += [file for file in path.glob("*.safetensors") if _SHARD.fullmatch(file.name)]
     for other in sorted(others):
         if other.is_file() and other.resolve() not in read:
             raise EvalError(
-                f"{path} holds two sets of weights; which is meant? Remove {main.name} and its "
-                f"files, or {_within(path, other)}"
+                f"{path} holds two sets of weights; remove either {main.name} and its files, or "
+                f"{_relative(path, other)}"
             )
 
 
 def _named_files(path: Path) -> Iterator[Path]:
-    """Files that settings name in place of others."""
+    """Yield the files that settings name in place of others."""
     for file, setting in _OTHER_FILES.items():
         names = _settings(path, file).get(setting)
         for name in names if isinstance(names, list) else ():
@@ -198,7 +196,7 @@ def _named_files(path: Path) -> Iterator[Path]:
 
 
 def _code(path: Path) -> Iterator[Path]:
-    """Python files that may run, were they trusted; those at the top are read anyway."""
+    """Yield the Python files that trusted code may consist of."""
     classes = _classes(path)
     for name in classes:
         module = path / f"{name.rpartition('--')[2].rpartition('.')[0]}.py"
@@ -213,19 +211,19 @@ def _code(path: Path) -> Iterator[Path]:
 
 
 def borrowed_code(path: Path) -> str:
-    """The class in another repository that a checkpoint's ``auto_map`` names, or nothing."""
+    """Return the class in another repository that ``auto_map`` names, or an empty string."""
     return next((name for name in _classes(path) if "--" in name), "")
 
 
 def _classes(path: Path) -> list[str]:
-    """Classes in code that a checkpoint brings, as its ``auto_map`` names them."""
+    """Return the classes that ``auto_map`` names."""
     return [
         name for file in _OTHER_FILES for name in _strings(_settings(path, file).get("auto_map"))
     ]
 
 
 def _settings(path: Path, name: str) -> dict:
-    """What a JSON file of a folder holds; nothing where there is none."""
+    """Return the object in a JSON file of a folder; empty if there is no such file."""
     if not (path / name).is_file():
         return {}
     check_file(path, path / name)

@@ -1,4 +1,4 @@
-"""What two checkpoints differ in, and how severe each kind of difference is."""
+"""Differences between two checkpoints, their kinds, and the severity of each kind."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,19 +7,19 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """What follows from a difference."""
+    """The consequence of a difference."""
 
     REFUSED = "refused"
     """Nothing can be compared: every case of the candidate is an error."""
     FAILED = "failed"
     """Plain use of the candidate breaks: its ``artifact_differences`` gate fails."""
     NOTED = "noted"
-    """The report tells it; no verdict depends on it."""
+    """The report lists the difference; no verdict depends on it."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of difference: its severity, and the reason for it in a sentence."""
+    """A kind of difference: its severity, and the reason for that severity in a sentence."""
 
     severity: Severity
     reason: str
@@ -68,7 +68,7 @@ KINDS: Mapping[str, Kind] = {
     "tensor in two files": Kind(_REFUSED, "It is ambiguous which value is meant."),
     "tied weights": Kind(_FAILED, "Programs that follow the flag compute a different function."),
     "untied weights": Kind(_REFUSED, "The output layer would be random."),
-    "as the baseline": Kind(_NOTED, "The baseline has the same fault."),
+    "fault of both": Kind(_NOTED, "The baseline has the same fault."),
     "unread weights": Kind(_NOTED, "Other programs may load them."),
     "loader's warning": Kind(_NOTED, "Its meaning depends on the warning."),
     "loader's repair": Kind(_NOTED, "The model is judged as it is loaded."),
@@ -87,7 +87,7 @@ KINDS: Mapping[str, Kind] = {
     "expert routing": Kind(
         _FAILED, "Tokens are routed to different experts, or to a different number."
     ),
-    "tied head": Kind(_FAILED, "The embedding replaces the output layer of the baseline."),
+    "tied output layer": Kind(_FAILED, "The embedding replaces the output layer of the baseline."),
     "padding token": Kind(_FAILED, "In a batch, padding is read or counted differently."),
     "first token of the decoder": Kind(_FAILED, "The decoder begins with a different token."),
     "setting": Kind(
@@ -107,7 +107,9 @@ KINDS: Mapping[str, Kind] = {
     "milder generation setting": Kind(
         _NOTED, "It is a default in place of the baseline's setting, or has no effect."
     ),
-    "head of its own": Kind(_NOTED, "A quantized or trimmed output layer is stored separately."),
+    "separate output layer": Kind(
+        _NOTED, "A quantized or trimmed output layer is stored separately."
+    ),
     "longer context": Kind(_NOTED, "Up to the baseline's length, nothing is read differently."),
     "size": Kind(_NOTED, "Structured pruning, low rank and distillation change sizes."),
     "setting of a student": Kind(
@@ -123,7 +125,7 @@ KINDS: Mapping[str, Kind] = {
     "GGUF note": Kind(_NOTED, "Compression may change it, or it has no effect on the data."),
     "quantization types": Kind(_NOTED, "They describe the file and are not a fault."),
 }
-"""Every kind of difference that can be found. This table alone decides on severities."""
+"""All kinds of difference. Severities are defined only here."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,10 @@ class Finding:
 
     Attributes:
         kind: a key of :data:`KINDS`.
-        text: names what differs and shows both sides, in one line.
+        text: describes the difference, and shows both sides, in one line.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: the kind is unknown.
     """
 
     kind: str
@@ -143,7 +145,7 @@ class Finding:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"{self.kind!r} is no kind of difference")
+            raise ValueError(f"unknown kind of difference: {self.kind!r}")
 
     @property
     def severity(self) -> Severity:
@@ -152,12 +154,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckpointComparison:
-    """What was found, and what was looked at.
+    """The result of a comparison of two checkpoints.
 
     Attributes:
-        findings: all differences.
-        compared: what was held side by side, for the report's manifest.
-        not_compared: what could not be, and why.
+        findings: the differences.
+        compared: names of the properties that were compared.
+        not_compared: names of the properties that could not be compared, and the reasons.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -165,44 +167,43 @@ class CheckpointComparison:
     not_compared: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, severity: Severity) -> list[str]:
-        """The texts of all findings of a severity."""
-        return [found.text for found in self.findings if found.severity == severity]
+        """Return the texts of all findings of a severity."""
+        return [finding.text for finding in self.findings if finding.severity == severity]
 
     @staticmethod
     def joined(parts: Iterable["CheckpointComparison"]) -> "CheckpointComparison":
-        """Several comparisons as one."""
+        """Join several comparisons into one."""
         parts = list(parts)
         return CheckpointComparison(
-            tuple(found for part in parts for found in part.findings),
+            tuple(finding for part in parts for finding in part.findings),
             tuple(dict.fromkeys(name for part in parts for name in part.compared)),
-            {name: why for part in parts for name, why in part.not_compared.items()},
+            {name: reason for part in parts for name, reason in part.not_compared.items()},
         )
 
     def to_json(self) -> str:
-        """A text that :meth:`from_json` reads."""
+        """Return a text that :meth:`from_json` reads."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> "CheckpointComparison":
-        """What :meth:`to_json` wrote.
+        """Return the comparison that :meth:`to_json` wrote.
 
         Raises:
-            ValueError: ``text`` is something else.
+            ValueError: ``text`` is not such a comparison.
         """
         try:
             fields = json.loads(text)
-            findings = tuple(
-                Finding(str(found["kind"]), str(found["text"])) for found in fields["findings"]
+            return CheckpointComparison(
+                tuple(Finding(str(item["kind"]), str(item["text"])) for item in fields["findings"]),
+                tuple(map(str, fields["compared"])),
+                {str(name): str(reason) for name, reason in fields["not_compared"].items()},
             )
-            compared = tuple(map(str, fields["compared"]))
-            unable = {str(name): str(why) for name, why in fields["not_compared"].items()}
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ValueError("not a comparison of two checkpoints") from error
-        return CheckpointComparison(findings, compared, unable)
 
 
 def table() -> str:
-    """All kinds as a table in Markdown, the severest first."""
+    """Return a Markdown table of all kinds, sorted by decreasing severity."""
     order = list(Severity)
     kinds = sorted(KINDS.items(), key=lambda item: order.index(item[1].severity))
     rows = [f"| {name} | {kind.severity} | {kind.reason} |" for name, kind in kinds]

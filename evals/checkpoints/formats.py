@@ -1,6 +1,6 @@
-"""Forms that weights are stored in: what each needs to be loaded, and what becomes of it then."""
+"""Formats of stored weights, and what transformers needs to load each of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -8,20 +8,20 @@ from compression_gates.evals.errors import EvalError
 
 PLAIN, GGUF, LORA = "plain", "gguf", "lora"
 _EXTRA = "pip install -c constraints.txt -e '.[{}]'"
-# Of its own requirements it pins some to versions that other packages do not take.
+# Without --no-deps, it installs versions of its requirements that conflict with other packages.
 _GPTQMODEL = "pip install optimum; pip install --no-deps gptqmodel (versions: evals/README.md)"
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a form takes.
+    """Requirements of a format.
 
     Attributes:
-        packages: that transformers loads it with, by the names that they are imported by.
-        install: the command that gets them.
-        gpu: whether transformers loads it onto a GPU alone.
-        placed: whether it goes to its device while it is loaded, and stays there.
-        readers: what reads it beside transformers.
+        packages: import names of the packages with which transformers loads it.
+        install: the command that installs them.
+        gpu: whether transformers loads it only onto a GPU.
+        placed: whether weights are placed on their device while loading, and cannot be moved later.
+        readers: other programs that read it.
     """
 
     packages: tuple[str, ...] = ()
@@ -33,12 +33,12 @@ class Format:
 
 @dataclass(frozen=True)
 class CustomFormat:
-    """A form that transformers loads once it has been registered in this process.
+    """A format that transformers loads after it has been registered in this process.
 
     Attributes:
         method: the ``quant_method`` of its checkpoints.
-        register: registers it with transformers; called before a model is loaded.
-        version: gives a hash of the source that the unpacked weights depend on.
+        register: registers the format with transformers; called before a model is loaded.
+        version: returns a hash of the source code that unpacks the weights.
     """
 
     method: str
@@ -54,6 +54,8 @@ FORMATS: dict[str, Format] = {
     ),
     "compressed-tensors": Format(("compressed_tensors",), readers="vLLM"),
     "eetq": Format(("eetq",), gpu=True, placed=True, readers="eetq itself"),
+    "exl2": Format(readers="ExLlamaV2"),
+    "exl3": Format(readers="ExLlamaV3"),
     "fbgemm_fp8": Format(("fbgemm_gpu",), gpu=True, placed=True, readers="vLLM"),
     "fp8": Format(gpu=True, placed=True, readers="vLLM or SGLang"),
     GGUF: Format(("gguf",), _EXTRA.format("gguf"), readers="llama.cpp"),
@@ -61,58 +63,48 @@ FORMATS: dict[str, Format] = {
     "higgs": Format(("flute", "hadamard"), gpu=True, placed=True),
     "hqq": Format(("hqq",), gpu=True, placed=True, readers="hqq itself"),
     LORA: Format(("peft",), _EXTRA.format("lora")),
+    "marlin": Format(readers="vLLM"),
+    "mlx": Format(readers="mlx-lm"),
+    "modelopt": Format(readers="vLLM or TensorRT-LLM"),
+    "modelopt_fp4": Format(readers="vLLM or TensorRT-LLM"),
+    "petit_nvfp4": Format(readers="vLLM"),
+    "qqq": Format(readers="vLLM"),
     "quanto": Format(
         ("optimum.quanto",), "pip install optimum-quanto", readers="optimum-quanto itself"
     ),
     "torchao": Format(("torchao",), _EXTRA.format("torchao"), placed=True, readers="vLLM"),
 }
-
-
-_ELSEWHERE: Mapping[str, str] = {
-    "exl2": "ExLlamaV2",
-    "exl3": "ExLlamaV3",
-    "marlin": "vLLM",
-    "mlx": "mlx-lm",
-    "modelopt": "vLLM or TensorRT-LLM",
-    "modelopt_fp4": "vLLM or TensorRT-LLM",
-    "petit_nvfp4": "vLLM",
-    "qqq": "vLLM",
-}
-"""Who reads the formats that transformers does not."""
-
-
-def read_by(form: str) -> str:
-    """What reads a form where transformers does not, or not whole; nothing where nobody is
-    known to."""
-    return format_of(form).readers or _ELSEWHERE.get(form.partition(" ")[0], "")
+"""Formats by method; transformers does not support those that have only ``readers``."""
 
 
 def format_of(form: str) -> Format:
-    """What a form takes; nothing, as far as is known, where it is not in :data:`FORMATS`."""
+    """Return the requirements of a format; empty if it is not in :data:`FORMATS`."""
     return FORMATS.get(form.partition(" ")[0], Format())
 
 
 def check_loadable(reference: object, form: str) -> None:
-    """Says which package is missing before anything is scored.
+    """Check that the packages that a format needs are installed.
 
     Raises:
-        EvalError: names it, and the extra that installs it.
+        EvalError: names the missing packages and the command that installs them.
     """
-    known = format_of(form)
-    missing = [name for name in known.packages if not _installed(name)]
+    required = format_of(form)
+    missing = [name for name in required.packages if not _is_installed(name)]
     if missing:
-        how = known.install or f"pip install {' '.join(missing)}"
-        raise EvalError(f"{reference} is stored as {form}, which needs {', '.join(missing)}: {how}")
+        install = required.install or f"pip install {' '.join(missing)}"
+        raise EvalError(
+            f"{reference} is stored as {form}, which needs {', '.join(missing)}: {install}"
+        )
 
 
 def check_device(reference: object, form: str, device: str) -> None:
-    """Raises an EvalError for a form that does not load without a GPU where there is none."""
+    """Raise an EvalError if a format loads only onto a GPU and the device is the CPU."""
     if format_of(form).gpu and device == "cpu":
-        raise EvalError(f"{reference} is stored as {form}, which takes a GPU; choose device cuda")
+        raise EvalError(f"{reference} is stored as {form}, which needs a GPU; choose device cuda")
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # of the package around it
+    except ModuleNotFoundError:  # the parent package is missing
         return False

@@ -14,7 +14,7 @@ from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ, Chec
 from compression_gates.evals.checkpoints.encoding import both_sides
 from compression_gates.evals.checkpoints.files import json_object
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
-from compression_gates.evals.checkpoints.settings import Difference, same, short_name, shown
+from compression_gates.evals.checkpoints.setting_kinds import Difference, same, short_name, shown
 from compression_gates.evals.errors import EvalError, listed
 from compression_gates.evals.models.configurations import (
     end_tokens,

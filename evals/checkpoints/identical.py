@@ -1,5 +1,4 @@
-"""Whether two checkpoints hold the same weights, bit by bit, whatever files they are split into,
-and whether an adapter adds nothing."""
+"""Whether two checkpoints have identical weights, and whether an adapter has no effect."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,14 +10,15 @@ from compression_gates.evals.errors import EvalError
 
 
 def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two checkpoints are one path, or hold the same tensors under the same names.
+    """Return whether two checkpoints have identical tensors under the same names.
 
-    Reads headers first, and bytes only where all names, types and shapes agree, up to the first
-    difference. Formats other than safetensors are compared file by file; an adapter is its base
-    only where it adds nothing. What cannot be read is not the same.
+    The tensors may be split into files differently. Their values are read only if all names, dtypes
+    and shapes agree, and only up to the first difference. GGUF files are compared byte by byte. An
+    adapter has the weights of its base only if it has no effect. Weights that cannot be read are
+    not the same.
     """
     for adapted, side in ((one, other), (other, one)):
-        if adapted.base and not side.base and adds_nothing(adapted.path):
+        if adapted.base and not side.base and has_no_effect(adapted.path):
             return same_weights(adapted.base, side)
     if one.form != other.form or bool(one.base) != bool(other.base):
         return False
@@ -29,18 +29,17 @@ def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
     try:
         if one.file or other.file:
             files = [side.path / side.file for side in (one, other)]
-            whole = [StoredTensor(file, "", (), 0, file.stat().st_size) for file in files]
-            return same_bytes(*whole)
-        tensors = [_tensors(weight_files(side.path)) for side in (one, other)]
-    except (EvalError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            return same_bytes(*(StoredTensor(f, "", (), 0, f.stat().st_size) for f in files))
+        tensors, others = (_tensors(weight_files(side.path)) for side in (one, other))
+    except (EvalError, OSError, ValueError):
         return False
-    if not tensors[0] or tensors[0].keys() != tensors[1].keys():
+    if not tensors or tensors.keys() != others.keys():
         return False
-    return all(same_bytes(tensors[0][key], tensors[1][key]) for key in tensors[0])
+    return all(same_bytes(tensors[key], others[key]) for key in tensors)
 
 
 def _tensors(files: Iterable[Path]) -> dict[tuple, StoredTensor]:
-    """Every tensor by name, type and shape."""
+    """Return all tensors by name, dtype and shape."""
     return {
         (name, tensor.dtype, tensor.shape): tensor
         for file in files
@@ -48,19 +47,22 @@ def _tensors(files: Iterable[Path]) -> dict[tuple, StoredTensor]:
     }
 
 
-def adds_nothing(adapter: Path) -> bool:
-    """Whether a LoRA adapter leaves its base as it is: its scale is 0, or one factor of every pair
-    is. What cannot be read adds something."""
+def has_no_effect(adapter: Path) -> bool:
+    """Return whether a LoRA adapter does not change its base.
+
+    This is so if its scale is 0, or if one factor of every pair is 0. An adapter that cannot be
+    read is assumed to have an effect.
+    """
     try:
-        described = json_object(adapter / ADAPTER)
-        tensors = _tensors([adapter / ADAPTER_WEIGHTS])
-    except (EvalError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        config = json_object(adapter / ADAPTER)
+        tensors = headers(adapter / ADAPTER_WEIGHTS)
+    except (EvalError, OSError, ValueError):
         return False
     factors: dict[str, list[bool]] = {}
-    for (name, _, _), place in tensors.items():
+    for name, tensor in tensors.items():
         layer, is_factor, _ = name.partition(".lora_")
-        if described.get("peft_type") != "LORA" or not is_factor or "lora_magnitude" in name:
+        if config.get("peft_type") != "LORA" or not is_factor or "lora_magnitude" in name:
             return False
-        factors.setdefault(layer, []).append(is_zero(place))
-    unscaled = described.get("lora_alpha") == 0 and not described.get("alpha_pattern")
+        factors.setdefault(layer, []).append(is_zero(tensor))
+    unscaled = config.get("lora_alpha") == 0 and not config.get("alpha_pattern")
     return bool(factors) and (unscaled or all(any(zeros) for zeros in factors.values()))

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be used as it is, through transformers alone and with its defaults."""
+"""Plain use of a checkpoint: through transformers, with the checkpoint's own settings."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,21 +19,23 @@ TEXTS = (
     "The train leaves at noon.",
     "A much longer text: the station is closed on Sundays, so go.",
 )
-"""Two texts of different length, so that a batch of them is padded."""
+"""Two texts of different lengths, so that a batch of both is padded."""
 BATCH, GENERATION, PADDED = "a padded batch", "generation", "generation from a padded batch"
 NEW_TOKENS, MOST_SEQUENCES = 4, 64
 _SHOWN = 200
+"""Maximum number of characters quoted from an exception."""
 
 
 @dataclass(frozen=True)
 class PlainUse:
-    """What loading a checkpoint and using it plainly led to.
+    """The results of loading a checkpoint and of plain use.
 
     Attributes:
-        failures: for each thing that was tried, the reason why it failed, or nothing.
-        warnings: what was logged while it was loaded.
-        repairs: what loading changed without a warning, by how it is told.
-        usage_warnings: what was logged while it was tried.
+        failures: for each use that was tried, the reason why it failed, or an empty string.
+        warnings: warnings while the checkpoint was loaded.
+        repairs: names of tensors that loading changed without a warning, by a verb that describes
+            the change.
+        usage_warnings: warnings while uses were tried.
     """
 
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -42,34 +44,34 @@ class PlainUse:
     usage_warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """A text that :meth:`from_json` reads."""
+        """Return a text that :meth:`from_json` reads."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> "PlainUse":
-        """What :meth:`to_json` wrote.
+        """Return the results that :meth:`to_json` wrote.
 
         Raises:
-            ValueError: ``text`` is something else.
+            ValueError: ``text`` is not such a result.
         """
         try:
-            found = json.loads(text)
-            warned = [tuple(map(str, found[name])) for name in ("warnings", "usage_warnings")]
-            told = [
-                {str(what): str(why) for what, why in found[name].items()}
-                for name in ("failures", "repairs")
-            ]
+            fields = json.loads(text)
+            return PlainUse(
+                {str(use): str(reason) for use, reason in fields["failures"].items()},
+                tuple(map(str, fields["warnings"])),
+                {str(verb): str(names) for verb, names in fields["repairs"].items()},
+                tuple(map(str, fields["usage_warnings"])),
+            )
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError("no result of plain use") from error
-        return PlainUse(told[0], warned[0], told[1], warned[1])
+            raise ValueError("not a result of plain use") from error
 
 
 def compare(baseline: PlainUse, candidate: PlainUse) -> CheckpointComparison:
-    """What works with a baseline and not with a candidate, and what its loader says and repairs."""
+    """Find uses that fail only with the candidate, and warnings and repairs of its loader."""
     findings = []
-    for what, reason in candidate.failures.items():
-        if reason and baseline.failures.get(what) == "":
-            text = f"{what} works with the baseline and fails with the candidate: {reason}"
+    for use, reason in candidate.failures.items():
+        if reason and baseline.failures.get(use) == "":
+            text = f"{use} works with the baseline and fails with the candidate: {reason}"
             findings.append(Finding("plain use", text))
     for text in candidate.warnings:
         also = ", as for the baseline" if text in baseline.warnings else ""
@@ -77,43 +79,47 @@ def compare(baseline: PlainUse, candidate: PlainUse) -> CheckpointComparison:
     for text in candidate.usage_warnings:
         if text not in (*baseline.usage_warnings, *candidate.warnings):
             findings.append(Finding("loader's warning", f"transformers warns in use: {text}"))
-    for what, names in candidate.repairs.items():
-        if baseline.repairs.get(what) != names:
-            findings.append(Finding("loader's repair", f"the loader {what} {names}"))
-    impossible = {
-        what: f"it fails with the baseline ({reason})"
-        for what, reason in baseline.failures.items()
+    for verb, names in candidate.repairs.items():
+        if baseline.repairs.get(verb) != names:
+            findings.append(Finding("loader's repair", f"the loader {verb} {names}"))
+    not_compared = {
+        use: f"it fails with the baseline ({reason})"
+        for use, reason in baseline.failures.items()
         if reason
     }
-    tried = tuple(what for what in candidate.failures if what not in impossible)
-    return CheckpointComparison(tuple(findings), ("loading", *tried), impossible)
+    compared = [use for use in candidate.failures if use not in not_compared]
+    return CheckpointComparison(tuple(findings), ("loading", *compared), not_compared)
 
 
 def attempt(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", kind: str, device: object
 ) -> dict[str, str]:
-    """Runs a model on a padded batch and, where it generates, lets it generate.
+    """Run a model on a padded batch and, if it can generate, generate with and without padding.
 
     Returns:
-        For each thing that was tried, the reason why it failed, or an empty text.
+        For each use, the reason why it failed, or an empty string.
+
+    Raises:
+        MemoryError, torch.OutOfMemoryError: memory is exhausted, which is no fault of the model.
     """
-    tries: dict[str, Callable[[], None]] = {}
+    uses: dict[str, Callable[[], object]] = {}
     if kind != SEQ2SEQ:
-        tries[BATCH] = lambda: _forward(model, tokenizer, device)
+        uses[BATCH] = lambda: _forward(model, tokenizer, device)
     if model.can_generate():
-        tries[GENERATION] = lambda: _generate(model, tokenizer, TEXTS[:1], device)
-        tries[PADDED] = lambda: _generate(model, tokenizer, TEXTS, device)
-    return {what: _reason(run) for what, run in tries.items()}
+        uses[GENERATION] = lambda: _generate(model, tokenizer, TEXTS[:1], device)
+        uses[PADDED] = lambda: _generate(model, tokenizer, TEXTS, device)
+    return {name: _failure(use) for name, use in uses.items()}
 
 
-def _reason(run: Callable[[], None]) -> str:
+def _failure(use: Callable[[], object]) -> str:
+    """Return the reason why a use fails, or an empty string."""
     import torch
 
     try:
-        with torch.random.fork_rng(), torch.inference_mode():  # it may sample
-            run()
+        with torch.random.fork_rng(), torch.inference_mode():  # generation may sample
+            use()
     except (MemoryError, torch.OutOfMemoryError):
-        raise  # of the machine, and no fault of the checkpoint
+        raise
     except BaseException as error:
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
@@ -140,31 +146,31 @@ def _generate(
     device: object,
 ) -> "torch.Tensor":
     batch = tokenizer(list(texts), padding=len(texts) > 1, return_tensors="pt").to(device)
-    asked = model.generation_config
-    count = max(asked.num_beams or 1, asked.num_return_sequences or 1)
+    config = model.generation_config
+    count = max(config.num_beams or 1, config.num_return_sequences or 1)
     if count > MOST_SEQUENCES:
         raise ValueError(f"generation_config.json asks for {count} sequences at once")
-    # Compiling takes minutes and changes no result.
     return model.generate(
         **batch,
         max_new_tokens=NEW_TOKENS,
-        disable_compile=True,
-        logits_processor=[_early_end(asked)] if len(texts) > 1 else [],
+        disable_compile=True,  # compiling takes minutes and does not change the result
+        logits_processor=[_early_end(config)] if len(texts) > 1 else [],
     )
 
 
 def _early_end(
-    asked: "GenerationConfig",
+    config: "GenerationConfig",
 ) -> Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]:
-    """Ends the first row of a batch at once, so that padding is written behind it."""
-    ends = asked.eos_token_id if isinstance(asked.eos_token_id, list) else [asked.eos_token_id]
-    beams = asked.num_beams or 1
+    """Return a logits processor that ends the first sequence of a batch at once, so that padding is
+    appended to it."""
+    ids = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    beams = config.num_beams or 1
 
-    def process(ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
-        if ends and ends[0] is not None:
+    def process(tokens: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        if ids and ids[0] is not None:
             scores = scores.clone()
             scores[:beams] = -float("inf")
-            scores[:beams, ends[0]] = 0
+            scores[:beams, ids[0]] = 0
         return scores
 
     return process

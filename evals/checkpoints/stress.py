@@ -1,4 +1,4 @@
-"""Fixed texts and conversations on which two tokenizers and two chat templates are compared."""
+"""Fixed texts and conversations on which tokenizers and chat templates are compared."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -41,24 +41,21 @@ TEXTS: Mapping[str, str] = {
     "control characters": "a\x00b\x07c\x1bd\x7fe",
     "marks of tokenizers": "▁a Ġb Ċ ##c @@d </w> <0x41> Â",
 }  # fmt: skip
-"""What each text stresses, and the text. None holds a string that is likely to be added as a token
-of its own, so that a candidate that adds a padding token is tokenized as its baseline is."""
-
+"""Texts by what they exercise. None contains a string that is likely to be an added token, so that
+a candidate with an additional padding token gives the same tokens as its baseline."""
 AROUND = ("{}", "a {} b", "a{}b", "{}{}", " {}\n", "a  {}  b", "a\n{}\nb")
-"""Where a special token is put into a text: alone, and with what it may strip around it."""
-
-
+"""Contexts of a special token: alone, and with characters around it that it may strip."""
 _CONTROL = re.compile(r"<[|/｜]?[\w▁-]+[|｜]?>|\[/?[A-Z][A-Z_]*\]|<\|.*\|>", re.DOTALL)
 _RESERVED = re.compile(r"reserved|unused|dummy|placeholder", re.IGNORECASE)
 
 
 def is_reserved(token: str) -> bool:
-    """Whether a token says of itself that it stands for nothing yet."""
+    """Return whether a token is a placeholder by its name, such as ``<|reserved_1|>``."""
     return bool(_RESERVED.search(token))
 
 
 def is_control(token: str) -> bool:
-    """Whether a token is spelled as special tokens are, such as ``<pad>`` and ``[MASK]``."""
+    """Return whether a token is spelled like special tokens, such as ``<pad>`` and ``[MASK]``."""
     return bool(_CONTROL.fullmatch(token))
 
 
@@ -76,6 +73,19 @@ def _tool(name: str, argument: str) -> dict:
     }  # fmt: skip
 
 
+def _tool_calls(*functions: dict) -> dict:
+    calls = [
+        {"id": identifier, "type": "function", "function": function}
+        for identifier, function in zip(_CALL_IDS, functions, strict=False)
+    ]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def _tool_result(index: int, name: str, content: str) -> dict:
+    return {"role": "tool", "name": name, "tool_call_id": _CALL_IDS[index], "content": content}
+
+
+_CALL_IDS = ("a1B2c3D4e", "f5G6h7I8j")
 TOOLS: Sequence[dict] = (_tool("weather", "city"), _tool("rate", "currency"))
 _SYSTEM = {"role": "system", "content": "You are terse.\nAnswer in one line."}
 _USER = {"role": "user", "content": "What is 2 + 2?"}
@@ -83,43 +93,16 @@ _ASSISTANT = {"role": "assistant", "content": "It is 4."}
 _MORE = {"role": "user", "content": "  And 3 + 3?\n\n"}
 _REASONED = {"role": "assistant", "content": "<think>\nThree and three.\n</think>\n\n 6 "}
 _REASONING = {"role": "assistant", "content": "6", "reasoning_content": "Three and three."}
-_CALL = {"name": "weather", "arguments": {"city": "Wien"}}
-_CALLS = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [{"id": "a1B2c3D4e", "type": "function", "function": _CALL}],
-}
-_RESULT = {
-    "role": "tool", "name": "weather", "tool_call_id": "a1B2c3D4e", "content": '{"sky": "clear"}',
-}  # fmt: skip
-_MORE_CALLS = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [
-        {"id": "a1B2c3D4e", "type": "function", "function": _CALL},
-        {"id": "f5G6h7I8j", "type": "function",
-         "function": {"name": "rate", "arguments": {"currency": "€ <b> 円"}}},
-    ],
-}  # fmt: skip
-_MORE_RESULTS = (
-    _RESULT,
-    {"role": "tool", "name": "rate", "tool_call_id": "f5G6h7I8j", "content": '{"rate": "1€"}'},
-)
-_CALL_IN_JSON = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [
-        {"id": "a1B2c3D4e", "type": "function",
-         "function": {"name": "weather", "arguments": '{"city": "Wien"}'}},
-    ],
-}  # fmt: skip
+_WEATHER = {"name": "weather", "arguments": {"city": "Wien"}}
+_CALL = _tool_calls(_WEATHER)
+_CALL_IN_JSON = _tool_calls({"name": "weather", "arguments": '{"city": "Wien"}'})
+_TWO_CALLS = _tool_calls(_WEATHER, {"name": "rate", "arguments": {"currency": "€ <b> 円"}})
+_RESULT = _tool_result(0, "weather", '{"sky": "clear"}')
+_TWO_RESULTS = (_RESULT, _tool_result(1, "rate", '{"rate": "1€"}'))
 _DEVELOPER = {"role": "developer", "content": "Use no tables."}
 _NO_SYSTEM = {"role": "system", "content": ""}
 _IPYTHON = {"role": "ipython", "content": '{"sky": "clear"}'}
-_FOREIGN = {
-    "role": "user",
-    "content": 'Straße & <b>日本</b>, "naïve" it\'s 😀?',
-}
+_FOREIGN = {"role": "user", "content": 'Straße & <b>日本</b>, "naïve" it\'s 😀?'}
 _PARTS = {"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]}
 
 CONVERSATIONS: Mapping[str, Sequence[dict]] = {
@@ -132,13 +115,13 @@ CONVERSATIONS: Mapping[str, Sequence[dict]] = {
     "a reasoning assistant": (_USER, _ASSISTANT, _MORE, _REASONING),
     "a turn after reasoning": (_MORE, _REASONING, _USER),
     "a user who sends parts": (_PARTS,),
-    "a call of a tool": (_USER, _CALLS),
-    "the result of a tool": (_USER, _CALLS, _RESULT),
-    "an answer from a tool": (_SYSTEM, _USER, _CALLS, _RESULT, _ASSISTANT, _MORE),
-    "two calls of tools": (_USER, _MORE_CALLS),
-    "the results of two tools": (_USER, _MORE_CALLS, *_MORE_RESULTS),
+    "a call of a tool": (_USER, _CALL),
+    "the result of a tool": (_USER, _CALL, _RESULT),
+    "an answer from a tool": (_SYSTEM, _USER, _CALL, _RESULT, _ASSISTANT, _MORE),
+    "two calls of tools": (_USER, _TWO_CALLS),
+    "the results of two tools": (_USER, _TWO_CALLS, *_TWO_RESULTS),
     "a call with arguments in JSON": (_USER, _CALL_IN_JSON, _RESULT),
-    "the result of a tool from ipython": (_USER, _CALLS, _IPYTHON),
+    "the result of a tool from ipython": (_USER, _CALL, _IPYTHON),
     "a developer and a user": (_DEVELOPER, _USER),
     "a system, a developer and a user": (_SYSTEM, _DEVELOPER, _USER),
     "an empty system and a user": (_NO_SYSTEM, _USER),
@@ -146,11 +129,11 @@ CONVERSATIONS: Mapping[str, Sequence[dict]] = {
     "marks and scripts": (_FOREIGN, _ASSISTANT, _FOREIGN),
     "eleven turns": (*(_USER, _ASSISTANT, _MORE, _REASONED) * 2, _USER, _ASSISTANT, _MORE),
 }
-"""Who speaks, and the messages."""
+"""Lists of messages, by a description of them."""
 VARIABLES: Mapping[str, Mapping[str, object]] = {
     "without thinking": {"enable_thinking": False},
     "with thinking": {"enable_thinking": True},
     "with documents": {"documents": [{"title": "Sums", "text": "2 + 2 is 4."},
                                      {"title": "More", "text": "3 + 3 is 6."}]},
 }  # fmt: skip
-"""What templates may be asked for besides, by how it is told."""
+"""Additional variables of templates, by a description of them."""

@@ -1,7 +1,8 @@
-"""Tensors in safetensors files, told from their headers."""
+"""Tensors in safetensors files, located by the headers of the files."""
 
 import json
 from collections.abc import Iterator
+from operator import index
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ _CHUNK = 1 << 22
 
 
 class StoredTensor(NamedTuple):
-    """The file of a tensor, its type and shape, and where its bytes begin and end."""
+    """A tensor in a file: its dtype, its shape, and the range of its bytes."""
 
     file: Path
     dtype: str
@@ -21,37 +22,44 @@ class StoredTensor(NamedTuple):
 
 
 def headers(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file by name: a safetensors file is the length of its header in 8 bytes, the
-    header in JSON, and the tensors' bytes.
+    """Read the tensors of a safetensors file by name, without their values.
+
+    Such a file consists of the length of its header in 8 bytes, the header in JSON, and the bytes
+    of the tensors.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, AttributeError: it is none.
+        OSError: the file cannot be read.
+        ValueError: it is not a safetensors file.
     """
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(min(length, file.stat().st_size)))
-    found = {}
-    for name, told in header.items():
-        if name != "__metadata__":
-            begin, end = (8 + length + offset for offset in told["data_offsets"])
-            found[name] = StoredTensor(file, told["dtype"], tuple(told["shape"]), begin, end)
-    return found
+        header = stream.read(min(length, file.stat().st_size))
+    tensors = {}
+    try:
+        for name, entry in json.loads(header).items():
+            if name != "__metadata__":
+                begin, end = (8 + length + index(offset) for offset in entry["data_offsets"])
+                shape = tuple(map(index, entry["shape"]))
+                tensors[name] = StoredTensor(file, str(entry["dtype"]), shape, begin, end)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file.name}: not a safetensors file") from error
+    return tensors
 
 
 def tensor_names(path: Path) -> set[str]:
-    """Names of all tensors of a folder."""
+    """Return the names of all tensors in a checkpoint's folder."""
     return {name for file in weight_files(path) for name in headers(file)}
 
 
 def same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two tensors hold the same bytes; reads up to the first difference."""
+    """Return whether two tensors have the same bytes; reads only up to the first difference."""
     if one.end - one.begin != other.end - other.begin:
         return False
     return all(a == b for a, b in zip(_chunks(one), _chunks(other), strict=True))
 
 
 def is_zero(tensor: StoredTensor) -> bool:
-    """Whether a tensor holds zero bytes alone."""
+    """Return whether a tensor consists of zero bytes only."""
     return not any(chunk.strip(b"\0") for chunk in _chunks(tensor))
 
 

@@ -15,7 +15,7 @@ from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import ON_SCREEN
 from compression_gates.evals.metrics.result import MetricResult
-from compression_gates.evals.metrics.units import counted
+from compression_gates.evals.metrics.units import COUNT, counted
 from compression_gates.evals.statistics.item_values import SERIES
 
 _POLICIES = {
@@ -62,10 +62,13 @@ def headline(verdict: Verdict, policy: str) -> str:
         return f"{name} is not a number"
     value = metric.show(verdict.value, verdict.limit)
     limit = metric.unit.exactly(metric.change(verdict.limit))
+    amount = f"{name} {value}"
+    if metric.unit is COUNT:
+        amount = f"{value} {name}" if value == "1" else f"{value} {name}s"
     if verdict.outcome != INCONCLUSIVE:
-        return f"{name} {value} (limit {limit})"
+        return f"{amount} (limit {limit})"
     if policy != STRICT:
-        return f"{name} {value} (limit {limit}), inconclusive"
+        return f"{amount} (limit {limit}), inconclusive"
     interval = f", {_interval(verdict, metric)}" if _bounded(verdict) else ""
     reason = verdict.unreliable or _advice(verdict)
     return f"{name} not proven: {value}{interval} against {limit}; {reason}"

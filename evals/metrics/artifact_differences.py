@@ -23,7 +23,7 @@ def artifact_differences(pair: Pair, weights: Mapping[str, float]) -> MetricResu
 
 
 register(Metric(
-    name="artifact_differences", title="artifact", label="differences that break plain use",
+    name="artifact_differences", title="artifact", label="breaking difference",
     promise="at most {limit} differences between the checkpoints break plain use", unit=COUNT,
     function=artifact_differences, order=0, counted="", always_limit=0.0,
 ))  # fmt: skip

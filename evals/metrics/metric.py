@@ -51,7 +51,7 @@ class Metric:
         needs: for each kind of model that has the metric, the roles of data of which it needs one.
         lm_eval: patterns of its names in lm-evaluation-harness, or :data:`CHOICES`.
         order: position among the columns; default last.
-        label: name in sentences; default ``title``.
+        label: name in sentences, of a count a noun in the singular; default ``title``.
         level_unit: of the baseline's and the candidate's own value; None if a baseline has no own
             value, as for a distance.
         table_unit: of the baseline's own value in tables; default ``level_unit``.

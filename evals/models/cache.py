@@ -1,11 +1,10 @@
-"""Loaded models: as many as memory holds, the ones that were used last."""
+"""A cache of loaded models: the most recently used ones, as far as they fit into memory."""
 
 import copy
 import gc
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, PLAIN, SEQ2SEQ, Checkpoint
@@ -18,34 +17,22 @@ if TYPE_CHECKING:
     from compression_gates.evals.models.loading import Loaded
 
 KEPT = 2
-"""Models that stay in memory: a baseline and its candidate."""
+"""Maximum number of models in memory: a baseline and its candidate."""
 HEADROOM = 1.2
-"""Of a model's weights, for what it computes."""
+"""Memory of a model relative to its weights; the excess is for activations."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""Of the weights in memory; ``auto`` takes what a checkpoint names."""
+"""Dtypes of weights in memory; ``auto`` is the dtype that the checkpoint names."""
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-@contextmanager
-def threads_restored() -> Iterator[None]:
-    """Restores torch's number of threads, which loading a model sets, on exit."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class Models:
-    """Loads models onto a device, and lets go of them when another needs the room.
+    """Loads models onto a device, and releases the least recently used one to make room.
 
     Args:
         device: ``cpu``, ``cuda:N`` or ``auto``.
         dtype: one of :data:`DTYPES`.
-        threads: of a forward pass on the CPU.
-        trust_remote_code: whether code that a checkpoint brings may run.
+        threads: number of threads of a forward pass on the CPU.
+        trust_remote_code: whether code in a checkpoint may run.
         formats: checkpoint formats to register with transformers.
     """
 
@@ -63,16 +50,21 @@ class Models:
         self._used: dict[str, Checkpoint] = {}
 
     def load(self, checkpoint: Checkpoint, like: Checkpoint | None = None) -> "Loaded":
-        """The model of a checkpoint, from memory if it was used lately.
+        """Return the model of a checkpoint, from the cache if it is there.
 
-        Once unpacked, a compressed one takes about as much as the baseline that it is ``like``.
+        Sets torch's number of threads.
+
+        Args:
+            checkpoint: the checkpoint to load.
+            like: its baseline, if it is a candidate. A candidate whose weights are unpacked on
+                loading takes about as much memory as its baseline.
         """
         import torch
 
         from compression_gates.evals.models.loading import load
 
-        for custom in self.formats:
-            custom.register()
+        for custom_format in self.formats:
+            custom_format.register()
         torch.set_num_threads(self.threads)
         if checkpoint.digest not in self._loaded:
             needed = self._needed(checkpoint, like)
@@ -80,8 +72,8 @@ class Models:
                 self._forget()
             checkpoint.check_unchanged()
             loaded = load(checkpoint, self.device, self.dtype, self.trust_remote_code)
-            # Any change of a file's metadata is an error here: the loaded bytes may match neither
-            # version.
+            # A change of metadata alone is an error here too: the bytes that were loaded may be
+            # neither the old nor the new content.
             checkpoint.check_unchanged(by_content=False)
             self._loaded[checkpoint.digest] = loaded
         self._used[checkpoint.digest] = checkpoint
@@ -89,14 +81,20 @@ class Models:
         return self._loaded[checkpoint.digest]
 
     def check_unchanged(self) -> None:
-        """Raises an EvalError where the files of a model that was used since the last call are no
-        longer those that its digest is of."""
+        """Check the models that were used since the last call.
+
+        Raises:
+            EvalError: the files of a model have changed since its digest was computed.
+        """
         used, self._used = self._used, {}
         for checkpoint in used.values():
             checkpoint.check_unchanged()
 
     def fit_together(self, baseline: Checkpoint, candidate: Checkpoint) -> bool:
-        """Whether a baseline and its candidate can be in memory at the same time."""
+        """Return whether a baseline and its candidate fit into memory at the same time.
+
+        Releases other models if that makes room.
+        """
         pair = (baseline, candidate)
         missing = [side for side in pair if side.digest not in self._loaded]
         needed = sum(self._needed(side, baseline) for side in missing)
@@ -106,9 +104,10 @@ class Models:
         return needed <= self._free()
 
     def to_change(self, checkpoint: Checkpoint) -> "PreTrainedModel":
-        """A model that the caller may change: a copy, or where two do not fit, the only one.
+        """Return a model that the caller may modify.
 
-        Its settings of padding and generation, which scoring replaces, are those of the checkpoint.
+        It is a copy if memory suffices; otherwise the model is removed from the cache. Its padding
+        token and generation settings, which loading for scoring replaces, are the checkpoint's.
         """
         from compression_gates.evals.models.configurations import (
             load_config,
@@ -120,12 +119,12 @@ class Models:
             model = copy.deepcopy(loaded.model)
         else:
             model = self._loaded.pop(checkpoint.digest).model
-        own = load_config(checkpoint, self.trust_remote_code)
-        for mine, given in (
-            (model.config, own),
-            (model.config.get_text_config(), own.get_text_config()),
+        original = load_config(checkpoint, self.trust_remote_code)
+        for config, stored in (
+            (model.config, original),
+            (model.config.get_text_config(), original.get_text_config()),
         ):
-            mine.pad_token_id = getattr(given, "pad_token_id", None)
+            config.pad_token_id = getattr(stored, "pad_token_id", None)
         if checkpoint.kind in (CAUSAL, SEQ2SEQ):
             model.generation_config = load_generation_config(checkpoint, self.trust_remote_code)
         return model
@@ -136,24 +135,22 @@ class Models:
         key = next(iter(self._loaded)) if key is None else key
         model = weakref.ref(self._loaded.pop(key).model)
         if model() is not None:
-            # A reference cycle holds it. Collecting takes a third of a second, and most models
-            # are in no cycle.
+            # Collecting reference cycles takes a third of a second, and most models are in none.
             gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _needed(self, checkpoint: Checkpoint, like: Checkpoint | None) -> float:
-        """Bytes that a model takes, and room to compute with it."""
-        sides = [checkpoint, *([like] if like and checkpoint.form != PLAIN else [])]
-        return HEADROOM * max(side.weight_bytes * self._factor(side) for side in sides)
-
-    def _factor(self, checkpoint: Checkpoint) -> float:
-        """By how much the dtype in memory is wider than that on disk."""
-        stored, wanted = _BYTES.get(checkpoint.dtype), _BYTES.get(self.dtype)
-        return wanted / stored if stored and wanted else 1.0
+        """Return the bytes that a model and its activations take."""
+        needed = 0.0
+        for side in [checkpoint, like] if like and checkpoint.form != PLAIN else [checkpoint]:
+            stored, wanted = _BYTES.get(side.dtype), _BYTES.get(self.dtype)
+            factor = wanted / stored if stored and wanted else 1.0
+            needed = max(needed, HEADROOM * factor * side.weight_bytes)
+        return needed
 
     def _free(self) -> float:
-        """Bytes that are free where models go."""
+        """Return the free bytes on the device."""
         import psutil
         import torch
 

@@ -21,7 +21,7 @@ from compression_gates.evals.checkpoints.checkpoint import (
 )
 from compression_gates.evals.checkpoints.description import check_description
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.models.warned import explained
+from compression_gates.evals.models.library_output import load_guard
 
 MODEL_CLASSES = {
     CAUSAL: AutoModelForCausalLM,
@@ -30,51 +30,51 @@ MODEL_CLASSES = {
     SEQ2SEQ: AutoModelForSeq2SeqLM,
 }
 """The class of transformers that loads each kind of model."""
-_DECODED = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
-"""Tokens that begin and end an answer."""
+_DELIMITERS = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+"""Settings that name the tokens that begin and end an answer."""
 
 
 def load_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration of a checkpoint, or of what an adapter adapts, with the defaults of its
-    class.
+    """Return the configuration of a checkpoint, or of an adapter's base, with class defaults.
 
     Raises:
-        EvalError: names the checkpoint and the loader's own reason.
+        EvalError: the configuration is refused, or transformers does not load it.
     """
-    source = checkpoint.base or checkpoint
-    with explained(source):
+    source = checkpoint.source
+    with load_guard(source):
         check_description(source)
         return read_config(source, trust_remote_code)
 
 
 def read_config(source: Checkpoint, trust_remote_code: bool) -> PretrainedConfig:
-    """The configuration of what is no adapter; what is wrong with it is raised as it is."""
+    """Return the configuration of a checkpoint that is no adapter; exceptions are not converted."""
     return AutoConfig.from_pretrained(
         source.path, trust_remote_code=trust_remote_code, **file_in(source)
     )
 
 
 def file_in(source: Checkpoint) -> dict[str, str]:
-    """The argument by which loaders take a GGUF file of a folder."""
+    """Return the loaders' keyword argument that selects a GGUF file; empty for other formats."""
     return {"gguf_file": source.file} if source.file else {}
 
 
 def load_generation_config(
     checkpoint: Checkpoint, trust_remote_code: bool = False
 ) -> GenerationConfig:
-    """What plain ``generate`` of a checkpoint, or of what an adapter adapts, goes by: its
-    ``generation_config.json``, or where there is none that transformers can read, and of a GGUF
-    file, what the configuration says of generation.
+    """Return the generation settings that plain ``generate`` uses, of an adapter those of its base.
+
+    They come from ``generation_config.json``. If transformers cannot read that file, or for a GGUF
+    file, they come from the configuration.
 
     Raises:
-        EvalError: names the checkpoint and the loader's own reason.
+        EvalError: transformers does not load the configuration.
     """
-    source = checkpoint.base or checkpoint
+    source = checkpoint.source
     if source.file:
         config = load_config(source, trust_remote_code)
-        with explained(source):
+        with load_guard(source):
             return GenerationConfig.from_model_config(config.get_text_config())
-    with explained(source):
+    with load_guard(source):
         try:
             return GenerationConfig.from_pretrained(source.path)
         except OSError:
@@ -83,34 +83,43 @@ def load_generation_config(
             )
 
 
-def end_tokens(asked: GenerationConfig) -> list[int]:
-    """Tokens that end what a model says, in order; none where it goes on to its longest.
+def end_tokens(config: GenerationConfig) -> list[int]:
+    """Return the sorted ids of the tokens that end generation; empty if there are none.
 
     Raises:
-        EvalError: what stands there are no tokens.
+        EvalError: ``eos_token_id`` is neither an integer nor a list of integers.
     """
-    ends = [] if asked.eos_token_id is None else asked.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    if not all(type(end) is int for end in ends):
-        raise EvalError(f"generation_config.json: eos_token_id = {ends!r:.80} are no tokens")
-    return sorted(set(ends))
+    ids = [] if config.eos_token_id is None else config.eos_token_id
+    ids = ids if isinstance(ids, list) else [ids]
+    if not all(type(token) is int for token in ids):
+        raise EvalError(f"generation_config.json: eos_token_id = {ids!r:.80} is not a token id")
+    return sorted(set(ids))
 
 
 def greedy_generation(model: PreTrainedModel) -> GenerationConfig:
-    """Greedy for everyone: penalties that a checkpoint brings are not compression. The tokens that
-    begin and end an answer stay, and so does a quantized cache, which is compression."""
-    asked = model.generation_config
-    kept = {name: getattr(asked, name) for name in _DECODED if getattr(asked, name) is not None}
+    """Return settings for greedy decoding.
+
+    Sampling and penalties are dropped, because they are not part of compression. The tokens that
+    begin and end an answer are kept, and so is a quantized cache, which is a form of compression.
+
+    Raises:
+        EvalError: a token id is not in the vocabulary.
+    """
+    stored = model.generation_config
+    kept = {
+        name: getattr(stored, name) for name in _DELIMITERS if getattr(stored, name) is not None
+    }
+    vocabulary = model.config.get_text_config().vocab_size
     for name, value in kept.items():
         for token in value if isinstance(value, list) else [value]:
-            if (
-                not isinstance(token, int)
-                or not 0 <= token < model.config.get_text_config().vocab_size
-            ):
-                raise EvalError(f"generation_config.json: {name} = {value!r} is no token")
-    if asked.cache_implementation == "quantized":
-        settings = asked.cache_config or {}
-        # Made once here, so that a package that it lacks is missed now.
+            if not isinstance(token, int) or not 0 <= token < vocabulary:
+                raise EvalError(
+                    f"generation_config.json: {name} = {value!r} is not in the vocabulary of "
+                    f"{vocabulary:,} tokens"
+                )
+    if stored.cache_implementation == "quantized":
+        settings = stored.cache_config or {}
+        # Construct the cache once, so that a missing package is reported when the model is loaded.
         QuantizedCache(**{"backend": "quanto", "config": model.config, **settings})
         kept |= {"cache_implementation": "quantized", "cache_config": settings}
     return GenerationConfig(**kept)

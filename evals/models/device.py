@@ -1,4 +1,4 @@
-"""The device that a worker runs models on."""
+"""Devices: choosing one, what scores and timings depend on, and CPU threads."""
 
 import os
 import platform
@@ -14,14 +14,18 @@ from compression_gates.evals.errors import EvalError
 CPU, AUTO = "cpu", "auto"
 
 
-def device_of(option: str, worker: str) -> str:
-    """The device of one worker.
+def device_of(option: str, worker: int = 0) -> str:
+    """Return the device of one worker: ``cpu``, ``cuda:N`` or ``auto``.
 
-    ``cuda`` deals the GPUs out to workers in turn. ``auto`` is the CPU where there is no GPU,
-    ``cuda:0`` where there is one, and otherwise spreads each model over all GPUs and the CPU.
+    Args:
+        option: ``cpu``, ``cuda:N``, ``cuda`` or ``auto``. ``cuda`` assigns the GPUs to the workers
+            in turn. ``auto`` means the CPU if there is no GPU, and ``cuda:0`` if there is one. If
+            there are several, ``auto`` is returned, and each model is spread over all GPUs and the
+            CPU.
+        worker: index of the worker.
 
     Raises:
-        EvalError: no device of that name here.
+        EvalError: there is no such device.
     """
     if option == CPU:
         return CPU
@@ -36,63 +40,71 @@ def device_of(option: str, worker: str) -> str:
     count = torch.cuda.device_count()
     if not count:
         raise EvalError(f"device {option}: torch {torch.__version__} sees no CUDA device here")
-    index = int(option[5:]) if ":" in option else int(worker.removeprefix("gw")) % count
+    index = int(option[5:]) if ":" in option else worker % count
     if index >= count:
         raise EvalError(f"device {option}: there are {count} devices, counted from 0")
     return f"cuda:{index}"
 
 
 def device_facts(device: str) -> dict[str, object]:
-    """What scores depend on of a device. The number of threads is no part of it."""
-    if device == CPU:
-        return {"device": platform.machine()}
+    """Return the properties of a device that scores depend on. They do not depend on the number of
+    threads."""
     if device == AUTO:
         return {"device": [AUTO, *_gpus(device), platform.machine()]}
-    return {"device": _gpus(device)[0]}
+    return {"device": platform.machine() if device == CPU else _gpus(device)[0]}
 
 
 def timed_on(device: str) -> list[object]:
-    """What a time depends on of a device: names of the GPUs, or model and cores of the CPU."""
-    cpu = [cpu_model(), cores()]
-    if device == CPU:
-        return cpu
-    return _gpus(device) if device != AUTO else [*_gpus(device), *cpu]
+    """Return what timings depend on: names of the GPUs, or model and number of cores of the CPU."""
+    cpu = [cpu_model(), cores()] if device in (CPU, AUTO) else []
+    return [*_gpus(device), *cpu]
 
 
 def _gpus(device: str) -> list[str]:
+    if device == CPU:
+        return []
     import torch
 
-    found = range(torch.cuda.device_count()) if device == AUTO else [device]
-    return [torch.cuda.get_device_name(gpu) for gpu in found]
+    gpus = range(torch.cuda.device_count()) if device == AUTO else [device]
+    return [torch.cuda.get_device_name(gpu) for gpu in gpus]
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    """Return the number of CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @contextmanager
-def all_cores() -> Iterator[None]:
-    """Lets torch use every core of this process, and restores its number of threads on exit."""
+def threads_restored() -> Iterator[None]:
+    """Restore torch's number of threads on exit."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(cores())
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Let torch use every core of this process, and restore its number of threads on exit."""
+    import torch
+
+    with threads_restored():
+        torch.set_num_threads(cores())
+        yield
+
+
 @cache
 def cpu_model() -> str:
-    """The name of the CPU as its maker gives it, or its architecture where none is told."""
+    """Return the manufacturer's name of the CPU, or its architecture if the name is unknown."""
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        told = subprocess.run(command, capture_output=True, text=True).stdout
+        name = subprocess.run(command, capture_output=True, text=True).stdout
     else:
         file = Path("/proc/cpuinfo")
         lines = file.read_text().splitlines() if file.is_file() else []
-        told = next((x.partition(":")[2] for x in lines if x.startswith("model name")), "")
-    return told.strip() or platform.processor() or platform.machine()
+        name = next((x.partition(":")[2] for x in lines if x.startswith("model name")), "")
+    return name.strip() or platform.processor() or platform.machine()

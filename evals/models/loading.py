@@ -1,14 +1,12 @@
-"""Loads a checkpoint whole, or says what is wrong with it."""
+"""Load a checkpoint completely, or report why it cannot be loaded."""
 
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
     AutoModelForMultimodalLM,
@@ -31,44 +29,43 @@ from compression_gates.evals.checkpoints.formats import (
     PLAIN,
     check_device,
     format_of,
-    read_by,
 )
 from compression_gates.evals.checkpoints.plain_use import PlainUse, attempt
 from compression_gates.evals.checkpoints.tensors import tensor_names
-from compression_gates.evals.errors import EvalError, listed
+from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.configurations import (
     MODEL_CLASSES,
     end_tokens,
     file_in,
     greedy_generation,
-    read_config,
 )
 from compression_gates.evals.models.device import AUTO, CPU
+from compression_gates.evals.models.library_output import load_guard
+from compression_gates.evals.models.loading_checks import (
+    check_complete,
+    check_finite,
+    check_ids,
+    check_kind,
+    check_size,
+    first_names,
+)
 from compression_gates.evals.models.quanto import unpack_in_python
-from compression_gates.evals.models.warned import explained
 
-MOST_PER_BYTE = 64
-"""Weights that a byte of a file may stand for; 8 of a bit each, and whole zero blocks."""
-MOST_BUFFERED = 1 << 33
-"""Entries of the tables that a model makes beside its weights, such as masks."""
 _NO_LIMIT = 1 << 30
 PROBED = 16
-"""Tokens of the forward pass that a model is tried with when it is loaded."""
-_PROBLEMS = {
-    "missing_keys": "lacks",
-    "unexpected_keys": "has unexpected",
-    "mismatched_keys": "has the wrong shape for",
-}
-_NOT_WHOLE = {"unexpected_keys": "has no place for", "mismatched_keys": "wants another shape of"}
-"""How the loader takes a format that it knows in part."""
+"""Number of tokens of the trial forward pass on loading."""
 _OLD_BUFFERS = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
-"""Tensors of older versions that transformers leaves aside, whatever the model."""
+"""Tensors saved by older versions that transformers ignores for every model."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode on its device, its tokenizer, and what plain use of both led to
-    before anything about them was set here."""
+    """A model in evaluation mode on its device, and its tokenizer.
+
+    Attributes:
+        plain_use: the result of using both with their own settings, before :func:`load` changed
+            some of them for scoring.
+    """
 
     checkpoint: Checkpoint
     model: PreTrainedModel
@@ -77,42 +74,43 @@ class Loaded:
 
     @property
     def device(self) -> torch.device:
-        """Where its inputs go."""
-        table = self.model.get_input_embeddings()
-        hook = getattr(table, "_hf_hook", None)
-        placed = getattr(hook, "execution_device", None)  # of weights that wait elsewhere
-        return table.weight.device if placed is None else torch.device(placed)
+        """The device of the model's inputs."""
+        embedding = self.model.get_input_embeddings()
+        hook = getattr(embedding, "_hf_hook", None)
+        # Offloaded weights are on another device than the computation.
+        device = getattr(hook, "execution_device", None)
+        return embedding.weight.device if device is None else torch.device(device)
 
     @property
-    def first_decoded(self) -> int:
-        """What a decoder begins with, of a model that has one of its own."""
+    def decoder_start_token_id(self) -> int:
+        """The first token of the decoder of an encoder-decoder."""
         config = self.model.config
-        first = getattr(config, "decoder_start_token_id", None)
-        return config.pad_token_id if first is None else first
+        token = getattr(config, "decoder_start_token_id", None)
+        return config.pad_token_id if token is None else token
 
     @property
-    def ends(self) -> list[int]:
-        """Tokens at which plain ``generate`` ends what the model says."""
-        found = end_tokens(self.model.generation_config)
-        # The end token in the header of a GGUF file is left behind by transformers.
+    def eos_token_ids(self) -> list[int]:
+        """Sorted ids of the tokens at which plain ``generate`` stops."""
+        ids = end_tokens(self.model.generation_config)
+        # transformers does not read the end token in the header of a GGUF file.
         last = self.tokenizer.eos_token_id if self.checkpoint.file else None
-        return found if last is None else sorted({*found, last})
+        return ids if last is None else sorted({*ids, last})
 
     def inputs(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What one forward pass over ``ids`` ``(rows, tokens)`` takes, no token masked."""
-        found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        return {**found, "decoder_input_ids": ids} if self.checkpoint.kind == SEQ2SEQ else found
+        """Return the inputs of a forward pass over ``ids`` ``(rows, tokens)``, none masked."""
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return {**inputs, "decoder_input_ids": ids} if self.checkpoint.kind == SEQ2SEQ else inputs
 
     @property
     def max_tokens(self) -> int:
-        """The longest input that the model takes, special tokens included."""
+        """Maximum length of an input in tokens, including special tokens."""
         config = self.model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
         for name, module in self.model.named_modules():
-            # RoBERTa counts positions from behind its padding index.
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-                behind = 0 if module.padding_idx is None else module.padding_idx + 1
-                limit = min(limit, module.num_embeddings - behind)
+                # Positions of RoBERTa begin after its padding index.
+                offset = 0 if module.padding_idx is None else module.padding_idx + 1
+                limit = min(limit, module.num_embeddings - offset)
         return limit
 
 
@@ -122,77 +120,88 @@ def load(
     dtype: str = "auto",
     trust_remote_code: bool = False,
 ) -> Loaded:
-    """Loads model and tokenizer; in the dtype that the checkpoint names where it is ``auto``.
+    """Load the model and the tokenizer of a checkpoint.
 
-    transformers "loads" a checkpoint that lacks weights with random ones and only logs it; here
-    every missing, unexpected or mismatched key is an error.
+    transformers initializes missing weights randomly and only logs it. Here every missing,
+    unexpected or mismatched tensor is an error.
+
+    Args:
+        checkpoint: the checkpoint to load.
+        device: ``cpu``, ``cuda:N`` or ``auto``.
+        dtype: dtype of the weights in memory; ``auto`` is the dtype that the checkpoint names.
+        trust_remote_code: whether code in the checkpoint may run.
 
     Raises:
-        EvalError: names the checkpoint and the first keys at fault, or the loader's own reason.
+        EvalError: names the checkpoint, and the first faulty tensors or the loader's error.
     """
-    _refuse(checkpoint, device, trust_remote_code)
-    with explained(checkpoint) as warned:
+    _check_before_loading(checkpoint, device, trust_remote_code)
+    warned: list[str] = []
+    usage_warnings: list[str] = []
+    with load_guard(checkpoint, warned):
         model, report, repairs = _open(checkpoint, device, dtype, trust_remote_code)
     _unpack_quanto_in_python(checkpoint, model)
-    _check_kind(checkpoint, model)
+    check_kind(checkpoint, model)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code, warned)
-    _check_whole(checkpoint, report)
-    _check_ids(checkpoint, model, tokenizer)
+    check_complete(checkpoint, report)
+    check_ids(checkpoint, model, tokenizer)
     loaded = Loaded(checkpoint, model.eval(), tokenizer)
-    with explained(checkpoint) as more:
+    with load_guard(checkpoint, warned):
         output = _first_pass(loaded, device)
-    warned += [text for text in more if text not in warned]
-    _check_finite(loaded, output)
-    with explained(checkpoint) as in_use:
+    check_finite(checkpoint, model, output)
+    with load_guard(checkpoint, usage_warnings):
         failures = attempt(model, tokenizer, checkpoint.kind, loaded.device)
-    _settle(checkpoint, model, tokenizer)
-    return replace(loaded, plain_use=PlainUse(failures, tuple(warned), repairs, tuple(in_use)))
+    _prepare_for_scoring(checkpoint, model, tokenizer)
+    plain_use = PlainUse(failures, tuple(warned), repairs, tuple(usage_warnings))
+    return replace(loaded, plain_use=plain_use)
 
 
-def _refuse(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> None:
-    """Raises an EvalError for what is not opened at all."""
+def _check_before_loading(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> None:
+    """Raise an EvalError for a checkpoint that no library should open."""
     check_device(checkpoint.path, checkpoint.form, device)
-    source = checkpoint.base or checkpoint
-    read_files(source.path, weights=False)  # refuses what is no file in the folder
-    with explained(checkpoint):
+    source = checkpoint.source
+    read_files(source.path, weights=False)
+    with load_guard(checkpoint):
         check_description(source)
-    if trust_remote_code and (named := borrowed_code(source.path)):
+    if trust_remote_code and (reference := borrowed_code(source.path)):
         raise EvalError(
-            f"{source.path}: auto_map names {named}, code of another repository that may change; "
-            "copy the code into the folder and name it without --"
+            f"{source.path}: auto_map names {reference}, which is code of another repository and "
+            "may change; copy the code into the folder and name it without --"
         )
     method = _quant_method(checkpoint)
-    known = (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING)
-    # bitsandbytes goes by its number of bits there.
-    if not any(name == method or name.startswith(f"{method}_") for name in known):
-        # transformers would leave it aside, and take codes for numbers.
-        readers = f"; {read_by(method)} may read it" if read_by(method) else ""
-        raise EvalError(f"{source.path}: transformers knows no quant_method {method!r}{readers}")
+    supported = (PLAIN, GGUF, *AUTO_QUANTIZATION_CONFIG_MAPPING)
+    # The mapping has bitsandbytes_4bit and bitsandbytes_8bit.
+    if not any(name == method or name.startswith(f"{method}_") for name in supported):
+        # transformers would ignore the method and interpret quantized codes as weights.
+        readers = format_of(method).readers
+        readers = f"; {readers} may read it" if readers else ""
+        raise EvalError(
+            f"{source.path}: transformers does not support quant_method {method!r}{readers}"
+        )
 
 
 def _quant_method(checkpoint: Checkpoint) -> str:
-    return (checkpoint.base or checkpoint).form.partition(" ")[0]
+    return checkpoint.source.form.partition(" ")[0]
 
 
 def _is_placed(checkpoint: Checkpoint) -> bool:
-    """Whether its weights go to their device while they are loaded."""
-    return format_of((checkpoint.base or checkpoint).form).placed
+    """Return whether the weights are placed on their device while they are loaded."""
+    return format_of(checkpoint.source.form).placed
 
 
 def _open(
     checkpoint: Checkpoint, device: str, dtype: str, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, Mapping[str, Iterable], dict[str, str]]:
-    """The model, with an adapter merged into it; the loader's report of keys; its repairs."""
-    source = checkpoint.base or checkpoint
+    """Return the model with any adapter merged, the loader's report of keys, and its repairs."""
+    source = checkpoint.source
     auto = AutoModelForMultimodalLM if source.multimodal else MODEL_CLASSES[checkpoint.kind]
-    _check_size(source, auto, trust_remote_code)
+    check_size(source, auto, trust_remote_code)
     model, report = auto.from_pretrained(
         source.path,
         dtype=dtype,
         device_map=AUTO if device == AUTO else {"": device} if _is_placed(checkpoint) else None,
         output_loading_info=True,
         use_safetensors=True,
-        ignore_mismatched_sizes=True,  # reported below, by name
+        ignore_mismatched_sizes=True,  # _check_complete reports them by name
         trust_remote_code=trust_remote_code,
         **file_in(source),
     )
@@ -203,183 +212,107 @@ def _open(
 
 
 def _unpack_quanto_in_python(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
-    """Keeps quanto from compiling an extension, for weights or a cache that it unpacks."""
+    """Prevent quanto from compiling its extension, if it unpacks the weights or the cache."""
     generation = getattr(model, "generation_config", None)
-    caches = getattr(generation, "cache_implementation", "") == "quantized"
-    if _quant_method(checkpoint) == "quanto" or caches:
+    has_quantized_cache = getattr(generation, "cache_implementation", "") == "quantized"
+    if _quant_method(checkpoint) == "quanto" or has_quantized_cache:
         unpack_in_python()
 
 
-def _check_kind(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
-    """Raises an EvalError for a decoder whose configuration claims an encoder."""
-    if checkpoint.kind == CAUSAL and getattr(model.config, "is_encoder_decoder", False):
-        source = checkpoint.base or checkpoint
-        raise EvalError(
-            f"{source.path}: config.json says is_encoder_decoder, and {type(model).__name__} "
-            "has no encoder"
-        )
-
-
-def _check_ids(
-    checkpoint: Checkpoint, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raises an EvalError for a token that has no row in the embedding."""
-    known, held = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
-    if known >= held:
-        raise EvalError(
-            f"{checkpoint.path}: its tokenizer gives ids up to {known}, its embedding holds {held}"
-        )
-
-
 def _first_pass(loaded: Loaded, device: str) -> torch.Tensor:
-    """Logits of a few tokens, from a model that is put onto its device for it."""
+    """Move the model to its device, and return the logits of a few tokens.
+
+    Packed weights are unpacked by the first forward pass.
+    """
     if device != AUTO and not _is_placed(loaded.checkpoint):
         loaded.model.to(device)
-    held = loaded.model.get_input_embeddings().num_embeddings
+    rows = loaded.model.get_input_embeddings().num_embeddings
     with torch.inference_mode():
-        # Packed weights are unpacked by the first forward.
-        ids = torch.arange(min(PROBED, held), device=loaded.device)[None]
+        ids = torch.arange(min(PROBED, rows), device=loaded.device)[None]
         output = loaded.model(**loaded.inputs(ids))
     return output[0] if isinstance(output, tuple) else next(iter(output.values()))
 
 
-def _check_finite(loaded: Loaded, logits: torch.Tensor) -> None:
-    """Raises an EvalError for weights that are not finite, or logits where weights are packed or
-    wait elsewhere."""
-    checkpoint, model = loaded.checkpoint, loaded.model
-    whole = checkpoint.form == PLAIN and not any(p.is_meta for p in model.parameters())
-    if not whole and not logits.isfinite().all():
-        # Scales of a packed weight are not among its tensors for every library.
-        raise EvalError(f"{checkpoint.path} predicts what is not finite")
-    for name, tensor in model.state_dict().items():
-        if tensor.is_meta:  # it waits on disk or on the CPU until it is used
-            continue
-        if tensor.is_floating_point() and not _plain(tensor).isfinite().all():
-            raise EvalError(f"{checkpoint.path}: {name} holds values that are not finite")
-
-
-def _settle(
+def _prepare_for_scoring(
     checkpoint: Checkpoint, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Sets what scoring needs and a checkpoint may lack: padding, and greedy generation."""
+    """Set a padding token if there is none, and greedy generation."""
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
+        tokenizer.pad_token = tokenizer.eos_token  # scorers mask padding, so any token will do
     if tokenizer.pad_token_id is None:
-        raise EvalError(f"{checkpoint.path}: its tokenizer has no padding and no last token")
+        raise EvalError(
+            f"{checkpoint.path}: its tokenizer has neither a padding token nor an end token"
+        )
     for config in (model.config, model.config.get_text_config()):
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = tokenizer.pad_token_id
     if checkpoint.kind in (CAUSAL, SEQ2SEQ):
-        with explained(checkpoint):
+        with load_guard(checkpoint):
             model.generation_config = greedy_generation(model)
 
 
-def _check_whole(checkpoint: Checkpoint, report: Mapping[str, Iterable]) -> None:
-    """Raises an EvalError for tensors that the file lacks or the loader does not take."""
-    source = checkpoint.base or checkpoint
-    if readers := read_by(source.form):
-        for kind, verb in _NOT_WHOLE.items():
-            if report.get(kind):
-                raise EvalError(
-                    f"{checkpoint.path}: transformers {transformers.__version__} does not load "
-                    f"{source.form} whole, it {verb} {_some(report[kind])}; the file may be fine, "
-                    f"but is not judged here: {readers} may read it"
-                )
-    for kind, verb in _PROBLEMS.items():
-        if report.get(kind):
-            raise EvalError(f"{checkpoint.path} {verb} {_some(report[kind])}")
-    if report.get("error_msgs"):
-        raise EvalError(f"{checkpoint.path} does not load: {report['error_msgs'][0]}")
-
-
 def _repairs(model: PreTrainedModel, path: Path) -> dict[str, str]:
-    """What loading did beside taking each tensor under its own name, and did not report."""
-    stored, wanted = tensor_names(path), set(model.state_dict())
+    """Return the tensors that loading ignored, renamed or initialized without reporting it.
+
+    Returns:
+        Names of tensors, with digits replaced by ``*``, by a verb that describes the repair.
+    """
+    stored, expected = tensor_names(path), set(model.state_dict())
     patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS]
-    other = stored - wanted
-    ignored = {name for name in other if any(re.search(p, name) for p in patterns)}
+    extra = stored - expected
+    ignored = {name for name in extra if any(re.search(p, name) for p in patterns)}
     tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     patterns = model._keys_to_ignore_on_load_missing or ()
-    lacking = {name for name in wanted - stored - tied if any(re.search(p, name) for p in patterns)}
-    found = {"ignores": ignored, "renames or converts": other - ignored, "makes up": lacking}
-    return {what: _some({re.sub(r"\d+", "*", n) for n in names})
-            for what, names in found.items() if names}  # fmt: skip
+    missing = expected - stored - tied
+    initialized = {name for name in missing if any(re.search(p, name) for p in patterns)}
+    repairs = {
+        "ignores": ignored, "renames or converts": extra - ignored, "initializes": initialized,
+    }  # fmt: skip
+    return {
+        verb: first_names({re.sub(r"\d+", "*", name) for name in names})
+        for verb, names in repairs.items()
+        if names
+    }
 
 
 def load_tokenizer(
     checkpoint: Checkpoint, trust_remote_code: bool = False, warned: list[str] | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint; what is warned of meanwhile is added to ``warned``.
+    """Load the tokenizer of a checkpoint, and add new warnings to ``warned``.
 
     Raises:
-        EvalError: names the checkpoint and the loader's own reason.
+        EvalError: the checkpoint has no tokenizer, or transformers does not load it.
     """
     if checkpoint.tokenizer is None:
         raise EvalError(f"{checkpoint.path}: no tokenizer beside {checkpoint.file}")
     read_files(checkpoint.tokenizer, weights=False)
-    with explained(checkpoint) as more:
-        check_description(checkpoint)  # AutoTokenizer makes an object of the configuration
-        found = AutoTokenizer.from_pretrained(
+    with load_guard(checkpoint, warned):
+        check_description(checkpoint)  # AutoTokenizer also loads the configuration
+        tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, trust_remote_code=trust_remote_code
         )
-    if warned is not None:
-        warned += [text for text in more if text not in warned]
-    limit = found.model_max_length
+    limit = tokenizer.model_max_length
     if not isinstance(limit, int | float) or limit < 1:
-        raise EvalError(f"{checkpoint.tokenizer}: model_max_length = {limit!r} is no length")
-    return found
+        raise EvalError(f"{checkpoint.tokenizer}: model_max_length = {limit!r} is not a length")
+    return tokenizer
 
 
 def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """A model with a LoRA adapter merged into its weights.
+    """Return a model with a LoRA adapter merged into its weights.
 
     Raises:
-        EvalError: the adapter lacks weights, or has some that the model has no place for.
+        EvalError: tensors of the adapter are missing, or the model has no place for them.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of keys, which are told below
+        warnings.simplefilter("ignore")  # mismatched keys are errors below
         adapted = PeftModel.from_pretrained(model, adapter, use_safetensors=True)
     with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as stream:
-        held = set(stream.keys())
-    wanted = set(get_peft_model_state_dict(adapted))
-    for keys, verb in ((wanted - held, "lacks"), (held - wanted, "has unexpected")):
+        stored = set(stream.keys())
+    expected = set(get_peft_model_state_dict(adapted))
+    for keys, verb in ((expected - stored, "lacks"), (stored - expected, "has unexpected")):
         if keys:
-            raise EvalError(f"{adapter} {verb} {_some(keys)}")
+            raise EvalError(f"{adapter} {verb} {first_names(keys)}")
     return adapted.merge_and_unload(safe_merge=True)
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of a kind that can be asked whether it is finite."""
-    if not is_plain(tensor) and hasattr(tensor, "dequantize"):
-        tensor = tensor.dequantize()
-    return tensor.float() if tensor.element_size() == 1 else tensor
-
-
-def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds its numbers themselves, not a library's own packing of them."""
-    return type(tensor) in (torch.Tensor, nn.Parameter)
-
-
-def _check_size(checkpoint: Checkpoint, auto: type, trust_remote_code: bool) -> None:
-    """Raises an EvalError for a configuration of a model that is out of proportion to the files of
-    its weights, and would be allocated: transformers makes up what a file lacks."""
-    model = None
-    with suppress(Exception), torch.device("meta"):  # what is wrong here, its loader tells
-        config = read_config(checkpoint, trust_remote_code)
-        model = auto.from_config(config, trust_remote_code=trust_remote_code)
-    if model is None:
-        return
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    buffered = sum(buffer.numel() for buffer in model.buffers())
-    if weights > MOST_PER_BYTE * checkpoint.weight_bytes or buffered > MOST_BUFFERED:
-        raise EvalError(
-            f"{checkpoint.path}: its configuration describes {weights:,} weights and {buffered:,} "
-            f"entries of buffers, its files are {checkpoint.weight_bytes:,} bytes"
-        )
-
-
-def _some(keys: Iterable) -> str:
-    return listed(sorted(key if isinstance(key, str) else str(key[0]) for key in keys))

@@ -90,12 +90,12 @@ def _continued(
     finite = np.ones(len(prompts), bool)
 
     def run(batch: list[int]) -> None:
-        until = {"eos_token_id": loaded.ends or None}
+        until = {"eos_token_id": loaded.eos_token_ids or None}
         said, rows = greedy(loaded, [prompts[i] for i in batch], protocol.max_new_tokens, until)
         finite[batch] = rows
         for index, own in zip(batch, said, strict=True):
             tokens[index] = NONE
-            own = _up_to_end(own.tolist(), loaded.ends)
+            own = _up_to_end(own.tolist(), loaded.eos_token_ids)
             tokens[index, : len(own)] = own
 
     lengths = [len(ids) + protocol.max_new_tokens for ids in prompts]

@@ -13,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from compression_gates.evals.checkpoints.files import weight_files
 from compression_gates.evals.checkpoints.formats import PLAIN
-from compression_gates.evals.models.loading import Loaded, is_plain
+from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.models.loading_checks import is_plain
 
 PATTERNS = ((2, 4), (4, 8))
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn,

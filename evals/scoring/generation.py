@@ -77,12 +77,12 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     encoded = encode_prompts(loaded, data, protocol.chat)
     stop = tokenizer(protocol.stop, add_special_tokens=False).input_ids if protocol.stop else []
     if not stop:
-        until = {"eos_token_id": loaded.ends or None}
+        until = {"eos_token_id": loaded.eos_token_ids or None}
     # A token of its own is cheaper to wait for than a piece of text.
     elif len(stop) == 1 and tokenizer.decode(stop) == protocol.stop:
-        until = {"eos_token_id": [*loaded.ends, *stop]}
+        until = {"eos_token_id": [*loaded.eos_token_ids, *stop]}
     else:
-        until = {"eos_token_id": loaded.ends or None, "stop_strings": [protocol.stop],
+        until = {"eos_token_id": loaded.eos_token_ids or None, "stop_strings": [protocol.stop],
                  "tokenizer": tokenizer}  # fmt: skip
     decoder = loaded.checkpoint.kind == SEQ2SEQ
     longest = max(map(len, encoded)) + (0 if decoder else protocol.max_new_tokens)

@@ -90,7 +90,7 @@ def responses(loaded: Loaded, data: DataSet, context: int, chat: bool) -> list[_
         if not target:
             continue
         if decoder:
-            found.append(_Window([loaded.first_decoded, *target], 0, index, prompt))
+            found.append(_Window([loaded.decoder_start_token_id, *target], 0, index, prompt))
         else:
             found.append(_Window([*prompt, *target], len(prompt) - 1, index))
     if not found:

@@ -8,44 +8,47 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(path: Path, shared: bool = False, temporary: bool = False) -> Iterator[None]:
-    """Holds ``path`` for this process, alone or ``shared`` with others that share it.
+def locked(
+    path: Path, shared: bool = False, temporary: bool = False, wait: bool = True
+) -> Iterator[bool]:
+    """Hold a lock on the file ``path``, which is created if it does not exist.
 
-    A ``temporary`` lock is held alone, and its file is removed when it is released.
+    Args:
+        path: the lock file.
+        shared: hold a shared lock instead of an exclusive one.
+        temporary: remove the file on exit; the lock must be exclusive.
+        wait: wait until the lock is free.
+
+    Yields:
+        Whether the lock is held, which is always true if ``wait``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _acquired(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        yield
-    finally:
-        _release(descriptor, path, temporary)
-
-
-@contextmanager
-def locked_if_free(path: Path) -> Iterator[bool]:
-    """Holds ``path`` alone and removes its file at the end, unless somebody else holds it; whether
-    it is held here."""
-    try:
-        descriptor = _acquired(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = _acquire(path, operation if wait else operation | fcntl.LOCK_NB)
     except BlockingIOError:
         yield False
         return
     try:
         yield True
     finally:
-        _release(descriptor, path, temporary=True)
+        if temporary:
+            with suppress(OSError):
+                path.unlink()
+        os.close(descriptor)
 
 
-def _acquired(path: Path, how: int) -> int:
-    """A locked descriptor of the file that ``path`` names now.
+def _acquire(path: Path, operation: int) -> int:
+    """Return a locked descriptor of the file ``path``.
 
-    Whoever held it may have removed the file meanwhile, so that a lock on it excludes nobody.
+    The previous holder may have removed the file before releasing the lock. A lock on a removed
+    file excludes no other process, so the file is opened again.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, how)
-            if _is_named(path, descriptor):
+            fcntl.flock(descriptor, operation)
+            if _is_same_file(path, descriptor):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -53,15 +56,8 @@ def _acquired(path: Path, how: int) -> int:
         os.close(descriptor)
 
 
-def _is_named(path: Path, descriptor: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _release(descriptor: int, path: Path, temporary: bool) -> None:
-    if temporary:
-        with suppress(OSError):
-            path.unlink()
-    os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Measurements: what one model scored on one data set, item by item, and what produced it."""
+"""Measurements: the scores of one model on one data set, item by item, and their origin."""
 
 import hashlib
 import json
@@ -15,16 +15,17 @@ _ORIGIN, _DIGEST = "origin", "digest"
 
 
 class DamagedError(EvalError):
-    """Something in a store that is not what was written there."""
+    """A file of a store that differs from what was written."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Arrays by name, and the origin that their key is the hash of.
+    """Arrays by name, and their origin.
 
     Attributes:
         arrays: numbers or strings; the first axis runs over items (tokens, prompts, texts).
-        origin: what produced them: model, data, protocol, environment, code.
+        origin: everything that determines the arrays: model, data, protocol, environment and code.
+            The key of a measurement is the hash of its origin.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -35,7 +36,7 @@ class Measurement:
 
     @property
     def digest(self) -> str:
-        """Hash of the origin, and of names, shapes, dtypes and values of the arrays."""
+        """Hash of the origin and of the names, shapes, dtypes and values of the arrays."""
         sha = hashlib.sha256(json.dumps(self.origin, sort_keys=True).encode())
         for name, array in sorted(self.arrays.items()):
             array = np.asarray(array)
@@ -44,9 +45,9 @@ class Measurement:
         return sha.hexdigest()
 
     def write(self, path: Path) -> None:
-        """Writes to a temporary name and renames, so that a reader sees all or nothing.
+        """Write to a temporary file and rename it, so that readers never see a partial file.
 
-        The caller holds the measurement's lock, so the temporary name is its own.
+        The caller must hold the lock of the measurement, because the temporary name is not unique.
         """
         partial = path.with_name(f"{path.name}.partial")
         header = {_ORIGIN: np.array(json.dumps(self.origin)), _DIGEST: np.array(self.digest)}
@@ -59,12 +60,12 @@ class Measurement:
 
     @classmethod
     def read(cls, path: Path) -> "Measurement":
-        """What :meth:`write` wrote to ``path``.
+        """Read the measurement that :meth:`write` wrote to ``path``.
 
         Raises:
-            DamagedError: the file is something else.
+            DamagedError: the file holds no measurement, or its content does not match its digest.
         """
-        if not path.is_file():  # a pipe would wait for a writer
+        if not path.is_file():  # opening a pipe would block
             raise DamagedError("not a file")
         try:
             with ZipFile(path) as archive:
@@ -72,15 +73,15 @@ class Measurement:
                     raise ValueError("it is compressed")  # a small file could fill the memory
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-            found = cls(arrays, json.loads(str(arrays.pop(_ORIGIN))))
-            intact = str(arrays.pop(_DIGEST)) == found.digest
-        except Exception as error:  # whatever zipfile, numpy and json make of other bytes
+            measurement = cls(arrays, json.loads(str(arrays.pop(_ORIGIN))))
+            intact = str(arrays.pop(_DIGEST)) == measurement.digest
+        except Exception as error:  # zipfile, numpy and json raise many types for damaged files
             raise DamagedError(f"cannot be read ({type(error).__name__})") from error
         if not intact:
             raise DamagedError("its content does not match its digest")
-        return found
+        return measurement
 
 
 def key_of(origin: Mapping[str, object]) -> str:
-    """Hash of an origin, stable over processes."""
+    """Return the hash of an origin, which is the same in every process."""
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:32]

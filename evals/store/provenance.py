@@ -1,4 +1,4 @@
-"""What a number depends on beside the model, the data and the protocol: packages and our source."""
+"""Versions of the packages and of this project's source code that a measurement depends on."""
 
 import ast
 from collections.abc import Collection, Iterator, Sequence
@@ -13,11 +13,12 @@ from compression_gates.evals.checkpoints.formats import CustomFormat, format_of
 from compression_gates.evals.store.measurement import key_of
 
 PACKAGES = ("torch", "transformers", "tokenizers", "compressed-tensors", "jinja2")
-"""Whatever is scored, these take part."""
+"""Packages that every measurement depends on."""
 
 
 def packages_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """Versions of what unpacks or merges its weights; empty for plain ones."""
+    """Return the versions of the packages that unpack or merge the weights of a checkpoint; empty
+    for plain weights."""
     names = {
         name.partition(".")[0] for form in _forms(checkpoint) for name in format_of(form).packages
     }
@@ -29,9 +30,9 @@ def packages_of(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def unpacked_by(checkpoint: Checkpoint, formats: Sequence[CustomFormat]) -> dict[str, str]:
-    """Versions of the custom formats that a checkpoint is stored in; empty for other forms."""
+    """Return the versions of the custom formats that a checkpoint is stored in, usually none."""
     methods = {form.partition(" ")[0] for form in _forms(checkpoint)}
-    return {one.method: one.version() for one in formats if one.method in methods}
+    return {item.method: item.version() for item in formats if item.method in methods}
 
 
 def _forms(checkpoint: Checkpoint) -> list[str]:
@@ -39,13 +40,13 @@ def _forms(checkpoint: Checkpoint) -> list[str]:
 
 
 _distributions = cache(packages_distributions)
-version_of = cache(version)  # reading it from disk takes a millisecond each time
+version_of = cache(version)  # reading a version from disk takes a millisecond
 
 
 @cache
 def code_version() -> str:
-    """Hash of the source that measurements depend on, so that none outlives its code: the scorers,
-    the bench that runs them, and what they import."""
+    """Return the hash of the source that measurements depend on: the scorers, the bench that runs
+    them, and everything in this package that they import."""
     room, package = Path(__file__).parents[1], __package__.rpartition(".")[0]
     scorers = sorted((room / "scoring").glob("[!_]*.py"))
     names = [f"{package}.scoring.{file.stem}" for file in scorers]
@@ -54,48 +55,47 @@ def code_version() -> str:
 
 @cache
 def source_version(roots: Sequence[str], packages: Collection[str]) -> str:
-    """Hash of what modules mean: of their syntax trees without comments and docstrings.
+    """Return the hash of the syntax trees of modules and of all modules that they import, without
+    comments and docstrings.
 
     Args:
         roots: names of modules.
-        packages: where a module that is imported, wherever in the source, lies in one of these, it
-            counts too, and so does what it imports in turn. Imports for type checkers do not.
+        packages: imports are followed only into these packages. Imports inside functions are
+            followed too; imports under ``TYPE_CHECKING`` are not.
 
     Raises:
-        ModuleNotFoundError: no such module among ``roots``.
+        ModuleNotFoundError: a module in ``roots`` does not exist.
     """
-    waiting, found = [*roots], {}
+    waiting, digests = [*roots], {}
+    prefixes = tuple(f"{package}." for package in packages)
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in digests:
             continue
-        digest, imported = _read(name)
-        found[name] = digest
-        waiting += [other for other in imported if _lies_in(other, packages) and _spec(other)]
-    return key_of(found)
-
-
-def _lies_in(name: str, packages: Collection[str]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
+        digests[name], imported = _read(name)
+        inside = [other for other in imported if f"{other}.".startswith(prefixes)]
+        waiting += filter(_spec, inside)
+    return key_of(digests)
 
 
 @cache
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module is; None where ``name`` is what a module defines, and no module.
+    """Return the spec of a module, or None if ``name`` is not a module, but defined in one.
 
-    Imports the packages around it and no module.
+    Imports the parent packages, but not the module.
     """
     parent = name.rpartition(".")[0]
     if parent:
-        around = _spec(parent)
-        if around is None or around.submodule_search_locations is None:
+        package = _spec(parent)
+        if package is None or package.submodule_search_locations is None:
             return None
     return find_spec(name)
 
 
 @cache
 def _read(name: str) -> tuple[str, tuple[str, ...]]:
-    """The meaning of a module, and all names that may be modules that it imports."""
+    """Return the hash of a module's syntax tree, and the names of what it imports, which may be
+    modules."""
     spec = _spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no source of module {name}", name=name)
@@ -111,28 +111,23 @@ def _read(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _statements(block: ast.AST) -> Iterator[ast.AST]:
-    """What stands directly in a block, from which strings by themselves are removed."""
+    """Yield the statements directly in a block, after removing docstrings and other constants."""
     fields = ("body", "orelse", "finalbody", "handlers", "cases")
     if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING":
         fields = ("orelse",)
     for field in fields:
-        inside = getattr(block, field, None)
-        if isinstance(inside, list):
-            inside[:] = [statement for statement in inside if not _is_text(statement)]
-            yield from inside
-
-
-def _is_text(statement: ast.AST) -> bool:
-    """Whether a statement is a string by itself, such as a docstring, which does nothing."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+        statements = getattr(block, field, None)
+        if isinstance(statements, list):
+            statements[:] = [
+                item
+                for item in statements
+                if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
+            ]
+            yield from statements
 
 
 def _imports(statement: ast.AST, package: str) -> Iterator[str]:
-    """Names of what a statement imports, from a module in ``package``."""
+    """Yield the absolute names that a statement of a module in ``package`` imports."""
     if isinstance(statement, ast.Import):
         yield from (alias.name for alias in statement.names)
     elif isinstance(statement, ast.ImportFrom):

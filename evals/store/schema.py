@@ -1,7 +1,7 @@
-"""What the arrays of a stored measurement must look like, task by task.
+"""Schemas of the arrays of stored measurements, one per task.
 
-A store is a folder that others can write to. Its entries are checked against this table, so that
-the code behind it can rely on names, dtypes, shapes and ranges.
+Other programs can write to the folder of a store. Its entries are checked against these schemas, so
+that the code that reads them can rely on names, dtypes, shapes and ranges.
 """
 
 import json
@@ -15,21 +15,21 @@ from compression_gates.evals.checkpoints.findings import CheckpointComparison
 from compression_gates.evals.checkpoints.plain_use import PlainUse
 
 ROUNDING = 1e-3
-"""By which a logarithm or a probability may be off."""
+"""Tolerance for logarithms and probabilities."""
 Shape = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Array:
-    """An array of a measurement.
+    """The schema of one array.
 
     Attributes:
-        kind: of its dtype, as numpy abbreviates it: ``f``, ``i``, ``b`` or ``U``.
-        shape: numbers, or names of lengths that are equal wherever they occur.
-        low, high: of its values; NaN, which a broken model computes, is in every range.
-        is_finite: whether NaN and infinity are impossible.
-        indexes: the length that its values count up to, if any.
-        parse: raises a ValueError of a text that is not what it should be.
+        kind: numpy's code for the kind of its dtype: ``f``, ``i``, ``b`` or ``U``.
+        shape: numbers, or names of lengths; a name stands for the same length in all arrays.
+        low, high: range of its values. NaN is in every range, because a broken model computes it.
+        is_finite: whether NaN and infinity are errors.
+        indexes: name of the length below which all values must be, if they are indices.
+        parse: raises a ValueError if the text in the array is invalid.
     """
 
     kind: str
@@ -88,7 +88,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "plain use": {"use": Array("U", parse=PlainUse.from_json)},
     "compare": {"comparison": Array("U", parse=CheckpointComparison.from_json)},
 }
-"""The arrays of each task. A scorer that gives another array adds it here."""
+"""The arrays of each task. Every array that a scorer returns must be listed here."""
 BESIDE_BASELINE: Mapping[str, Schema] = {
     "text": {
         "js": Array("f", ("tokens",), low=0, high=math.log(2) + ROUNDING),
@@ -97,29 +97,29 @@ BESIDE_BASELINE: Mapping[str, Schema] = {
         "agree": Array("b", ("tokens",)),
     }
 }
-"""Further arrays of a task where a baseline was given."""
+"""Additional arrays of a task if it was scored against a baseline."""
 OF_MIXTURES: Schema = {"experts": Array("i", ("layers", "experts"), low=0)}
-"""Further arrays of a task where the model is a mixture of experts."""
+"""Additional arrays of a task if the model is a mixture of experts."""
 
 
 def check(
     arrays: Mapping[str, np.ndarray], origin: Mapping[str, object], items: int | None = None
 ) -> None:
-    """Holds arrays against the schema of their task.
+    """Check arrays against the schema of their task.
 
     Args:
-        arrays: of a measurement.
-        origin: of the measurement, which names its task.
-        items: of the data set, where there is one.
+        arrays: the arrays of a measurement.
+        origin: the origin of the measurement, which names its task.
+        items: number of items of the data set, if there is one.
 
     Raises:
-        ValueError: names the first array that differs, and how.
+        ValueError: names the first array that does not match the schema, and the mismatch.
     """
     task = origin["protocol"]["task"]
     schema = SCHEMAS[task] | (BESIDE_BASELINE.get(task, {}) if origin.get("reference") else {})
     schema |= {name: array for name, array in OF_MIXTURES.items() if name in arrays}
     for name in sorted(schema.keys() ^ arrays.keys()):
-        raise ValueError(f"{name} is {'missing' if name in schema else 'not known'}")
+        raise ValueError(f"{name} is {'missing' if name in schema else 'unknown'}")
     lengths: dict[str | int, int] = {} if items is None else {"items": items}
     for name, expected in schema.items():
         _check_shape(name, np.asarray(arrays[name]), expected, lengths)
@@ -132,11 +132,11 @@ def _check_shape(
 ) -> None:
     if array.dtype.kind != expected.kind:
         raise ValueError(f"{name} has dtype {array.dtype}")
-    wanted = [
-        size if isinstance(size, int) else lengths.setdefault(size, own)
-        for size, own in zip(expected.shape, array.shape, strict=False)
-    ]
-    if array.ndim != len(expected.shape) or list(array.shape) != wanted:
+    shape = tuple(
+        size if isinstance(size, int) else lengths.setdefault(size, length)
+        for size, length in zip(expected.shape, array.shape, strict=False)
+    )
+    if array.ndim != len(expected.shape) or array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}")
 
 
@@ -148,7 +148,7 @@ def _check_values(
     if expected.kind not in "fi" or not array.size:
         return
     if expected.is_finite and not np.isfinite(array).all():
-        raise ValueError(f"{name} holds what is not finite")
+        raise ValueError(f"{name} holds values that are not finite")
     high = lengths.get(expected.indexes, math.inf) - 1 if expected.indexes else expected.high
     if (array < expected.low).any() or (array > high).any():
-        raise ValueError(f"{name} holds what is out of range")
+        raise ValueError(f"{name} holds values out of range")

@@ -1,9 +1,9 @@
 """The store: an append-only folder of measurements and candidates, safe under several workers.
 
-Everything is found by the hash of what produced it. Whoever asks first makes it, under a lock;
-who asks meanwhile waits and reads. A killed process leaves its lock released and nothing
-half-written; what it left is removed when the store is opened next. What is read is held against
-the digest that was written with it, and made again where the two differ.
+The key of an entry is the hash of its origin. The first process that needs an entry makes it under
+a lock; other processes wait for the lock and then read the entry. A process that is killed releases
+its locks and leaves no partial entry; its temporary files are removed the next time the store is
+opened. An entry that does not match the digest that was written with it is made again.
 """
 
 import json
@@ -16,39 +16,39 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from compression_gates.evals.errors import EvalError, first_line
-from compression_gates.evals.store.locks import locked, locked_if_free
+from compression_gates.evals.store.locks import locked
 from compression_gates.evals.store.measurement import DamagedError, Measurement, key_of
 
 IGNORE_ALL = "*\n"
 _PARTIAL, _LOCK, _RECORD = ".partial", ".lock", ".json"
 _RECORD_BYTES = 1 << 20
-"""Of the largest record of a candidate."""
+"""Maximum size of the record of a candidate."""
 
 
 class NotStoredError(EvalError):
-    """Something that a frozen store does not hold."""
+    """An entry is missing from a frozen store."""
 
 
 class HasDigest(Protocol):
-    """What a folder of the store is opened as."""
+    """The content of a folder of the store."""
 
     @property
     def digest(self) -> str: ...
 
 
 Opened = TypeVar("Opened", bound=HasDigest)
-Found = TypeVar("Found")
+Entry = TypeVar("Entry")
 
 
 class Store:
     """A folder ``root`` with ``measurements/``, ``candidates/`` and ``locks/``.
 
     Attributes:
-        frozen: nothing is made; what is not there yet raises :class:`NotStoredError`.
-        notes: what was found damaged and was therefore made again, a line each.
+        frozen: no entries are made; a missing one raises :class:`NotStoredError`.
+        notes: one line for each damaged entry that was made again.
 
     Raises:
-        EvalError: it cannot be made or written to.
+        EvalError: the folder cannot be created or written to.
     """
 
     def __init__(self, root: Path, frozen: bool = False):
@@ -56,8 +56,8 @@ class Store:
         self.frozen = frozen
         self.notes: list[str] = []
         with self._writable():
-            for room in ("measurements", "candidates", "locks"):
-                (self.root / room).mkdir(parents=True, exist_ok=True)
+            for folder in ("measurements", "candidates", "locks"):
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
             ignore = self.root / ".gitignore"
             if not ignore.exists():
                 ignore.write_text(IGNORE_ALL)
@@ -66,46 +66,43 @@ class Store:
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
-        """Says in one line that the folder cannot be written to."""
+        """Convert an OSError of the block to an EvalError that names the store."""
         try:
             yield
         except OSError as error:
             raise EvalError(f"store {self.root}: {error.strerror or error}") from error
 
-    def _check_frozen(self, key: str) -> None:
-        if self.frozen:
-            raise NotStoredError(f"{key} is not stored in {self.root}")
-
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Holds what is called ``name`` for this process alone."""
-        with ExitStack() as held:
-            with self._writable():  # of what is raised while it is held, nothing is about the store
-                held.enter_context(locked(self._lock_path(name), temporary=True))
+        """Hold the exclusive lock ``name``."""
+        with ExitStack() as stack:
+            with self._writable():  # errors of the block itself are not about the store
+                stack.enter_context(locked(self._lock_path(name), temporary=True))
             yield
 
     def _lock_path(self, name: str) -> Path:
         return self.root / "locks" / f"{name}{_LOCK}"
 
     def beside(self, origin: Mapping[str, object], name: str) -> Path:
-        """Where a measurement's larger part goes, such as a table of log-probabilities."""
+        """Return the path of a large part of a measurement, such as a table of predictions."""
         return self.root / "measurements" / f"{key_of(origin)}.{name}"
 
     def discard(self, path: Path, reason: object) -> None:
-        """Removes a damaged entry, and keeps a note of it; its lock is held."""
+        """Remove a damaged entry and add a note. The caller must hold the lock of the entry."""
         self.notes.append(f"{path.relative_to(self.root)}: {reason}")
         with self._writable():
             _remove(path)
 
     def _read_or_make(
-        self, key: str, path: Path, read: Callable[[], Found], make: Callable[[], Found]
-    ) -> Found:
-        """What ``path`` holds, or where it holds nothing or what is damaged, what ``make`` makes
-        under the lock of ``key``."""
+        self, key: str, path: Path, read: Callable[[], Entry], make: Callable[[], Entry]
+    ) -> Entry:
+        """Return the entry at ``path``; if it is missing or damaged, make it under the lock of
+        ``key``."""
         with suppress(DamagedError):
             if path.exists():
                 return read()
-        self._check_frozen(key)
+        if self.frozen:
+            raise NotStoredError(f"{key} is not stored in {self.root}")
         with self.locked(key):
             try:
                 if path.exists():
@@ -121,11 +118,13 @@ class Store:
         keep: Callable[[Mapping], bool] | None = None,
         check: Callable[[Mapping], None] | None = None,
     ) -> Measurement:
-        """The measurement of ``origin``; ``make`` gives its arrays if it is not stored yet, or if
-        what is stored is damaged.
+        """Return the measurement of ``origin``; make and store it if it is missing or damaged.
 
-        Arrays that ``keep`` returns False for are not stored, and are made again next time.
-        ``check`` raises a ValueError of arrays that are not what ``make`` gives.
+        Args:
+            origin: everything that determines the arrays.
+            make: returns the arrays.
+            keep: whether arrays are stored; those that are not are made again the next time.
+            check: raises a ValueError if the arrays are invalid.
         """
         key = key_of(origin)
         path = self.root / "measurements" / f"{key}.npz"
@@ -134,13 +133,13 @@ class Store:
             return _read(path, key, check)
 
         def measure() -> Measurement:
-            made = make()
+            arrays = make()
             if check is not None:
-                check({name: np.asarray(array) for name, array in made.items()})
-            if keep is not None and not keep(made):
-                return Measurement(made, origin)
+                check({name: np.asarray(array) for name, array in arrays.items()})
+            if keep is not None and not keep(arrays):
+                return Measurement(arrays, origin)
             with self._writable():
-                Measurement(made, origin).write(path)
+                Measurement(arrays, origin).write(path)
             return read()
 
         return self._read_or_make(key, path, read, measure)
@@ -151,14 +150,13 @@ class Store:
         make: Callable[[Path], Sequence[str] | None],
         open_: Callable[[Path], Opened],
     ) -> Opened:
-        """What the folder of ``origin`` holds; ``make`` fills one at a temporary path if there is
-        none, or if the one that is there is damaged.
+        """Return the content of the folder of ``origin``; make it if it is missing or damaged.
 
         Args:
-            origin: what its content follows from.
-            make: fills a folder that does not exist yet, and may return notes for
+            origin: everything that determines the content.
+            make: creates and fills the folder at a temporary path, and may return notes for
                 :meth:`notes_of`.
-            open_: what the folder holds, with a digest of its files.
+            open_: opens the folder; the result has a digest of its files.
         """
         key = key_of(origin)
         path = self.root / "candidates" / key
@@ -173,26 +171,26 @@ class Store:
                 _write_record(path, origin, opened.digest, notes or ())
             return opened
 
-        return self._read_or_make(key, path, lambda: _opened(path, key, open_), fill)
+        return self._read_or_make(key, path, lambda: _open(path, key, open_), fill)
 
     def notes_of(self, folder: Path) -> list[str]:
-        """The notes that were returned when a folder of :meth:`folder` was filled."""
+        """Return the notes that were stored when a folder of :meth:`folder` was made."""
         return list(map(str, json.loads(_record_path(folder).read_bytes()).get("notes", ())))
 
     def _remove_leftovers(self) -> None:
-        """Removes what killed processes left, but not what a running one is about to finish."""
-        left: dict[str, list[Path]] = {}
+        """Remove the temporary files of processes that were killed, but not of running ones."""
+        leftovers: dict[str, list[Path]] = {}
         with suppress(OSError):
-            for room in ("measurements", "candidates"):
-                for path in (self.root / room).glob(f"*{_PARTIAL}*"):
+            for folder in ("measurements", "candidates"):
+                for path in (self.root / folder).glob(f"*{_PARTIAL}*"):
+                    # The lock has the name of the entry's key; that of a table has its full name.
                     name = path.name.partition(_PARTIAL)[0]
-                    # Under the lock of their key, but for a table, which has its own.
                     key = name.removesuffix(".npz").removesuffix(_RECORD)
-                    left.setdefault(key, []).append(path)
+                    leftovers.setdefault(key, []).append(path)
             for path in (self.root / "locks").glob(f"*{_LOCK}"):
-                left.setdefault(path.name.removesuffix(_LOCK), [])
-            for name, paths in left.items():
-                with locked_if_free(self._lock_path(name)) as free:
+                leftovers.setdefault(path.name.removesuffix(_LOCK), [])
+            for name, paths in leftovers.items():
+                with locked(self._lock_path(name), temporary=True, wait=False) as free:
                     for path in paths if free else ():
                         _remove(path)
 
@@ -205,20 +203,20 @@ def _remove(path: Path) -> None:
 
 
 def _read(path: Path, key: str, check: Callable[[Mapping], None] | None) -> Measurement:
-    """A measurement.
+    """Read the measurement with a key.
 
     Raises:
-        DamagedError: it is not what was written there.
+        DamagedError: the file is damaged, has another key, or ``check`` rejects its arrays.
     """
-    found = Measurement.read(path)
-    if key_of(found.origin) != key:
-        raise DamagedError("it is of another origin")
+    measurement = Measurement.read(path)
+    if key_of(measurement.origin) != key:
+        raise DamagedError("it has another origin")
     try:
         if check is not None:
-            check(found.arrays)
+            check(measurement.arrays)
     except ValueError as error:
         raise DamagedError(str(error)) from error
-    return found
+    return measurement
 
 
 def _record_path(folder: Path) -> Path:
@@ -228,7 +226,7 @@ def _record_path(folder: Path) -> Path:
 def _write_record(
     folder: Path, origin: Mapping[str, object], digest: str, notes: Sequence[str]
 ) -> None:
-    """Writes what a folder was when it was made."""
+    """Write the origin, the digest and the notes of a folder to the file beside it."""
     path = _record_path(folder)
     partial = path.with_name(f"{path.name}{_PARTIAL}")
     record = {"origin": origin, "digest": digest, "notes": list(notes)}
@@ -236,25 +234,25 @@ def _write_record(
     partial.replace(path)
 
 
-def _opened(folder: Path, key: str, open_: Callable[[Path], Opened]) -> Opened:
-    """What a folder holds.
+def _open(folder: Path, key: str, open_: Callable[[Path], Opened]) -> Opened:
+    """Open the folder with a key.
 
     Raises:
-        DamagedError: it is not what was made there.
+        DamagedError: the folder is incomplete, has another key, or does not match its digest.
     """
     record = _record_path(folder)
     try:
         if not record.is_file() or record.stat().st_size > _RECORD_BYTES:
             raise DamagedError("it was not finished")
-        described = json.loads(record.read_bytes())
-        if key_of(described["origin"]) != key:
-            raise DamagedError("it is of another origin")
-        found = open_(folder)
-        intact = found.digest == described["digest"]
+        fields = json.loads(record.read_bytes())
+        if key_of(fields["origin"]) != key:
+            raise DamagedError("it has another origin")
+        opened = open_(folder)
+        intact = opened.digest == fields["digest"]
     except DamagedError:
         raise
     except (EvalError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DamagedError(first_line(error)) from error
     if not intact:
         raise DamagedError("its files do not match their digest")
-    return found
+    return opened

@@ -121,7 +121,7 @@ CHECKPOINTS = {
     ),
     "a GPU that is not there": (
         lambda p: config(p, quantization_config={"quant_method": "fp8"}), FAILED,
-        "is stored as fp8, which takes a GPU; choose device cuda",
+        "is stored as fp8, which needs a GPU; choose device cuda",
     ),
 }  # fmt: skip
 

@@ -37,7 +37,7 @@ HOSTILE = {
     "layers": (edited("config.json", num_hidden_layers=2**31), "num_hidden_layers = 2147483648"),
     "wide": (edited("config.json", intermediate_size=2**40), "its configuration describes"),
     "compiles": (edited("config.json", attn_implementation="flex_attention"), "is compiled or"),
-    "two-sided": (edited("config.json", is_encoder_decoder=True), "says is_encoder_decoder"),
+    "two-sided": (edited("config.json", is_encoder_decoder=True), "sets is_encoder_decoder"),
     "cache": (
         edited("generation_config.json", cache_implementation="quantized",
                cache_config={"nbits": 7}),
@@ -74,7 +74,7 @@ def test_the_healthy_candidate_is_judged(tmp_path, workers):
     ("option", "value", "line"),
     [
         ("--candidate", "~nosuchuser/model", "~nosuchuser/model: no such directory"),
-        ("--candidate", "{folder}/waits", "tokenizer_config.json is no regular file"),
+        ("--candidate", "{folder}/waits", "tokenizer_config.json is not a regular file"),
         ("--text", "{folder}/pipe.txt", "pipe.txt: not a regular file"),
         ("--questions", "{folder}/pipe.jsonl", "pipe.jsonl: not a regular file"),
         ("--prompts", "{folder}/empty.jsonl", ""),  # nothing to be right about: not judged

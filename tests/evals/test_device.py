@@ -1,4 +1,4 @@
-"""Which device an option means, and what of it is in a key."""
+"""Devices of options and workers, and their properties in keys."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ from compression_gates.evals.models.device import (
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """``gpus(n)``: torch sees so many GPUs."""
+    """``gpus(n)``: torch reports ``n`` GPUs."""
 
     def see(count: int) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
@@ -32,20 +32,20 @@ def gpus(monkeypatch):
 @pytest.mark.parametrize(("count", "device"), [(0, "cpu"), (1, "cuda:0"), (2, "auto"), (8, "auto")])
 def test_auto_is_the_one_device_where_there_is_one(gpus, count, device):
     gpus(count)
-    assert device_of("auto", "gw0") == device
+    assert device_of("auto", 0) == device
 
 
 def test_cuda_is_dealt_out_to_workers(gpus):
     gpus(2)
-    assert [device_of("cuda", f"gw{n}") for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert device_of("cuda:1", "gw0") == "cuda:1"
+    assert [device_of("cuda", n) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert device_of("cuda:1", 0) == "cuda:1"
 
 
 @pytest.mark.parametrize(("option", "count"), [("cuda", 0), ("cuda:2", 2), ("gpu", 1)])
 def test_a_device_that_is_not_here_is_an_error(gpus, option, count):
     gpus(count)
     with pytest.raises(EvalError, match=f"device {option}"):
-        device_of(option, "gw0")
+        device_of(option, 0)
 
 
 def test_scores_depend_on_the_kind_of_device(gpus):
@@ -67,11 +67,11 @@ def test_times_depend_on_the_processor_and_not_on_the_name_of_the_host(gpus, mon
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc/cpuinfo")
 def test_the_processor_is_called_as_linux_calls_it(monkeypatch):
-    told = Path("/proc/cpuinfo").read_text()
+    cpuinfo = Path("/proc/cpuinfo").read_text()
     name = cpu_model()
     assert name
-    if "model name" in told:
-        assert f": {name}\n" in told
+    if "model name" in cpuinfo:
+        assert f": {name}\n" in cpuinfo
     cpu_model.cache_clear()
     monkeypatch.setattr(Path, "read_text", lambda self: "flags : none\nmodel name\t: A CPU @ 1\n")
     assert cpu_model() == "A CPU @ 1"

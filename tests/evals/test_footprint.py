@@ -1,4 +1,4 @@
-"""Counts over weights against brute force, and which forms are computed with as they are stored."""
+"""Counts over weights against brute force, and which formats are computed without unpacking."""
 
 import shutil
 
@@ -47,18 +47,15 @@ def model_of(name: str) -> transformers.PreTrainedModel:
 
 
 def layers_of(name: str, model) -> dict[str, torch.Tensor]:
-    """Every weight ``(out, in)`` by its own name, from the names of parameters alone."""
-    found = {}
+    """Return all weights ``(out, in)``, identified by the names of parameters only."""
+    layers = {}
     for key, parameter in model.named_parameters():
-        router = key.endswith(
-            ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
-        )
-        if router or any(part in key for part in NO_LAYER):
+        if key.endswith(ROUTERS) or any(part in key for part in NO_LAYER):
             continue
         turned = key.endswith(TRANSPOSED.get(name, ()))
         for number, weight in enumerate(parameter if parameter.ndim == 3 else [parameter]):
-            found[f"{key}.{number}"] = (weight.T if turned else weight).detach()
-    return found
+            layers[f"{key}.{number}"] = (weight.T if turned else weight).detach()
+    return layers
 
 
 def counted(model, tmp_path) -> dict[str, int]:
@@ -96,13 +93,13 @@ def test_zeros_and_patterns_of_every_layer_are_counted(name, tmp_path):
                 weight[::4], weight[1::4] = 0.0, 0.0
             else:
                 weight[torch.rand(weight.shape, generator=generator) < 0.3] = 0.0
-    found = counted(model, tmp_path)
-    assert found["layers"] == len(layers)
-    assert found["weights"] == sum(weight.numel() for weight in layers.values())
-    assert found["zeros"] == sum(int((w == 0).sum()) for w in layers.values()) > 0
+    counts = counted(model, tmp_path)
+    assert counts["layers"] == len(layers)
+    assert counts["weights"] == sum(weight.numel() for weight in layers.values())
+    assert counts["zeros"] == sum(int((w == 0).sum()) for w in layers.values()) > 0
     for n, m in ((2, 4), (4, 8)):
-        assert found[f"layers_{n}_{m}"] == sum(pattern_by_hand(w, n, m) for w in layers.values())
-    assert 0 < found["layers_2_4"] < found["layers"]
+        assert counts[f"layers_{n}_{m}"] == sum(pattern_by_hand(w, n, m) for w in layers.values())
+    assert 0 < counts["layers_2_4"] < counts["layers"]
 
 
 def test_experts_that_do_not_say_how_they_lie():
@@ -123,11 +120,11 @@ def test_counts(causal_checkpoint):
     linear = [w for n, w in loaded.model.named_parameters() if "proj" in n]
     with torch.no_grad():
         linear[0][:, ::2] = 0.0
-    found = footprint(loaded)
-    assert int(found["weights"]) == sum(w.numel() for w in linear)
-    assert int(found["zeros"]) == linear[0].numel() // 2
-    assert int(found["parameters"]) == sum(p.numel() for p in loaded.model.parameters())
-    assert (int(found["layers"]), int(found["layers_2_4"])) == (14, 1)
+    counts = footprint(loaded)
+    assert int(counts["weights"]) == sum(w.numel() for w in linear)
+    assert int(counts["zeros"]) == linear[0].numel() // 2
+    assert int(counts["parameters"]) == sum(p.numel() for p in loaded.model.parameters())
+    assert (int(counts["layers"]), int(counts["layers_2_4"])) == (14, 1)
 
 
 def test_pattern_truth():
@@ -149,7 +146,7 @@ RECIPES = {
     "magnitude-50": "",
     "magnitude-2:4": "",
 }
-"""How each recipe's weights are computed with once they are loaded."""
+"""Whether the weights of each recipe are unpacked on loading."""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -164,11 +161,11 @@ def test_what_is_unpacked_on_loading_is_not_the_form_that_is_stored(
     directory = tmp_path / "made"
     save(compress(base.model, Recipe.parse(recipe), lambda step: []), base.tokenizer, directory)
     loaded = load(open_checkpoint(directory))
-    told = str(footprint(loaded)["simulated"])
-    assert RECIPES[recipe] in told
-    assert bool(told) == bool(RECIPES[recipe])
-    if told:
-        assert told.endswith(f"so no kernel for {loaded.checkpoint.form} runs here")
+    simulated = str(footprint(loaded)["simulated"])
+    assert RECIPES[recipe] in simulated
+    assert bool(simulated) == bool(RECIPES[recipe])
+    if simulated:
+        assert simulated.endswith(f"so no kernel for {loaded.checkpoint.form} runs here")
 
 
 def test_activations_that_are_rounded_in_python(causal_checkpoint, tmp_path):
@@ -184,11 +181,11 @@ def test_activations_that_are_rounded_in_python(causal_checkpoint, tmp_path):
         "activations": {"model.layers.0.mlp.up_proj": "int8"},
     }  # fmt: skip
     config.write_text(json.dumps(described))
-    told = str(footprint(load(open_checkpoint(tmp_path / "rounded")))["simulated"])
-    assert told.startswith("its activations are rounded in Python")
+    simulated = str(footprint(load(open_checkpoint(tmp_path / "rounded")))["simulated"])
+    assert simulated.startswith("its activations are rounded in Python")
 
 
-def test_an_adapter_is_told_by_its_base(causal_checkpoint):
+def test_an_adapter_is_judged_by_its_base(causal_checkpoint):
     """Merged into plain weights it is dense; merged into unpacked ones it is not."""
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong within the guard is one line, and nothing runs or allocates without end."""
+"""The guard converts exceptions to one-line errors, and limits time and memory."""
 
 import signal
 import time
@@ -10,7 +10,7 @@ from compression_gates.evals.guard import TimeUp, guarded
 
 
 class PanicException(BaseException):
-    """Stands in for that of a library written in Rust."""
+    """A stand-in for the exception of a library written in Rust."""
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,9 @@ class PanicException(BaseException):
 def test_any_error_is_one_printable_line(error):
     with pytest.raises(EvalError) as caught, guarded("it fails"):
         raise error
-    told = str(caught.value)
-    assert told.startswith(f"it fails: {type(error).__name__}: ")
-    assert told.isprintable()
+    message = str(caught.value)
+    assert message.startswith(f"it fails: {type(error).__name__}: ")
+    assert message.isprintable()
 
 
 def test_a_real_panic_of_tokenizers():
@@ -78,7 +78,7 @@ def looping():
 
 
 def swallowing():
-    """Ends by itself only at the second try."""
+    """Suppress the first two time limits."""
     for _ in range(2):
         try:
             time.sleep(60)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from compression_gates.evals.checkpoints.checkpoint import ADAPTER, ADAPTER_WEIGHTS, open_checkpoint
-from compression_gates.evals.checkpoints.identical import adds_nothing, same_weights
+from compression_gates.evals.checkpoints.identical import has_no_effect, same_weights
 from compression_gates.fixtures.world.shipped import MODELS
 
 
@@ -129,11 +129,11 @@ def one_of_each(tensors):
     ("change", "settings"),
     [(zero("lora_B"), {}), (zero("lora_A"), {}), (one_of_each, {}), (len, {"lora_alpha": 0})],
 )
-def test_an_adapter_that_adds_nothing_is_its_base(adapter, change, settings):
-    found = adapter(change, **settings)
-    assert adds_nothing(found.path)
-    assert same_weights(open_checkpoint(MODELS / "llama-tiny"), found)
-    assert same_weights(found, open_checkpoint(MODELS / "llama-tiny"))
+def test_an_adapter_that_has_no_effect_is_its_base(adapter, change, settings):
+    checkpoint = adapter(change, **settings)
+    assert has_no_effect(checkpoint.path)
+    assert same_weights(open_checkpoint(MODELS / "llama-tiny"), checkpoint)
+    assert same_weights(checkpoint, open_checkpoint(MODELS / "llama-tiny"))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,6 @@ def test_an_adapter_that_adds_nothing_is_its_base(adapter, change, settings):
     ],
 )
 def test_an_adapter_that_adds_something_is_not(adapter, change, settings):
-    found = adapter(change, **settings)
-    assert not adds_nothing(found.path)
-    assert not same_weights(open_checkpoint(MODELS / "llama-tiny"), found)
+    checkpoint = adapter(change, **settings)
+    assert not has_no_effect(checkpoint.path)
+    assert not same_weights(open_checkpoint(MODELS / "llama-tiny"), checkpoint)

@@ -1,4 +1,4 @@
-"""As many models stay in memory as fit, and no more than a pair."""
+"""The cache keeps at most two models, and only those that fit into memory."""
 
 import json
 
@@ -17,7 +17,7 @@ DATA = DataSet("texts", tuple(Text(corpus.passage("held-out", i).text[:300], i) 
 
 @pytest.fixture
 def models(monkeypatch):
-    """``models.free`` bytes are free, less what is loaded."""
+    """A cache; ``models.free`` is the free memory in bytes before anything is loaded."""
     made = Models("cpu", "auto", 1, False, ())
     made.free = 1e9
     monkeypatch.setattr(
@@ -96,8 +96,8 @@ def test_a_dtype_by_option_is_in_the_key(causal_checkpoint, tmp_path):
 def test_auto_places_a_model_by_itself(causal_checkpoint, tmp_path):
     one = causal_checkpoint("one")
     placed = Bench(Store(tmp_path), device="auto").scores(one, {"text": DATA})["text"]
-    own = Bench(Store(tmp_path)).scores(one, {"text": DATA})["text"]
-    assert placed["nll"] == pytest.approx(own["nll"], abs=1e-5)
+    single = Bench(Store(tmp_path)).scores(one, {"text": DATA})["text"]
+    assert placed["nll"] == pytest.approx(single["nll"], abs=1e-5)
 
 
 def test_a_model_to_change_has_the_settings_of_its_checkpoint(models, causal_checkpoint):

@@ -170,5 +170,5 @@ def test_what_has_no_decoder_of_text_is_no_such_model(folder_of, described):
     if described.get("is_encoder_decoder"):
         assert not open_checkpoint(base).multimodal
     else:
-        with pytest.raises(EvalError, match="no model that generates, classifies or answers"):
+        with pytest.raises(EvalError, match="no model that generates text, classifies it"):
             open_checkpoint(base)

@@ -1,4 +1,4 @@
-"""Keys change with what the source means, and with nothing else of it."""
+"""Keys depend on the syntax trees of the source, not on its comments and layout."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def edited(monkeypatch):
 
 
 def fresh(version, *arguments):
-    """What a new process would say."""
+    """Return the result that a new process would compute."""
     import compression_gates.evals.store.provenance as module
 
     for function in vars(module).values():
@@ -52,7 +52,7 @@ def test_a_measurement_depends_on_what_scoring_imports(name, edited):
     file = ROOM / f"{name}.py"
     edited(file, "\n# a comment\n")
     assert fresh(code_version) == before
-    edited(file, '\n"""What is said of it."""\n')
+    edited(file, '\n"""A docstring."""\n')
     assert fresh(code_version) == before
     edited(file, "\nLIMIT = 1\n")
     assert fresh(code_version) != before
@@ -149,12 +149,12 @@ def test_a_form_depends_on_the_source_that_unpacks_it(causal_checkpoint, edited)
     import compression_gates.compression.checkpoint.packing
 
     plain = causal_checkpoint()
-    own, formats = replace(plain, form="compression-gates"), OWN_FORMATS
+    packed, formats = replace(plain, form="compression-gates"), OWN_FORMATS
     assert unpacked_by(plain, formats) == {}
     assert unpacked_by(replace(plain, form="compressed-tensors int-quantized"), formats) == {}
-    before = fresh(unpacked_by, own, formats)
+    before = fresh(unpacked_by, packed, formats)
     assert list(before) == ["compression-gates"]
     edited(Path(compression_gates.compression.checkpoint.packing.__file__), "\nMORE = 1\n")
-    assert fresh(unpacked_by, own, formats) != before
-    adapter = replace(plain, form="lora on compression-gates", base=own)
-    assert unpacked_by(adapter, formats) == fresh(unpacked_by, own, formats)
+    assert fresh(unpacked_by, packed, formats) != before
+    adapter = replace(plain, form="lora on compression-gates", base=packed)
+    assert unpacked_by(adapter, formats) == fresh(unpacked_by, packed, formats)

@@ -67,7 +67,7 @@ def test_what_a_scorer_gives_fits():
 )
 def test_forged_arrays_of_a_text_do_not_fit(name, forged):
     # The first array of two lengths that disagree may be the other one.
-    with pytest.raises(ValueError, match=r"has shape|has dtype|out of range|not known"):
+    with pytest.raises(ValueError, match=r"has shape|has dtype|out of range|unknown"):
         check({**beside_arrays(), name: forged}, BESIDE, 2)
 
 
@@ -80,7 +80,7 @@ def test_no_array_may_be_missing(name):
 
 
 def test_divergences_without_a_baseline_are_forged():
-    with pytest.raises(ValueError, match="not known"):
+    with pytest.raises(ValueError, match="unknown"):
         check(beside_arrays(), TEXT, 2)
 
 

@@ -257,7 +257,7 @@ def fill(path: Path) -> None:
             lambda path: path.with_name(f"{path.name}.json").write_text(
                 json.dumps({"origin": {"model": "other"}, "digest": Files(path).digest})
             ),
-            "of another origin",
+            "another origin",
         ),
         (lambda path: (shutil.rmtree(path), path.touch()), ""),
         (lambda path: (path / "folder").mkdir(), ""),

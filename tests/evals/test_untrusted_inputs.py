@@ -1,4 +1,4 @@
-"""Data, templates, reports and disks that are damaged or hostile are told in a line."""
+"""Damaged or hostile data, templates and reports, and full disks, give one-line errors."""
 
 import json
 import os
@@ -64,13 +64,13 @@ def test_a_plain_template_on_a_long_prompt(causal_checkpoint):
 
 @contextmanager
 def one_line():
-    """An EvalError may be raised, of one line."""
-    told = ""
+    """Allow an EvalError of one line."""
+    message = ""
     try:
         yield
     except EvalError as error:
-        told = str(error)
-    assert "\n" not in told
+        message = str(error)
+    assert "\n" not in message
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_report_that_is_a_pipe(tmp_path):
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from([*VERDICT, "verdict", "origin", "items"]), inner, max_size=9),
 ))  # fmt: skip
-def test_any_report_is_read_or_told(tmp_path_factory, row):
+def test_any_report_is_read_or_refused(tmp_path_factory, row):
     folder = tmp_path_factory.mktemp("since")
     with one_line():
         for record in since(folder, json.dumps(row) + "\n").records.values():
@@ -202,7 +202,7 @@ def test_any_report_is_read_or_told(tmp_path_factory, row):
 
 @contextmanager
 def small_files(most: int):
-    """Every write beyond ``most`` bytes of a file fails, as on a disk that is full."""
+    """Make every write beyond ``most`` bytes of a file fail, as on a full disk."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, old[1]))
@@ -215,7 +215,7 @@ def small_files(most: int):
 
 @pytest.mark.parametrize("most", [100, 20_000, 200_000])
 def test_a_disk_that_fills_up(causal_checkpoint, tmp_path, most):
-    """First no room for a measurement, then for part of the table of predictions."""
+    """There is no room for a measurement, or only for part of the table of predictions."""
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     tasks = {"text": DataSet("t", tuple(Text("a story of a " * 40, i) for i in range(4)))}
     bench = Bench(Store(tmp_path / "store"))

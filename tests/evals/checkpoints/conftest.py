@@ -1,4 +1,4 @@
-"""Shipped checkpoints in two copies, of which one is changed, and configurations alone."""
+"""Pairs of copies of shipped checkpoints, and pairs of bare configurations."""
 
 import json
 import shutil
@@ -12,32 +12,32 @@ from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.fixtures.world import tokenizers as vocabulary
 
 DATA = DataSet("texts", (Text("Rufus lives in Merrin.", 0), Text("Lena owns a steel drum.", 1)))
-"""Texts of seven tokens at most."""
+"""Texts of at most seven tokens."""
 
 
 class Copies:
-    """A baseline and a candidate that are equal at first."""
+    """A baseline and a candidate that are initially identical."""
 
     def __init__(self, base: Path, candidate: Path):
         self.base, self.candidate = base, candidate
 
     def swapped(self):
-        """The same copies with their parts exchanged, to change the baseline."""
+        """Return the copies with their roles exchanged, to change the baseline."""
         return Copies(self.candidate, self.base)
 
     def change(self, name, change, both=False):
-        """Applies ``change`` to a JSON file of the candidate, or of both."""
+        """Apply ``change`` to a JSON file of the candidate, or of both."""
         for place in (self.base, self.candidate) if both else (self.candidate,):
             described = json.loads((place / name).read_text())
             change(described)
             (place / name).write_text(json.dumps(described))
 
     def findings(self, *data):
-        """What is found, by kind: severity and text."""
+        """Return the severity and the text of the findings by kind."""
         sides = Sides(*map(open_checkpoint, (self.base, self.candidate)), data or [DATA])
-        found = compare(sides).findings
-        assert all("\n" not in one.text for one in found)
-        return {one.kind: (one.severity, one.text) for one in found}
+        findings = compare(sides).findings
+        assert all("\n" not in finding.text for finding in findings)
+        return {finding.kind: (finding.severity, finding.text) for finding in findings}
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def tokenizer_folder(tmp_path_factory):
 
 @pytest.fixture
 def sides_of(tokenizer_folder, tmp_path):
-    """``sides_of(one, two, kind)``: checkpoints with these files, by name and what they hold."""
+    """``sides_of(one, two, kind)``: checkpoints with these files, given as names and contents."""
 
     def make(one: dict, two: dict, kind: str = CAUSAL, data: DataSet = DATA) -> Sides:
         sides = []

@@ -1,4 +1,4 @@
-"""Tokenizers laid out as those of widely used models, learned from the corpus.
+"""Tokenizers with the layout of widely used models, trained on the corpus.
 
 Each entry of :data:`LAYOUTS` gives the tokenizer of ``tokenizer.json``, ``tokenizer_config.json``
 and the type of model, as the files of transformers 4 have them.
@@ -44,7 +44,7 @@ def _template(single, pair, *tokens):
 
 
 def _sentencepiece(special, normalizer, splitter):
-    """Byte pairs over visible spaces, falling back to bytes."""
+    """Return a byte-pair tokenizer with visible spaces and byte fallback."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizer
     if splitter is not None:
@@ -172,7 +172,7 @@ def roberta():
 
 
 def bert():
-    """With the truncation and the fixed padding that some published files have."""
+    """Return a tokenizer with the truncation and fixed padding of some published files."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -231,7 +231,7 @@ def _files(layout) -> dict[str, str]:
 
 
 def write(layout, directory: Path) -> None:
-    """Gives a copy of a shipped checkpoint the tokenizer of a layout."""
+    """Write the tokenizer of a layout into a copy of a shipped checkpoint."""
     files = dict(_files(layout))
     config = json.loads((directory / "config.json").read_text())
     config |= {"model_type": files.pop("model_type"), "max_position_embeddings": 512}

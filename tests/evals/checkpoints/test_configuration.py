@@ -1,4 +1,4 @@
-"""Configurations are compared by what they make a model compute, however they are written."""
+"""Configurations are compared by their meaning, whatever their spelling."""
 
 import json
 
@@ -19,7 +19,7 @@ from compression_gates.evals.checkpoints.checkpoint import (
 from compression_gates.evals.checkpoints.compare import Sides
 from compression_gates.evals.checkpoints.configuration import compare
 from compression_gates.evals.checkpoints.findings import Severity
-from compression_gates.evals.checkpoints.settings import same
+from compression_gates.evals.checkpoints.setting_kinds import same
 from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text
 from compression_gates.evals.errors import EvalError
 
@@ -42,8 +42,8 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 
 
 @pytest.fixture
-def found(sides_of):
-    """``found(one, two)``: kind and text of each difference between two ``config.json``."""
+def compared(sides_of):
+    """``compared(one, two)``: kind and text of each difference between two ``config.json``."""
 
     def make(one, two, kind=CAUSAL, **more):
         sides = sides_of({"config.json": one}, {"config.json": two}, kind, **more)
@@ -79,7 +79,7 @@ BREAKS = [
     ("expert routing", changed(MIXTRAL, num_experts_per_tok=1)),
     ("expert routing",
      changed({**SMALL, "model_type": "qwen3_moe", "num_experts": 8}, norm_topk_prob=True)),
-    ("tied head", changed(LLAMA, tie_word_embeddings=True)),
+    ("tied output layer", changed(LLAMA, tie_word_embeddings=True)),
     ("setting", changed({**SMALL, "model_type": "gpt_neox"}, use_parallel_residual=False)),
     ("setting", changed(T5, relative_attention_max_distance=64)),
     ("setting", changed(BERT, is_decoder=True)),
@@ -127,10 +127,10 @@ SWITCH = {"model_type": "switch_transformers", "d_model": 64, "num_layers": 2, "
         (SEQ2SEQ, changed(T5, scale_decoder_outputs=False)),
     ],
 )  # fmt: skip
-def test_what_changes_no_shape_is_no_size(found, kind, pair):
+def test_what_changes_no_shape_is_no_size(compared, kind, pair):
     for one, two in (pair, pair[::-1]):
-        [(told, _)] = found(one, two, kind)
-        assert told in ("setting", "scaling")
+        [(difference_kind, _)] = compared(one, two, kind)
+        assert difference_kind in ("setting", "scaling")
 
 
 @pytest.mark.parametrize(
@@ -145,17 +145,17 @@ def test_what_changes_no_shape_is_no_size(found, kind, pair):
         (LLAMA, {"vocab_size": 1 << 40}),
     ],
 )
-def test_what_changes_a_shape_or_the_depth_is_a_size(found, base, changes):
-    assert [kind for kind, _ in found(base, {**base, **changes})] == ["size"]
+def test_what_changes_a_shape_or_the_depth_is_a_size(compared, base, changes):
+    assert [kind for kind, _ in compared(base, {**base, **changes})] == ["size"]
 
 
 @pytest.mark.parametrize(("kind", "pair"), BREAKS)
-def test_what_breaks_plain_use_is_told_with_both_sides(found, kind, pair):
-    for one, two in (pair, pair[::-1]) if kind != "tied head" else (pair,):
-        told = found(one, two)
-        assert [name for name, _ in told] == [kind]
-        assert " for the baseline, " in told[0][1]
-        assert " for the candidate)" in told[0][1]
+def test_what_breaks_plain_use_is_shown_with_both_values(compared, kind, pair):
+    for one, two in (pair, pair[::-1]) if kind != "tied output layer" else (pair,):
+        differences = compared(one, two)
+        assert [name for name, _ in differences] == [kind]
+        assert " for the baseline, " in differences[0][1]
+        assert " for the candidate)" in differences[0][1]
 
 
 @pytest.mark.parametrize(
@@ -183,14 +183,14 @@ def test_what_breaks_plain_use_is_told_with_both_sides(found, kind, pair):
         ({"rope_scaling": YARN}, {"rope_scaling": {**YARN, "truncate": True}}),
     ],
 )  # fmt: skip
-def test_the_same_in_another_spelling(found, one, two):
+def test_the_same_in_another_spelling(compared, one, two):
     base = {**LLAMA, "rms_norm_eps": 1e-6}
-    assert found({**base, **one}, {**base, **two}) == []
-    assert found({**base, **two}, {**base, **one}) == []
+    assert compared({**base, **one}, {**base, **two}) == []
+    assert compared({**base, **two}, {**base, **one}) == []
 
 
 @pytest.mark.parametrize("model_type", ["modernbert", "modernbert-decoder", "neomme"])
-def test_rope_by_type_of_layer_in_another_spelling(found, model_type):
+def test_rope_by_type_of_layer_in_another_spelling(compared, model_type):
     base = {**SMALL, "model_type": model_type}
     config = transformers.AutoConfig.for_model(model_type)
     assert config.rope_parameters.keys() == {"full_attention", "sliding_attention"}
@@ -198,9 +198,9 @@ def test_rope_by_type_of_layer_in_another_spelling(found, model_type):
         name: {"partial_rotary_factor": 1.0, **parameters}
         for name, parameters in config.rope_parameters.items()
     }
-    assert found(base, {**base, "rope_parameters": spelled}) == []
+    assert compared(base, {**base, "rope_parameters": spelled}) == []
     spelled["full_attention"]["rope_theta"] = 3.0
-    [(kind, text)] = found(base, {**base, "rope_parameters": spelled})
+    [(kind, text)] = compared(base, {**base, "rope_parameters": spelled})
     assert kind == "rope"
     assert "rope_parameters.full_attention.rope_theta" in text
 
@@ -212,9 +212,9 @@ def _written(config):
 @pytest.mark.parametrize(
     "names", [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES]
 )
-def test_defaults_of_every_class_count_as_if_written(found, names):
+def test_defaults_of_every_class_count_as_if_written(compared, names):
     """Older versions of transformers wrote defaults out that newer ones leave away."""
-    compared = 0
+    count = 0
     for name in names:
         try:
             config = transformers.AutoConfig.for_model(name)
@@ -222,10 +222,10 @@ def test_defaults_of_every_class_count_as_if_written(found, names):
             transformers.AutoConfig.for_model(**whole)
         except Exception:  # classes that need arguments, or do not read what they write
             continue
-        assert (name, found(short, whole)) == (name, [])
-        assert (name, found(whole, short)) == (name, [])
-        compared += 1
-    assert compared > 40
+        assert (name, compared(short, whole)) == (name, [])
+        assert (name, compared(whole, short)) == (name, [])
+        count += 1
+    assert count > 40
 
 
 @pytest.mark.parametrize(
@@ -238,63 +238,65 @@ def test_defaults_of_every_class_count_as_if_written(found, names):
         ({"attention_bias": True}, "attention_bias (False for the baseline, True"),
     ],
 )  # fmt: skip
-def test_what_compression_changes_is_noted(found, changes, names):
+def test_what_compression_changes_is_noted(compared, changes, names):
     base = {**LLAMA, "head_dim": 16, "num_key_value_heads": 4}
-    [(kind, text)] = found(base, {**base, **changes})
+    [(kind, text)] = compared(base, {**base, **changes})
     assert kind == "size"
     assert names in text
 
 
-def test_experts_that_are_pruned_may_be_asked_less_often(found):
-    [(kind, text)] = found(*changed(MIXTRAL, num_local_experts=1, num_experts_per_tok=1))
+def test_experts_that_are_pruned_may_be_asked_less_often(compared):
+    [(kind, text)] = compared(*changed(MIXTRAL, num_local_experts=1, num_experts_per_tok=1))
     assert kind == "size"
     assert "num_experts" in text
 
 
-def test_a_student_keeps_the_kinds_of_its_layers(found):
+def test_a_student_keeps_the_kinds_of_its_layers(compared):
     base = {**GEMMA, "layer_types": ["sliding_attention", "full_attention"] * 2}
     student = {**base, "num_hidden_layers": 2, "layer_types": base["layer_types"][:2]}
-    assert [kind for kind, _ in found(base, student)] == ["size"]
+    assert [kind for kind, _ in compared(base, student)] == ["size"]
     student["layer_types"] = ["full_attention"] * 3
     student["num_hidden_layers"] = 3
-    assert "attention pattern" in dict(found(base, student))
+    assert "attention pattern" in dict(compared(base, student))
 
 
-def test_a_student_of_another_width_has_settings_of_its_own(found):
-    told = dict(found(*changed(LLAMA, hidden_size=32, rope_theta=5e5, rms_norm_eps=1e-3)))
-    assert set(told) == {"size", "setting of a student"}
+def test_a_student_of_another_width_has_settings_of_its_own(compared):
+    differences = dict(compared(*changed(LLAMA, hidden_size=32, rope_theta=5e5, rms_norm_eps=1e-3)))
+    assert set(differences) == {"size", "setting of a student"}
 
 
-def test_one_model_under_two_architectures(found):
-    assert found(LLAMA, MISTRAL) == []
-    assert [kind for kind, _ in found(LLAMA, {**MISTRAL, "sliding_window": 4})] == [
+def test_one_model_under_two_architectures(compared):
+    assert compared(LLAMA, MISTRAL) == []
+    assert [kind for kind, _ in compared(LLAMA, {**MISTRAL, "sliding_window": 4})] == [
         "attention pattern"
     ]
-    assert "rope" in dict(found(LLAMA, {**MISTRAL, "rope_theta": 1e6}))
+    assert "rope" in dict(compared(LLAMA, {**MISTRAL, "rope_theta": 1e6}))
 
 
-def test_a_window_beyond_the_longest_text(found):
-    [(kind, text)] = found(*changed({**MISTRAL, "sliding_window": 64}, sliding_window=None))
+def test_a_window_beyond_the_longest_text(compared):
+    [(kind, text)] = compared(*changed({**MISTRAL, "sliding_window": 64}, sliding_window=None))
     assert kind == "attention pattern"
     assert text == (
         "the configurations differ in sliding_window (64 for the baseline, None for the "
         "candidate): these texts have at most 7 tokens, so no score can show it"
     )
-    [(_, text)] = found(*changed({**MISTRAL, "sliding_window": 4}, sliding_window=None))
+    [(_, text)] = compared(*changed({**MISTRAL, "sliding_window": 4}, sliding_window=None))
     assert "no score can show" not in text
 
 
-def test_prompts_that_are_continued_are_longer_than_their_text(found):
+def test_prompts_that_are_continued_are_longer_than_their_text(compared):
     data = DataSet("d", (Prompt("Rufus lives in Merrin.", "", 0),))
     for window, seen in ((64, True), (256, False)):
         pair = changed({**MISTRAL, "sliding_window": window}, sliding_window=None)
-        [(_, text)] = found(*pair, data=data)
+        [(_, text)] = compared(*pair, data=data)
         assert text.endswith("these texts have at most 6 tokens, so no score can show it") != seen
 
 
-def test_long_texts_that_are_read_in_short_windows(found):
+def test_long_texts_that_are_read_in_short_windows(compared):
     data = DataSet("d", (Text("Rufus lives in Merrin. " * 40, 0),), ProtocolOverrides(context=32))
-    [(_, text)] = found(*changed({**MISTRAL, "sliding_window": 64}, sliding_window=None), data=data)
+    [(_, text)] = compared(
+        *changed({**MISTRAL, "sliding_window": 64}, sliding_window=None), data=data
+    )
     assert text.endswith("these texts are read 32 tokens at a time, so no score can show it")
 
 
@@ -309,64 +311,64 @@ def test_long_texts_that_are_read_in_short_windows(found):
           "original_max_position_embeddings": 256, "attention_factor": 1.0}),
     ],
 )  # fmt: skip
-def test_rope_that_changes_with_the_length(found, one, two):
-    [(kind, text)] = found(*({**LLAMA, "rope_parameters": p} for p in (one, two)))
+def test_rope_that_changes_with_the_length(compared, one, two):
+    [(kind, text)] = compared(*({**LLAMA, "rope_parameters": p} for p in (one, two)))
     assert kind == "rope"
     assert text.endswith("these texts have at most 7 tokens, so no score can show it")
 
 
-def test_the_short_factors_of_longrope_act_at_once(found):
+def test_the_short_factors_of_longrope_act_at_once(compared):
     base = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
             "original_max_position_embeddings": 256}  # fmt: skip
     other = {**base, "short_factor": [1.5] * 8}
-    [(kind, text)] = found(*({**LLAMA, "rope_parameters": p} for p in (base, other)))
+    [(kind, text)] = compared(*({**LLAMA, "rope_parameters": p} for p in (base, other)))
     assert kind == "rope"
     assert "no score" not in text
 
 
-def test_the_text_model_of_a_multimodal_one(found):
+def test_the_text_model_of_a_multimodal_one(compared):
     def config(**changes):
         text = {**SMALL, "head_dim": 16, **changes}
         return {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}}
 
-    assert found(config(), config()) == []
-    [(kind, text)] = found(config(), config(rms_norm_eps=1e-3))
+    assert compared(config(), config()) == []
+    [(kind, text)] = compared(config(), config(rms_norm_eps=1e-3))
     assert kind == "normalization"
     assert "text_config.rms_norm_eps" in text
 
 
-def test_a_text_model_that_was_taken_out_of_a_multimodal_one(found):
+def test_a_text_model_that_was_taken_out_of_a_multimodal_one(compared):
     text = {**SMALL, "head_dim": 16, "model_type": "gemma3_text"}
     whole = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}}
-    assert [kind for kind, _ in found(whole, text)] == ["size"]
-    assert [kind for kind, _ in found(whole, {**text, "rms_norm_eps": 1e-3})] == [
+    assert [kind for kind, _ in compared(whole, text)] == ["size"]
+    assert [kind for kind, _ in compared(whole, {**text, "rms_norm_eps": 1e-3})] == [
         "normalization", "size",
     ]  # fmt: skip
 
 
-def test_padding_tells_a_classifier_where_a_text_ends(found):
+def test_padding_tells_a_classifier_where_a_text_ends(compared):
     base = {**LLAMA, "pad_token_id": 3}
     for pad in (None, 4):
-        assert [k for k, _ in found(*changed(base, pad_token_id=pad), CLASSIFIER)] == [
+        assert [k for k, _ in compared(*changed(base, pad_token_id=pad), CLASSIFIER)] == [
             "padding token"
         ]
-        assert [k for k, _ in found(*changed(base, pad_token_id=pad))] == ["special token id"]
-    assert [k for k, _ in found({**LLAMA, "pad_token_id": None}, base, CLASSIFIER)] == [
+        assert [k for k, _ in compared(*changed(base, pad_token_id=pad))] == ["special token id"]
+    assert [k for k, _ in compared({**LLAMA, "pad_token_id": None}, base, CLASSIFIER)] == [
         "special token id"
     ]
 
 
-def test_the_first_token_of_a_decoder(found):
+def test_the_first_token_of_a_decoder(compared):
     base = {**T5, "decoder_start_token_id": 0}
-    assert [k for k, _ in found(*changed(base, decoder_start_token_id=5), SEQ2SEQ)] == [
+    assert [k for k, _ in compared(*changed(base, decoder_start_token_id=5), SEQ2SEQ)] == [
         "first token of the decoder"
     ]
 
 
-def test_label_maps(found):
+def test_label_maps(compared):
     one, two = ({**BERT, "id2label": labels} for labels in (
         {"0": "negative", "1": "positive"}, {"0": "positive", "1": "negative"}))  # fmt: skip
-    [(kind, text)] = found(one, two, CLASSIFIER)
+    [(kind, text)] = compared(one, two, CLASSIFIER)
     assert kind == "label map"
     assert text == (
         "the label maps differ: positive, negative for the candidate, negative, positive for the "
@@ -374,10 +376,10 @@ def test_label_maps(found):
     )
     # Transformers does not write the names that it gives to two classes by itself.
     unnamed = {**BERT, "id2label": {"1": "LABEL_1", "0": "LABEL_0"}}
-    assert found(BERT, unnamed, CLASSIFIER) == []
+    assert compared(BERT, unnamed, CLASSIFIER) == []
     many = {**BERT, "id2label": {str(i): f"c{i}" for i in range(5000)}}
     other = {**BERT, "id2label": {**many["id2label"], "4000": "x\x1b[31m"}}
-    [(_, text)] = found(many, other, CLASSIFIER)
+    [(_, text)] = compared(many, other, CLASSIFIER)
     assert "x\\x1b[31m, c4001" in text
 
 
@@ -394,58 +396,60 @@ def test_label_maps(found):
          {"id2label": {"0": "spam"}, "problem_type": None}, False),
     ],
 )  # fmt: skip
-def test_what_becomes_of_the_logits_of_a_classifier(found, one, two, differ):
+def test_what_becomes_of_the_logits_of_a_classifier(compared, one, two, differ):
     for pair in ((one, two), (two, one)):
-        kinds = [kind for kind, _ in found(*({**BERT, **side} for side in pair), CLASSIFIER)]
+        kinds = [kind for kind, _ in compared(*({**BERT, **side} for side in pair), CLASSIFIER)]
         assert kinds == (["setting"] if differ else [])
 
 
-def test_names_of_labels_by_their_names(found):
+def test_names_of_labels_by_their_names(compared):
     base = {**BERT, "id2label": {"0": "a", "1": "b"}}
     right, swapped, odd = {"a": 0, "b": 1}, {"a": 1, "b": 0}, {"LABEL_0": 0, "LABEL_1": 1}
     for ids in (right, {"b": "1", "a": "0"}, None):
-        assert found(base, {**base, "label2id": ids}, CLASSIFIER) == []
-        assert found({**base, "label2id": odd}, {**base, "label2id": right}, CLASSIFIER) == []
-    assert found(*[{**base, "label2id": odd}] * 2, CLASSIFIER) == []
-    [(kind, text)] = found({**base, "label2id": right}, {**base, "label2id": swapped}, CLASSIFIER)
+        assert compared(base, {**base, "label2id": ids}, CLASSIFIER) == []
+        assert compared({**base, "label2id": odd}, {**base, "label2id": right}, CLASSIFIER) == []
+    assert compared(*[{**base, "label2id": odd}] * 2, CLASSIFIER) == []
+    [(kind, text)] = compared(
+        {**base, "label2id": right}, {**base, "label2id": swapped}, CLASSIFIER
+    )
     assert kind == "label map"
     assert text == (
         "the label maps differ: label2id of a is 1 for the candidate, 0 for the baseline"
     )
 
 
-def test_unknown_keys_are_noted_in_one_line(found):
-    [(kind, text)] = found(*changed(LLAMA, zeta=1, alpha_2="x" * 500, **{"a\nb": 2}))
+def test_unknown_keys_are_noted_in_one_line(compared):
+    [(kind, text)] = compared(*changed(LLAMA, zeta=1, alpha_2="x" * 500, **{"a\nb": 2}))
     assert kind == "unknown setting"
     assert text.endswith("settings that transformers does not know: a\\nb, alpha_2, zeta")
 
 
-def test_dropout_is_noted_at_most(found):
-    assert found(*changed(LLAMA, attention_dropout=0.1)) == [
+def test_dropout_is_noted_at_most(compared):
+    assert compared(*changed(LLAMA, attention_dropout=0.1)) == [
         ("training setting", "the configurations differ in settings of training: attention_dropout")
     ]
 
 
-def test_a_context_that_only_the_defaults_tell(found):
+def test_a_context_that_only_the_defaults_tell(compared):
     without = {name: value for name, value in LLAMA.items() if name != "max_position_embeddings"}
-    assert found(without, LLAMA) == [
+    assert compared(without, LLAMA) == [
         ("context length", "the candidate accepts at most 512 tokens, the baseline 2048")
     ]
-    assert found(LLAMA, without) == [
-        ("longer context", "the candidate is said to take 2048 tokens, the baseline 512")
+    assert compared(LLAMA, without) == [
+        ("longer context", "the candidate accepts at most 2048 tokens, the baseline 512")
     ]
 
 
 @pytest.mark.parametrize(("name", "count"), [("num_hidden_layers", 2**31), ("num_labels", 10**30)])
-def test_more_layers_or_classes_than_memory_holds(found, name, count):
+def test_more_layers_or_classes_than_memory_holds(compared, name, count):
     with pytest.raises(EvalError, match=f"{name} = "):
-        found(GEMMA, {**GEMMA, name: count})
+        compared(GEMMA, {**GEMMA, name: count})
 
 
 @pytest.mark.parametrize("wrong", [{"model_type": "nope"}, {"hidden_size": "wide"}, {"a": 1}])
-def test_a_configuration_that_transformers_does_not_take(found, wrong):
+def test_a_configuration_that_transformers_does_not_take(compared, wrong):
     with pytest.raises(EvalError, match="does not load") as caught:
-        found(LLAMA, {**LLAMA, "model_type": None, **wrong})
+        compared(LLAMA, {**LLAMA, "model_type": None, **wrong})
     assert "\n" not in str(caught.value)
 
 
@@ -460,30 +464,30 @@ def test_an_adapter_has_the_configuration_of_its_base(sides_of):
 def test_a_gguf_file_has_none_of_its_own(sides_of):
     sides = sides_of({"config.json": LLAMA}, {})
     file = Checkpoint(sides.candidate.path, CAUSAL, 0, "g", file="m.gguf", tokenizer=None)
-    told = compare(Sides(sides.baseline, file, sides.data))
-    assert told.not_compared == {"config.json": "a GGUF file has a header in its place"}
+    comparison = compare(Sides(sides.baseline, file, sides.data))
+    assert comparison.not_compared == {"config.json": "a GGUF file has a header in its place"}
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "roberta", "albert"])
 def test_the_shipped_models_beside_themselves(name):
     checkpoint = open_checkpoint(f"fixtures/models/{name}-tiny")
-    told = compare(Sides(checkpoint, checkpoint, []))
-    assert told.findings == ()
-    assert told.compared == ("configuration",)
+    comparison = compare(Sides(checkpoint, checkpoint, []))
+    assert comparison.findings == ()
+    assert comparison.compared == ("configuration",)
 
 
-def test_severities(found):
+def test_severities(compared):
     from compression_gates.evals.checkpoints.findings import KINDS
 
     assert {KINDS[kind].severity for kind, _ in BREAKS} == {Severity.FAILED}
 
 
 @pytest.mark.parametrize("base", [LLAMA, {**SMALL, "model_type": "qwen2"}])
-def test_attention_to_later_tokens_is_no_unknown_setting(found, base):
-    [(kind, text)] = found(*changed(base, is_causal=False))
+def test_attention_to_later_tokens_is_no_unknown_setting(compared, base):
+    [(kind, text)] = compared(*changed(base, is_causal=False))
     assert kind == "attention pattern"
     assert text.endswith("is_causal (True for the baseline, False for the candidate)")
-    assert found(*changed(base, is_causal=True)) == []
+    assert compared(*changed(base, is_causal=True)) == []
 
 
 @pytest.mark.parametrize(

@@ -324,7 +324,7 @@ def test_settings_are_those_of_plain_transformers(causal_checkpoint, config_valu
     model = AutoModelForCausalLM.from_pretrained(path)
     assert load_generation_config(checkpoint) == model.generation_config
     # Scoring stops where plain generate does, regardless of the end token of the tokenizer.
-    assert load(checkpoint).ends == end_tokens(model.generation_config)
+    assert load(checkpoint).eos_token_ids == end_tokens(model.generation_config)
 
 
 @pytest.mark.parametrize("make", [foreign.lora, foreign.gguf("Q8_0")], ids=["adapter", "GGUF"])

@@ -1,4 +1,4 @@
-"""Tokenizers that tools save again are no difference."""
+"""A tokenizer that was saved again by a tool is not a difference."""
 
 import json
 
@@ -41,9 +41,9 @@ def test_a_published_tokenizer_is_saved_again(layout):
 
 
 def test_a_quantizer_pads_on_the_left_and_leaves_it(layout):
-    """As tools do that calibrate in batches."""
-    found = save_again(layout, padding_side="left")
-    assert set(found.values()) <= {Severity.NOTED}
+    """Tools that calibrate in batches do so."""
+    severities = save_again(layout, padding_side="left")
+    assert set(severities.values()) <= {Severity.NOTED}
 
 
 @pytest.mark.parametrize("model", SHIPPED)
@@ -74,12 +74,12 @@ def test_settings_that_are_spelled_out(layout):
     indirect=["layout"],
 )
 def test_a_file_that_a_class_completes_is_not_complete_for_other_readers(layout, part):
-    """The classes of these models make their own, whatever the file says."""
+    """The classes of these models ignore the part in the file and build their own."""
     layout.change("tokenizer.json", lambda t: t.update({part: None}))
     one, two = map(AutoTokenizer.from_pretrained, (layout.base, layout.candidate))
     assert one("a b c").input_ids == two("a b c").input_ids
-    found = layout.findings()
-    assert {kind: severity for kind, (severity, _) in found.items()} == {
+    findings = layout.findings()
+    assert {kind: severity for kind, (severity, _) in findings.items()} == {
         "tokenizer.json": Severity.FAILED
     }
-    assert "plain words" in found["tokenizer.json"][1]
+    assert "plain words" in findings["tokenizer.json"][1]

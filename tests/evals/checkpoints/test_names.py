@@ -6,7 +6,7 @@ import pytest
 
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.checkpoints.names import POSITIONS
-from compression_gates.evals.checkpoints.settings import CONTEXT, kind_of
+from compression_gates.evals.checkpoints.setting_kinds import CONTEXT, kind_of
 
 
 @pytest.mark.parametrize("name", POSITIONS)

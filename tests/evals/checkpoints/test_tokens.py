@@ -77,7 +77,7 @@ def test_shorter_context(causal_checkpoint):
     one = causal_checkpoint("one")
     two = causal_checkpoint("two", max_position_embeddings=64)
     assert problem(one, two) == "the candidate accepts at most 64 tokens, the baseline 128"
-    assert problem(two, one) == "the candidate is said to take 128 tokens, the baseline 64"
+    assert problem(two, one) == "the candidate accepts at most 128 tokens, the baseline 64"
 
 
 def refusals(checkpoints, *data):

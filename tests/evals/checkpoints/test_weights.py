@@ -1,4 +1,4 @@
-"""Files of weights that say two things are told from their headers."""
+"""Contradictions between weight files are found from their headers."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def sides(causal_checkpoint):
     return base, shutil.copytree(base, base.with_name("candidate"))
 
 
-def found(base, candidate):
+def comparison_of(base, candidate):
     comparison = compare(Sides(open_checkpoint(base), open_checkpoint(candidate), []))
     assert not comparison.not_compared
     assert all("\n" not in finding.text for finding in comparison.findings)
@@ -46,73 +46,75 @@ def shard(folder):
     """Splits the weights into two files, and returns the map of the index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    told = {key: NAMES[place % 2] for place, key in enumerate(sorted(tensors))}
+    weight_map = {key: NAMES[place % 2] for place, key in enumerate(sorted(tensors))}
     for name in NAMES:
-        save_file({k: tensors[k] for k in tensors if told[k] == name}, folder / name)
-    reindex(folder, told)
-    return told
+        save_file({k: tensors[k] for k in tensors if weight_map[k] == name}, folder / name)
+    reindex(folder, weight_map)
+    return weight_map
 
 
-def reindex(folder, told):
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": told}))
+def reindex(folder, weight_map):
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def test_a_copy_has_no_fault_whole_and_in_shards(sides):
     base, candidate = sides
-    assert not found(base, candidate).findings
+    assert not comparison_of(base, candidate).findings
     shard(candidate)
-    assert not found(base, candidate).findings
+    assert not comparison_of(base, candidate).findings
 
 
 def test_an_index_that_names_what_no_file_holds(sides):
     base, candidate = sides
-    told = shard(candidate)
-    reindex(candidate, {**told, "model.extra.weight": NAMES[0]})
-    texts = found(base, candidate).of(Severity.FAILED)
+    weight_map = shard(candidate)
+    reindex(candidate, {**weight_map, "model.extra.weight": NAMES[0]})
+    texts = comparison_of(base, candidate).of(Severity.FAILED)
     assert texts == [f"{INDEX} names model.extra.weight, which no file holds"]
 
 
 @pytest.mark.parametrize("start", ["./", ".//", "x/../"])
 def test_an_index_that_names_its_files_another_way(sides, start):
     base, candidate = sides
-    told = shard(candidate)
-    reindex(candidate, {name: start + file for name, file in told.items()})
+    weight_map = shard(candidate)
+    reindex(candidate, {name: start + file for name, file in weight_map.items()})
     (candidate / "x").mkdir()
-    assert not found(base, candidate).findings
+    assert not comparison_of(base, candidate).findings
 
 
 def test_an_index_that_leaves_tensors_out(sides):
     base, candidate = sides
-    told = shard(candidate)
-    left = sorted(told)[2:]
-    reindex(candidate, {name: told[name] for name in left})
-    (text,) = found(base, candidate).of(Severity.FAILED)
-    assert text == f"{INDEX} does not name {', '.join(sorted(told)[:2])}, which the files hold"
+    weight_map = shard(candidate)
+    left = sorted(weight_map)[2:]
+    reindex(candidate, {name: weight_map[name] for name in left})
+    (text,) = comparison_of(base, candidate).of(Severity.FAILED)
+    assert (
+        text == f"{INDEX} does not name {', '.join(sorted(weight_map)[:2])}, which the files hold"
+    )
 
 
 def test_an_index_that_names_the_other_file(sides):
     base, candidate = sides
-    told = shard(candidate)
-    name = sorted(told)[0]
-    reindex(candidate, {**told, name: NAMES[1]})
-    (text,) = found(base, candidate).of(Severity.FAILED)
+    weight_map = shard(candidate)
+    name = sorted(weight_map)[0]
+    reindex(candidate, {**weight_map, name: NAMES[1]})
+    (text,) = comparison_of(base, candidate).of(Severity.FAILED)
     assert text == f"{INDEX} names another file than the one that holds {name}"
 
 
 def test_a_tensor_in_two_files(sides):
     base, candidate = sides
-    told = shard(candidate)
-    name = sorted(told)[0]
+    weight_map = shard(candidate)
+    name = sorted(weight_map)[0]
     edit(candidate, lambda tensors: tensors.update({name: torch.zeros(2)}), NAMES[1])
-    (text,) = found(base, candidate).of(Severity.REFUSED)
-    assert text == f"{name} is in {NAMES[0]} and in {NAMES[1]}; which is meant?"
+    (text,) = comparison_of(base, candidate).of(Severity.REFUSED)
+    assert text == f"{name} is both in {NAMES[0]} and in {NAMES[1]}"
 
 
 @pytest.mark.parametrize("text", ["{", json.dumps({"weight_map": {"a": "gone.safetensors"}})])
 def test_an_index_that_nothing_reads_is_noted(sides, text):
     base, candidate = sides
     (candidate / INDEX).write_text(text)
-    (finding,) = found(base, candidate).findings
+    (finding,) = comparison_of(base, candidate).findings
     assert finding.severity == Severity.NOTED
     assert INDEX in finding.text
 
@@ -121,7 +123,7 @@ def test_a_tie_flag_beside_an_output_layer_of_its_own(sides):
     base, candidate = sides
     edit(candidate, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING] * 2}))
     flag(candidate, True)
-    (text,) = found(base, candidate).of(Severity.FAILED)
+    (text,) = comparison_of(base, candidate).of(Severity.FAILED)
     assert f"tie_word_embeddings = true, but {HEAD} and {EMBEDDING} in the file differ" in text
 
 
@@ -129,15 +131,15 @@ def test_a_tie_flag_beside_the_same_weights_is_fine(sides):
     base, candidate = sides
     edit(candidate, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING].clone()}))
     flag(candidate, True)
-    assert not found(base, candidate).findings
+    assert not comparison_of(base, candidate).findings
 
 
 def test_no_tie_flag_and_no_output_layer(sides):
     base, candidate = sides
     edit(candidate, lambda tensors: tensors.pop(HEAD, None))
     flag(candidate, False)
-    (text,) = found(base, candidate).of(Severity.REFUSED)
-    assert text == f"config.json says tie_word_embeddings = false, but the file has no {HEAD}"
+    (text,) = comparison_of(base, candidate).of(Severity.REFUSED)
+    assert text == f"config.json sets tie_word_embeddings = false, but the file has no {HEAD}"
 
 
 def test_a_fault_that_the_baseline_has_too_is_noted(sides):
@@ -145,7 +147,7 @@ def test_a_fault_that_the_baseline_has_too_is_noted(sides):
     for side in sides:
         edit(side, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING] * 2}))
         flag(side, True)
-    (finding,) = found(base, candidate).findings
+    (finding,) = comparison_of(base, candidate).findings
     assert finding.severity == Severity.NOTED
     assert finding.text.endswith("as for the baseline")
 
@@ -154,7 +156,7 @@ def test_a_fault_that_the_baseline_has_too_is_noted(sides):
 def test_weights_that_are_not_read_are_noted(sides, name):
     base, candidate = sides
     shutil.copy(candidate / "model.safetensors", candidate / name)
-    (finding,) = found(base, candidate).findings
+    (finding,) = comparison_of(base, candidate).findings
     assert finding.severity == Severity.NOTED
     assert name in finding.text
 
@@ -162,21 +164,23 @@ def test_weights_that_are_not_read_are_noted(sides, name):
 def test_leftovers_of_training_are_no_weights(sides):
     base, candidate = sides
     (candidate / "training_args.bin").write_bytes(b"x")
-    assert not found(base, candidate).findings
+    assert not comparison_of(base, candidate).findings
 
 
 def test_another_fault_of_the_kind_that_the_baseline_has_is_not_excused(sides):
     base, candidate = sides
-    told = shard(base)
-    first, second, *_ = told
+    weight_map = shard(base)
+    first, second, *_ = weight_map
     for name in NAMES:
         shutil.copyfile(base / name, candidate / name)
     (candidate / "model.safetensors").unlink()
-    reindex(base, {key: value for key, value in told.items() if key != first})
-    reindex(candidate, {key: value for key, value in told.items() if key != first})
-    assert [f.kind for f in found(base, candidate).findings] == ["as the baseline"]
-    reindex(candidate, {key: value for key, value in told.items() if key not in (first, second)})
-    assert [f.kind for f in found(base, candidate).findings] == ["index of weights"]
+    reindex(base, {key: value for key, value in weight_map.items() if key != first})
+    reindex(candidate, {key: value for key, value in weight_map.items() if key != first})
+    assert [f.kind for f in comparison_of(base, candidate).findings] == ["fault of both"]
+    reindex(
+        candidate, {key: value for key, value in weight_map.items() if key not in (first, second)}
+    )
+    assert [f.kind for f in comparison_of(base, candidate).findings] == ["index of weights"]
 
 
 def test_a_class_that_transformers_lacks_is_told_as_not_compared(sides):
@@ -185,8 +189,8 @@ def test_a_class_that_transformers_lacks_is_told_as_not_compared(sides):
     config["architectures"] = ["OtherForCausalLM"]
     (candidate / "config.json").write_text(json.dumps(config))
     comparison = compare(Sides(open_checkpoint(base), open_checkpoint(candidate), []))
-    told = {"tied weights": "transformers has no class OtherForCausalLM"}
-    assert comparison.not_compared == told
+    reasons = {"tied weights": "transformers has no class OtherForCausalLM"}
+    assert comparison.not_compared == reasons
     assert comparison.compared == ("files of weights",)
 
 
@@ -204,11 +208,11 @@ def test_an_embedding_of_one_side_that_is_not_the_shared_one(tmp_path, tokenizer
         tensors[f"{side}.embed_tokens.weight"] = tensors["shared.weight"].clone()
 
     edit(candidate, copy)
-    assert not found(tmp_path / "base", candidate).findings
+    assert not comparison_of(tmp_path / "base", candidate).findings
 
     def change(tensors):
         tensors[f"{side}.embed_tokens.weight"] += 1
 
     edit(candidate, change)
-    [text] = found(tmp_path / "base", candidate).of(Severity.FAILED)
+    [text] = comparison_of(tmp_path / "base", candidate).of(Severity.FAILED)
     assert f"{side}.embed_tokens.weight and shared.weight in the file differ" in text

@@ -1,4 +1,4 @@
-"""What libraries warn of, and how they fail, while a model is loaded."""
+"""Capture what libraries print, log and warn about, and convert their exceptions, while loading."""
 
 import io
 import logging
@@ -14,38 +14,38 @@ from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.guard import REASON, guarded
 
 LOAD_SECONDS, LOAD_BYTES_PER_SECOND = 300, 1 << 22
-"""Time limit of loading: a fixed part, and the least speed."""
+"""Time limit of loading: a fixed part, and the minimum speed that determines the rest."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOADERS = ("transformers", "compressed_tensors", "peft", "gptqmodel", "optimum", "bitsandbytes")
-"""Libraries that speak of the checkpoint; others speak of the machine, once in a process."""
+"""Libraries whose log messages are about the checkpoint; those of others are about the machine."""
 _HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
-"""Warnings that Python itself does not show by default."""
+"""Warnings that Python does not show by default."""
 
 
 class _Collector(logging.Handler):
-    def __init__(self, found: list[str]):
+    def __init__(self, messages: list[str]):
         super().__init__(logging.WARNING)
-        self._found = found
+        self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.partition(".")[0] in _LOADERS:
-            self._found.append(record.getMessage())
+            self._messages.append(record.getMessage())
 
 
 @contextmanager
 def recorded_warnings() -> Iterator[list[str]]:
-    """Collects what is logged as a warning or worse, and what goes through ``warnings``, in place
-    of having it printed.
+    """Collect log messages of level WARNING or above, and Python warnings, and do not show them.
 
     Yields:
-        A list that is filled when the block ends: a line each, no line twice.
+        A list that is filled on exit: one line per message, without duplicates.
     """
-    found: list[str] = []
+    messages: list[str] = []
     library = transformers_logging.get_logger("transformers")
     handlers, verbosity = list(library.handlers), transformers_logging.get_verbosity()
-    root, collector = logging.getLogger(), _Collector(found)
+    root, collector = logging.getLogger(), _Collector(messages)
     level = root.level
-    transformers_logging.warning_once.cache_clear()  # told of this model, whatever was before it
+    # Warnings that were shown once for another model must be shown again for this one.
+    transformers_logging.warning_once.cache_clear()
     transformers_logging.set_verbosity_warning()
     library.handlers = [collector]
     root.addHandler(collector)
@@ -61,34 +61,37 @@ def recorded_warnings() -> Iterator[list[str]]:
         root.setLevel(level)
         library.handlers = handlers
         transformers_logging.set_verbosity(verbosity)
-        told = [*found, *(str(warning.message) for warning in caught)]
-        lines += dict.fromkeys(" ".join(_COLOUR.sub("", text).split()) for text in told)
+        messages += [str(warning.message) for warning in caught]
+        lines += dict.fromkeys(" ".join(_COLOUR.sub("", text).split()) for text in messages)
 
 
 @contextmanager
-def explained(checkpoint: Checkpoint) -> Iterator[list[str]]:
-    """Keeps the loaders' logs and bars off the terminal, and puts their errors in one line.
+def load_guard(checkpoint: Checkpoint, warned: list[str] | None = None) -> Iterator[None]:
+    """Limit the time of loading, suppress output, and convert exceptions to one-line EvalErrors.
 
-    Yields:
-        A list that is filled with the loaders' warnings when the block ends, a line each.
+    New warnings of the loaders are appended to ``warned`` on exit, one line each.
     """
-    told: list[str] = []
     seconds = LOAD_SECONDS + checkpoint.weight_bytes / LOAD_BYTES_PER_SECOND
     with (
-        recorded_warnings() as warned,
+        recorded_warnings() as recorded,
         guarded(f"{checkpoint.path} does not load", seconds),
         redirect_stderr(io.StringIO()),
         redirect_stdout(io.StringIO()),
     ):
-        yield told
-    place = str(checkpoint.path)
-    told += [on_one_line(text.replace(place, "the checkpoint"))[:REASON] for text in warned]
+        yield
+    if warned is not None:
+        path = str(checkpoint.path)
+        lines = [on_one_line(text.replace(path, "the checkpoint"))[:REASON] for text in recorded]
+        warned += [line for line in lines if line not in warned]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps off the terminal and out of reports whatever libraries log, warn of or print: what they
-    quote of a checkpoint may hold escape sequences and commands to a CI runner."""
+    """Discard everything that libraries print, log and warn about.
+
+    Their messages may quote a checkpoint, and so contain escape sequences and commands to a CI
+    runner.
+    """
     root = logging.getLogger()
     with recorded_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
         handlers = root.handlers

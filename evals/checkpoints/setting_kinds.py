@@ -1,4 +1,4 @@
-"""What the settings of a ``config.json`` act on, and when two values of one mean the same."""
+"""Kinds of settings in a ``config.json``, and whether two values of a setting are equivalent."""
 
 import math
 import re
@@ -12,17 +12,18 @@ from transformers.activations import ACT2FN
 from compression_gates.evals.checkpoints.names import POSITIONS
 from compression_gates.evals.foreign_text import on_one_line
 
-NAMELESS = "setting"
-"""The kind of a declared setting that no pattern knows."""
+OTHER = "setting"
+"""The kind of a declared setting that matches none of the other patterns."""
 BOOKKEEPING, TRAINING, SIZE, TOKEN, CONTEXT, HEADS, ROPE = (
     "bookkeeping", "training setting", "size", "special token id", "context", "heads", "rope",
 )  # fmt: skip
-"""Settings that are compared in ways of their own, or not at all."""
+"""Kinds of settings that are compared in special ways, or not at all."""
 NORMALIZATION, ACTIVATION, SCALING, PATTERN, ROUTING, TYING = (
-    "normalization", "activation", "scaling", "attention pattern", "expert routing", "tied head",
+    "normalization", "activation", "scaling", "attention pattern", "expert routing",
+    "tied output layer",
 )  # fmt: skip
-FORWARD = (NORMALIZATION, ACTIVATION, SCALING, PATTERN, ROUTING, NAMELESS)
-"""What compression never changes."""
+FORWARD = (NORMALIZATION, ACTIVATION, SCALING, PATTERN, ROUTING, OTHER)
+"""Kinds of settings that determine the forward pass and that compression never changes."""
 
 _PATTERNS = {
     BOOKKEEPING: (
@@ -60,7 +61,7 @@ _PATTERNS = {
         r"|use_bidirectional_attention"
     ),
     SCALING: r".*soft_?cap.*|.*multiplier.*|logit_scale|logits_scal.*|.*scal(e|ar|ing).*|alpha",
-    NAMELESS: r"relative_attention_max_distance|max_relative_positions|alibi_bias_max"
+    OTHER: r"relative_attention_max_distance|max_relative_positions|alibi_bias_max"
     r"|clip_qkv|clamp_len",
     SIZE: r".*bias|pruned_heads|per_layer_config|block_configs|layers_block_type"
     r"|num_hidden_layers|(num_)?(encoder|decoder)_layers|num_(nextn_predict|mtp)_layers"
@@ -75,53 +76,55 @@ ABSENT: Mapping[str, object] = {
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), None),
     "is_causal": True,
 }
-"""What an architecture does that has no such setting."""
+"""Values that are equivalent to the absence of a setting in an architecture."""
 _IN_EVALUATION = (
     ("phimoe", "router_jitter_noise"),
-    *(("zamba2", "time_step_min"), ("nemotron_h", "time_step_min")),
+    ("zamba2", "time_step_min"),
+    ("nemotron_h", "time_step_min"),
 )
-"""Architectures and their settings of training that act in evaluation: experts are left aside by
-a margin of twice the noise, and steps of time are not shorter than the least."""
+"""Architectures and settings of training that also have an effect in evaluation.
+
+PhiMoE masks experts by a margin of twice the noise; the others clamp time steps from below.
+"""
 READ_BY_ALL = ("is_causal",)
-"""Settings that transformers reads for any architecture, whether its class declares them or not."""
+"""Settings that transformers reads even if the class of a configuration does not declare them."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is not the same on both sides."""
+    """A setting whose values for a baseline and a candidate are not equivalent."""
 
     name: str
     baseline: object
     candidate: object
 
     def __str__(self) -> str:
-        one, two = shown(self.baseline), shown(self.candidate)
-        return f"{short_name(self.name)} ({one} for the baseline, {two} for the candidate)"
+        before, after = shown(self.baseline), shown(self.candidate)
+        return f"{short_name(self.name)} ({before} for the baseline, {after} for the candidate)"
 
 
 def short_name(name: str) -> str:
-    """A name that a checkpoint brings, on one line and not too long."""
+    """Return an untrusted name on one line of at most 60 characters."""
     return on_one_line(name)[:60]
 
 
 def shown(value: object) -> str:
-    """A value on one line, shortened in its middle."""
+    """Return a value on one line, shortened in the middle."""
     line = ascii(value)
     return line if len(line) <= 80 else f"{line[:50]} ... {line[-20:]}"
 
 
 def kind_of(name: str, *values: object) -> str:
-    """What a setting acts on, by its name; of one that no pattern knows, by its ``values``:
-    whole numbers may be sizes of the model, which structured pruning and students change."""
-    known = _named(name)
-    if known is not None:
-        return known
-    return SIZE if _are_counts(values) else NAMELESS
+    """Return the kind of a setting by its name, or if no pattern matches, by its ``values``.
+
+    Integers may be sizes of the model, which structured pruning and distillation change.
+    """
+    return _kind_by_name(name) or (SIZE if _are_counts(values) else OTHER)
 
 
-def may_be_no_size(name: str, *values: object) -> bool:
-    """Whether a setting is a size only as far as its values tell."""
-    return _named(name) is None and _are_counts(values)
+def is_assumed_size(name: str, *values: object) -> bool:
+    """Return whether a setting counts as a size only because its values are integers."""
+    return _kind_by_name(name) is None and _are_counts(values)
 
 
 def _are_counts(values: tuple[object, ...]) -> bool:
@@ -129,25 +132,25 @@ def _are_counts(values: tuple[object, ...]) -> bool:
 
 
 def acts_in_evaluation(model_type: object, name: str) -> bool:
-    """Whether an architecture computes with a setting that others only train with."""
+    """Return whether a setting of training has an effect in evaluation in this architecture."""
     return (model_type, name) in _IN_EVALUATION
 
 
 @cache
-def _named(name: str) -> str | None:
+def _kind_by_name(name: str) -> str | None:
     return next((kind for kind, pattern in _PATTERNS.items() if re.fullmatch(pattern, name)), None)
 
 
 def same(one: object, two: object, kind: str = "") -> bool:
-    """Whether two values of a setting mean the same."""
+    """Return whether two values of a setting are equivalent."""
     if repr(one) == repr(two):
-        return True  # NaN among them, which a file may hold
+        return True  # includes NaN
     if isinstance(one, bool) or isinstance(two, bool):
         if one is None or two is None:
-            return not one and not two  # what is not set is off
-        return one == two  # 0 and 1 among them
+            return not one and not two  # unset means off
+        return one == two  # includes 0 and 1
     if isinstance(one, int | float) and isinstance(two, int | float):
-        # What has been through a file of float32 numbers is not the same decimal.
+        # Numbers that were stored as float32 differ in later decimals.
         return math.isclose(one, two, rel_tol=1e-6)
     if kind == ACTIVATION and isinstance(one, str) and isinstance(two, str):
         return one == two or _is_same_function(one, two)
@@ -160,7 +163,7 @@ def same(one: object, two: object, kind: str = "") -> bool:
 
 @cache
 def _is_same_function(one: str, two: str) -> bool:
-    """Whether two activations of transformers give the same values from -20 to 20."""
+    """Return whether two activations of transformers have the same values from -20 to 20."""
     points = torch.linspace(-20, 20, 2001)
     try:
         with torch.inference_mode():
