@@ -1,11 +1,58 @@
-"""Small random models for the tests of the code itself."""
+"""Small random models for the tests of the code itself, and their distribution over workers."""
+
+import os
 
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: two workers with a thread for every core each hinder one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes depends on the machine and its first import, and is tested elsewhere.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+SPLIT = (
+    "tests/end_to_end/test_gates.py",
+    "tests/end_to_end/test_planted_code.py",
+)
+"""Long modules whose tests share nothing, which are distributed test by test."""
+FIRST = (
+    "tests/end_to_end/test_planted_defects.py",
+    "tests/end_to_end/",
+    "tests/fuzz/",
+    "tests/gates/",
+)
+"""What takes longest, so that no worker is left alone with it at the end; the longest first."""
+
+
+def unit_of(node_id: str) -> str:
+    """Return the unit of work that a test belongs to: its module, so that a fixture of a module is
+    made by one worker, or the test itself."""
+    module = node_id.partition("::")[0]
+    return node_id if module in SPLIT else module
+
+
+def rank_of(unit: str) -> int:
+    """Return the place of a unit of work in the order in which units are started."""
+    return next((i for i, prefix in enumerate(FIRST) if unit.startswith(prefix)), len(FIRST))
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Distribute modules, the longest first, and the cases of a candidate as the plugin does."""
+    by_candidate = type((yield))
+
+    class ByModule(by_candidate):
+        def _split_scope(self, nodeid: str) -> str:
+            scope = super()._split_scope(nodeid)
+            return unit_of(nodeid) if scope == nodeid else scope
+
+        def schedule(self) -> None:
+            super().schedule()
+
+    return ByModule(config, log)
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """Runs the real command line in a process of its own."""
 
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.processes import run_module
+
 ROOT = Path(__file__).parents[2]
-COMPRESS = (sys.executable, "-m", "compression_gates", "compress")
 
 PROFILE = """
 [data.reviews]
@@ -47,22 +48,34 @@ def profile(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture
-def gates(tmp_path):
-    """``gates(*arguments)`` runs ``pytest tests/gates`` with a store of its own."""
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory) -> Path:
+    """A store that tests share, so that what several of them judge is measured once."""
+    return tmp_path_factory.mktemp("measured")
 
-    def run(*arguments: object, store: str = "store") -> subprocess.CompletedProcess:
-        return run_gates(*arguments, store=tmp_path / store)
+
+@pytest.fixture
+def gates(measured):
+    """``gates(*arguments)`` runs ``pytest tests/gates``, by default with the shared store."""
+
+    def run(*arguments: object, store: Path = measured, **options) -> subprocess.CompletedProcess:
+        return run_gates(*arguments, store=store, **options)
 
     return run
 
 
-def run_gates(*arguments: object, store: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*arguments, store=store), cwd=ROOT, capture_output=True, text=True
-    )
+def run_gates(
+    *arguments: object, store: Path, run: Callable = run_module
+) -> subprocess.CompletedProcess:
+    """Run ``pytest tests/gates`` in a forked process, or in a fresh one by ``run=run_fresh``."""
+    return run("pytest", words_of(*arguments, store=store), ROOT)
 
 
-def command(*arguments: object, store: Path) -> list[str]:
-    words = [sys.executable, "-m", "pytest", "tests/gates", "-p", "no:cacheprovider"]
-    return [*words, "--store", str(store), *map(str, arguments)]
+def words_of(*arguments: object, store: Path) -> list[str]:
+    """The words behind ``pytest`` that judge with a store."""
+    return ["tests/gates", "-p", "no:cacheprovider", "--store", str(store), *map(str, arguments)]
+
+
+def compress(*words: object) -> subprocess.CompletedProcess:
+    """Run ``compression-gates compress`` in a forked process."""
+    return run_module("compression_gates", ["compress", *words], ROOT)

@@ -3,13 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 
 from compression_gates.compression.catalogue import METHODS
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
-from tests.end_to_end.conftest import COMPRESS, ROOT
+from tests.end_to_end.conftest import compress
 
 
 @pytest.fixture
@@ -20,16 +21,9 @@ def reviews(tmp_path):
     return path
 
 
-def compression(*words, **options):
-    return subprocess.run(
-        [*COMPRESS, *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, **options,
-    )  # fmt: skip
-
-
 def test_compress_and_gate(gates, reviews, tmp_path):
     out = tmp_path / "out"
-    done = compression(
+    done = compress(
         "svdllm-60+rtn-int8", "--model", MODELS / "bert-tiny", "--output", out, "--data", reviews
     )
     assert done.returncode == 0, done.stderr
@@ -45,7 +39,7 @@ def test_compress_and_gate(gates, reviews, tmp_path):
 
 
 def test_list_contains_every_method():
-    done = compression("--list")
+    done = compress("--list")
     assert done.returncode == 0
     for name, method in METHODS.items():
         assert name in done.stdout
@@ -55,7 +49,7 @@ def test_list_contains_every_method():
 
 def test_shipped_model_by_name(tmp_path):
     words = ("magnitude-50", "--model", "bert-tiny", "--output", tmp_path / "out")
-    done = compression(*words)
+    done = compress(*words)
     assert done.returncode == 0, done.stderr
     assert "compression-gates --baseline bert-tiny" in done.stdout
 
@@ -63,14 +57,15 @@ def test_shipped_model_by_name(tmp_path):
 def test_closed_pipe():
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([*COMPRESS, "--list"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "compression_gates", "compress", "--list"]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 141
     assert done.stderr == ""
 
 
 def test_usage_error(tmp_path):
-    done = compression("wanda-50", "--model", MODELS / "bert-tiny", "--output", tmp_path / "out")
+    done = compress("wanda-50", "--model", MODELS / "bert-tiny", "--output", tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""
     told = "compression-gates compress: error: wanda-50 needs texts; give --data FILE\n"

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compression_gates.fixtures.world.shipped import MODELS
-from tests.end_to_end.conftest import run_gates
+from tests.end_to_end.conftest import ROOT, run_gates, words_of
+from tests.processes import run_fresh
 
 USAGE, FAILED = 4, 1
 BASE = MODELS / "bert-tiny"
@@ -222,8 +223,6 @@ def test_a_profile_or_its_data_that_cannot_be_meant(name, place):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--device", "cuda"], "device cuda: torch"),
-        (["--device", "tpu"], "device tpu: not cpu, cuda, cuda:N or auto"),
         (["--batch-tokens", "0"], "--batch-tokens 0: at least 1 is needed"),
         (["--data", "reviews"], "--data reviews: give NAME=PATH"),
         (["--data", "revews=x.jsonl"], "no data set 'revews'; did you mean 'reviews'?"),
@@ -270,15 +269,12 @@ def test_a_plan_names_what_cannot_be_judged(place):
 def test_a_full_disk_leaves_nothing_half_written(place):
     """A limit on the size of files stands for it: writing fails in the middle in the same way."""
     import resource
-    import subprocess
-
-    from tests.end_to_end.conftest import ROOT, command
 
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 
-    words = command("--profile", place / "profile.toml", store=place / "store")
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files)
+    words = words_of("--profile", place / "profile.toml", store=place / "store")
+    done = run_fresh("pytest", words, ROOT, preexec_fn=small_files)
     told(done, FAILED, "File too large")
     assert not list((place / "store" / "candidates").iterdir())
 

@@ -15,7 +15,7 @@ from compression_gates.evals.lm_eval.log import is_log, read_log
 from compression_gates.evals.lm_eval.pairing import paired
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
-from tests.end_to_end.conftest import COMPRESS, ROOT, run_gates
+from tests.end_to_end.conftest import compress, run_gates
 
 BASE = MODELS / "llama-tiny"
 COUNT = 16
@@ -85,51 +85,50 @@ def write_tasks(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def harness(tmp_path_factory):
-    """``harness(model, *options)`` runs lm-eval's command line and gives its results file."""
-    pytest.importorskip("lm_eval")
-    folder = tmp_path_factory.mktemp("harness")
-    write_tasks(folder)
-    runs = iter(range(99))
-
-    def run(model: Path, *options: str, arguments: str = "") -> Path:
-        out = folder / f"run-{next(runs)}"
-        names = ",".join(n if n != "wikitext" else "tiny_pages" for n in TASKS)
-        words = [
-            sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args",
-            f"pretrained={model},dtype=float32{arguments}", "--device", "cpu", "--tasks", names,
-            "--include_path", folder, "--log_samples", "--output_path", out, "--batch_size", "8",
-            *options,
-        ]  # fmt: skip
-        offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
-                   "HF_HOME": str(folder / "cache")}  # fmt: skip
-        done = subprocess.run(
-            list(map(str, words)), cwd=folder, env=offline, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return next(out.rglob("results_*.json"))
-
-    return run
-
-
-@pytest.fixture(scope="module")
 def candidate(tmp_path_factory):
     out = tmp_path_factory.mktemp("candidate") / "magnitude"
-    done = subprocess.run(
-        [*COMPRESS, "magnitude-50", "--model", BASE, "--output", out],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    done = compress("magnitude-50", "--model", BASE, "--output", out)
     assert done.returncode == 0, done.stderr
     return out
 
 
-# One token begins a text for the harness and for the model; without this it would begin with two.
-ONE_BOS = ",add_bos_token=False"
+# Each line is the command line of a run; importing the harness takes longer than running it.
+RUNS = """
+import json, sys
+from lm_eval.__main__ import cli_evaluate
+for line in sys.stdin:
+    sys.argv = ["lm_eval", *json.loads(line)]
+    cli_evaluate()
+"""
 
 
 @pytest.fixture(scope="module")
-def logs(harness, candidate):
-    return harness(BASE, arguments=ONE_BOS), harness(candidate, arguments=ONE_BOS)
+def logs(candidate, tmp_path_factory) -> list[Path]:
+    """What lm-eval's command line writes of the baseline and of the candidate."""
+    pytest.importorskip("lm_eval")
+    folder = tmp_path_factory.mktemp("harness")
+    write_tasks(folder)
+    names = ",".join(n if n != "wikitext" else "tiny_pages" for n in TASKS)
+    outputs = [folder / "run-0", folder / "run-1"]
+    lines = []
+    for model, output in zip((BASE, candidate), outputs, strict=True):
+        # One token begins a text for the harness and for the model; without this it would begin
+        # with two.
+        settings = f"pretrained={model},dtype=float32,add_bos_token=False"
+        words = [
+            "--model", "hf", "--model_args", settings,
+            "--device", "cpu", "--tasks", names, "--include_path", folder, "--log_samples",
+            "--output_path", output, "--batch_size", "8",
+        ]  # fmt: skip
+        lines.append(json.dumps(list(map(str, words))))
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+               "HF_HOME": str(folder / "cache")}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS], input="\n".join(lines), cwd=folder, env=offline,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [next(output.rglob("results_*.json")) for output in outputs]
 
 
 @pytest.fixture(scope="module")

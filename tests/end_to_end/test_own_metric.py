@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 
 import pytest
 
 from tests.end_to_end.conftest import ROOT
+from tests.processes import run_module
 
 README = (ROOT / "evals" / "README.md").read_text(encoding="utf-8")
 METRIC, GATE, *_ = re.findall(
@@ -41,9 +40,8 @@ def folder(tmp_path):
 
 
 def run(folder, *words):
-    command = [sys.executable, "-m", "compression_gates", "--profile", "mine.toml", "--store",
-               "store", "-p", "no:cacheprovider", *words, "--", "test_gates.py"]  # fmt: skip
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    words = ["--profile", "mine.toml", "--store", "store", "-p", "no:cacheprovider", *words]
+    return run_module("compression_gates", [*words, "--", "test_gates.py"], folder)
 
 
 def test_it_is_judged_reported_planned_and_proposed_as_any_other(folder):

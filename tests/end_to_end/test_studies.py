@@ -1,13 +1,12 @@
 """The profiles of both studies: read without a hub, and run with a shipped model in their place."""
 
 import json
-import subprocess
 
 import pytest
 
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
-from tests.end_to_end.conftest import COMPRESS, ROOT
+from tests.end_to_end.conftest import compress
 
 STUDIES = {
     "llama-2-7b": "meta-llama/Llama-2-7b-hf",
@@ -116,9 +115,7 @@ def test_what_got_worse_since_a_report(gates, tmp_path):
     healthy, broken = tmp_path / "healthy", tmp_path / "broken"
     for recipe, out in (("magnitude-20", healthy), ("magnitude-95", broken)):
         out.mkdir()
-        words = [*COMPRESS, recipe, "--model", MODELS / "bert-tiny",
-                 "--output", out / "student"]  # fmt: skip
-        done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
+        done = compress(recipe, "--model", MODELS / "bert-tiny", "--output", out / "student")
         assert done.returncode == 0, done.stderr
     gates(*common, "--candidate", healthy / "student", "--report", tmp_path / "night")
     again = gates(*common, "--candidate", healthy / "student", "--since", tmp_path / "night")

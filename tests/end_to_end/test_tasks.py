@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
-from tests.end_to_end.conftest import COMPRESS, ROOT, run_gates
+from tests.end_to_end.conftest import compress, run_gates
 
 BASE = MODELS / "llama-tiny"
 HEALTHY = ("rtn-int8", "rtn-int4,group=32", "gptq-int4,group=32", "wanda-30")
@@ -43,9 +42,8 @@ def folder(tmp_path_factory):
     (folder / "calibration.txt").write_text(calibration)
     broken(folder / "broken")
     for recipe in HEALTHY:
-        words = [*COMPRESS, recipe, "--model", BASE, "--output",
-                 folder / recipe, "--data", folder / "calibration.txt"]  # fmt: skip
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        done = compress(recipe, "--model", BASE, "--output", folder / recipe,
+                        "--data", folder / "calibration.txt")  # fmt: skip
         assert done.returncode == 0, done.stderr
     return folder
 

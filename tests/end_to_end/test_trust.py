@@ -10,16 +10,17 @@ from tests.end_to_end.conftest import PROFILE
 
 
 def test_a_plan_shows_what_gates_can_tell_and_makes_no_candidate(gates, profile, tmp_path):
-    done = gates("--profile", profile, "--plan")
+    done = gates("--profile", profile, "--plan", store=tmp_path / "store")
     assert done.returncode == 0, done.stdout
     for part in ("resolves", "bert-tiny     accuracy", "-10.00 pt", "assumed"):
         assert part in done.stdout
     assert not list((tmp_path / "store" / "candidates").iterdir())
 
 
-def test_a_gate_with_too_few_items_is_called_out_before_anything_is_run(gates, profile):
+def test_a_gate_with_too_few_items_is_called_out_before_anything_is_run(gates, profile, tmp_path):
     profile.write_text(PROFILE.replace("accuracy_drop = 0.1", "accuracy_drop = 0.02"))
-    done = gates("--profile", profile, "-k", "accuracy_drop and bert-tiny and rtn-int8")
+    done = gates("--profile", profile, "-k", "accuracy_drop and bert-tiny and rtn-int8",
+                 store=tmp_path / "store")  # fmt: skip
     assert done.returncode == 0, done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("too few items"))
     assert "bert-tiny accuracy: the limit is -2.00 pt, but 200 items can only resolve -" in line

@@ -1,20 +1,15 @@
-"""Fresh processes, which hang, end or fill their memory without harm to others.
+"""Runs many inputs in a process of their own, so that one that hangs or ends it harms no test."""
 
-They are forked from a server that has imported everything and computed nothing: a process that has
-threads cannot be forked.
-"""
-
-import multiprocessing
 import os
 import resource
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 
 from compression_gates.fixtures.suite.cases import USER_ERRORS
+from tests.processes import pipe, start
 
 SECONDS = 60
 """For one input, on a machine that is busy with others; the time limits of the code under test
@@ -23,14 +18,6 @@ START_SECONDS = 300
 """For what is made once, before the first input."""
 MEMORY = 16 << 30
 """Bytes of address space for what an input makes."""
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "compression_gates.evals.models.loading",
-        "compression_gates.fixtures.suite.lab",
-        "compression_gates.compression.checkpoint.own_format",
-    ]
-)
 
 
 @dataclass
@@ -48,28 +35,6 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def start(target: Callable, *arguments: object) -> multiprocessing.Process:
-    """A process that calls ``target``, which can be pickled."""
-    process = _CONTEXT.Process(target=target, args=arguments)
-    process.start()
-    return process
-
-
-def result_of(target: Callable, *arguments: object) -> object:
-    """What ``target`` returns in a process of its own."""
-    reader, writer = _CONTEXT.Pipe(duplex=False)
-    process = start(_send, writer, target, arguments)
-    writer.close()
-    try:
-        return reader.recv()
-    finally:
-        process.join()
-
-
-def _send(writer: Connection, target: Callable, arguments: tuple) -> None:
-    writer.send(target(*arguments))
-
-
 def run_each(name: str, seed: int, numbers: Iterable[int], make: Callable, *arguments) -> Outcome:
     """Calls ``make(*arguments)`` with a generator for each number, in a process of its own.
 
@@ -82,7 +47,7 @@ def run_each(name: str, seed: int, numbers: Iterable[int], make: Callable, *argu
         numbers: of the inputs.
         make: gives what is called; what a user can put right may be raised by that.
     """
-    reader, writer = _CONTEXT.Pipe(duplex=False)
+    reader, writer = pipe()
     process = start(_run_all, writer, name, seed, list(numbers), make, arguments)
     writer.close()
     found, last, seconds = Outcome(), "none", START_SECONDS

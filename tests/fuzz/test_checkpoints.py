@@ -18,8 +18,8 @@ from compression_gates.evals.store.store import Store
 from compression_gates.fixtures.suite.lab import OWN_FORMATS
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.foreign import sharded
-from tests.fuzz.children import result_of
 from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_json_file
+from tests.processes import result_of
 
 Mutate = Callable[[Random, bytes], bytes]
 TEXT = "The soup was good, and the cook was kind."

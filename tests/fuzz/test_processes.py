@@ -11,8 +11,8 @@ import pytest
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.store.store import Store
-from tests.fuzz.children import result_of, start
 from tests.fuzz.small import Small, near, numbers_of
+from tests.processes import result_of, start
 
 
 @pytest.fixture(scope="module")

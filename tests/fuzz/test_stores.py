@@ -11,9 +11,9 @@ import pytest
 from compression_gates.evals.store.measurement import Measurement
 from compression_gates.evals.store.schema import check
 from compression_gates.evals.store.store import Store
-from tests.fuzz.children import result_of
 from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_json_file
 from tests.fuzz.small import Small, near, numbers_of
+from tests.processes import result_of
 
 
 @pytest.fixture(scope="module")

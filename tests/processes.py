@@ -1,0 +1,124 @@
+"""Processes forked from a server that has imported the libraries and computed nothing.
+
+A program that runs in one of them starts in milliseconds, where ``python -m`` would first import
+torch and transformers for four seconds. It is a process in all other respects: it has memory,
+arguments, an environment, a working folder, output and an exit code of its own, and may hang or end
+without harm to the tests. The server itself must not compute anything, since a process that has
+threads cannot be forked safely.
+
+Programs whose start itself is tested run in a fresh interpreter instead: see :func:`run_fresh`.
+"""
+
+import gc
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "hypothesis",
+        "pytest",
+        "pytest_benchmark.plugin",
+        "xdist.plugin",
+        "compressed_tensors",
+        "rouge_score.rouge_scorer",
+        "scipy.stats",
+        "tomli_w",
+        "xml.etree.ElementTree",
+        "compression_gates.compression.__main__",
+        "compression_gates.compression.apply",
+        "compression_gates.compression.checkpoint.own_format",
+        "compression_gates.compression.checkpoint.saving",
+        "compression_gates.compression.pruning.step",
+        "compression_gates.compression.quantization.step",
+        "compression_gates.evals.checkpoints.compare",
+        "compression_gates.evals.models.loading",
+        "compression_gates.evals.scoring.prompts",
+        "compression_gates.evals.statistics.prediction",
+        "compression_gates.fixtures.suite.lab",
+        "compression_gates.fixtures.suite.summary",
+        "transformers.generation.utils",
+        "transformers.models.albert.modeling_albert",
+        "transformers.models.bert.modeling_bert",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.roberta.modeling_roberta",
+    ]
+)
+
+
+def start(target: Callable, *arguments: object) -> multiprocessing.Process:
+    """Start a process that calls ``target``, which can be pickled."""
+    process = _CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def pipe() -> tuple:
+    """The reading and the writing end of a pipe that can be handed to :func:`start`."""
+    return _CONTEXT.Pipe(duplex=False)
+
+
+def result_of(target: Callable, *arguments: object) -> object:
+    """Return what ``target`` returns in a process of its own."""
+    reader, writer = pipe()
+    process = start(_send, writer, target, arguments)
+    writer.close()
+    try:
+        return reader.recv()
+    finally:
+        process.join()
+
+
+def _send(writer, target: Callable, arguments: tuple) -> None:
+    writer.send(target(*arguments))
+
+
+def run_module(
+    module: str, words: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Run ``python -m module *words`` in a forked process and return it with its output.
+
+    Args:
+        env: the environment; that of this process by default.
+    """
+    command = [module, *map(str, words)]
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        # Files that were opened here are passed by number, which the process opens anew.
+        paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (output, errors)]
+        process = start(_run_module, command, str(cwd), dict(env or os.environ), paths)
+        process.join()
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess(command, process.exitcode, *texts)
+
+
+def _run_module(
+    command: list[str], cwd: str, environment: dict[str, str], paths: list[str]
+) -> None:
+    gc.freeze()  # so that collections leave the memory shared that the imports filled
+    for descriptor, path in enumerate(paths, start=1):
+        os.dup2(os.open(path, os.O_WRONLY), descriptor)
+    os.environ.clear()
+    # pytest warns of plugins that were imported before it could rewrite their assertions.
+    imported = "-W 'ignore:Module already imported so cannot be rewritten'"
+    os.environ.update(environment, PYTEST_ADDOPTS=imported)
+    os.chdir(cwd)
+    sys.argv = command
+    sys.path.insert(0, cwd)
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+def run_fresh(
+    module: str, words: Sequence[object], cwd: Path, **options
+) -> subprocess.CompletedProcess:
+    """Run ``python -m module *words`` in an interpreter that has imported nothing yet."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **options)
