@@ -1,56 +1,85 @@
 """Small random models for the tests of the code itself, and their distribution over workers."""
 
+import gc
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Before torch is imported: two workers with a thread for every core each hinder one another.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).parents[1]
 
 # How long an example takes depends on the machine and its first import, and is tested elsewhere.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
-SPLIT = (
-    "tests/end_to_end/test_gates.py",
-    "tests/end_to_end/test_planted_code.py",
-)
-"""Long modules whose tests share nothing, which are distributed test by test."""
-FIRST = (
-    "tests/end_to_end/test_planted_defects.py",
-    "tests/end_to_end/",
-    "tests/fuzz/",
-    "tests/gates/",
-)
-"""What takes longest, so that no worker is left alone with it at the end; the longest first."""
+GATES = "tests/gates/"
+"""The product, which distributes its own cases and divides the cores among its workers."""
+SPLIT = ("tests/end_to_end/test_gates.py", "tests/end_to_end/test_planted_code.py")
+"""Long modules whose tests share no fixture, which are distributed test by test."""
+LONGEST = ("tests/end_to_end/test_planted_defects.py", "tests/end_to_end/", GATES, "tests/fuzz/")
+"""What is started first, so that no worker is left alone with it at the end."""
 
 
-def unit_of(node_id: str) -> str:
-    """Return the unit of work that a test belongs to: its module, so that a fixture of a module is
-    made by one worker, or the test itself."""
-    module = node_id.partition("::")[0]
-    return node_id if module in SPLIT else module
+def unit_of(nodeid: str) -> str:
+    """Return the unit of work that a test belongs to: its module, so that the fixtures of a module
+    are made by one worker, or the test itself."""
+    module = nodeid.partition("::")[0]
+    return nodeid if module in SPLIT or module.startswith(GATES) else module
 
 
-def rank_of(unit: str) -> int:
-    """Return the place of a unit of work in the order in which units are started."""
-    return next((i for i, prefix in enumerate(FIRST) if unit.startswith(prefix)), len(FIRST))
+def rank_of(nodeid: str) -> int:
+    """Return the place of a test's unit of work in the order in which units are started."""
+    return next((i for i, start in enumerate(LONGEST) if nodeid.startswith(start)), len(LONGEST))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tests", "tests of the suite itself")
+    group.addoption("--full", action="store_true", help="also run tests that are marked as full")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker cores of its own, since the threads of two workers hinder one another."""
+    config.addinivalue_line("markers", "full: run only with --full, because others check as much")
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and not only_gates(config) and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        index, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+        os.sched_setaffinity(0, cores[index::count] or [cores[index % len(cores)]])
+
+
+def only_gates(config: pytest.Config) -> bool:
+    """Return whether a run is of the gates alone, as users run them."""
+    return all(Path(arg).resolve().is_relative_to(ROOT / GATES) for arg in config.args)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.option.full:
+        full = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+    if hasattr(config, "workerinput") and not only_gates(config):
+        items.sort(key=lambda item: rank_of(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections, which statsmodels starts often."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Distribute modules, the longest first, and the cases of a candidate as the plugin does."""
-    by_candidate = type((yield))
+    """Distribute units of work in their order, and cases of gates as the plugin does."""
+    scheduler = yield
+    if only_gates(config):
+        return scheduler
+    config.option.loadscopereorder = False
 
-    class ByModule(by_candidate):
+    class ByModule(type(scheduler)):
         def _split_scope(self, nodeid: str) -> str:
             scope = super()._split_scope(nodeid)
             return unit_of(nodeid) if scope == nodeid else scope
-
-        def schedule(self) -> None:
-            super().schedule()
 
     return ByModule(config, log)
 

@@ -1,4 +1,8 @@
-"""Every method on a small random model of every architecture, saved and loaded again."""
+"""Methods on a small random model of every architecture, saved and loaded again.
+
+Each family of methods runs on every architecture and each method on four of them; ``--full`` runs
+every method on every architecture.
+"""
 
 import pytest
 import torch
@@ -21,6 +25,13 @@ RECIPES = [
     "svd-50", "svdllm-50", "wanda-2:4+gptq-int4", "wanda-50+bitmask", "svd-60+rtn-int8",
     "distill-1layers,steps=2,loss=labels|response|layerwise",
 ]  # fmt: skip
+EVERYWHERE = {
+    "gptq-int4,act_order=true", "sparsegpt-2:4", "svdllm-50", "wanda-50+bitmask",
+    "distill-1layers,steps=2,loss=labels|response|layerwise",
+}  # fmt: skip
+"""A recipe of each family."""
+WHOLE = ("llama", "mixtral", "bert", "t5")
+"""A decoder, a mixture of experts, an encoder, and an encoder-decoder."""
 REFUSED = {
     ("mixtral", "rtn-int8,activations=true"): "the inputs of an expert cannot be rounded",
     ("mixtral", "fp8,scale=tensor,activations=true"): "the inputs of an expert cannot be rounded",
@@ -38,9 +49,15 @@ def outputs(model, name, batch):
         return model(**keep).logits
 
 
-@pytest.mark.parametrize("text", RECIPES)
-@pytest.mark.parametrize("name", zoo.CONFIGS)
-def test_every_method_on_every_architecture(name, text, batches, tmp_path):
+CASES = [
+    pytest.param(name, text, marks=[] if text in EVERYWHERE or name in WHOLE else pytest.mark.full)
+    for name in zoo.CONFIGS
+    for text in RECIPES
+]
+
+
+@pytest.mark.parametrize(("name", "text"), CASES)
+def test_a_compressed_model_is_saved_and_loaded_again(name, text, batches, tmp_path):
     model, data = zoo.make(name), zoo.inputs(name, batches)
     recipe = Recipe.parse(text)
     if (name, text) in REFUSED:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.conftest import ROOT
+from tests.processes import run_fresh, run_module
 
 EVIL = """
 from pathlib import Path
@@ -71,12 +72,8 @@ def place(tmp_path):
     return marks, found
 
 
-def judged(words, cwd, marks, code=1):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", *words, "-p", "no:cacheprovider", "-k", "js_divergence"],
-        cwd=cwd, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+def judged(module, words, cwd, marks, code=1, run=run_module):
+    done = run(module, [*words, "-p", "no:cacheprovider", "-k", "js_divergence"], cwd)
     told = done.stdout + done.stderr
     assert [mark.read_text() for mark in marks.iterdir()] == []
     assert done.returncode == code, told
@@ -100,22 +97,28 @@ def repeated(options):
 @pytest.mark.parametrize("written", [spaced, joined], ids=["spaced", "joined"])
 def test_planted_code_does_not_run_from_the_suite(place, written):
     marks, options = place
-    judged(["pytest", "tests/gates", *written(options)], ROOT, marks)
+    judged("pytest", ["tests/gates", *written(options)], ROOT, marks)
 
 
 def test_planted_code_does_not_run_in_workers(place):
     marks, options = place
-    judged(["pytest", "tests/gates", *spaced(options), "-n", "2"], ROOT, marks)
+    judged("pytest", ["tests/gates", *spaced(options), "-n", "2"], ROOT, marks)
 
 
 def test_planted_code_does_not_run_from_another_folder(place, tmp_path):
     marks, options = place
-    judged(["pytest", ROOT / "tests" / "gates", *spaced(options)], tmp_path, marks)
+    judged("pytest", [ROOT / "tests" / "gates", *spaced(options)], tmp_path, marks)
 
 
 def test_the_command_runs_none_from_within_a_planted_folder(place):
     marks, options = place
-    judged(["compression_gates", *spaced(options), "-n", "2"], options["candidate"], marks)
+    judged(
+        "compression_gates",
+        [*spaced(options), "-n", "2"],
+        options["candidate"],
+        marks,
+        run=run_fresh,
+    )
 
 
 MODULES = (
@@ -159,16 +162,13 @@ def test_a_text_and_calibration_beside_planted_code(place, tmp_path):
     seen.write_text("a dull story\n" * 30)
     words = spaced({k: options[k] for k in ("baseline", "store")})
     words += ["--text", text, "--recipes", "wanda-30", "--calibration", seen]
-    judged(["pytest", "tests/gates", *words], ROOT, marks, code=0)
+    judged("pytest", ["tests/gates", *words], ROOT, marks, code=0)
 
 
 def test_several_values_of_an_option(place):
     marks, options = place
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/gates", *repeated(options), "--collect-only", "-q"],
-        cwd=ROOT, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+    words = ["tests/gates", *repeated(options), "--collect-only", "-q"]
+    done = run_module("pytest", words, ROOT)
     assert not list(marks.iterdir()), done.stdout
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -177,11 +177,8 @@ def test_logs_beside_planted_code(place, tmp_path):
     marks, _ = place
     log = tmp_path / "of-text" / "text" / "results_2025-01-01.json"
     log.write_text("{}")
-    for words in (["pytest", "tests/gates"], ["compression_gates"]):
-        done = subprocess.run(
-            [sys.executable, "-m", *words, "--baseline", log, "--candidate", log],
-            cwd=ROOT, capture_output=True, text=True,
-        )  # fmt: skip
+    for module, words in (("pytest", ["tests/gates"]), ("compression_gates", [])):
+        done = run_module(module, [*words, "--baseline", log, "--candidate", log], ROOT)
         assert not list(marks.iterdir())
         assert done.returncode == 4
         assert "is it a results file of lm-eval?" in done.stderr
@@ -190,10 +187,7 @@ def test_logs_beside_planted_code(place, tmp_path):
 def test_other_settings_than_the_suites_are_refused(tmp_path):
     """Without the plugin the values would be taken for folders of tests."""
     (tmp_path / "other.ini").write_text("[pytest]\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", tmp_path / "other.ini", ROOT / "tests" / "gates",
-         "--candidate", tmp_path],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    words = ["-c", tmp_path / "other.ini", ROOT / "tests" / "gates", "--candidate", tmp_path]
+    done = run_module("pytest", words, ROOT)
     assert done.returncode == 4
     assert "it takes the values of options for test folders" in done.stderr
