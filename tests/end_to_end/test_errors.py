@@ -137,7 +137,7 @@ def told(done, code, line):
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKPOINTS if CHECKPOINTS[name][1] == USAGE])
-def test_a_candidate_that_is_none(name, place):
+def test_an_unusable_candidate_stops_the_run(name, place):
     broken, code, line = CHECKPOINTS[name]
     broken(place)
     done = run_gates("--baseline", BASE, "--candidate", place / "model",
@@ -207,7 +207,7 @@ def rewrite(place, old, new):
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_profile_or_its_data_that_cannot_be_meant(name, place):
+def test_a_wrong_profile_or_its_data_stop_the_run(name, place):
     import re
 
     broken, code, line = PROFILES[name]
@@ -228,7 +228,7 @@ def test_a_profile_or_its_data_that_cannot_be_meant(name, place):
         (["--data", "revews=x.jsonl"], "no data set 'revews'; did you mean 'reviews'?"),
     ],
 )
-def test_an_option_that_cannot_be_meant(options, line, place):
+def test_a_wrong_value_of_an_option_stops_the_run(options, line, place):
     done = run_gates("--profile", place / "profile.toml", *options, store=place / "store")
     told(done, USAGE, line)
 

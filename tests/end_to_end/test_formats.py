@@ -75,7 +75,7 @@ def test_no_format_differs_from_its_baseline(made, name):
     assert [one for one in found if one.severity != Severity.NOTED] == []
 
 
-def test_the_exit_code_and_the_last_line_tell(judged):
+def test_the_exit_code_follows_the_verdicts(judged):
     done, rows = judged
     failed = [row for row in rows.values() if not row["passed"]]
     assert done.returncode == (1 if failed else 0)
@@ -119,7 +119,7 @@ def test_a_good_checkpoint_passes(name, made, judged):
         ("sharded", "plain", False),
     ],
 )
-def test_what_does_not_run_in_its_form_is_not_judged_for_speed(name, form, unpacked, made, judged):
+def test_speed_is_judged_only_where_the_stored_form_runs(name, form, unpacked, made, judged):
     row = judged[1][name_of(name, made), "speedup"]
     assert row["form"] == form
     assert (row["verdict"]["outcome"] == "not judged") == unpacked

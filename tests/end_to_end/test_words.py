@@ -102,7 +102,7 @@ def test_a_choice_of_nothing_lists_what_there_is(gates, profile, chosen):
     assert "metrics     artifact_differences, js_divergence, accuracy_drop, flips" in done.stdout
 
 
-def test_an_unchanged_model_under_strict_is_not_proven_rather_than_failed(gates, profile):
+def test_a_candidate_without_losses_is_not_proven_rather_than_failed_by_strict(gates, profile):
     profile.write_text(PROFILE.replace("accuracy_drop = 0.1", "accuracy_drop = 0.01"))
     done = gates("--profile", profile, "--strict", "-k", "accuracy_drop and bert-tiny-rtn-int8")
     assert done.returncode == 1
