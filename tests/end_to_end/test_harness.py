@@ -277,7 +277,7 @@ def test_the_order_of_documents_does_not_matter(logs, tmp_path):
     one = paired(read_log(str(logs[0])), read_log(str(logs[1])))
     two = paired(read_log(str(logs[0])), read_log(str(shuffled)))
     for before, after in zip(one, two, strict=True):
-        if before.candidate.labels is not None:
+        if before.candidate.get("labels") is not None:
             values = [x.candidate["labels"]["right"].tolist() for x in (before, after)]
             assert values[0] == values[1]
 
