@@ -1,12 +1,17 @@
-"""Validation of the settings of a recipe.
+"""Types of the settings of a recipe, validated by pydantic.
 
-Each validator takes a value from a table, or its text, and returns it in the type of the setting.
-It raises ``ValueError`` with a description of the valid values, such as "true or false".
+The description of a type names its valid values, such as "true or false"; errors and the list of
+methods show it.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 LARGEST_FLOAT, LARGEST_INTEGER = 1e6, 2**31 - 1
 """Larger numbers are never sensible, and some would overflow."""
@@ -15,154 +20,179 @@ SMALLEST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
+class Hint:
+    """Annotation of a type with what to do about an invalid value, given the value."""
+
+    text: Callable[[object], str]
+
+
+@dataclass(frozen=True)
 class Setting:
     """One setting of a method.
 
     Attributes:
-        read: validator of the setting.
+        type: a pydantic type, annotated with a description of its valid values.
         default: the value if none is given.
         help: description, in one line.
     """
 
-    read: Callable[[object], object]
+    type: Any
     default: object
     help: str
 
     @property
     def choices(self) -> str:
-        """Description of the valid values, taken from the error for an invalid one."""
+        """Description of the valid values."""
+        return next(part.description for part in self._annotations if isinstance(part, FieldInfo))
+
+    def validate(self, value: object) -> object:
+        """Convert a value from a table, or its text, to the type of the setting.
+
+        Raises:
+            ValueError: describes the valid values.
+        """
         try:
-            self.read(None)
-        except ValueError as error:
-            return str(error)
-        return "anything"
+            return self._adapter.validate_python(value)
+        except ValidationError:
+            hints = [part.text(value) for part in self._annotations if isinstance(part, Hint)]
+            raise ValueError("".join([self.choices, *hints])) from None
+
+    @property
+    def _annotations(self) -> tuple[object, ...]:
+        return self.type.__metadata__
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter:
+        return TypeAdapter(self.type)
 
 
-def share(value: object) -> float:
-    """Accept a number from 0 to 1."""
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"a share between 0 and 1{_percent(value)}")
-    return float(value)
+def _split(value: object) -> object:
+    """Split the text ``a|b``."""
+    return value.split("|") if isinstance(value, str) else value
 
 
-def sparsity(value: object) -> float:
-    """Accept a sparsity: 0, or a share of the weights of at least 1 %."""
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _percent(value: object) -> str:
+    """Return a hint for a percentage given in place of a share, or an empty string."""
+    return f"; {value:g} % is {value / 100:g}" if _is_number(value) and 1 < value <= 100 else ""
+
+
+def _reject_integer_one(value: object) -> object:
+    """Reject 1, which may mean 1 % as well as all weights; 1.0 is unambiguous."""
     if type(value) is int and value == 1:
-        raise ValueError(
-            f"0 or a share from {SMALLEST_SHARE:g} to 1; for 1 % write 0.01, for all weights 1.0"
-        )
-    if share(value) and value < SMALLEST_SHARE:
-        raise ValueError(
-            f"0 or a share from {SMALLEST_SHARE:g} to 1; {value * 100:g} % of the weights is too "
-            "little to be useful"
-        )
-    return float(value)
-
-
-def kept_share(value: object) -> float:
-    """Accept a share of what is kept, of at least 1 %."""
-    if not _is_number(value) or not SMALLEST_SHARE <= value <= 1:
-        raise ValueError(f"a share from {SMALLEST_SHARE:g} to 1{_percent(value)}")
-    return float(value)
-
-
-def positive(most: float) -> Callable[[object], float]:
-    """Accept a number above 0 and up to ``most``."""
-
-    def read(value: object) -> float:
-        if not _is_number(value) or not 0 < value <= most:
-            raise ValueError(f"a number above 0 and up to {most:g}")
-        return float(value)
-
-    return read
-
-
-def integer(least: int, most: int = LARGEST_INTEGER) -> Callable[[object], int]:
-    """Accept an integer from ``least`` to ``most``."""
-
-    def read(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"an integer from {least} to {most}")
-        return value
-
-    return read
-
-
-def boolean(value: object) -> bool:
-    """Accept true or false."""
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
+        raise ValueError
     return value
 
 
-def one_of(*choices: str) -> Callable[[object], str]:
-    """Accept one of ``choices``."""
-
-    def read(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)}")
-        return str(value)
-
-    return read
-
-
-def string(value: object) -> str:
-    """Accept a string that is not empty."""
-    if not isinstance(value, str) or not value:
-        raise ValueError("a string")
+def _reject_tiny(value: float) -> float:
+    if 0 < value < SMALLEST_SHARE:
+        raise ValueError
     return value
 
 
-def strings(value: object) -> tuple[str, ...]:
-    """Accept a list of strings, or the text ``a|b``."""
-    if isinstance(value, str):
-        value = value.split("|")
-    if not isinstance(value, list | tuple) or not all(isinstance(x, str) and x for x in value):
-        raise ValueError("a list of strings")
-    return tuple(value)
+def _sparsity_hint(value: object) -> str:
+    if type(value) is int and value == 1:
+        return "; for 1 % write 0.01, for all weights 1.0"
+    if _is_number(value) and 0 < value < SMALLEST_SHARE:
+        return f"; {value * 100:g} % of the weights is too little to be useful"
+    return _percent(value)
 
 
-def pair(value: object) -> tuple[str, ...]:
-    """Accept a list of two strings, or the text ``a|b``."""
-    if len(values := strings(value)) != 2:
-        raise ValueError("a list of two strings")
-    return values
+def _parse_pattern(value: object) -> object:
+    match = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
+    return (int(match[1]), int(match[2])) if match else value
 
 
-def weights(*names: str) -> Callable[[object], tuple[tuple[str, float], ...]]:
-    """Accept a table of weights by name, or the text ``response|attention:0.5``."""
+def _check_pattern(value: tuple[int, int]) -> tuple[int, int]:
+    if not 0 < value[0] < value[1]:
+        raise ValueError
+    return value
 
-    def read(value: object) -> tuple[tuple[str, float], ...]:
-        invalid = ValueError(f"weights above 0 for some of {', '.join(names)}")
+
+def _pattern_hint(value: object) -> str:
+    pattern = _parse_pattern(value)
+    if isinstance(pattern, tuple) and 0 < pattern[1] < pattern[0]:
+        return f"; to keep {pattern[1]} of every {pattern[0]} give {pattern[1]}:{pattern[0]}"
+    return ""
+
+
+boolean = Annotated[bool, Field(strict=True, description="true or false")]
+string = Annotated[str, Field(strict=True, min_length=1, description="a string")]
+strings = Annotated[
+    tuple[string, ...], BeforeValidator(_split), Field(description="a list of strings")
+]
+pair = Annotated[
+    tuple[string, string], BeforeValidator(_split), Field(description="a list of two strings")
+]
+share = Annotated[
+    float, Field(strict=True, ge=0, le=1, description="a share between 0 and 1"), Hint(_percent)
+]
+kept_share = Annotated[
+    float,
+    Field(
+        strict=True, ge=SMALLEST_SHARE, le=1, description=f"a share from {SMALLEST_SHARE:g} to 1"
+    ),
+    Hint(_percent),
+]
+sparsity = Annotated[
+    float,
+    BeforeValidator(_reject_integer_one),
+    AfterValidator(_reject_tiny),
+    Field(strict=True, ge=0, le=1, description=f"a share from {SMALLEST_SHARE:g} to 1, or 0"),
+    Hint(_sparsity_hint),
+]
+n_of_m = Annotated[
+    tuple[int, int],
+    BeforeValidator(_parse_pattern),
+    AfterValidator(_check_pattern),
+    Field(description="N:M with 0 < N < M, such as 2:4"),
+    Hint(_pattern_hint),
+]
+
+
+def positive(most: float) -> Any:
+    """Return the type of numbers above 0 and up to ``most``."""
+    valid = f"a number above 0 and up to {most:g}"
+    return Annotated[float, Field(strict=True, gt=0, le=most, description=valid)]
+
+
+def integer(least: int, most: int = LARGEST_INTEGER) -> Any:
+    """Return the type of integers from ``least`` to ``most``."""
+    valid = f"an integer from {least} to {most}"
+    return Annotated[int, Field(strict=True, ge=least, le=most, description=valid)]
+
+
+def one_of(*choices: str) -> Any:
+    """Return the type of a choice."""
+    return Annotated[Literal[choices], Field(description=f"one of {', '.join(choices)}")]
+
+
+def weights(*names: str) -> Any:
+    """Return the type of a table of weights by name, or of the text ``response|attention:0.5``.
+
+    The value is a tuple of names and weights in the order of ``names``.
+    """
+
+    def parse(value: object) -> object:
         if isinstance(value, str):
             parts = [part.partition(":") for part in value.split("|")]
-            try:
-                value = {name: float(weight or 1) for name, _, weight in parts}
-            except ValueError:
-                raise invalid from None
-        if isinstance(value, tuple):
-            value = dict(value)
-        if not isinstance(value, dict) or not value:
-            raise invalid
-        for name, weight in value.items():
-            if name not in names or not _is_number(weight) or not 0 < weight <= LARGEST_FLOAT:
-                raise invalid
-        return tuple((name, float(value[name])) for name in names if name in value)
+            return {name: float(weight or 1) for name, _, weight in parts}
+        return dict(value) if isinstance(value, tuple) else value
 
-    return read
+    def in_order(value: dict[str, float]) -> tuple[tuple[str, float], ...]:
+        return tuple((name, value[name]) for name in names if name in value)
 
-
-def n_of_m(value: object) -> tuple[int, int]:
-    """Accept ``"N:M"``: keep N of every M."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+):(\d+)", value)
-        value = match and (int(match[1]), int(match[2]))
-    if not isinstance(value, tuple) or not 0 < value[0] < value[1]:
-        hint = ""
-        if isinstance(value, tuple) and 0 < value[1] < value[0]:
-            hint = f"; to keep {value[1]} of every {value[0]} give {value[1]}:{value[0]}"
-        raise ValueError(f"N:M with 0 < N < M, such as 2:4{hint}")
-    return value
+    weight = Annotated[float, Field(strict=True, gt=0, le=LARGEST_FLOAT)]
+    valid = f"weights above 0 for some of {', '.join(names)}"
+    return Annotated[
+        dict[Literal[names], weight],
+        BeforeValidator(parse),
+        AfterValidator(in_order),
+        Field(min_length=1, description=valid),
+    ]
 
 
 def text_of(value: object) -> str:
@@ -178,12 +208,3 @@ def text_of(value: object) -> str:
     if isinstance(value, tuple):
         return "|".join(value)
     return str(value)
-
-
-def _percent(value: object) -> str:
-    """Return a hint for a percentage given in place of a share, or an empty string."""
-    return f"; {value:g} % is {value / 100:g}" if _is_number(value) and 1 < value <= 100 else ""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -268,7 +268,7 @@ def _step(table: Mapping[str, object]) -> Step:
             continue
         _known(key, known, f"{name}: setting")
         try:
-            values[key] = known[key].read(value)
+            values[key] = known[key].validate(value)
         except ValueError as error:
             raise RecipeError(f"{name}: {key} = {_short(value)} is not {error}") from None
     amounts = [key for key in method.amounts if key in values]

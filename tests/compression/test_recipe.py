@@ -94,7 +94,7 @@ def test_recipe_with_name_and_layers(source):
 def test_defaults_are_valid(name):
     for key, setting in METHODS[name].all_settings.items():
         if setting.default is not None and setting.default != ():
-            assert setting.read(setting.default) == setting.default, key
+            assert setting.validate(setting.default) == setting.default, key
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_defaults_are_valid(name):
         ("distill,learning_rate=5", "not a number above 0 and up to 0.1"),
         ("movement-50,score_rate=3", "not a number above 0 and up to 1"),
         ("distill,temperature=1000", "not a number above 0 and up to 100"),
-        ({"method": "wanda", "sparsity": 50}, "not a share between 0 and 1; 50 % is 0.5"),
-        ({"method": "wanda", "sparsity": 0.005}, "not 0 or a share from 0.01 to 1; 0.5 % of the"),
+        ({"method": "wanda", "sparsity": 50}, "not a share from 0.01 to 1, or 0; 50 % is 0.5"),
+        ({"method": "wanda", "sparsity": 0.005}, "not a share from 0.01 to 1, or 0; 0.5 % of the"),
         ({"method": "wanda", "sparsity": 1}, "for 1 % write 0.01, for all weights 1.0"),
         ({"method": "svd", "ratio": 50}, "not a share from 0.01 to 1; 50 % is 0.5"),
         ({"method": "svd", "ratio": 0}, "not a share from 0.01 to 1"),
