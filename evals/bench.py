@@ -1,7 +1,7 @@
-"""Measures checkpoints through the store: each (model, data set) is scored once.
+"""Scoring of checkpoints through the store: each pair of model and data set is scored once.
 
-A model is loaded only when something about it is not stored yet, and stays loaded while it is
-asked about. Scoring holds the device together with other workers; timing holds it alone.
+A model is loaded when a measurement of it is missing from the store, and stays loaded while it is
+in use. Scoring shares the device with other workers; timing holds it exclusively.
 """
 
 import math
@@ -23,18 +23,19 @@ from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.models.device import all_cores, timed_on
 from compression_gates.evals.report.coverage import Coverage, coverage_of
 from compression_gates.evals.scores import DIGEST, ModelScores
-from compression_gates.evals.scoring.protocols import SpeedProtocol
+from compression_gates.evals.scoring.protocols import Protocol, SpeedProtocol
 from compression_gates.evals.statistics.sequential import is_settled
 from compression_gates.evals.store.measurement import DamagedError, Measurement
-from compression_gates.evals.tasks import ROLES, TASKS, Reference
+from compression_gates.evals.tasks import ROLES, TASKS, Reference, Task
 
 if TYPE_CHECKING:
     from compression_gates.evals.models.loading import Loaded
 
-WORTH_KEEPING = 1 << 30
-"""Bytes of a baseline's predictions that are kept on disk; of more, it is run beside candidates."""
+MAX_TABLE_BYTES = 1 << 30
+"""Largest table of a baseline's predictions that is kept on disk. If a table would be larger, the
+baseline is run beside each candidate."""
 NOISE_BATCH = 1000
-"""Tokens of a batch where a baseline is compared with itself."""
+"""Number of tokens of a batch when a baseline is compared with itself."""
 DataByRole = Mapping[str, DataSet]
 """The data sets that a model is scored on, by role."""
 
@@ -45,8 +46,14 @@ class Bench(Measurer):
     def scores(
         self, checkpoint: Checkpoint, data: DataByRole, baseline: Checkpoint | None = None
     ) -> ModelScores:
-        """Score a model on all data sets; a candidate also by its divergence from ``baseline``,
-        which is scored first."""
+        """Score a model on all data sets.
+
+        Args:
+            checkpoint: the model.
+            data: the data sets by role.
+            baseline: of a candidate; it is scored first, and the candidate's divergence from it is
+                computed.
+        """
         scored = self._scored(checkpoint, data, baseline)
         weights = self.measure(
             checkpoint,
@@ -58,15 +65,15 @@ class Bench(Measurer):
     def compare(
         self, baseline: Checkpoint, candidate: Checkpoint, data: DataByRole
     ) -> CheckpointComparison:
-        """As :func:`evals.comparing.compare`."""
+        """Compare two checkpoints; see :func:`evals.comparing.compare`."""
         return comparing.compare(self, baseline, candidate, data)
 
     def compare_use(self, baseline: Checkpoint, candidate: Checkpoint) -> CheckpointComparison:
-        """As :func:`evals.comparing.compare_use`."""
+        """Compare loading and plain use; see :func:`evals.comparing.compare_use`."""
         return comparing.compare_use(self, baseline, candidate)
 
     def coverage(self, scores: ModelScores) -> list[Coverage]:
-        """What each data set that a model was scored on exercised of it."""
+        """Return which part of a model was exercised by each data set that it was scored on."""
         return [
             coverage_of(self, scores.checkpoint, role, scored)
             for role, scored in scores.by_role.items()
@@ -75,12 +82,12 @@ class Bench(Measurer):
     def noise(self, baseline: Checkpoint, data: DataByRole) -> tuple[ModelScores, ModelScores]:
         """Score a baseline twice, the second time in batches of another size.
 
-        Other batches are padded differently, and their kernels sum in another order. Differences
-        between the two are the numerical noise between two runs of one model.
+        Batches of another size have other padding, and their kernels sum in another order. The
+        differences are the numerical noise between two runs of one model.
         """
         before = self.scores(baseline, data)
-        again = self._scored(baseline, data, baseline, NOISE_BATCH)
-        return before, replace(before, by_role=again)
+        after = self._scored(baseline, data, baseline, NOISE_BATCH)
+        return before, replace(before, by_role=after)
 
     def _scored(
         self,
@@ -89,13 +96,13 @@ class Bench(Measurer):
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> dict[str, Scored]:
-        """The scored data by role, in the order of :data:`evals.tasks.ROLES`."""
-        return {
-            role: Scored(data[role], self._task(role, checkpoint, data[role], baseline,
-                                                batch_tokens))
-            for role in ROLES
-            if role in data
-        }  # fmt: skip
+        """Score a model on the data of each role, in the order of :data:`evals.tasks.ROLES`."""
+        scored = {}
+        for role in ROLES:
+            if role in data:
+                measurement = self._task(role, checkpoint, data[role], baseline, batch_tokens)
+                scored[role] = Scored(data[role], measurement)
+        return scored
 
     def _task(
         self,
@@ -109,10 +116,7 @@ class Bench(Measurer):
         task = TASKS[checkpoint.kind][role]
         if task.reference is Reference.PREDICTIONS:
             return self._text(checkpoint, data, baseline, batch_tokens)
-        protocol = replace(
-            task.protocol().overridden(data.overrides),
-            batch_tokens=batch_tokens or self.batch_tokens,
-        )
+        protocol = self._protocol(task, data, batch_tokens)
         origin = self.origin(checkpoint, data, protocol, batch_tokens)
         inputs: list[object] = []
         if task.reference is Reference.OUTPUT:
@@ -124,11 +128,15 @@ class Bench(Measurer):
             module, name = task.scorer.split(".")
             score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
             loaded = self.models.load(checkpoint, like=baseline)
-            return _routed(loaded, lambda: score(loaded, data, protocol, *inputs))
+            return _with_expert_counts(loaded, lambda: score(loaded, data, protocol, *inputs))
 
         return self.measure(checkpoint, origin, run, data)
 
-    def race(
+    def _protocol(self, task: Task, data: DataSet, batch_tokens: int | None = None) -> Protocol:
+        protocol = task.protocol().overridden(data.overrides)
+        return replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
+
+    def time_pair(
         self,
         baseline: Checkpoint,
         candidate: Checkpoint,
@@ -136,12 +144,24 @@ class Bench(Measurer):
         limits: Sequence[float] = (),
         keep_failed: bool = False,
     ) -> Measurement:
-        """Times baseline against candidate, alone on the device and on all of its cores.
+        """Time forward passes of a baseline and a candidate, alone on the device and on all cores.
 
-        Timing goes on until the speedup is proven to lie on one side of each limit, or its budget
-        of time ends. The store keeps a timing that proves every limit kept. Any other is made
-        again when it is asked for next, except that ``keep_failed`` also keeps a proven failure,
-        for what is meant to fail.
+        Timing ends when the speedup is proven to be above or below each limit, or when its time is
+        up. The store keeps a timing that proves that all limits are kept. Any other timing is
+        repeated by the next call.
+
+        Args:
+            baseline, candidate: the two models.
+            data: texts to run.
+            limits: lower limits of the speedup.
+            keep_failed: whether to keep also a timing that proves that a limit is broken, for
+                candidates that are expected to fail.
+
+        Returns:
+            The measurement with ``seconds`` ``(pairs, 2)``.
+
+        Raises:
+            EvalError: both models do not fit into memory together.
         """
         protocol = SpeedProtocol()
 
@@ -149,7 +169,9 @@ class Bench(Measurer):
             from compression_gates.evals.scoring.speed import time_pairs
 
             if not self.models.fit_together(baseline, candidate):
-                raise EvalError("it does not fit into memory beside its baseline to be timed")
+                raise EvalError(
+                    "it does not fit into memory beside its baseline, which timing requires"
+                )
             sides = self.models.load(baseline), self.models.load(candidate, like=baseline)
             with all_cores():
                 return time_pairs(*sides, data, protocol, limits)
@@ -171,9 +193,10 @@ class Bench(Measurer):
         baseline: Checkpoint | None,
         batch_tokens: int | None = None,
     ) -> Measurement:
+        """Score the tokens of a data set; a candidate's predictions are compared with those of its
+        baseline, from a table on disk or side by side."""
         task = TASKS[checkpoint.kind]["text"]
-        usual = replace(task.protocol().overridden(data.overrides), batch_tokens=self.batch_tokens)
-        protocol = replace(usual, batch_tokens=batch_tokens or self.batch_tokens)
+        protocol = self._protocol(task, data, batch_tokens)
         table = self._table_path(self.origin(baseline or checkpoint, data, protocol))
         origin = self.origin(checkpoint, data, protocol, batch_tokens)
         origin["reference"] = baseline and self.model_origin(baseline)
@@ -185,54 +208,66 @@ class Bench(Measurer):
             from compression_gates.evals.scoring.text import score_text
 
             if baseline is None:
-                with self.store.locked(table.name):  # candidates may wait for it
-                    return self._with_table(checkpoint, data, protocol, table, WORTH_KEEPING)
-            # A candidate that takes more is cut as its baseline is.
-            same = replace(protocol, context=windows[0], stride=windows[1])
+                with self.store.locked(table.name):  # workers with candidates may wait for it
+                    return self._write_table(checkpoint, data, protocol, table, MAX_TABLE_BYTES)
+            # The windows are the baseline's, also if the candidate has a longer context.
+            windowed = replace(protocol, context=windows[0], stride=windows[1])
 
             def against(reference: "Path | Loaded") -> Mapping[str, np.ndarray]:
                 loaded = self.models.load(checkpoint, like=baseline)
-                return _routed(loaded, lambda: score_text(loaded, data, same, reference=reference))
+                return _with_expert_counts(
+                    loaded, lambda: score_text(loaded, data, windowed, reference=reference)
+                )
 
-            most = math.inf
+            max_bytes = math.inf
             if table.exists():
                 try:
                     return against(table)
                 except DamagedError:
                     self._discard_if_damaged(table)
-                    most = WORTH_KEEPING
+                    max_bytes = MAX_TABLE_BYTES
             elif self.models.fit_together(baseline, checkpoint):
                 return against(self.models.load(baseline))
             with self.store.locked(table.name):
                 if not table.exists():
-                    self._with_table(baseline, data, usual, table, most)
+                    self._write_table(baseline, data, self._protocol(task, data), table, max_bytes)
             return against(table if table.exists() else self.models.load(baseline))
 
         return self.measure(checkpoint, origin, run, data)
 
     def _discard_if_damaged(self, table: Path) -> None:
-        """Looks again under the lock: another worker may have made a whole table meanwhile."""
+        """Discard a damaged table under its lock, unless another worker has replaced it."""
         from compression_gates.evals.scoring.prediction_table import PredictionTable
 
         with self.store.locked(table.name):
             if not table.exists():
                 return
             try:
-                with PredictionTable(table) as found:
-                    found.check()
+                with PredictionTable(table) as opened:
+                    opened.check()
             except DamagedError as error:
                 self.store.discard(table, error)
 
-    def _with_table(
-        self, checkpoint: Checkpoint, data: DataSet, protocol: object, table: Path, most: float
+    def _write_table(
+        self,
+        checkpoint: Checkpoint,
+        data: DataSet,
+        protocol: Protocol,
+        table: Path,
+        max_bytes: float,
     ) -> Mapping[str, np.ndarray]:
-        """Scores a baseline, and keeps its predictions where they take at most ``most`` bytes; the
-        lock of the table is held."""
+        """Score a baseline, and write its predictions to a table of at most ``max_bytes``.
+
+        A table that would be larger is not written. The caller holds the lock of the table.
+        """
         from compression_gates.evals.scoring.text import score_text
 
         keep = None if table.exists() else table
         loaded = self.models.load(checkpoint)
-        return _routed(loaded, lambda: score_text(loaded, data, protocol, keep=keep, most=most))
+        return _with_expert_counts(
+            loaded,
+            lambda: score_text(loaded, data, protocol, keep=keep, max_table_bytes=max_bytes),
+        )
 
     def _table_path(self, origin: Mapping[str, object]) -> Path:
         return self.store.beside(self.complete_origin(origin), "log-probabilities.npy")
@@ -246,11 +281,11 @@ def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:
     return {**footprint(loaded), DIGEST: np.array(digest)}
 
 
-def _routed(
+def _with_expert_counts(
     loaded: "Loaded", score: Callable[[], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
-    """What a scorer returns, and the tokens that each expert of the model was given meanwhile."""
-    from compression_gates.evals.scoring.routing import routed
+    """Return the arrays of a scorer, and the number of tokens of each expert if there are any."""
+    from compression_gates.evals.scoring.routing import count_expert_tokens
 
-    with routed(loaded.model) as counts:
+    with count_expert_tokens(loaded.model) as counts:
         return {**score(), **counts()}

@@ -1,4 +1,4 @@
-"""A baseline and a candidate that were scored on the same items: what all metrics are read from."""
+"""The scores of a baseline and a candidate on the same items, from which metrics are computed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from compression_gates.evals.report.coverage import Coverage
 
 PREDICTED = "predicted"
-"""In place of a role: the data on which predictions are compared, whether right or wrong."""
+"""Used in place of a role: the data on which two models' predictions are compared."""
 SIMULATED, DIGEST = "simulated", "weights_digest"
-"""Arrays of the measurement of a model's weights that are no counts."""
+"""Arrays of the measurement of a model's weights that are not counts."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was scored on each data set.
+    """The scores of a model on each data set.
 
     Attributes:
-        kind: of the model, or ``log`` where the numbers are those of a log.
+        kind: kind of the model, or ``log`` if the scores come from a log.
         by_role: the scored data by role; see :data:`evals.tasks.ROLES`.
     """
 
@@ -33,7 +33,7 @@ class Scores:
 
     @property
     def form(self) -> str:
-        """How the weights are stored."""
+        """The form in which the weights are stored."""
         return "lm-eval log"
 
     @property
@@ -42,16 +42,16 @@ class Scores:
         return next(iter(self.by_role.values())).data
 
     def has_weights_of(self, other: "Scores") -> bool:
-        """Whether both sides compute with the same weights, however these are stored."""
+        """Return whether both models compute with the same weights, however these are stored."""
         return False
 
     def __getitem__(self, role: str) -> Scored:
         return self.by_role[role]
 
     def get(self, role: str) -> Scored | None:
-        """The scored data of a role or of :data:`PREDICTED`; None where there are none.
+        """Return the scored data of a role or of :data:`PREDICTED`; None if there are none.
 
-        Predictions are next tokens, classes, or the ends of extracted answers.
+        Predictions are next tokens, classes, or the first and last tokens of extracted answers.
         """
         if role != PREDICTED:
             return self.by_role.get(role)
@@ -62,7 +62,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class ModelScores(Scores):
-    """What a model scored, and what its weights are.
+    """The scores of a model, and the size of its weights.
 
     Attributes:
         checkpoint: the model.
@@ -78,12 +78,12 @@ class ModelScores(Scores):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights on disk."""
+        """The number of bytes of the weights on disk."""
         return self.checkpoint.weight_bytes
 
     @property
     def footprint(self) -> dict[str, float]:
-        """Parameters, zeros, and the share of groups that keep an N:M pattern."""
+        """Counts of parameters, of zeros, and of layers with an N:M pattern."""
         counts = self.weights.arrays.items()
         return {name: float(count) for name, count in counts if name not in (SIMULATED, DIGEST)}
 
@@ -95,8 +95,7 @@ class ModelScores(Scores):
 
     @property
     def simulated(self) -> str:
-        """Why timing the model would not time the form in which it is stored; empty where it
-        would."""
+        """Why the time of this model is not that of its stored form; empty if it is."""
         return str(self.weights[SIMULATED])
 
 
@@ -105,11 +104,11 @@ class Pair:
     """A baseline and a candidate that were scored on the same items.
 
     Attributes:
-        baseline, candidate: what each scored.
-        comparison: of the two checkpoints; None where there are none.
+        baseline, candidate: the scores of each model.
+        comparison: the comparison of the two checkpoints; None for logs.
         speed: the speedup; None if the pair was not timed.
-        coverage: what the data exercised of the baseline.
-        notes: notes of the methods of a recipe, made while they were applied.
+        coverage: which part of the baseline each data set exercised.
+        notes: notes that the methods of a recipe made while they were applied.
     """
 
     baseline: Scores
@@ -121,15 +120,15 @@ class Pair:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the candidate computes with its baseline's weights: nothing is compressed."""
+        """Whether the candidate has the baseline's weights, so that nothing is compressed."""
         return self.candidate.has_weights_of(self.baseline)
 
     @property
     def form(self) -> str:
-        """How the candidate is stored, with its dtype if that differs from the baseline's."""
-        dtypes = [
+        """The stored form of the candidate, with its dtype if that differs from the baseline's."""
+        form = self.candidate.form
+        dtype, baseline_dtype = (
             side.checkpoint.dtype if isinstance(side, ModelScores) else ""
             for side in (self.candidate, self.baseline)
-        ]
-        own, theirs = dtypes
-        return f"{self.candidate.form} in {own}" if own and own != theirs else self.candidate.form
+        )
+        return f"{form} in {dtype}" if dtype and dtype != baseline_dtype else form

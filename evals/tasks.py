@@ -1,7 +1,7 @@
-"""The tasks of each kind of model: one table of role and kind.
+"""The tasks of each kind of model, in one table by kind and role.
 
-A data set plays a *role* for a model, such as ``answers``. The table says which shapes of data can
-play it, by which protocol they are scored, and what scores them.
+A data set has a *role* for a model, such as ``answers``. The table lists the shapes of data that a
+role accepts, the protocol by which they are scored, and the function that scores them.
 """
 
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ from compression_gates.evals.scoring.protocols import (
 ROLES = ("text", "answers", "summaries", "labels", "continuations")
 """Roles in the order in which a model is scored on them.
 
-``text`` is predicted token by token, or classified without labels; ``answers`` are questions with
-short answers, ``summaries`` prompts with long ones, ``labels`` texts with their classes, and
-``continuations`` prompts that are continued without a right answer.
+The tokens of ``text`` are predicted, or it is classified without labels. ``answers`` are questions
+with short answers, ``summaries`` prompts with long answers, ``labels`` texts with their classes,
+and ``continuations`` prompts that are continued without an expected answer.
 """
 
 
 class Reference(Enum):
-    """What scoring a candidate takes from its baseline."""
+    """The result of the baseline that is needed to score a candidate."""
 
     NOTHING = "nothing"
     PREDICTIONS = "predictions"  # the distribution at every token
-    OUTPUT = "output"  # the arrays that the baseline was measured as
+    OUTPUT = "output"  # the arrays that the scorer returned for the baseline
 
 
 @dataclass(frozen=True)
@@ -41,43 +41,47 @@ class Task:
     """How a kind of model is scored on data in a role.
 
     Attributes:
-        shapes: of the data that play this role if nothing else is said.
-        protocol: its class.
-        scorer: ``module.function`` in :mod:`evals.scoring`.
-        also: further shapes that can play the role where a profile says so.
-        columns: roles of columns that the data need beyond those of their shape.
-        reference: what scoring a candidate takes from its baseline.
+        shapes: shapes of data that have this role by default.
+        protocol: class of the protocol.
+        scorer: ``module.function`` in :mod:`evals.scoring`; it is called with the model, the data
+            set, the protocol and, if ``reference`` is ``OUTPUT``, the arrays of the baseline or
+            None. Its arrays are described in :data:`evals.store.schema.SCHEMAS`.
+        other_shapes: further shapes that a profile can give this role.
+        columns: roles of columns that the data need in addition to those of their shape.
+        reference: the result of the baseline that is needed to score a candidate.
     """
 
     shapes: tuple[str, ...]
     protocol: type[Protocol]
     scorer: str
-    also: tuple[str, ...] = ()
+    other_shapes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     reference: Reference = Reference.NOTHING
 
 
+_ANSWERS = Task((QUESTION, PROMPT), GenerationProtocol, "generation.generate")
+_SUMMARIES = Task((SUMMARY, PROMPT), GenerationProtocol, "generation.generate")
 TASKS: dict[str, dict[str, Task]] = {
     CAUSAL: {
         "text": Task(
             (TEXT,),
             TextProtocol,
             "text.score_text",
-            also=(PROMPT, QUESTION, SUMMARY),
+            other_shapes=(PROMPT, QUESTION, SUMMARY),
             reference=Reference.PREDICTIONS,
         ),
-        "answers": Task((QUESTION, PROMPT), GenerationProtocol, "generation.generate"),
-        "summaries": Task((SUMMARY, PROMPT), GenerationProtocol, "generation.generate"),
+        "answers": _ANSWERS,
+        "summaries": _SUMMARIES,
         "continuations": Task(
             (BARE,),
             ContinuationProtocol,
             "continuation.continue_prompts",
-            also=(TEXT, PROMPT, QUESTION, SUMMARY),
+            other_shapes=(TEXT, PROMPT, QUESTION, SUMMARY),
             reference=Reference.OUTPUT,
         ),
     },
     CLASSIFIER: {
-        "text": Task((TEXT,), ClassProtocol, "classes.classify", also=(LABELLED,)),
+        "text": Task((TEXT,), ClassProtocol, "classes.classify", other_shapes=(LABELLED,)),
         "labels": Task((LABELLED,), ClassProtocol, "classes.classify"),
     },
     EXTRACTIVE: {
@@ -88,27 +92,27 @@ TASKS: dict[str, dict[str, Task]] = {
             (),
             TextProtocol,
             "text.score_text",
-            also=(PROMPT, QUESTION, SUMMARY),
+            other_shapes=(PROMPT, QUESTION, SUMMARY),
             reference=Reference.PREDICTIONS,
         ),
-        "answers": Task((QUESTION, PROMPT), GenerationProtocol, "generation.generate"),
-        "summaries": Task((SUMMARY, PROMPT), GenerationProtocol, "generation.generate"),
+        "answers": _ANSWERS,
+        "summaries": _SUMMARIES,
     },
 }
 """The tasks of each kind of model, by role."""
 
 
 def roles_of(kind: str) -> Mapping[str, Task]:
-    """The tasks of a kind of model by role; empty for logs, which are not scored."""
+    """Return the tasks of a kind of model by role; empty for logs, which are not scored."""
     return TASKS.get(kind, {})
 
 
-def can_play(shape: str, role: str, kind: str) -> bool:
-    """Whether data of a shape can play a role for a kind of model."""
+def can_have_role(shape: str, role: str, kind: str) -> bool:
+    """Return whether data of a shape can have a role for a kind of model."""
     task = roles_of(kind).get(role)
-    return task is not None and shape in (*task.shapes, *task.also)
+    return task is not None and shape in (*task.shapes, *task.other_shapes)
 
 
-def usual_roles(shape: str, kind: str) -> list[str]:
-    """The roles that data of a shape play for a kind of model if nothing else is said."""
+def default_roles(shape: str, kind: str) -> list[str]:
+    """Return the roles that data of a shape have by default for a kind of model."""
     return [role for role, task in roles_of(kind).items() if shape in task.shapes]

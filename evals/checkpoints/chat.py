@@ -26,7 +26,7 @@ from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.errors import EvalError, listed
 from compression_gates.evals.foreign_text import snippet
 from compression_gates.evals.guard import TimeUp
-from compression_gates.evals.scoring.prompts import rendered
+from compression_gates.evals.scoring.prompts import render_chat
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
@@ -108,7 +108,7 @@ def render(
     tools = chat.tools and list(chat.tools)
     options = {"chat_template": template, "tools": tools, **chat.variables}
     try:
-        text = rendered(tokenizer, chat.messages, "fails", chat.add_generation_prompt, **options)
+        text = render_chat(tokenizer, chat.messages, "fails", chat.add_generation_prompt, **options)
     except EvalError as error:
         return Rendering(failure=str(error), timed_out=isinstance(error.__cause__, TimeUp))
     return Rendering(text)

@@ -1,44 +1,52 @@
-"""Which document each row of a data set belongs to, where the rows do not say so. Pure.
+"""Documents of the rows of a data set, where the rows do not name them. Pure functions.
 
-Items of one document resemble each other, so intervals take documents, not items, as independent.
+Items of one document resemble each other, so intervals treat documents, and not items, as
+independent.
 """
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
-PASSAGES = ("context", "passage", "article", "document", "paragraph", "story", "dialogue",
-            "background", "premise", "text")  # fmt: skip
-"""Names of columns that hold what several questions may be about; the first that recurs counts."""
-LONG = 80
-"""Characters from which on a line that recurs in several prompts is taken for their passage."""
+PASSAGE_COLUMNS = ("context", "passage", "article", "document", "paragraph", "story", "dialogue",
+                   "background", "premise", "text")  # fmt: skip
+"""Names of columns whose text rows can share; the first one with repeated values is used."""
+MIN_PASSAGE_CHARACTERS = 80
+"""Smallest length of a line that is taken for a passage if several prompts contain it."""
 
 
-def numbered(keys: Sequence[Hashable | None]) -> list[int]:
-    """An index for each distinct key, in the order of their first places; None is always new.
+def document_indices(keys: Sequence[Hashable | None]) -> list[int]:
+    """Return an index for each distinct key, in the order of first occurrence.
 
-    >>> numbered(["a", None, "b", "a", None])
+    Each None gets an index of its own.
+
+    >>> document_indices(["a", None, "b", "a", None])
     [0, 1, 2, 0, 3]
     """
-    known: dict[Hashable, int] = {}
+    indices: dict[Hashable, int] = {}
     return [
-        known.setdefault(("own", place) if key is None else ("key", key), len(known))
-        for place, key in enumerate(keys)
+        indices.setdefault(("row", row) if key is None else ("key", key), len(indices))
+        for row, key in enumerate(keys)
     ]
 
 
 def passages(rows: Sequence[Mapping]) -> list[str | None] | None:
-    """The passage of each row: the text of the first column of :data:`PASSAGES` whose values
-    recur and are not all the same. None where there is no such column."""
-    for name in PASSAGES:
-        column = [_value(row, name) for row in rows]
+    """Return the passage of each row, from the first suitable column of :data:`PASSAGE_COLUMNS`.
+
+    A suitable column has repeated values that are not all the same.
+
+    Returns:
+        None if there is no such column; in the list, None for a row without text there.
+    """
+    for name in PASSAGE_COLUMNS:
+        column = [_text_of(row, name) for row in rows]
         counts = Counter(value for value in column if value)
         if any(count > 1 for count in counts.values()) and len(counts) > 1:
             return [value or None for value in column]
     return None
 
 
-def _value(row: Mapping, name: str) -> str:
-    """The text under a name, whatever its case; nothing where there is none."""
+def _text_of(row: Mapping, name: str) -> str:
+    """Return the text of a column whose name is compared in lower case; empty if it has none."""
     for key, value in row.items():
         if isinstance(key, str) and key.lower() == name:
             return str(value) if isinstance(value, str | int) else ""
@@ -46,13 +54,18 @@ def _value(row: Mapping, name: str) -> str:
 
 
 def shared_lines(prompts: Sequence[str]) -> list[str | None]:
-    """The passage of each prompt that holds one: its first line of at least :data:`LONG`
-    characters that stands in other prompts too, and in at most half of them.
+    """Return the passage inside each prompt, or None.
 
-    What stands in more of them is an instruction, and makes no document.
+    The passage is the first line of at least :data:`MIN_PASSAGE_CHARACTERS` characters that other
+    prompts contain as well, but not more than half of all prompts. A line in more than half of them
+    is an instruction.
     """
-    lines = [[line for line in text.splitlines() if len(line) >= LONG] for text in prompts]
-    counts = Counter(line for own in lines for line in set(own))
+    lines = [
+        [line for line in text.splitlines() if len(line) >= MIN_PASSAGE_CHARACTERS]
+        for text in prompts
+    ]
+    counts = Counter(line for of_prompt in lines for line in set(of_prompt))
     return [
-        next((line for line in own if 1 < counts[line] <= len(prompts) / 2), None) for own in lines
+        next((line for line in of_prompt if 1 < counts[line] <= len(prompts) / 2), None)
+        for of_prompt in lines
     ]

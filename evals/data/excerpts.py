@@ -1,89 +1,89 @@
-"""Prompts cut from plain text, for a model to continue. Pure and deterministic."""
+"""Prompts that are cut from plain text for a model to continue. Pure and deterministic."""
 
 import re
 from collections.abc import Iterator
 
 from compression_gates.evals.data.items import DataSet, Prompt, Text
 
-PROMPTS = 160
-"""Prompts that are cut from a data set at most."""
-LONGEST, SHORTEST = 1000, 200
-"""Characters of an excerpt: longer documents are taken apart, and short pieces joined up to it."""
-CUTS = 2
-"""Prompts that are cut from one excerpt at most, where there are few."""
+MAX_PROMPTS = 160
+"""Largest number of prompts that are cut from a data set."""
+MAX_CHARACTERS, MIN_CHARACTERS = 1000, 200
+"""Length of an excerpt: longer texts are split, and shorter pieces are joined."""
+MAX_CUTS = 2
+"""Largest number of prompts that are cut from one excerpt if there are few excerpts."""
 _PARAGRAPH, _LINE, _SENTENCE = r"\n\s*\n", r"\n", r"(?<=[.!?])\s+"
 
 
-def prompts_of(data: DataSet, most: int = PROMPTS) -> DataSet:
-    """Prompts to continue: excerpts of the texts of ``data``, or its prompts as they are.
+def cut_prompts(data: DataSet, count: int = MAX_PROMPTS) -> DataSet:
+    """Return prompts to continue: excerpts of texts, or the prompts of ``data`` unchanged.
 
-    A prompt begins where a document, paragraph, line or sentence begins, so that a model is asked
-    about a text of its own and not about the end of one and the beginning of the next. It ends
-    with its excerpt, where the model says what comes next; where there are few excerpts, each is
-    also cut in the middle, at a space.
+    An excerpt begins at the beginning of a document, paragraph, line or sentence, so that it has a
+    single subject, and a prompt ends at the end of its excerpt. If there are few excerpts, each one
+    is also cut at a space near its middle.
 
     Args:
-        data: texts, or prompts.
-        most: prompts, spread evenly over the data.
+        data: texts or prompts.
+        count: largest number of prompts; they are spread evenly over the data.
 
     Returns:
-        The prompts under the name of ``data``, with what it says of protocols. Prompts of one
-        document share its index; of a single document every excerpt counts as one.
+        The prompts, with the name of ``data``; if these were prompts, also with its protocol
+        overrides. Prompts of one document share its index; if there is a single document, each
+        excerpt counts as a document.
     """
     if not isinstance(data.items[0], Text):
         prompts = [Prompt(item.prompt, "", item.document) for item in data.items]
-        return DataSet(data.name, tuple(_spread(prompts, most)), data.overrides)
+        return DataSet(data.name, tuple(_spread(prompts, count)), data.overrides)
     pieces = [
-        (piece, item.document)
+        (piece.strip(), item.document)
         for item in data.items
         for piece in excerpts(item.text)
         if piece.strip()
     ]
     if len(set(data.documents)) == 1:
         pieces = [(piece, index) for index, (piece, _) in enumerate(pieces)]
-    pieces = _spread(pieces, most)
-    cuts = max(1, min(CUTS, most // len(pieces)))
-    found = [
-        Prompt(prompt, "", document)
-        for piece, document in pieces
-        for prompt in _cut(piece.strip(), cuts)
+    pieces = _spread(pieces, count)
+    cuts = max(1, min(MAX_CUTS, count // len(pieces)))
+    prompts = [
+        Prompt(prompt, "", document) for piece, document in pieces for prompt in _cut(piece, cuts)
     ]
-    return DataSet(data.name, tuple(found))
+    return DataSet(data.name, tuple(prompts))
 
 
 def excerpts(text: str) -> list[str]:
-    """``text`` in pieces of at most :data:`LONGEST` characters.
+    """Split ``text`` into pieces of at most :data:`MAX_CHARACTERS` characters.
 
-    A longer text is split at blank lines; without any at the ends of lines; and of sentences
-    where it is one line. Neighbours shorter than :data:`SHORTEST` are joined. A rest shorter than
-    that is left out.
+    A longer text is split at blank lines; without any, at the ends of lines; and a single line, at
+    the ends of sentences. Pieces shorter than :data:`MIN_CHARACTERS` are joined with the following
+    ones, and a remainder that is shorter is left out.
 
     >>> [len(piece) for piece in excerpts("x" * 600 + "\\n" + "y" * 600)]
     [600, 600]
     """
-    if len(text) <= LONGEST:
+    if len(text) <= MAX_CHARACTERS:
         return [text]
-    for pattern, between in ((_PARAGRAPH, "\n\n"), (_LINE, "\n"), (_SENTENCE, " ")):
+    for pattern, separator in ((_PARAGRAPH, "\n\n"), (_LINE, "\n"), (_SENTENCE, " ")):
         parts = [part for part in re.split(pattern, text) if part.strip()]
-        joined = _joined(parts, between)
-        if len(parts) > 1 and joined != [text]:  # a short head is joined to all that follows it
+        joined = _joined(parts, separator)
+        # A short first part can be joined with all others, which gives the text back.
+        if len(parts) > 1 and joined != [text]:
             return [piece for part in joined for piece in excerpts(part)]
-    return [text[start : start + LONGEST] for start in range(0, len(text), LONGEST)]
+    return [text[start : start + MAX_CHARACTERS] for start in range(0, len(text), MAX_CHARACTERS)]
 
 
-def _joined(parts: list[str], between: str) -> list[str]:
-    found: list[str] = []
+def _joined(parts: list[str], separator: str) -> list[str]:
+    """Join consecutive parts until each has :data:`MIN_CHARACTERS` characters."""
+    pieces: list[str] = []
     current = ""
     for part in parts:
-        current = f"{current}{between}{part}" if current else part
-        if len(current) >= SHORTEST:
-            found.append(current)
+        current = f"{current}{separator}{part}" if current else part
+        if len(current) >= MIN_CHARACTERS:
+            pieces.append(current)
             current = ""
-    return found or [current]
+    return pieces or [current]
 
 
 def _cut(piece: str, cuts: int) -> Iterator[str]:
-    """The whole piece, and its beginnings up to a space near 1/cuts, 2/cuts, … of it."""
+    """Yield the whole piece, and its beginnings up to a space near each multiple of 1/cuts."""
     for number in range(cuts, 0, -1):
         end = len(piece) * number // cuts
         if end < len(piece):
@@ -92,8 +92,8 @@ def _cut(piece: str, cuts: int) -> Iterator[str]:
             yield piece[:end]
 
 
-def _spread(items: list, most: int) -> list:
-    """At most ``most`` of the items, evenly spread, in their order."""
-    if len(items) <= most:
+def _spread(items: list, count: int) -> list:
+    """Return at most ``count`` items, evenly spread, in their order."""
+    if len(items) <= count:
         return items
-    return [items[index * len(items) // most] for index in range(most)]
+    return [items[index * len(items) // count] for index in range(count)]

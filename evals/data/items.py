@@ -1,4 +1,4 @@
-"""Data sets: items with their roles, the document that each belongs to, and a digest."""
+"""Data sets: items with their document, and a digest of all items."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from compression_gates.evals.foreign_text import on_one_line
 
 @dataclass(frozen=True)
 class Text:
-    """A document to predict token by token. Without a label it may also be classified."""
+    """A document whose tokens are predicted, or a text that is classified without a label."""
 
     text: str
     document: int
@@ -22,9 +22,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt to continue, and what is expected of its continuation.
+    """A prompt to continue, and the expected continuation.
 
-    ``accepted`` are further answers that are as right as the expected one.
+    Attributes:
+        prompt: the whole input of the model.
+        expected: the expected continuation; empty if there is none.
+        document: index of the document to which the item belongs.
+        accepted: further correct answers.
     """
 
     prompt: str
@@ -35,7 +39,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Question:
-    """A question whose answer is a piece of its context; without one the answer is empty."""
+    """A question whose answer is a span of its context.
+
+    Attributes:
+        question, context: the input of the model.
+        expected: the answer; empty if the context does not contain one.
+        document: index of the document to which the item belongs.
+        accepted: further correct answers.
+    """
 
     question: str
     context: str
@@ -55,7 +66,7 @@ class Labelled:
 
 Item = Text | Prompt | Question | Labelled
 KEEP, DROP = "keep", "drop"
-"""What happens to a last window of a text that is shorter than the others."""
+"""Treatment of the last window of a text if it is shorter than the others."""
 SQUAD, SYMBOLS = "squad", "symbols"
 """Normal forms of answers; see :mod:`evals.metrics.normal_forms`."""
 
@@ -77,11 +88,11 @@ class ProtocolOverrides:
 
     @property
     def given(self) -> dict[str, object]:
-        """The settings that are replaced."""
+        """The settings that are replaced, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def updated(self, other: "ProtocolOverrides") -> "ProtocolOverrides":
-        """These overrides with those of ``other``, which take precedence."""
+        """Return these overrides with those of ``other``, which take precedence."""
         return replace(self, **other.given)
 
 
@@ -89,14 +100,14 @@ NO_OVERRIDES = ProtocolOverrides()
 
 
 def input_text(item: Item) -> str:
-    """What a model is given of an item."""
+    """Return the input of a model for an item."""
     if isinstance(item, Prompt):
         return item.prompt
     return f"{item.question}\n{item.context}" if isinstance(item, Question) else item.text
 
 
 def whole_text(item: Item) -> str:
-    """An item with what is expected of a model, as it stood in a training text."""
+    """Return the input for an item with the expected continuation of a prompt."""
     return f"{item.prompt} {item.expected}\n" if isinstance(item, Prompt) else input_text(item)
 
 
@@ -105,8 +116,10 @@ class DataSet:
     """Named items of one type.
 
     Attributes:
-        overrides: protocol settings that it replaces.
-        classes: names of the classes that labels are indices of; empty where they have none.
+        name: name of the data set, in reports and errors.
+        items: at least one item.
+        overrides: protocol settings that the data set replaces.
+        classes: names of the classes by label; empty if they have no names.
         normal_form: the form in which answers are compared, :data:`SQUAD` or :data:`SYMBOLS`.
 
     Raises:
@@ -126,32 +139,37 @@ class DataSet:
 
     @cached_property
     def digest(self) -> str:
+        """A hash of all items."""
         rows = [[type(item).__name__, *astuple(item)] for item in self.items]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @property
     def documents(self) -> Sequence[int]:
+        """The document of each item."""
         return [item.document for item in self.items]
 
 
-def text_file(path: str, by_line: bool, what: str = "text file") -> DataSet:
-    """A plain text file as one document, or as a document a line that is not blank.
+def text_file(path: str, by_line: bool, label: str = "text file") -> DataSet:
+    """Read a plain text file.
 
-    ``what`` names the file in errors.
+    Args:
+        path: path of a file in UTF-8.
+        by_line: whether each line that is not blank is a document; otherwise the whole file is one.
+        label: beginning of an error message.
 
     Raises:
-        EvalError: no such file, not UTF-8, or nothing but white space.
+        EvalError: the file does not exist, is not UTF-8, or has no text.
     """
     if is_stream(Path(path)):
-        raise EvalError(f"{what} {path}: not a regular file; write it to one first")
+        raise EvalError(f"{label} {path}: not a regular file; write its content to one first")
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise EvalError(f"{what} {path}: {error.strerror}") from error
+        raise EvalError(f"{label} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise EvalError(f"{what} {path}: not UTF-8 at byte {error.start}") from error
+        raise EvalError(f"{label} {path}: not UTF-8 at byte {error.start}") from error
     texts = [line for line in text.splitlines() if line.strip()] if by_line else [text]
     if not any(char.isprintable() and not char.isspace() for char in text):
-        raise EvalError(f"{what} {path}: no text in it")
+        raise EvalError(f"{label} {path}: no text in it")
     items = tuple(Text(part, index) for index, part in enumerate(texts))
     return DataSet(Path(path).name, items)

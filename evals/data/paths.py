@@ -1,16 +1,20 @@
-"""Paths as users and files write them."""
+"""Paths that users give."""
 
 import os
 from pathlib import Path
 
 
 def expanded(reference: str | Path) -> Path:
-    """A path with ``~`` and ``~user`` as the home folder; as it is where there is no such user,
-    so that it is told as a path that does not exist."""
+    """Return a path with ``~`` and ``~user`` expanded.
+
+    A path with an unknown user is returned unchanged, so that it is reported as missing.
+    """
     return Path(os.path.expanduser(reference))
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is something else than a file or a folder, such as a named pipe, which would
-    be waited for, and cannot be read twice."""
+    """Return whether a path exists and is neither a file nor a folder.
+
+    Reading a named pipe, for example, can block, and it cannot be read twice.
+    """
     return path.exists() and not (path.is_file() or path.is_dir())

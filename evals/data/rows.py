@@ -1,4 +1,4 @@
-"""Rows of a table: from a local file or folder, or from the hub through ``datasets``."""
+"""Rows of a table, from a local file or folder, or from the hub through ``datasets``."""
 
 import csv
 import json
@@ -11,12 +11,11 @@ from compression_gates.evals.data.paths import expanded, is_stream
 from compression_gates.evals.errors import EvalError, kind_and_line
 from compression_gates.evals.guard import guarded
 
-_LONGEST = 1 << 30
-"""Characters of a cell."""
+_MAX_CELL_CHARACTERS = 1 << 30
 Row = Mapping[str, object]
 TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 FILES = (*TABLES, ".txt")
-"""Endings of the files that hold rows."""
+"""Suffixes of files with rows."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,11 @@ class Place:
 
     Attributes:
         path: a file (JSON lines, a JSON list, SQuAD's JSON, CSV or TSV with a header, Parquet, or
-            text, a row a line), or a folder that ``datasets`` wrote with ``save_to_disk``.
-        hub: a data set on the hub, with ``@REVISION`` where one is meant.
-        config: of the hub's data set.
-        files: of the hub's repository, in place of a configuration.
-        split: of the hub's data set or of a folder of several.
+            text with one row per line), or a folder that ``datasets`` wrote with ``save_to_disk``.
+        hub: name of a data set on the hub, optionally followed by ``@REVISION``.
+        config: configuration of the data set on the hub.
+        files: files of the repository on the hub, in place of a configuration.
+        split: split of the data set on the hub, or of a folder with several splits.
     """
 
     path: str = ""
@@ -45,19 +44,19 @@ class Place:
 
 
 def read_rows(place: Place, most: int | None = None) -> list[Row]:
-    """The rows of a place in their order; the first ``most`` where that is given.
+    """Return the rows of a place in their order, at most ``most`` of them.
 
     Raises:
-        EvalError: names the file, what is wrong with it and where; or why the hub gives nothing.
+        EvalError: a file is missing or damaged, the hub is not available, or there is no row.
     """
-    found = list(islice(rows_of(place), most))
-    if not found:
-        raise EvalError(f"{place}: holds no row")
-    return found
+    rows = list(islice(rows_of(place), most))
+    if not rows:
+        raise EvalError(f"{place}: has no rows")
+    return rows
 
 
 def rows_of(place: Place) -> Iterator[Row]:
-    """The rows of a place, read as they are asked for; what is wrong is raised on the way."""
+    """Yield the rows of a place, and raise an EvalError where a row cannot be read."""
     try:
         yield from _local(place) if place.path else _from_hub(place)
     except OSError as error:
@@ -69,7 +68,7 @@ def rows_of(place: Place) -> Iterator[Row]:
 def _local(place: Place) -> Iterator[Row]:
     path = expanded(place.path)
     if is_stream(path):
-        raise EvalError(f"{place.path}: not a regular file; write it to one first")
+        raise EvalError(f"{place.path}: not a regular file; write its content to one first")
     if path.is_dir():
         return _saved(path, place.split)
     if not path.exists():
@@ -82,7 +81,7 @@ def _local(place: Place) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[Row]:
-    # Only line feeds end a line: a text may hold other separators.
+    # Lines end with a line feed only, because a text can contain other separators.
     with path.open(encoding="utf-8-sig", newline="\n") as stream:
         for line in stream:
             yield {"text": line.rstrip("\r\n")}
@@ -101,24 +100,24 @@ def _json(path: Path) -> Iterator[Row]:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         if not text.lstrip().startswith("["):
-            yield from _json_lines(path)  # many write JSON lines under this name
+            yield from _json_lines(path)  # JSON lines are often named .json
             return
         raise EvalError(f"{path}: not JSON: {error}") from error
     if isinstance(rows, dict):
         rows = rows["data"] if isinstance(rows.get("data"), list) else [rows]
     if not isinstance(rows, list):
-        raise EvalError(f"{path}: holds no list of rows")
+        raise EvalError(f"{path}: neither a JSON list of rows nor an object")
     if any(isinstance(row, dict) and "paragraphs" in row for row in rows):
         yield from _squad(path, rows)
         return
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise EvalError(f"{path}: element {number} is no JSON object")
+            raise EvalError(f"{path}: element {number} is not a JSON object")
         yield row
 
 
 def _squad(path: Path, articles: list) -> Iterator[Row]:
-    """Questions as SQuAD nests them: articles with paragraphs with a context and its questions."""
+    """Yield the questions of SQuAD's JSON: articles, their paragraphs, and their questions."""
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:
@@ -131,22 +130,26 @@ def _squad(path: Path, articles: list) -> Iterator[Row]:
                     }
     except (TypeError, KeyError, AttributeError) as error:
         raise EvalError(
-            f"{path}: not the JSON of SQuAD ({type(error).__name__}: {error})"
+            f"{path}: not in the format of SQuAD ({type(error).__name__}: {error})"
         ) from error
 
 
 def json_row(path: Path, where: str, line: str) -> Row:
-    """A row as JSON has it.
+    """Return the row in a line of JSON.
+
+    Args:
+        path, where: the file and the line, for errors.
+        line: the text.
 
     Raises:
-        EvalError: it is no JSON object.
+        EvalError: the text is not a JSON object.
     """
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise EvalError(f"{path}: {where} is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise EvalError(f"{path}: {where} is no JSON object")
+        raise EvalError(f"{path}: {where} is not a JSON object")
     return row
 
 
@@ -154,15 +157,15 @@ def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-        csv.field_size_limit(_LONGEST)
+        csv.field_size_limit(_MAX_CELL_CHARACTERS)
         try:
-            heads = reader.fieldnames or []
-            if len(set(heads)) < len(heads):
-                raise EvalError(f"{path}: two columns have one name among {', '.join(heads)}")
+            names = reader.fieldnames or []
+            if len(set(names)) < len(names):
+                raise EvalError(f"{path}: two columns have the same name: {', '.join(names)}")
             for row in reader:
                 if None in row or None in row.values():
                     raise EvalError(
-                        f"{path}: line {reader.line_num} has not as many cells as the first"
+                        f"{path}: line {reader.line_num} does not have as many cells as the header"
                     )
                 yield row
         except csv.Error as error:
@@ -172,7 +175,7 @@ def _csv(path: Path) -> Iterator[Row]:
 def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as parquet
 
-    with guarded(f"{path}: not Parquet"):  # damage shows wherever it lies, also in a date
+    with guarded(f"{path}: not Parquet"):  # damaged files raise errors of many types
         for batch in parquet.ParquetFile(path).iter_batches():
             yield from batch.to_pylist()
 
@@ -180,17 +183,17 @@ def _parquet(path: Path) -> Iterator[Row]:
 def _saved(path: Path, split: str) -> Iterator[Row]:
     datasets = _datasets(path)
     try:
-        found = datasets.load_from_disk(str(path))
-    except Exception as error:  # its files are data
+        saved = datasets.load_from_disk(str(path))
+    except Exception as error:  # damaged files raise errors of many types
         raise EvalError(
-            f"{path}: no folder that datasets saved ({type(error).__name__}: {error})"
+            f"{path}: not a folder that datasets saved ({type(error).__name__}: {error})"
         ) from error
-    if isinstance(found, datasets.DatasetDict):
-        if split not in found:
-            raise EvalError(f"{path}: no split {split!r}; it has {', '.join(found)}")
-        found = found[split]
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise EvalError(f"{path}: no split {split!r}; it has {', '.join(saved)}")
+        saved = saved[split]
     with guarded(f"{path}: damaged"):
-        yield from found
+        yield from saved
 
 
 def _from_hub(place: Place) -> Iterator[Row]:
@@ -198,23 +201,23 @@ def _from_hub(place: Place) -> Iterator[Row]:
     name, _, revision = place.hub.partition("@")
     files = {place.split: place.files} if place.files else None
     try:
-        found = datasets.load_dataset(
+        rows = datasets.load_dataset(
             name, place.config or None, split=place.split, revision=revision or None,
             data_files=files, streaming=bool(files),
         )  # fmt: skip
     except Exception as error:
         raise EvalError(
-            f"{place}: not to be had from the hub ({kind_and_line(error)}); "
+            f"{place}: not available from the hub ({kind_and_line(error)}); "
             "name a local copy of it instead"
         ) from error
-    with guarded(f"{place}: breaks off"):
-        yield from found
+    with guarded(f"{place}: reading from the hub failed"):
+        yield from rows
 
 
-def _datasets(what: object):
+def _datasets(label: object):
     try:
         import datasets
     except ImportError as error:
-        raise EvalError(f"{what}: needs the package datasets: pip install datasets") from error
+        raise EvalError(f"{label}: needs the package datasets: pip install datasets") from error
     datasets.utils.logging.set_verbosity_error()
     return datasets

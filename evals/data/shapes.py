@@ -1,8 +1,8 @@
-"""Shapes of data: which columns a table needs to be texts, questions, prompts and so on, and how a
-row of each shape becomes an item.
+"""Shapes of data: the columns that texts, questions, prompts and so on need, and the items that
+their rows become.
 
-A shape is added by an entry in :data:`SHAPES`; :data:`evals.tasks.TASKS` lists the tasks that can
-use it.
+To add a shape, add an entry to :data:`SHAPES` and to the tasks in :data:`evals.tasks.TASKS` that
+score it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LABELLED, TEXT, QUESTION, SUMMARY, PROMPT = "labelled", "text", "question", "summary", "prompt"
 BARE = "bare prompt"
-"""Prompts without a response, to be continued."""
+"""Prompts without an expected response, which are only continued."""
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "sentence", "review", "content"),
     "label": ("label", "labels"),
@@ -30,24 +30,25 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "response": ("response", "output", "completion"),
     "cluster": ("cluster", "document_id", "doc_id"),
 }
-"""The names, in lower case, by which the column of each role is recognised; the first one present
-is used."""
-_GENERATION = ("prompt", "chat", "shots", "max_new_tokens", "stop", "extract")
+"""The names, in lower case, by which the column of each role is recognised, in order of
+precedence."""
+_GENERATION_SETTINGS = ("prompt", "chat", "shots", "max_new_tokens", "stop", "extract")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A kind of rows.
+    """The columns of a table, and the items that its rows become.
 
     Attributes:
-        columns: roles of the columns that a table of this shape must have.
-        item: makes an item of a row, given a reader, the row's number, the row, and the index of
-            its document.
+        columns: roles of the columns that a table of this shape must have. A role that is not in
+            :data:`COLUMN_NAMES` is the name of its column.
+        item: function that makes an item, called with a :class:`evals.data.tables.RowReader`, the
+            number of the row, the row, and the index of its document.
         optional: further roles that are recognised, each with its column names.
-        expected: the role of the column that holds the right answers; empty where there is none.
-        prompts: templates of a prompt with roles in braces; the first whose roles all have text in
-            a row is used. Empty where an item is no prompt.
-        settings: settings of a data set that do not apply to every shape and apply to this one.
+        expected: role of the column with the correct answers; empty if there is none.
+        prompts: default templates of a prompt, with roles in braces; the first one whose roles all
+            have text in a row is used. Empty if the items are not prompts.
+        settings: settings of a data set that apply to this shape and not to every shape.
     """
 
     columns: tuple[str, ...]
@@ -83,14 +84,14 @@ SHAPES: dict[str, Shape] = {
         {"context": COLUMN_NAMES["context"]},
         "answers",
         ("{context}\n\nQuestion: {question}\nAnswer:", "Question: {question}\nAnswer:"),
-        _GENERATION,
+        _GENERATION_SETTINGS,
     ),
     SUMMARY: Shape(
         ("document", "summary"),
         _answered,
         expected="summary",
         prompts=("{document}\n\nSummary:",),
-        settings=_GENERATION,
+        settings=_GENERATION_SETTINGS,
     ),
     PROMPT: Shape(
         ("prompt", "response"),
@@ -98,16 +99,16 @@ SHAPES: dict[str, Shape] = {
         {"context": ("input", *COLUMN_NAMES["context"])},
         "response",
         ("{prompt}",),
-        _GENERATION,
+        _GENERATION_SETTINGS,
     ),
     TEXT: Shape(("text",), _text, settings=("join", "context", "stride", "tail")),
     BARE: Shape(("prompt",), _bare, prompts=("{prompt}",), settings=("prompt", "chat")),
 }
-"""All shapes. A table has the first one whose columns it has."""
+"""All shapes, by name. The shape of a table is the first one whose columns it has."""
 
 
 def column_roles() -> dict[str, tuple[str, ...]]:
-    """The roles that a column can have, each with the names by which it is recognised."""
+    """Return the roles that a column can have, each with the names by which it is recognised."""
     roles = dict(COLUMN_NAMES)
     for shape in SHAPES.values():
         for role in shape.columns:
@@ -118,7 +119,7 @@ def column_roles() -> dict[str, tuple[str, ...]]:
 
 
 def shape_of(roles: Iterable[str]) -> str:
-    """The shape of a table that has columns for ``roles``.
+    """Return the shape of a table that has columns for ``roles``.
 
     Raises:
         EvalError: no shape has these columns.
@@ -127,64 +128,72 @@ def shape_of(roles: Iterable[str]) -> str:
     for name, shape in SHAPES.items():
         if set(shape.columns) <= set(roles):
             return name
-    ways = "; ".join(" and ".join(shape.columns) for shape in SHAPES.values())
-    raise EvalError(f"columns {', '.join(roles) or 'none'} make no data set; give {ways}")
+    expected = "; ".join(" and ".join(shape.columns) for shape in SHAPES.values())
+    raise EvalError(f"columns {', '.join(roles) or 'none'} make no data set; give {expected}")
 
 
 def shapes_with(setting: str) -> list[str]:
-    """The shapes that a setting applies to; all of them if it is not limited to some."""
+    """Return the shapes that a setting applies to: those that list it, or all if none does."""
     return [name for name, shape in SHAPES.items() if setting in shape.settings] or list(SHAPES)
 
 
 def recognised(
     names: Iterable[str], shapes: Iterable[str] | None = None
 ) -> tuple[str, dict[str, str]] | None:
-    """Recognise the shape of a table by the names of its columns.
+    """Recognise the shape of a table by the names of its columns, whatever their case.
 
     Args:
-        names: of the columns.
-        shapes: those considered; all by default.
+        names: names of the columns.
+        shapes: the shapes that are considered; all by default.
 
     Returns:
-        The shape, and the column of each role; None if the columns make none of the shapes.
+        The shape, and the column of each role; None if no shape has these columns.
 
     >>> recognised(["id", "Article", "highlights"])
     ('summary', {'document': 'Article', 'summary': 'highlights'})
     """
     columns = {str(name).lower(): str(name) for name in reversed(list(names))}
-    considered = None if shapes is None else set(shapes)
-    known = column_roles()
+    column_names = column_roles()
 
     def column(candidates: Iterable[str]) -> str | None:
         return next((columns[name] for name in candidates if name in columns), None)
 
-    for name, shape in SHAPES.items():
-        if considered is not None and name not in considered:
-            continue
-        needed = {role: column(known[role]) for role in shape.columns}
-        if all(needed.values()):
+    for name in _considered(shapes):
+        shape = SHAPES[name]
+        required = {role: column(column_names[role]) for role in shape.columns}
+        if all(required.values()):
             optional = {**shape.optional, "cluster": COLUMN_NAMES["cluster"]}
             others = {role: column(candidates) for role, candidates in optional.items()}
-            return name, {role: found for role, found in {**needed, **others}.items() if found}
+            return name, {role: found for role, found in {**required, **others}.items() if found}
     return None
+
+
+def _considered(shapes: Iterable[str] | None) -> list[str]:
+    """Return the names of the given shapes, or of all, in the order of :data:`SHAPES`."""
+    return list(SHAPES) if shapes is None else [name for name in SHAPES if name in set(shapes)]
 
 
 def columns_of(
     where: str, names: Iterable[str], shapes: Iterable[str] | None = None
 ) -> tuple[str, dict[str, str]]:
-    """As :func:`recognised`, with an error in place of None.
+    """Return the shape and the columns that :func:`recognised` returns.
+
+    Args:
+        where: beginning of the error message.
+        names, shapes: as for :func:`recognised`.
 
     Raises:
-        EvalError: starts with ``where`` and lists the columns present and those looked for.
+        EvalError: no shape has these columns; lists them and the expected ones.
     """
-    names = list(names)
-    considered = list(SHAPES) if shapes is None else [name for name in SHAPES if name in shapes]
-    found = recognised(names, considered)
-    if found is None:
-        known = column_roles()
-        ways = "; or ".join(
-            " and ".join("/".join(known[role]) for role in SHAPES[shape].columns)
+    names, considered = list(names), _considered(shapes)
+    result = recognised(names, considered)
+    if result is None:
+        column_names = column_roles()
+        expected = "; or ".join(
+            " and ".join("/".join(column_names[role]) for role in SHAPES[shape].columns)
             for shape in considered
         )
-        raise EvalError(f"{where}: the columns are {', '.join(map(str, names))}; expected {ways}")
-    return found
+        raise EvalError(
+            f"{where}: the columns are {', '.join(map(str, names))}; expected {expected}"
+        )
+    return result

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from compression_gates.evals.checkpoints.checkpoint import LOG
-from compression_gates.evals.data.documents import numbered, passages
+from compression_gates.evals.data.documents import document_indices, passages
 from compression_gates.evals.data.items import DataSet, Item, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line
@@ -234,10 +234,10 @@ def documents_of(lines: Sequence[Mapping]) -> list[int]:
     """Return the document of each line, numbered from 0; lines about the same passage share one.
 
     lm-eval calls every line a document. The passage is the field of ``doc`` with a name from
-    :data:`evals.data.documents.PASSAGES`; if no passage is repeated, each line is a document.
+    :data:`evals.data.documents.PASSAGE_COLUMNS`; if no passage is repeated, each line is a document.
     """
     docs = [doc if isinstance(doc := line.get("doc"), Mapping) else {} for line in lines]
-    return numbered(passages(docs) or [None] * len(docs))
+    return document_indices(passages(docs) or [None] * len(docs))
 
 
 def _merged(first: Scored, second: Scored) -> Scored:

@@ -82,9 +82,9 @@ def coverage_of(
 
     def run() -> "Mapping[str, np.ndarray]":
         from compression_gates.evals.models.loading import load_tokenizer
-        from compression_gates.evals.scoring.vocabulary import tokens_of
+        from compression_gates.evals.scoring.vocabulary import token_coverage
 
-        return tokens_of(load_tokenizer(checkpoint, measurer.trust_remote_code), data)
+        return token_coverage(load_tokenizer(checkpoint, measurer.trust_remote_code), data)
 
     origin = {
         "model": checkpoint.digest,

@@ -1,4 +1,4 @@
-"""Extractive answers: the piece of its context that a model takes for the answer of a question."""
+"""Extractive question answering: the span of its context that a model gives as the answer."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,20 @@ from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.scoring.batches import in_batches
 from compression_gates.evals.scoring.protocols import ExtractionProtocol
 
-LEAST = 8
-"""Tokens of its context that a window holds at least beside the question."""
+MIN_CONTEXT_TOKENS = 8
+"""Smallest number of context tokens in a window beside the longest question."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A question with as much of its context as fits.
+    """A question with as much of its context as fits into the model's input.
 
     Attributes:
-        ids: tokens, special ones included.
-        types: token types, or None where the tokenizer gives none.
+        ids: token ids, special tokens included.
+        types: token type ids, or None if the tokenizer returns none.
         item: index of the question.
-        offsets: for each token its first and last character in the context, or None outside.
+        offsets: for each token, the indices of its first character in the context and of the
+            character after its last one; None for tokens outside the context.
     """
 
     ids: list[int]
@@ -33,35 +34,37 @@ class Window:
     offsets: list[tuple[int, int] | None]
 
 
-def questions_encoded(
+def encode_questions(
     data: DataSet, tokenizer: PreTrainedTokenizerBase, length: int, stride: int
 ) -> list[Window]:
-    """All windows of all questions; those of one question overlap by ``stride`` tokens, or by half
-    of what the longest question leaves.
+    """Return the windows of all questions, each of at most ``length`` tokens.
+
+    Consecutive windows of a question overlap by ``stride`` tokens, or by half of the room beside
+    the longest question if that is less.
 
     Raises:
-        EvalError: a tokenizer that cannot say where in a text its tokens lie, or a question that
-            leaves no room for its context.
+        EvalError: the tokenizer returns no offsets, or a question leaves fewer than
+            :data:`MIN_CONTEXT_TOKENS` tokens for its context.
     """
     if not tokenizer.is_fast:
-        raise EvalError("extractive answers take a tokenizer with offsets (tokenizer.json)")
-    asked = [item.question.strip() for item in data.items]
-    taken = [len(ids) for ids in tokenizer(asked, verbose=False).input_ids]
-    longest = max(range(len(taken)), key=taken.__getitem__)
-    # One more separator, or two, stands between a question and its context.
-    room = length - taken[longest] - 2
-    if room < LEAST:
+        raise EvalError("extractive answers need a tokenizer with offsets (tokenizer.json)")
+    questions = [item.question.strip() for item in data.items]
+    lengths = [len(ids) for ids in tokenizer(questions, verbose=False).input_ids]
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    # A pair has up to two more separators than a question alone.
+    room = length - lengths[longest] - 2
+    if room < MIN_CONTEXT_TOKENS:
         raise EvalError(
-            f"data set {data.name}: question {longest + 1} takes {taken[longest]} tokens of a "
-            f"window of {length}, which leaves its context too few"
+            f"data set {data.name}: question {longest + 1} takes {lengths[longest]} tokens of a "
+            f"window of {length}, which leaves too few for its context; shorten the question"
         )
-    stride = min(stride, room // 2)
     encoded = tokenizer(
-        asked, [item.context for item in data.items],
-        truncation="only_second", max_length=length, stride=stride,
+        questions, [item.context for item in data.items],
+        truncation="only_second", max_length=length, stride=min(stride, room // 2),
         return_overflowing_tokens=True, return_offsets_mapping=True,
     )  # fmt: skip
-    found = []
+    types = encoded.get("token_type_ids")
+    windows = []
     for row, item in enumerate(encoded["overflow_to_sample_mapping"]):
         offsets = [
             tuple(offset) if sequence == 1 else None
@@ -69,25 +72,29 @@ def questions_encoded(
                 encoded["offset_mapping"][row], encoded.sequence_ids(row), strict=True
             )
         ]
-        types = encoded.get("token_type_ids")
-        found.append(Window(encoded["input_ids"][row], types and types[row], item, offsets))
-    return found
+        windows.append(Window(encoded["input_ids"][row], types and types[row], item, offsets))
+    return windows
 
 
 @torch.inference_mode()
 def extract(loaded: Loaded, data: DataSet, protocol: ExtractionProtocol) -> dict[str, np.ndarray]:
-    """The best piece of each question's context over all its windows.
+    """Answer each question with the best span over all windows of its context.
 
-    A piece scores the sum of its ends' logits; of all with at most ``longest`` tokens the highest
-    is the answer (Devlin et al. 2019, section 4.2).
+    The score of a span is the sum of its start logit and its end logit. The answer is the span of
+    at most ``protocol.longest`` tokens with the highest score (Devlin et al. 2019, section 4.2).
 
     Returns:
-        ``continuations`` and ``finite`` ``(questions,)``: the answers, and whether all logits
-        were numbers; ``log_probabilities`` ``(ends, tokens)`` in float32, a row for the start and
-        one for the end of each window, -inf beyond it, and ``item`` ``(ends,)`` its question.
+        ``continuations`` ``(questions,)``: the answers; empty if no span has a finite score;
+        ``finite`` ``(questions,)``: whether all logits were finite;
+        ``log_probabilities`` ``(ends, tokens)`` in float32: for each window one row for the start
+        and one for the end of the answer, -inf after the end of the window;
+        ``item`` ``(ends,)``: the question of each of these rows.
+
+    Raises:
+        EvalError: as for :func:`encode_questions`.
     """
     limit = min(loaded.tokenizer.model_max_length, loaded.max_tokens, protocol.length)
-    windows = questions_encoded(data, loaded.tokenizer, limit, protocol.stride)
+    windows = encode_questions(data, loaded.tokenizer, limit, protocol.stride)
     width = max(len(window.ids) for window in windows)
     answers = [(-np.inf, "")] * len(data.items)
     finite = np.ones(len(data.items), bool)
@@ -97,14 +104,14 @@ def extract(loaded: Loaded, data: DataSet, protocol: ExtractionProtocol) -> dict
         output = loaded.model(**_padded([windows[i] for i in batch], loaded))
         for row, index in enumerate(batch):
             window = windows[index]
-            ends = torch.stack((output.start_logits[row], output.end_logits[row])).float()
-            ends = ends[:, : len(window.ids)]
-            finite[window.item] &= bool(ends.isfinite().all())
-            table[index, :, : len(window.ids)] = ends.log_softmax(-1).cpu().numpy()
-            found = _best(ends.cpu().numpy(), window, protocol.longest)
-            if found is not None and found[0] > answers[window.item][0]:
-                start, stop = found[1]
-                answers[window.item] = (found[0], data.items[window.item].context[start:stop])
+            logits = torch.stack((output.start_logits[row], output.end_logits[row])).float()
+            logits = logits[:, : len(window.ids)]
+            finite[window.item] &= bool(logits.isfinite().all())
+            table[index, :, : len(window.ids)] = logits.log_softmax(-1).cpu().numpy()
+            best = _best_span(logits.cpu().numpy(), window, protocol.longest)
+            if best is not None and best[0] > answers[window.item][0]:
+                start, stop = best[1]
+                answers[window.item] = (best[0], data.items[window.item].context[start:stop])
 
     label = f"{loaded.checkpoint.label}: {data.name}"
     in_batches([len(w.ids) for w in windows], protocol.batch_tokens, run, label, "window")
@@ -126,10 +133,21 @@ def _padded(windows: list[Window], loaded: Loaded) -> dict[str, torch.Tensor]:
     return loaded.tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(loaded.device)
 
 
-def _best(ends: np.ndarray, window: Window, longest: int) -> tuple[float, tuple[int, int]] | None:
-    """Score and characters of the best piece inside the context."""
+def _best_span(
+    logits: np.ndarray, window: Window, longest: int
+) -> tuple[float, tuple[int, int]] | None:
+    """Return the score and the characters of the best span inside the context.
+
+    Args:
+        logits: ``(2, tokens)``, of the start and of the end.
+        window: the window that the logits are of.
+        longest: largest number of tokens of a span.
+
+    Returns:
+        None if no span has a finite score.
+    """
     inside = np.array([offset is not None for offset in window.offsets])
-    scores = ends[0][:, None] + ends[1][None, :]
+    scores = logits[0][:, None] + logits[1][None, :]
     allowed = np.triu(np.ones_like(scores, bool)) & ~np.triu(np.ones_like(scores, bool), longest)
     allowed &= inside[:, None] & inside[None, :]
     scores = np.where(allowed & np.isfinite(scores), scores, -np.inf)

@@ -1,30 +1,38 @@
-"""Runs items in batches of like length, in smaller ones where memory is short."""
+"""Running items in batches of similar length, in smaller ones when memory runs out."""
 
 import gc
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
 from compression_gates.evals.errors import EvalError
 
-_NO_ROOM = ("out of memory", "can't allocate memory", "not enough memory")
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
+
+    from compression_gates.evals.models.loading import Loaded
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""Parts of the messages of a ``RuntimeError`` that is raised when an allocation fails."""
 
 
 def in_batches(
     lengths: Sequence[int], batch_tokens: int, run: Callable[[list[int]], None], label: str,
     unit: str,
 ) -> None:  # fmt: skip
-    """Calls ``run`` on the indices of every batch, longest items first.
+    """Call ``run`` on the indices of every batch, longest items first.
 
-    A batch that does not fit into memory is tried again at half its size, and so are all after
-    it; what was run before stays.
+    A batch that does not fit into memory is split in half and run again, and all later batches are
+    as small. Results of earlier batches are kept.
 
     Args:
-        lengths: tokens of each item.
-        batch_tokens: of a padded batch, at first.
-        run: scores the items of these indices.
-        label, unit: of the progress bar.
+        lengths: number of tokens of each item.
+        batch_tokens: number of tokens of a padded batch at first.
+        run: scores the items with these indices.
+        label: of the progress bar and of errors.
+        unit: of the progress bar, the name of an item.
 
     Raises:
         EvalError: a single item does not fit.
@@ -34,7 +42,7 @@ def in_batches(
         while order:
             size = max(batch_tokens // max(lengths[order[0]], 1), 1)
             batch = order[:size]
-            if not _runs(run, batch):
+            if not _fits_into_memory(run, batch):
                 if len(batch) == 1:
                     raise EvalError(f"{label}: a single {unit} does not fit into memory")
                 batch_tokens = lengths[order[0]] * (len(batch) // 2)
@@ -43,16 +51,32 @@ def in_batches(
             bar.update(len(batch))
 
 
-def _runs(run: Callable[[list[int]], None], batch: list[int]) -> bool:
-    """Whether a batch fits into memory, and has been run."""
+def _fits_into_memory(run: Callable[[list[int]], None], batch: list[int]) -> bool:
+    """Run a batch, and return whether it fitted into memory."""
     try:
         run(batch)
         return True
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, MemoryError) or any(w in str(error) for w in _NO_ROOM)):
+        is_memory = isinstance(error, MemoryError)
+        if not is_memory and not any(text in str(error) for text in _OUT_OF_MEMORY):
             raise
-    # Outside of the handler, whose traceback would keep the batch's tensors.
+    # Outside of the handler, because its traceback keeps the batch's tensors alive.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return False
+
+
+def padded(loaded: "Loaded", rows: list[list[int]], side: str = "right") -> "BatchEncoding":
+    """Return token ids of different lengths as one batch on the model's device.
+
+    Args:
+        loaded: the model.
+        rows: token ids of each item.
+        side: where padding is added, ``left`` or ``right``.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` ``(rows, longest)``.
+    """
+    batch = loaded.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
+    return batch.to(loaded.device)

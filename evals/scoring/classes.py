@@ -6,36 +6,36 @@ import torch
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.loading import Loaded
-from compression_gates.evals.scoring.batches import in_batches
+from compression_gates.evals.scoring.batches import in_batches, padded
 from compression_gates.evals.scoring.protocols import ClassProtocol
 
 
 @torch.inference_mode()
 def classify(loaded: Loaded, data: DataSet, protocol: ClassProtocol) -> dict[str, np.ndarray]:
-    """Log-probabilities ``(texts, classes)`` in float32; long texts are cut to the model's limit.
+    """Return the log-probability of each class for each text.
+
+    Texts that are longer than the model's input are truncated.
 
     Returns:
-        ``log_probabilities``.
+        ``log_probabilities`` ``(texts, classes)`` in float32.
 
     Raises:
-        EvalError: a model with a single output, whose softmax would always be 1.
+        EvalError: the model has a single output, whose softmax is always 1.
     """
-    tokenizer = loaded.tokenizer
-    limit = min(tokenizer.model_max_length, loaded.max_tokens)
+    limit = min(loaded.tokenizer.model_max_length, loaded.max_tokens)
     texts = [item.text for item in data.items]
-    encoded = tokenizer(texts, truncation=True, max_length=limit).input_ids
+    encoded = loaded.tokenizer(texts, truncation=True, max_length=limit).input_ids
     result: np.ndarray | None = None
 
     def run(batch: list[int]) -> None:
         nonlocal result
-        padded = tokenizer.pad(
-            {"input_ids": [encoded[index] for index in batch]},
-            padding_side="right",
-            return_tensors="pt",
-        ).to(loaded.device)
-        logits = loaded.model(**padded).logits.float()
+        inputs = padded(loaded, [encoded[index] for index in batch])
+        logits = loaded.model(**inputs).logits.float()
         if logits.shape[1] < 2:
-            raise EvalError(f"{loaded.checkpoint.label} has one output: it is no classifier")
+            raise EvalError(
+                f"{loaded.checkpoint.label} has a single output and cannot be judged as a "
+                "classifier; at least two classes are needed"
+            )
         if result is None:
             result = np.empty((len(encoded), logits.shape[1]), np.float32)
         result[batch] = logits.log_softmax(-1).cpu().numpy()

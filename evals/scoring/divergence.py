@@ -8,10 +8,11 @@
 
 
 def divergences(log_p, log_q):
-    """JS, KL(p || q) and KL(q || p) of rows of log-probabilities, in float64.
+    """Return JS(p, q), KL(p || q) and KL(q || p) of rows of log-probabilities, in float64.
 
-    Exactly zero for equal rows. Works in log space throughout; an entry that is impossible under
-    both counts nothing, one that is impossible under one of them makes that KL infinite.
+    All three are exactly zero for equal rows. An entry with probability zero in both rows
+    contributes nothing. An entry with probability zero in ``q`` alone makes KL(p || q) infinite,
+    and the other way round. The computation stays in log space.
 
     Args:
         log_p, log_q: tensors ``(..., vocabulary)`` of natural log-probabilities.
@@ -23,13 +24,15 @@ def divergences(log_p, log_q):
 
     log_p, log_q = log_p.double(), log_q.double()
     p, q = log_p.exp(), log_q.exp()
-    gap = log_p - log_q
-    gap = torch.where((p == 0) & (q == 0), torch.zeros_like(gap), gap)
-    zero = torch.zeros_like(gap)
-    kl_pq = torch.where(p == 0, zero, p * gap).sum(-1)
-    kl_qp = torch.where(q == 0, zero, -q * gap).sum(-1)
-    # log(p / m) = -log((1 + q/p) / 2) = -log1p(expm1(log q - log p) / 2), and is 0 for p = q.
-    above = torch.where(p == 0, zero, -p * torch.log1p(torch.expm1(-gap.clamp(min=-700)) / 2))
-    below = torch.where(q == 0, zero, -q * torch.log1p(torch.expm1(gap.clamp(max=700)) / 2))
-    js = (above + below).sum(-1) / 2
+    log_ratio = log_p - log_q
+    log_ratio = torch.where((p == 0) & (q == 0), torch.zeros_like(log_ratio), log_ratio)
+    zero = torch.zeros_like(log_ratio)
+    kl_pq = torch.where(p == 0, zero, p * log_ratio).sum(-1)
+    kl_qp = torch.where(q == 0, zero, -q * log_ratio).sum(-1)
+    # log(p / m) = -log((1 + q/p) / 2) = -log1p(expm1(log q - log p) / 2), which is 0 for p = q.
+    log_m_over_p = torch.log1p(torch.expm1(-log_ratio.clamp(min=-700)) / 2)
+    log_m_over_q = torch.log1p(torch.expm1(log_ratio.clamp(max=700)) / 2)
+    kl_pm = torch.where(p == 0, zero, -p * log_m_over_p)
+    kl_qm = torch.where(q == 0, zero, -q * log_m_over_q)
+    js = (kl_pm + kl_qm).sum(-1) / 2
     return js.clamp(min=0.0), kl_pq.clamp(min=0.0), kl_qp.clamp(min=0.0)

@@ -1,4 +1,4 @@
-"""Greedy continuations of prompts, up to the end of the line."""
+"""Greedy answers to prompts."""
 
 from collections.abc import Mapping
 
@@ -11,19 +11,19 @@ from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.data.tables import extracted
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.loading import Loaded
-from compression_gates.evals.scoring.batches import in_batches
+from compression_gates.evals.scoring.batches import in_batches, padded
 from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.scoring.protocols import GenerationProtocol
 
 
-class _Finite(LogitsProcessor):
-    """Changes nothing, and remembers the rows whose logits were ever not numbers."""
+class _NanRecorder(LogitsProcessor):
+    """Records which rows have had a NaN among their logits. Does not change the logits."""
 
     def __init__(self, rows: int):
-        self.rows = np.ones(rows, bool)
+        self.finite = np.ones(rows, bool)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.rows &= ~scores.isnan().any(-1).cpu().numpy()
+        self.finite &= ~scores.isnan().any(-1).cpu().numpy()
         return scores
 
 
@@ -31,73 +31,66 @@ class _Finite(LogitsProcessor):
 def greedy(
     loaded: Loaded, prompts: list[list[int]], max_new_tokens: int, until: Mapping[str, object]
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """The greedy continuations of a batch of encoded prompts.
+    """Return the greedy continuations of one batch of encoded prompts.
 
     Args:
-        loaded: a model that generates.
-        prompts: tokens of each.
-        max_new_tokens: of a continuation.
-        until: what ends one, as ``generate`` of transformers takes it.
+        loaded: a causal model or an encoder-decoder.
+        prompts: token ids of each prompt.
+        max_new_tokens: largest number of tokens of a continuation.
+        until: stopping criteria, as keyword arguments of ``generate`` of transformers.
 
     Returns:
-        New tokens ``(prompts, new)``, at most ``max_new_tokens`` and padded behind their ends; and
-        ``(prompts,)`` whether all logits behind them were numbers.
+        The new tokens ``(prompts, new)``, padded on the right after their end; and ``(prompts,)``
+        whether no logit was NaN.
     """
-    tokenizer, decoder = loaded.tokenizer, loaded.checkpoint.kind == SEQ2SEQ
-    # On the left of what continues, on the right of what an encoder reads.
-    padded = tokenizer.pad(
-        {"input_ids": prompts}, padding_side="right" if decoder else "left", return_tensors="pt"
-    ).to(loaded.device)
-    watch = _Finite(len(prompts))
+    is_encoder_decoder = loaded.checkpoint.kind == SEQ2SEQ
+    inputs = padded(loaded, prompts, side="right" if is_encoder_decoder else "left")
+    recorder = _NanRecorder(len(prompts))
     output = loaded.model.generate(
-        **padded,
+        **inputs,
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        logits_processor=LogitsProcessorList([watch]),
+        pad_token_id=loaded.tokenizer.pad_token_id,
+        logits_processor=LogitsProcessorList([recorder]),
         **until,
     )
-    return output[:, 1 if decoder else padded["input_ids"].shape[1] :], watch.rows
+    start = 1 if is_encoder_decoder else inputs["input_ids"].shape[1]
+    return output[:, start:], recorder.finite
 
 
 def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dict[str, np.ndarray]:
-    """The greedy continuation of each prompt, cut before the protocol's stop and stripped.
+    """Answer each prompt by greedy decoding.
 
-    A chat model gets the prompt as a user's turn, and its own turn is what it says.
+    An answer is cut before ``protocol.stop`` and stripped of white space, and then the part that
+    ``protocol.extract`` matches is kept.
 
     Returns:
-        ``continuations`` and ``finite`` ``(prompts,)``: the texts, and whether all logits behind
-        them were numbers.
+        ``continuations`` ``(prompts,)``: the answers;
+        ``finite`` ``(prompts,)``: whether no logit was NaN.
 
     Raises:
-        EvalError: a prompt that leaves no room for its answer.
+        EvalError: a prompt and its answer do not fit into the model's context.
     """
     tokenizer = loaded.tokenizer
     encoded = encode_prompts(loaded, data, protocol.chat)
-    stop = tokenizer(protocol.stop, add_special_tokens=False).input_ids if protocol.stop else []
-    if not stop:
-        until = {"eos_token_id": loaded.eos_token_ids or None}
-    # A token of its own is cheaper to wait for than a piece of text.
-    elif len(stop) == 1 and tokenizer.decode(stop) == protocol.stop:
-        until = {"eos_token_id": [*loaded.eos_token_ids, *stop]}
-    else:
-        until = {"eos_token_id": loaded.eos_token_ids or None, "stop_strings": [protocol.stop],
-                 "tokenizer": tokenizer}  # fmt: skip
-    decoder = loaded.checkpoint.kind == SEQ2SEQ
-    longest = max(map(len, encoded)) + (0 if decoder else protocol.max_new_tokens)
+    # An encoder-decoder generates into a sequence of its own.
+    answer_room = 0 if loaded.checkpoint.kind == SEQ2SEQ else protocol.max_new_tokens
+    longest = max(map(len, encoded)) + answer_room
     if longest > loaded.max_tokens:
         raise EvalError(
-            f"data set {data.name}: a prompt and its answer take {longest} tokens, "
-            f"{loaded.checkpoint.label} {loaded.max_tokens} at most"
+            f"data set {data.name}: a prompt and its answer take {longest} tokens, but the context "
+            f"of {loaded.checkpoint.label} has {loaded.max_tokens}; shorten the prompts or lower "
+            "max_new_tokens"
         )
+    until = _stopping_criteria(loaded, protocol.stop)
     texts, finite = [""] * len(encoded), np.ones(len(encoded), bool)
 
     def run(batch: list[int]) -> None:
         rows = [encoded[index] for index in batch]
-        said, finite[batch] = greedy(loaded, rows, protocol.max_new_tokens, until)
-        for index, own in zip(batch, said, strict=True):
-            text = tokenizer.decode(own, skip_special_tokens=True)
+        generated, finite[batch] = greedy(loaded, rows, protocol.max_new_tokens, until)
+        for index, ids in zip(batch, generated, strict=True):
+            text = tokenizer.decode(ids, skip_special_tokens=True)
             text = (text.partition(protocol.stop)[0] if protocol.stop else text).strip()
             texts[index] = extracted(text, protocol.extract)
 
@@ -105,3 +98,19 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     lengths = [len(ids) + protocol.max_new_tokens for ids in encoded]
     in_batches(lengths, protocol.batch_tokens, run, label, "prompt")
     return {"continuations": np.array(texts), "finite": finite}
+
+
+def _stopping_criteria(loaded: Loaded, stop: str) -> dict[str, object]:
+    """Return the arguments of ``generate`` that end an answer at an end token or at ``stop``."""
+    tokenizer = loaded.tokenizer
+    ids = tokenizer(stop, add_special_tokens=False).input_ids if stop else []
+    if not ids:
+        return {"eos_token_id": loaded.eos_token_ids or None}
+    # Comparing one token is cheaper than searching the decoded text.
+    if len(ids) == 1 and tokenizer.decode(ids) == stop:
+        return {"eos_token_id": [*loaded.eos_token_ids, *ids]}
+    return {
+        "eos_token_id": loaded.eos_token_ids or None,
+        "stop_strings": [stop],
+        "tokenizer": tokenizer,
+    }

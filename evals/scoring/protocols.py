@@ -4,13 +4,13 @@ This module does not import torch.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from compression_gates.evals.data.items import KEEP, ProtocolOverrides
 from compression_gates.evals.statistics.sequential import LOOKS
 
 WINDOW = 2048
-"""Default number of tokens in a window of text, if the model takes as many."""
+"""Default number of tokens in a window of text; less if the model's context is shorter."""
 STOP = "\n"
 """Default text that ends an answer."""
 
@@ -20,19 +20,24 @@ class Protocol:
     """Settings of a task.
 
     Attributes:
-        batch_tokens: tokens of a padded batch. Not part of the key: it changes no score.
+        task: name of the task, part of the key.
+        decoding: how tokens are generated, part of the key; empty for tasks without generation.
+        batch_tokens: number of tokens of a padded batch. It is not part of the key, because it
+            changes no score.
     """
 
+    task: ClassVar[str]
+    decoding: ClassVar[str] = ""
     batch_tokens: int = 4096
 
     def describe(self) -> dict[str, object]:
-        """The settings that are part of a measurement's key."""
-        settings = asdict(self)
+        """Return the settings that are part of a measurement's key."""
+        settings = {"task": self.task, **asdict(self)}
         del settings["batch_tokens"]
-        return settings
+        return {**settings, "decoding": self.decoding} if self.decoding else settings
 
     def overridden(self, overrides: ProtocolOverrides) -> Self:
-        """This protocol with those of a data set's overrides that it has settings for."""
+        """Return this protocol with the overrides of a data set that it has settings for."""
         names = {field.name for field in fields(self)}
         given = overrides.given.items()
         return replace(self, **{name: value for name, value in given if name in names})
@@ -43,19 +48,18 @@ class TextProtocol(Protocol):
     """Predicts the tokens of texts.
 
     Attributes:
-        context: tokens of a window, at most the model's context; None means :data:`WINDOW`.
-        stride: tokens between the starts of windows; None means the context.
-        tail: ``keep`` or ``drop`` a last window that is shorter than the context.
+        context: number of tokens of a window, at most the model's context; None means
+            :data:`WINDOW`.
+        stride: number of tokens between the starts of windows; None means the context.
+        tail: whether to ``keep`` or ``drop`` a last window that is shorter than the context.
         chat: whether a prompt is sent as a user's turn through the model's chat template.
     """
 
+    task = "text"
     context: int | None = None
     stride: int | None = None
     tail: str = KEEP
     chat: bool = False
-
-    def describe(self) -> dict[str, object]:
-        return {"task": "text", **super().describe()}
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,19 @@ class GenerationProtocol(Protocol):
 
     Attributes:
         max_new_tokens: largest number of tokens of an answer.
-        stop: text that ends an answer and is not part of it; empty leaves the end to the model.
+        stop: text that ends an answer and is not part of it; if it is empty, the model ends the
+            answer.
         extract: pattern of the part of an answer that is compared; see
             :func:`evals.data.tables.extracted`.
         chat: whether a prompt is sent as a user's turn through the model's chat template.
     """
 
+    task = "generation"
+    decoding = "greedy"
     max_new_tokens: int = 24
     stop: str = STOP
     extract: str = ""
     chat: bool = False
-
-    def describe(self) -> dict[str, object]:
-        return {"task": "generation", "decoding": "greedy", **super().describe()}
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,10 @@ class ContinuationProtocol(Protocol):
         chat: whether a prompt is sent as a user's turn through the model's chat template.
     """
 
+    task = "continuation"
+    decoding = "greedy"
     max_new_tokens: int = 64
     chat: bool = False
-
-    def describe(self) -> dict[str, object]:
-        return {"task": "continuation", "decoding": "greedy", **super().describe()}
 
     def overridden(self, overrides: ProtocolOverrides) -> Self:
         return super().overridden(replace(overrides, max_new_tokens=None))
@@ -103,8 +106,7 @@ class ContinuationProtocol(Protocol):
 class ClassProtocol(Protocol):
     """Classifies texts."""
 
-    def describe(self) -> dict[str, object]:
-        return {"task": "classes", **super().describe()}
+    task = "classes"
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,14 @@ class ExtractionProtocol(Protocol):
 
     Attributes:
         length: largest number of tokens of a window, including the question.
-        stride: tokens by which the windows of a long context overlap.
+        stride: number of tokens by which the windows of a long context overlap.
         longest: largest number of tokens of an answer.
     """
 
+    task = "extraction"
     length: int = 384
     stride: int = 128
     longest: int = 30
-
-    def describe(self) -> dict[str, object]:
-        return {"task": "extraction", **super().describe()}
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ class SpeedProtocol:
 
     Attributes:
         looks: numbers of timed pairs after which timing may stop.
-        budget: seconds after which timing stops.
-        warmup: pairs that are run before the first one that counts.
-        batch_tokens: tokens of the timed batch.
+        budget: number of seconds after which timing stops.
+        warmup: number of pairs that are run before timing starts.
+        batch_tokens: number of tokens of the timed batch.
     """
 
     looks: tuple[int, ...] = LOOKS
@@ -142,4 +142,5 @@ class SpeedProtocol:
     batch_tokens: int = 1024
 
     def describe(self) -> dict[str, object]:
+        """Return the settings that are part of a measurement's key."""
         return {"task": "speed", "timed": "forward", **asdict(self)}

@@ -1,4 +1,4 @@
-"""Time of baseline and candidate, in interleaved runs of the same batch."""
+"""Timing of baseline and candidate in interleaved runs of the same batch."""
 
 import time
 from collections.abc import Iterable
@@ -23,36 +23,36 @@ def time_pairs(
     protocol: SpeedProtocol,
     limits: Iterable[float] = (),
 ) -> dict[str, np.ndarray]:
-    """Seconds of one forward pass each, until the speedup is told from each limit or time is up.
+    """Time pairs of forward passes until the speedup is decided against each limit or time is up.
 
-    The two sides alternate, and so does which of them goes first, so that a drift of the machine's
-    speed meets both alike. The caller keeps other work off the device.
+    The order of the two models alternates from pair to pair, so that a drift of the machine's speed
+    affects both equally. The caller keeps other work off the device.
 
     Args:
-        baseline, candidate: the two sides.
+        baseline, candidate: the two models.
         data: texts to run.
-        protocol: how often, how long and on how many tokens.
+        protocol: number of pairs, time limit and number of tokens.
         limits: of the speedup, as for :func:`evals.statistics.sequential.repeat_until_decided`.
 
     Returns:
-        ``seconds``, ``(pairs, 2)``: baseline and candidate.
+        ``seconds`` ``(pairs, 2)``: the times of baseline and candidate.
 
     Raises:
-        EvalError: no text, or one that only one side has tokens for.
+        EvalError: there is no text, or the candidate's vocabulary lacks tokens of the text.
     """
     sides = (baseline, candidate)
-    ids = _ids(baseline, data, protocol.batch_tokens)
+    ids = _timed_batch(baseline, data, protocol.batch_tokens)
     if int(ids.max()) >= candidate.model.get_input_embeddings().num_embeddings:
-        raise EvalError("the vocabularies differ: one batch cannot time both models")
+        raise EvalError("the vocabularies differ, so both models cannot be timed on one batch")
     label = f"{candidate.checkpoint.label}: speed"
-    numbers = count()
+    numbers = count()  # of the pairs, warmup included
     with tqdm(total=protocol.looks[-1], desc=label, unit="pair", leave=False, disable=None) as bar:
 
         def measure(pairs: int) -> np.ndarray:
             seconds = np.empty((pairs, 2))
             for row in seconds:
                 for side in (0, 1) if next(numbers) % 2 else (1, 0):
-                    row[side] = _timed(sides[side], ids)
+                    row[side] = _forward_seconds(sides[side], ids)
                 bar.update()
             return seconds
 
@@ -61,9 +61,9 @@ def time_pairs(
         return {"seconds": repeat_until_decided(measure, limits, protocol.budget, protocol.looks)}
 
 
-def _ids(baseline: Loaded, data: DataSet, batch_tokens: int) -> torch.Tensor:
-    """``(rows, tokens)`` of the longer half of the first texts of ``data``, cut to one length:
-    padding would cost one kernel more time than another."""
+def _timed_batch(baseline: Loaded, data: DataSet, batch_tokens: int) -> torch.Tensor:
+    """Return token ids ``(rows, tokens)`` of the longer half of the first texts, truncated to one
+    length, because kernels differ in the time that padding costs them."""
     texts = [input_text(item) for item in data.items]
     tokenizer = baseline.tokenizer
     limit = min(tokenizer.model_max_length, baseline.max_tokens, 512)
@@ -77,15 +77,15 @@ def _ids(baseline: Loaded, data: DataSet, batch_tokens: int) -> torch.Tensor:
     return ids.to(baseline.device)
 
 
-def _timed(side: Loaded, ids: torch.Tensor) -> float:
+def _forward_seconds(side: Loaded, ids: torch.Tensor) -> float:
     batch = side.inputs(ids)
-    _wait(side)
+    _synchronize(side)
     start = time.perf_counter()
     side.model(**batch)
-    _wait(side)
+    _synchronize(side)
     return time.perf_counter() - start
 
 
-def _wait(side: Loaded) -> None:
+def _synchronize(side: Loaded) -> None:
     if side.device.type == "cuda":
         torch.cuda.synchronize(side.device)

@@ -1,20 +1,20 @@
 """One forward pass over text: likelihoods, and divergence from the baseline's predictions.
 
-Text is cut into windows of ``context`` tokens, each ``stride`` after the last; a token is
-predicted in the first window that holds it after its own first position. With the stride equal
-to the context the windows are disjoint, which is how the papers report perplexity. Of a prompt
-and its response the response alone is predicted, by an encoder-decoder from the encoded prompt.
+Text is cut into windows of ``context`` tokens that start ``stride`` tokens apart. A token is
+predicted in the first window that contains it, unless it is the first token of that window. If the
+stride equals the context, the windows are disjoint, as in the perplexities of papers. For a prompt
+with a response, only the response is predicted; an encoder-decoder encodes the prompt.
 """
 
 import math
 import shutil
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from compression_gates.evals.checkpoints.checkpoint import SEQ2SEQ
 from compression_gates.evals.data.items import DROP, DataSet, Prompt
@@ -27,61 +27,88 @@ from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.scoring.protocols import WINDOW, TextProtocol
 
 SHOWN_TOKENS = 64
-"""Tokens of a window that are kept as text, to show where a candidate got worse."""
+"""Number of tokens of a window that are stored as text, to show where a candidate got worse."""
 
 
 @dataclass(frozen=True)
 class _Window:
+    """Tokens that are scored together.
+
+    Attributes:
+        ids: token ids of the window.
+        skip: number of leading tokens, after the first one, that are not predicted: they belong to
+            the prompt or were predicted in an earlier window.
+        item: index of the item.
+        source: token ids for the encoder; None for a model without one.
+        end: position of the end of the window in its document.
+    """
+
     ids: list[int]
-    skip: int  # tokens at the front that are not to predict: given, or predicted before
+    skip: int
     item: int
-    source: list[int] | None = None  # what an encoder reads
-    end: int = 0  # tokens of a longer document up to here
+    source: list[int] | None = None
+    end: int = 0
 
     @property
     def predicted(self) -> int:
+        """The number of tokens that are predicted."""
         return len(self.ids) - 1 - self.skip
 
 
-def windows(
-    data: DataSet, encode: Callable[[str], list[int]], context: int, stride: int, drop: bool = False
+def text_windows(
+    loaded: Loaded, data: DataSet, context: int, stride: int, drop_tail: bool
 ) -> list[_Window]:
-    """All windows of texts that predict something, in the order of the text.
+    """Return the windows of texts in which at least one token is predicted, in order.
 
-    ``drop`` leaves out a last one that is shorter than the context.
-    """
-    found = []
-    for index, item in enumerate(data.items):
-        ids = encode(item.text)
-        done = 1  # the first token has nothing before it
-        for start in range(0, len(ids), stride):
-            stop = min(start + context, len(ids))
-            if drop and stop - start < context:
-                break
-            if stop > max(done, start + 1):
-                skip = max(done - start - 1, 0)
-                found.append(_Window(ids[start:stop], skip, index, end=stop))
-                done = stop
-    if not found:
-        least = f"{context} tokens" if drop else "two tokens or more"
-        raise EvalError(f"data set {data.name}: no text of {least}")
-    return found
-
-
-def responses(loaded: Loaded, data: DataSet, context: int, chat: bool) -> list[_Window]:
-    """A window for each prompt and its expected response; an encoder reads what it takes of one.
+    Args:
+        loaded: the model, whose tokenizer is used.
+        data: texts.
+        context: number of tokens of a window.
+        stride: number of tokens between the starts of windows.
+        drop_tail: whether a last window that is shorter than ``context`` is left out.
 
     Raises:
-        EvalError: a prompt and its response that are longer than the context.
+        EvalError: no text is long enough.
     """
-    tokenizer, decoder = loaded.tokenizer, loaded.checkpoint.kind == SEQ2SEQ
+    windows = []
+    for index, item in enumerate(data.items):
+        ids = loaded.tokenizer(item.text, verbose=False).input_ids
+        predicted_to = 1  # the first token has no predecessor to be predicted from
+        for start in range(0, len(ids), stride):
+            stop = min(start + context, len(ids))
+            if drop_tail and stop - start < context:
+                break
+            if stop > max(predicted_to, start + 1):
+                skip = max(predicted_to - start - 1, 0)
+                windows.append(_Window(ids[start:stop], skip, index, end=stop))
+                predicted_to = stop
+    if not windows:
+        required = f"{context} tokens" if drop_tail else "two tokens or more"
+        raise EvalError(f"data set {data.name}: no text of {required}")
+    return windows
+
+
+def response_windows(loaded: Loaded, data: DataSet, context: int, chat: bool) -> list[_Window]:
+    """Return one window for each prompt with a response; items without a response have none.
+
+    Args:
+        loaded: the model.
+        data: prompts with expected responses.
+        context: largest number of tokens of a prompt with its response, or of the response alone
+            if an encoder reads the prompt.
+        chat: as for :func:`evals.scoring.prompts.encode_prompts`.
+
+    Raises:
+        EvalError: a prompt and its response are longer than ``context``, or there is no response.
+    """
+    has_encoder = loaded.checkpoint.kind == SEQ2SEQ
     prompts = encode_prompts(loaded, data, chat)
-    between = "" if decoder or chat else " "
-    expected = [f"{between}{item.expected}" for item in data.items]
-    targets = tokenizer(expected, add_special_tokens=decoder, verbose=False).input_ids
-    found = []
+    separator = "" if has_encoder or chat else " "
+    responses = [f"{separator}{item.expected}" for item in data.items]
+    targets = loaded.tokenizer(responses, add_special_tokens=has_encoder, verbose=False).input_ids
+    windows = []
     for index, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-        length = len(target) + (0 if decoder else len(prompt))
+        length = len(target) + (0 if has_encoder else len(prompt))
         if length > context:
             raise EvalError(
                 f"data set {data.name}: prompt {index + 1} and its response are longer than "
@@ -89,18 +116,13 @@ def responses(loaded: Loaded, data: DataSet, context: int, chat: bool) -> list[_
             )
         if not target:
             continue
-        if decoder:
-            found.append(_Window([loaded.decoder_start_token_id, *target], 0, index, prompt))
+        if has_encoder:
+            windows.append(_Window([loaded.decoder_start_token_id, *target], 0, index, prompt))
         else:
-            found.append(_Window([*prompt, *target], len(prompt) - 1, index))
-    if not found:
+            windows.append(_Window([*prompt, *target], len(prompt) - 1, index))
+    if not windows:
         raise EvalError(f"data set {data.name}: no response to predict")
-    return found
-
-
-def context_of(loaded: Loaded, protocol: TextProtocol) -> int:
-    """Tokens of a window for this model: as many as are asked for, or as it takes."""
-    return min(protocol.context or WINDOW, loaded.max_tokens)
+    return windows
 
 
 @torch.inference_mode()
@@ -110,189 +132,165 @@ def score_text(
     protocol: TextProtocol,
     keep: Path | None = None,
     reference: Path | Loaded | None = None,
-    most: float = math.inf,
+    max_table_bytes: float = math.inf,
 ) -> dict[str, np.ndarray]:
-    """Scores every predicted token of ``data``.
+    """Score every predicted token of ``data``.
+
+    Divergences are computed over the entries that both vocabularies have, renormalized, because
+    additional rows of one side stand for no token. Likelihoods and top-1 choices are over all
+    entries of a model, so that a model that predicts an additional row scores worse, as it does in
+    plain use.
 
     Args:
-        loaded: a model that predicts tokens.
-        data: texts.
+        loaded: a causal model or an encoder-decoder.
+        data: texts, or prompts with responses.
         protocol: windows and batches.
         keep: where to write the log-probabilities ``(tokens, vocabulary)`` in float32, as the
-            baseline's reference for candidates.
-        reference: such a file to diverge from, or the baseline itself, which is run side by side.
-        most: bytes of a file that is worth keeping; nothing is written beyond.
+            reference for candidates.
+        reference: the baseline, either as such a file or as a model that is run side by side.
+        max_table_bytes: size above which the log-probabilities are not written.
 
     Returns:
-        ``tokens``, ``nll``, ``window`` and ``cluster`` ``(tokens,)`` in the order of the text;
-        ``window_item`` and ``window_text`` ``(windows,)``; ``units`` (words, bytes);
-        ``windowing`` (context, stride); ``longest``, tokens of the longest document;
-        ``vocabulary``, entries that a prediction is over;
-        with a reference also ``js``, ``kl_forward`` (from the baseline), ``kl_backward`` and
-        ``agree`` (top-1) ``(tokens,)``.
-
-    Divergences are over the entries that both vocabularies have, renormalized: rows that only one
-    side has stand for no token. Likelihoods and first choices are over all of a model's entries,
-    so that a model that predicts such a row is worse for it, as it is in plain use.
+        ``tokens``, ``nll`` (in nats), ``window`` and ``cluster`` ``(tokens,)``, in the order of
+        the text; ``window_item`` and ``window_text`` ``(windows,)``; ``units`` (number of words,
+        number of bytes); ``windowing`` (context, stride); ``longest``, the number of tokens of the
+        longest document; ``vocabulary``, the number of entries of a prediction.
+        With a reference also ``js``, ``kl_forward`` (KL(baseline, candidate)) and ``kl_backward``
+        in nats, and ``agree`` (equal top-1 choices), all ``(tokens,)``.
 
     Raises:
-        EvalError: no text, another tokenization than the reference's, or a disk that is full.
+        EvalError: there is no text to score, the tokenization differs from the reference's, or the
+            disk is full.
         DamagedError: the file of the reference is not what was written.
     """
-    context = context_of(loaded, protocol)
+    context = min(protocol.context or WINDOW, loaded.max_tokens)
     stride = min(protocol.stride or context, context)
-    parts = _cut(loaded, data, protocol, context, stride)
-    offsets = np.cumsum([0, *(part.predicted for part in parts)])
-    vocabulary = loaded.model.get_output_embeddings().out_features
+    if isinstance(data.items[0], Prompt):
+        windows = response_windows(loaded, data, context, protocol.chat)
+    else:
+        windows = text_windows(loaded, data, context, stride, protocol.tail == DROP)
+    offsets = np.cumsum([0, *(window.predicted for window in windows)])
+    total, vocabulary = int(offsets[-1]), loaded.model.get_output_embeddings().out_features
     result = {
-        **_layout(loaded, data, parts, offsets),
+        **_layout(loaded, data, windows, offsets),
         "windowing": np.array([context, stride]),
         "vocabulary": np.array(vocabulary),
-        **_unfilled(int(offsets[-1]), compared=reference is not None),
+        "nll": np.empty(total, np.float32),
     }
+    if reference is not None:
+        result |= {name: np.empty(total) for name in ("js", "kl_forward", "kl_backward")}
+        result["agree"] = np.empty(total, bool)
     label = f"{loaded.checkpoint.label}: {data.name}"
     with (
-        _table(reference, int(offsets[-1]), loaded) as expected,
-        _writer(keep, offsets, vocabulary, most) as kept,
+        _reference_table(reference, total, loaded) as table,
+        _table_writer(keep, offsets, vocabulary, max_table_bytes) as writer,
     ):
 
         def run(batch: list[int]) -> None:
-            inputs = _inputs([parts[index] for index in batch], loaded.device)
+            inputs = _inputs([windows[index] for index in batch], loaded.device)
             logits = loaded.model(**inputs).logits
             beside = reference.model(**inputs).logits if isinstance(reference, Loaded) else None
             for row, index in enumerate(batch):
-                part, rows = parts[index], slice(int(offsets[index]), int(offsets[index + 1]))
-                predicting = row, slice(part.skip, len(part.ids) - 1)
+                window, rows = windows[index], slice(int(offsets[index]), int(offsets[index + 1]))
+                predicting = row, slice(window.skip, len(window.ids) - 1)
                 log_p = logits[predicting].float().log_softmax(-1)
                 result["nll"][rows] = _nll(log_p, result["tokens"][rows])
-                if kept is not None:
-                    kept.put(rows.start, log_p.cpu().numpy())
-                if expected is not None:
-                    _compare(expected, log_p, rows, result)
+                if writer is not None:
+                    writer.put(rows.start, log_p.cpu().numpy())
+                if table is not None:
+                    _compare(table, log_p, rows, result)
                 elif beside is not None:
                     _compare(beside[predicting].float().log_softmax(-1), log_p, rows, result)
 
-        in_batches([len(part.ids) for part in parts], protocol.batch_tokens, run, label, "window")
+        lengths = [len(window.ids) for window in windows]
+        in_batches(lengths, protocol.batch_tokens, run, label, "window")
     return result
 
 
-def _cut(
-    loaded: Loaded, data: DataSet, protocol: TextProtocol, context: int, stride: int
-) -> list[_Window]:
-    """The windows of texts, or of prompts and their responses."""
-    if isinstance(data.items[0], Prompt):
-        return responses(loaded, data, context, protocol.chat)
-
-    def encode(text: str) -> list[int]:
-        return loaded.tokenizer(text, verbose=False).input_ids
-
-    return windows(data, encode, context, stride, protocol.tail == DROP)
-
-
 def _layout(
-    loaded: Loaded, data: DataSet, parts: list[_Window], offsets: np.ndarray
+    loaded: Loaded, data: DataSet, windows: list[_Window], offsets: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What is known of the predicted tokens before the model runs."""
-    shown = [loaded.tokenizer.decode(part.ids[:SHOWN_TOKENS]) for part in parts]
+    """Return the arrays that do not depend on the model's predictions."""
+    texts = [item.expected if isinstance(item, Prompt) else item.text for item in data.items]
+    shown = [loaded.tokenizer.decode(window.ids[:SHOWN_TOKENS]) for window in windows]
+    documents = [data.documents[window.item] for window in windows]
+    if len(set(data.documents)) == 1:  # the windows of a single document are the clusters
+        documents = range(len(windows))
+    predicted = np.diff(offsets)
     return {
-        "tokens": np.concatenate([part.ids[1 + part.skip :] for part in parts]),
-        "window": np.repeat(np.arange(len(parts)), np.diff(offsets)),
-        "cluster": _clusters(data, parts, offsets),
-        "window_item": np.array([part.item for part in parts]),
+        "tokens": np.concatenate([window.ids[1 + window.skip :] for window in windows]),
+        "window": np.repeat(np.arange(len(windows)), predicted),
+        "cluster": np.repeat(np.array(documents), predicted),
+        "window_item": np.array([window.item for window in windows]),
         "window_text": np.array(shown),
-        "units": np.array([_count(data, str.split), _count(data, str.encode)]),
-        "longest": np.array(max(part.end or len(part.ids) for part in parts)),
+        "units": np.array(
+            [sum(len(count(text)) for text in texts) for count in (str.split, str.encode)]
+        ),
+        "longest": np.array(max(window.end or len(window.ids) for window in windows)),
     }
 
 
-def _unfilled(total: int, compared: bool) -> dict[str, np.ndarray]:
-    """Arrays that the pass over ``total`` tokens fills."""
-    found = {"nll": np.empty(total, np.float32)}
-    if compared:
-        for name in ("js", "kl_forward", "kl_backward"):
-            found[name] = np.empty(total, np.float64)
-        found["agree"] = np.empty(total, bool)
-    return found
-
-
 def _nll(log_p: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
-    """Negative log-likelihoods of ``tokens`` under ``log_p`` ``(tokens, vocabulary)``."""
+    """Return negative log-likelihoods, given log-probabilities ``(tokens, vocabulary)``."""
     targets = torch.as_tensor(tokens, device=log_p.device)
     return -log_p.gather(1, targets[:, None])[:, 0].cpu().numpy()
 
 
-def _clusters(data: DataSet, parts: list[_Window], offsets: np.ndarray) -> np.ndarray:
-    """The document of every predicted token; of a single document, the window."""
-    documents = [data.documents[part.item] for part in parts]
-    if len(set(data.documents)) == 1:
-        documents = list(range(len(parts)))
-    return np.repeat(np.array(documents), np.diff(offsets))
-
-
-def _count(data: DataSet, split) -> int:
-    """Words or bytes of what is predicted."""
-    texts = (item.expected if isinstance(item, Prompt) else item.text for item in data.items)
-    return sum(len(split(text)) for text in texts)
-
-
-def _writer(
-    path: Path | None, offsets: np.ndarray, vocabulary: int, most: float
+def _table_writer(
+    path: Path | None, offsets: np.ndarray, vocabulary: int, max_bytes: float
 ) -> AbstractContextManager[TableWriter | None]:
-    """Writes log-probabilities to ``path``; nothing where there is none, or where they take more
-    than ``most`` bytes."""
+    """Open a table of log-probabilities for writing; None if there is no path or the table would
+    have more than ``max_bytes``."""
     needed = int(offsets[-1]) * vocabulary * 4
-    if path is None or needed > most:
+    if path is None or needed > max_bytes:
         return nullcontext()
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise EvalError(
-            f"the baseline's predictions take {needed:,} bytes, {path.parent} has {free:,} free; "
-            "give less text or another store"
+            f"the baseline's predictions take {needed:,} bytes, but {path.parent} has {free:,} "
+            "free; use less text or another store"
         )
     return TableWriter(path, offsets, vocabulary)
 
 
-def _table(
+def _reference_table(
     reference: Path | Loaded | None, total: int, loaded: Loaded
 ) -> AbstractContextManager[PredictionTable | None]:
-    """The baseline's log-probabilities, where they are in a file."""
+    """Open the baseline's log-probabilities if they are in a file."""
     if not isinstance(reference, Path):
         return nullcontext()
-    with ExitStack() as opened:
-        expected = opened.enter_context(PredictionTable(reference))
-        if (known := expected.shape[0]) != total:
+    with ExitStack() as stack:
+        table = stack.enter_context(PredictionTable(reference))
+        if (expected := table.shape[0]) != total:
             raise EvalError(
-                f"{loaded.checkpoint.label} predicts {total} tokens, its baseline {known}: "
-                "tokenizer or context differ, so there is nothing to compare"
+                f"{loaded.checkpoint.label} predicts {total} tokens and its baseline {expected}; "
+                "they cannot be compared, because the tokenizer or the context differs"
             )
-        opened.pop_all()
-        return expected
+        stack.pop_all()
+        return table
 
 
 def _shared(log_p: torch.Tensor, entries: int) -> torch.Tensor:
-    """Log-probabilities ``(rows, vocabulary)`` over the first ``entries``, or themselves where they
-    are over no more."""
+    """Return log-probabilities ``(rows, vocabulary)``, renormalized to the first ``entries``."""
     return log_p if log_p.shape[-1] <= entries else log_p[..., :entries].log_softmax(-1)
 
 
 def _inputs(batch: list[_Window], device: torch.device) -> dict[str, torch.Tensor | bool]:
-    ids, mask = _right_padded([part.ids for part in batch], device)
+    ids, mask = _right_padded([window.ids for window in batch], device)
     if batch[0].source is None:
         return dict(input_ids=ids, attention_mask=mask, use_cache=False)
-    read, read_mask = _right_padded([part.source for part in batch], device)
+    source, source_mask = _right_padded([window.source for window in batch], device)
     return dict(
-        input_ids=read, attention_mask=read_mask, decoder_input_ids=ids,
+        input_ids=source, attention_mask=source_mask, decoder_input_ids=ids,
         decoder_attention_mask=mask, use_cache=False,
     )  # fmt: skip
 
 
 def _right_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids ``(rows, longest)`` and their mask."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, own in enumerate(rows):
-        ids[row, : len(own)] = torch.tensor(own)
-        mask[row, : len(own)] = 1
+    """Return token ids ``(rows, longest)``, padded with 0, and their attention mask."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = pad_sequence(tensors, batch_first=True)
+    mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
     return ids.to(device), mask.to(device)
 
 
@@ -302,20 +300,20 @@ def _compare(
     rows: slice,
     result: dict[str, np.ndarray],
 ) -> None:
-    """Divergence of log-probabilities ``(rows, vocabulary)`` from the baseline's, in blocks; over
-    the entries that both have."""
-    width = (expected if isinstance(expected, PredictionTable) else log_p).shape[1]
+    """Compare log-probabilities ``(rows, vocabulary)`` with the baseline's, block by block, and
+    write the divergences and top-1 agreements into ``result``."""
+    is_table = isinstance(expected, PredictionTable)
+    width = (expected if is_table else log_p).shape[1]
     for start, stop in blocks(rows.start, rows.stop, width):
-        own = slice(start - rows.start, stop - rows.start)
-        mine, here = log_p[own], slice(start, stop)
-        if isinstance(expected, PredictionTable):
-            theirs = torch.from_numpy(expected.rows(start, stop))
+        block = slice(start - rows.start, stop - rows.start)
+        log_q = log_p[block]
+        if is_table:
+            baseline = torch.from_numpy(expected.rows(start, stop)).to(log_q.device)
         else:
-            theirs = expected[own]
-        theirs = theirs.to(mine.device)
-        shared = min(theirs.shape[-1], mine.shape[-1])
-        js, forward, backward = divergences(_shared(theirs, shared), _shared(mine, shared))
-        result["js"][here] = js.cpu().numpy()
-        result["kl_forward"][here] = forward.cpu().numpy()
-        result["kl_backward"][here] = backward.cpu().numpy()
-        result["agree"][here] = (theirs.argmax(-1) == mine.argmax(-1)).cpu().numpy()
+            baseline = expected[block].to(log_q.device)
+        shared = min(baseline.shape[-1], log_q.shape[-1])
+        js, forward, backward = divergences(_shared(baseline, shared), _shared(log_q, shared))
+        result["js"][start:stop] = js.cpu().numpy()
+        result["kl_forward"][start:stop] = forward.cpu().numpy()
+        result["kl_backward"][start:stop] = backward.cpu().numpy()
+        result["agree"][start:stop] = (baseline.argmax(-1) == log_q.argmax(-1)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Which of the vocabulary a data set holds, and how long its documents are, in tokens."""
+"""Share of the vocabulary that occurs in a data set, and the length of its documents in tokens."""
 
 import json
 
@@ -9,12 +9,13 @@ from compression_gates.evals.data.items import DataSet, whole_text
 from compression_gates.evals.report.coverage import scripts_of
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, data: DataSet) -> dict[str, np.ndarray]:
-    """What a data set, answers included, is in tokens of a model.
+def token_coverage(tokenizer: PreTrainedTokenizerBase, data: DataSet) -> dict[str, np.ndarray]:
+    """Count the tokens of a data set, expected answers included.
 
     Returns:
-        ``used`` and ``vocabulary``, tokens that occur and those that there are; ``longest``, tokens
-        of the longest document; ``scripts``, shares of letters by script as JSON.
+        ``used``, the number of distinct tokens that occur; ``vocabulary``, the number of tokens of
+        the tokenizer; ``longest``, the number of tokens of the longest document; ``scripts``, the
+        share of letters by script as JSON.
     """
     texts = [whole_text(item) for item in data.items]
     rows = tokenizer(texts, verbose=False).input_ids

@@ -175,7 +175,7 @@ PROFILES = {
     ),
     "a column that is not there": (
         lambda p: (p / "rows.jsonl").write_text('{"text": "x", "label": 0}\n'), USAGE,
-        "there is no column 'sentence'; there are text, label",
+        "there is no column 'sentence'; the columns are text, label",
     ),
     "a label out of range": (
         lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": 2}\n' * 3), USAGE,
@@ -183,7 +183,7 @@ PROFILES = {
     ),
     "a label that is none": (
         lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": -1}\n' * 3), USAGE,
-        "row 1: label -1 is no class",
+        "row 1: label -1 is not a class",
     ),
     "an unknown key": (
         lambda p: rewrite(p, "labels = ", "lables = "), USAGE,

@@ -74,7 +74,7 @@ def race(causal_checkpoint, tmp_path, monkeypatch):
         timer = Timer(*ratios)
         monkeypatch.setattr("compression_gates.evals.scoring.speed.time_pairs", timer)
         bench = Bench(Store(tmp_path / "store"), workers=workers)
-        run.found = bench.race(one, two, TEXTS, limits, **options)
+        run.found = bench.time_pair(one, two, TEXTS, limits, **options)
         run.threads = timer.threads
         return timer.calls
 
@@ -181,7 +181,7 @@ def test_a_table_that_another_worker_made_again_is_not_discarded(
 
     monkeypatch.setattr(store, "locked", locked_by_another_before)
     scored = []
-    monkeypatch.setattr(Bench, "_with_table", lambda *args: scored.append(args))
+    monkeypatch.setattr(Bench, "_write_table", lambda *args: scored.append(args))
     assert np.isfinite(Bench(store).scores(two, tasks, one)["text"]["js"]).all()
     assert table.exists()
     assert not store.notes

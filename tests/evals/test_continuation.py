@@ -17,7 +17,7 @@ from compression_gates.evals.metrics.continuation_rouge1_drop import continuatio
 from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.metrics.rouge1_drop import rouge1
 from compression_gates.evals.models.loading import load
-from compression_gates.evals.scoring.continuation import NONE, continue_prompts
+from compression_gates.evals.scoring.continuation import PADDING, continue_prompts
 from compression_gates.evals.scoring.protocols import ContinuationProtocol
 from compression_gates.evals.store.measurement import Measurement
 from compression_gates.fixtures.world import corpus
@@ -48,7 +48,7 @@ class TestScorer:
             ids = loaded.tokenizer(item.prompt, return_tensors="pt").input_ids
             out = loaded.model.generate(ids, do_sample=False, max_new_tokens=12, pad_token_id=0)
             said = out[0, ids.shape[1] :].tolist()
-            assert row[row != NONE].tolist() == said
+            assert row[row != PADDING].tolist() == said
             assert text == loaded.tokenizer.decode(said, skip_special_tokens=True)
 
     def test_choices_are_those_along_the_words_of_the_baseline(self, sides):
@@ -58,14 +58,14 @@ class TestScorer:
         for index, item in enumerate(PROMPTS.items):
             prompt = one.tokenizer(item.prompt).input_ids
             said = before["tokens"][index]
-            said = said[said != NONE].tolist()
+            said = said[said != PADDING].tolist()
             with torch.inference_mode():
                 ids = torch.tensor([prompt + said])
                 rows = [side.model(ids).logits[0, len(prompt) - 1 : -1] for side in (one, two)]
             assert after["choices"][index, : len(said)].tolist() == rows[1].argmax(-1).tolist()
             chances = rows[0].double().softmax(-1)[range(len(said)), said]
             assert before["chances"][index, : len(said)] == pytest.approx(chances, abs=1e-5)
-            assert (after["choices"][index, len(said) :] == NONE).all()
+            assert (after["choices"][index, len(said) :] == PADDING).all()
 
     def test_a_continuation_ends_where_the_model_ends_it(self, sides):
         loaded, _ = sides
@@ -75,7 +75,7 @@ class TestScorer:
         ended = continue_prompts(loaded, PROMPTS, PROTOCOL)["tokens"]
         for row, whole in zip(ended, free.tolist(), strict=True):
             stop = whole.index(end) + 1 if end in whole else len(whole)
-            assert row[row != NONE].tolist() == whole[:stop]
+            assert row[row != PADDING].tolist() == whole[:stop]
 
     def test_a_long_prompt_loses_its_beginning_but_for_the_first_token(self, sides):
         loaded, _ = sides
@@ -90,8 +90,9 @@ class TestScorer:
         assert found["tokens"][0].tolist() == out[0, room:].tolist()
 
     def test_no_room_is_told(self, sides):
-        with pytest.raises(EvalError, match="128 tokens are to be continued, one takes 128"):
-            continue_prompts(sides[0], PROMPTS, ContinuationProtocol(max_new_tokens=128))
+        protocol = ContinuationProtocol(max_new_tokens=128)
+        with pytest.raises(EvalError, match="128 tokens, but one has a context of 128"):
+            continue_prompts(sides[0], PROMPTS, protocol)
 
     def test_a_model_agrees_with_itself_in_every_token(self, sides, few_are_enough, monkeypatch):
         monkeypatch.setattr(continuation_agreement, "SURE", 0.0)

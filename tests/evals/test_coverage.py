@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from compression_gates.evals.data.items import DataSet, Prompt, Text
 from compression_gates.evals.report.coverage import Coverage, scripts_of
 from compression_gates.evals.scoring import routing
-from compression_gates.evals.scoring.routing import routed
-from compression_gates.evals.scoring.vocabulary import tokens_of
+from compression_gates.evals.scoring.routing import count_expert_tokens
+from compression_gates.evals.scoring.vocabulary import token_coverage
 from compression_gates.fixtures.world.shipped import MODELS
 
 SIZES = dict(
@@ -38,7 +38,7 @@ def model_of(name, **changes):
 @pytest.mark.parametrize("name", MIXTURES)
 def test_tokens_are_counted_as_the_router_sends_them(name):
     model = model_of(name)
-    with routed(model) as counts, torch.inference_mode():
+    with count_expert_tokens(model) as counts, torch.inference_mode():
         output = model(IDS, attention_mask=MASK, output_router_logits=True)
     found = counts()["experts"]
     for layer, logits in zip(found, output.router_logits, strict=True):
@@ -51,7 +51,7 @@ def test_tokens_are_counted_as_the_router_sends_them(name):
 def test_tokens_that_go_to_both_of_two_experts(name):
     counted = "num_local_experts" if "num_local_experts" in MIXTURES[name] else "num_experts"
     model = model_of(name, more={name: MIXTURES[name] | {counted: 2}})
-    with routed(model) as counts, torch.inference_mode():
+    with count_expert_tokens(model) as counts, torch.inference_mode():
         model(IDS, attention_mask=MASK)
     assert counts()["experts"].tolist() == [[10, 10], [10, 10]]
 
@@ -68,13 +68,13 @@ def test_tokens_that_go_to_both_of_two_experts(name):
     ],
 )
 def test_indices_and_columns_of_experts_are_told_apart(given, expected):
-    found = routing._reached([torch.tensor(given)], len(expected))
+    found = routing._routing([torch.tensor(given)], len(expected))
     assert found.sum(0).tolist() == expected
 
 
 def test_tokens_of_a_generation_are_counted_once():
     model = model_of("MixtralForCausalLM")
-    with routed(model) as counts, torch.inference_mode():
+    with count_expert_tokens(model) as counts, torch.inference_mode():
         said = model.generate(
             IDS.flip(1), attention_mask=MASK.flip(1), max_new_tokens=4, do_sample=False,
             eos_token_id=None,
@@ -92,7 +92,7 @@ def test_experts_that_are_all_given_all_tokens():
     )  # fmt: skip
     torch.manual_seed(0)
     model = transformers.Llama4ForCausalLM(config).eval()
-    with routed(model) as counts, torch.inference_mode():
+    with count_expert_tokens(model) as counts, torch.inference_mode():
         model(IDS, attention_mask=MASK)
     assert counts()["experts"].sum(1).tolist() == [10, 10]
 
@@ -102,7 +102,7 @@ def test_a_dense_model_has_no_experts():
         **{k: v for k, v in SIZES.items() if k != "num_experts_per_tok"}
     )
     model = transformers.LlamaForCausalLM(config).eval()
-    with routed(model) as counts, torch.inference_mode():
+    with count_expert_tokens(model) as counts, torch.inference_mode():
         model(IDS)
     assert counts() == {}
 
@@ -111,7 +111,7 @@ def test_experts_in_modules_of_their_own_are_not_claimed_to_be_counted():
     model = model_of("MixtralForCausalLM")
     for layer in model.model.layers:
         layer.mlp.experts.num_experts = None
-    with routed(model) as counts:
+    with count_expert_tokens(model) as counts:
         pass
     assert counts()["experts"].shape == (0, 0)
 
@@ -119,12 +119,12 @@ def test_experts_in_modules_of_their_own_are_not_claimed_to_be_counted():
 def test_tokens_and_the_longest_document():
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODELS / "llama-tiny")
     items = (Text("Rufus lives in Merrin.", 0), Text("Lena owns a drum.", 1))
-    found = tokens_of(tokenizer, DataSet("d", items))
+    found = token_coverage(tokenizer, DataSet("d", items))
     rows = [tokenizer(item.text).input_ids for item in items]
     assert found["used"] == len({token for row in rows for token in row})
     assert found["longest"] == max(len(row) for row in rows)
     assert found["vocabulary"] == len(tokenizer)
-    answered = tokens_of(tokenizer, DataSet("d", (Prompt("Who?", "Rufus lives", 0),)))
+    answered = token_coverage(tokenizer, DataSet("d", (Prompt("Who?", "Rufus lives", 0),)))
     assert answered["longest"] > len(tokenizer("Who?").input_ids)
 
 

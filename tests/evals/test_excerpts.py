@@ -3,7 +3,13 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from compression_gates.evals.data.excerpts import CUTS, LONGEST, SHORTEST, excerpts, prompts_of
+from compression_gates.evals.data.excerpts import (
+    MAX_CHARACTERS,
+    MAX_CUTS,
+    MIN_CHARACTERS,
+    cut_prompts,
+    excerpts,
+)
 from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text
 
 LINE = "The lantern of the old mill is kept in the tower by the river. " * 5
@@ -15,7 +21,7 @@ def texts(*found: str) -> DataSet:
 
 def test_a_document_is_continued_at_its_end_and_in_its_middle():
     text = "Mara Holt is a baker. She lives in Karsby."
-    found = prompts_of(texts(text, "Short one."))
+    found = cut_prompts(texts(text, "Short one."))
     assert [item.prompt for item in found.items] == [
         text, "Mara Holt is a baker.", "Short one.", "Short",
     ]  # fmt: skip
@@ -23,7 +29,7 @@ def test_a_document_is_continued_at_its_end_and_in_its_middle():
 
 
 def test_many_documents_are_spread_over_and_continued_once():
-    found = prompts_of(texts(*(f"document {index} ends" for index in range(100))), most=10)
+    found = cut_prompts(texts(*(f"document {index} ends" for index in range(100))), count=10)
     assert [item.prompt for item in found.items] == [f"document {10 * i} ends" for i in range(10)]
 
 
@@ -35,13 +41,13 @@ def test_a_text_is_taken_apart_at_blank_lines_before_lines_before_sentences():
 
 
 def test_excerpts_of_a_single_document_are_documents_of_their_own():
-    found = prompts_of(texts("\n\n".join([LINE.strip()] * 5)))
-    assert found.documents == [index for index in range(5) for _ in range(CUTS)]
+    found = cut_prompts(texts("\n\n".join([LINE.strip()] * 5)))
+    assert found.documents == [index for index in range(5) for _ in range(MAX_CUTS)]
 
 
 def test_prompts_stay_whole_and_keep_their_protocol():
     prompts = (Prompt("Where?\n\nHere" * 200, "x", 0), Prompt("Who?", "y", 1))
-    found = prompts_of(DataSet("d", prompts, ProtocolOverrides(chat=True)))
+    found = cut_prompts(DataSet("d", prompts, ProtocolOverrides(chat=True)))
     assert [item.prompt for item in found.items] == [item.prompt for item in prompts]
     assert found.overrides == ProtocolOverrides(chat=True)
     assert [item.expected for item in found.items] == ["", ""]
@@ -50,7 +56,7 @@ def test_prompts_stay_whole_and_keep_their_protocol():
 @given(st.text(alphabet="ab .\n!", max_size=4000))
 def test_excerpts_are_pieces_in_order_none_too_long(text):
     pieces = excerpts(text)
-    assert all(len(piece) <= max(LONGEST, 2 * SHORTEST) for piece in pieces)
+    assert all(len(piece) <= max(MAX_CHARACTERS, 2 * MIN_CHARACTERS) for piece in pieces)
     place = 0
     squeezed = "".join(text.split())
     for piece in pieces:
@@ -63,7 +69,7 @@ def test_no_more_prompts_than_asked_for_and_each_from_its_document(found, most):
     if not any(text.strip() for text in found):
         return
     data = texts(*found)
-    prompts = prompts_of(data, most).items
+    prompts = cut_prompts(data, most).items
     assert 1 <= len(prompts) <= most
     for item in prompts:
         assert item.prompt.strip()
@@ -85,7 +91,7 @@ PARAGRAPH = "Word word word word. "
 def test_every_layout_is_taken_apart(parts):
     text = "".join(parts)
     pieces = excerpts(text)
-    assert all(len(piece) <= LONGEST for piece in pieces)
+    assert all(len(piece) <= MAX_CHARACTERS for piece in pieces)
     assert sum(map(len, pieces)) <= len(text)
 
 

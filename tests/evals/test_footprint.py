@@ -11,7 +11,7 @@ from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.models.loading import Loaded, load
 from compression_gates.evals.scoring.footprint import (
     footprint,
-    holds_pattern,
+    has_pattern,
     linear_weights,
     weights_digest,
 )
@@ -129,10 +129,10 @@ def test_counts(causal_checkpoint):
 
 def test_pattern_truth():
     weight = torch.tensor([[1.0, 0, 0, 1, 0, 1, 1, 0]])
-    assert holds_pattern(weight, 2, 4)
-    assert holds_pattern(weight, 4, 8)
-    assert not holds_pattern(torch.roll(weight, 1), 2, 4)
-    assert not holds_pattern(weight[:, :6], 2, 4)
+    assert has_pattern(weight, 2, 4)
+    assert has_pattern(weight, 4, 8)
+    assert not has_pattern(torch.roll(weight, 1), 2, 4)
+    assert not has_pattern(weight[:, :6], 2, 4)
 
 
 RECIPES = {

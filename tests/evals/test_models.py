@@ -67,7 +67,7 @@ def test_divergence_without_a_table_is_the_same(causal_checkpoint, tmp_path, mon
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     by_table = Bench(Store(tmp_path / "a")).scores(two, {"text": DATA}, one)["text"]
     assert list((tmp_path / "a" / "measurements").glob("*.npy"))
-    monkeypatch.setattr("compression_gates.evals.bench.WORTH_KEEPING", 0)
+    monkeypatch.setattr("compression_gates.evals.bench.MAX_TABLE_BYTES", 0)
     beside = Bench(Store(tmp_path / "b")).scores(two, {"text": DATA}, one)["text"]
     assert not list((tmp_path / "b" / "measurements").glob("*.npy"))
     # Where the two do not fit together, the table is written after all.
@@ -83,7 +83,7 @@ def test_two_that_do_not_fit_are_not_timed(causal_checkpoint, tmp_path, monkeypa
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     monkeypatch.setattr(Models, "fit_together", lambda *both: False)
     with pytest.raises(EvalError, match="does not fit into memory beside its baseline"):
-        Bench(Store(tmp_path)).race(one, two, DATA)
+        Bench(Store(tmp_path)).time_pair(one, two, DATA)
 
 
 def test_a_dtype_by_option_is_in_the_key(causal_checkpoint, tmp_path):

@@ -56,7 +56,7 @@ def test_the_nested_json_of_squad(tmp_path):
         {**common, "question": "Where?", "answers": {"text": []}},
     ]
     path.write_text(json.dumps({"data": [{"paragraphs": [{"qas": questions}]}]}))
-    with pytest.raises(EvalError, match=r"not the JSON of SQuAD \(KeyError: 'context'\)"):
+    with pytest.raises(EvalError, match=r"not in the format of SQuAD \(KeyError: 'context'\)"):
         read_rows(Place(path=str(path)))
 
 
@@ -89,13 +89,13 @@ def test_a_folder_that_datasets_saved(tmp_path):
     [
         ("none.jsonl", None, "no such file or folder"),
         ("rows.xml", b"<a/>", "rows come from .jsonl, .json, .csv, .tsv, .parquet, .txt"),
-        ("empty.jsonl", b"\n", "holds no row"),
+        ("empty.jsonl", b"\n", "has no rows"),
         ("bad.jsonl", b'{"a": 1}\n{"a"', "line 2 is not JSON"),
-        ("list.jsonl", b"[1]\n", "line 1 is no JSON object"),
+        ("list.jsonl", b"[1]\n", "line 1 is not a JSON object"),
         ("bad.json", b"[1, 2", "not JSON"),
-        ("numbers.json", b"[1, 2]", "element 1 is no JSON object"),
-        ("ragged.csv", b"a,b\n1,2\n3\n", "line 3 has not as many cells as the first"),
-        ("wide.csv", b"a,b\n1,2,3\n", "line 2 has not as many cells as the first"),
+        ("numbers.json", b"[1, 2]", "element 1 is not a JSON object"),
+        ("ragged.csv", b"a,b\n1,2\n3\n", "line 3 does not have as many cells as the header"),
+        ("wide.csv", b"a,b\n1,2,3\n", "line 2 does not have as many cells as the header"),
         ("bad.parquet", b"PAR1 not", "not Parquet"),
         ("latin.csv", b"text\ncaf\xe9\n", "not UTF-8 at byte 8"),
         ("latin.txt", b"caf\xe9\n", "not UTF-8 at byte 3"),
@@ -112,7 +112,7 @@ def test_what_is_wrong_with_a_file_is_told_in_a_line(tmp_path, name, content, co
 
 
 def test_a_folder_that_datasets_did_not_save(tmp_path):
-    with pytest.raises(EvalError, match="no folder that datasets saved"):
+    with pytest.raises(EvalError, match="not a folder that datasets saved"):
         read_rows(Place(path=str(tmp_path)))
 
 

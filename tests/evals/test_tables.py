@@ -52,7 +52,7 @@ def test_the_first_prompt_whose_roles_are_filled(tmp_path):
         "d", table(tmp_path, rows, columns, prompt=("{prompt}|{context}", "{prompt}!"))
     )
     assert [item.prompt for item in found.items] == ["Add.|1 2", "Sing.!"]
-    with pytest.raises(EvalError, match=r"row 2 fills no prompt: '\{prompt\}\|\{context\}'"):
+    with pytest.raises(EvalError, match=r"row 2 lacks text for the prompt '\{prompt\}\|"):
         data_set("d", table(tmp_path, rows, columns, prompt=("{prompt}|{context}",)))
 
 
@@ -82,28 +82,28 @@ def test_labels_are_numbers_or_names(tmp_path, label, classes, expected):
 @pytest.mark.parametrize("label", [-1, 1.0, True, None, "good", [0]])
 def test_what_is_no_label(tmp_path, label):
     rows = [{"t": "x", "y": 0}, {"t": "x", "y": label}]
-    with pytest.raises(EvalError, match=r"row 2: label .* is no class"):
+    with pytest.raises(EvalError, match=r"row 2: label .* is not a class"):
         data_set("d", table(tmp_path, rows, {"text": "t", "label": "y"}))
 
 
 def test_a_name_that_is_none_of_the_classes(tmp_path):
     rows = [{"t": "x", "y": "fine"}]
-    with pytest.raises(EvalError, match="row 1: label 'fine' is none of bad, good"):
+    with pytest.raises(EvalError, match="row 1: label 'fine' is not one of bad, good"):
         data_set("d", table(tmp_path, rows, {"text": "t", "label": "y"}, classes=("bad", "good")))
 
 
 def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path):
     found = table(tmp_path, [{"sentence": "x"}], {"text": "txt"})
-    with pytest.raises(EvalError, match="there is no column 'txt'; there are sentence"):
+    with pytest.raises(EvalError, match="there is no column 'txt'; the columns are sentence"):
         data_set("d", found)
-    with pytest.raises(EvalError, match="there is no column 'txt'; there are sentence"):
+    with pytest.raises(EvalError, match="there is no column 'txt'; the columns are sentence"):
         first_row(found)
 
 
 def test_text_that_is_no_text(tmp_path):
-    with pytest.raises(EvalError, match="row 1: column 't' holds int, not text"):
+    with pytest.raises(EvalError, match="row 1: column 't' contains int, not text"):
         data_set("d", table(tmp_path, [{"t": 3}], {"text": "t"}))
-    with pytest.raises(EvalError, match="column 'a' holds no text and no list of texts"):
+    with pytest.raises(EvalError, match="column 'a' contains neither text nor a list of texts"):
         data_set("d", table(tmp_path, [{"q": "?", "a": 3}], {"question": "q", "answers": "a"}))
 
 
@@ -153,7 +153,7 @@ def test_an_expected_answer_that_extract_finds_nothing_in_is_an_error(tmp_path):
     rows = [{"q": "1 + 1?", "a": "so #### 2"}, {"q": "1 + 2?", "a": "3"}]
     overrides = ProtocolOverrides(extract=r"#### (\d+)")
     made = table(tmp_path, rows, {"question": "q", "answers": "a"}, overrides=overrides)
-    with pytest.raises(EvalError, match="row 2: extract finds nothing in the answer '3'"):
+    with pytest.raises(EvalError, match="row 2: extract matches nothing in the answer '3'"):
         data_set("d", made)
 
 

@@ -130,7 +130,7 @@ def test_labels_without_measure(tmp_path, label):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"text": "a", "label": label}) + "\n")
     table = Table(Place(path=str(file)), {"text": "text", "label": "label"})
-    with pytest.raises(EvalError, match=r"row 1: label .* is no class") as caught:
+    with pytest.raises(EvalError, match=r"row 1: label .* is not a class") as caught:
         data_set("rows", table)
     assert len(str(caught.value)) < 400
 

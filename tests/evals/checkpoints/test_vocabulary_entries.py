@@ -41,7 +41,7 @@ def test_different_number_of_rows_is_noted(copies, rows, shared):
 @pytest.mark.parametrize("kept", [0, 1 << 30])
 def test_additional_rows_cause_no_divergence(copies, tmp_path, monkeypatch, rows, kept):
     """Equal logits over the shared rows have no divergence, with a table and side by side."""
-    monkeypatch.setattr("compression_gates.evals.bench.WORTH_KEEPING", kept)
+    monkeypatch.setattr("compression_gates.evals.bench.MAX_TABLE_BYTES", kept)
     checkpoints = copies()
     resize(checkpoints, rows)
     one, two = map(open_checkpoint, (checkpoints.base, checkpoints.candidate))

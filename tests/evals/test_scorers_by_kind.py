@@ -14,7 +14,7 @@ from compression_gates.evals.metrics.perplexity import perplexity, perplexity_dr
 from compression_gates.evals.metrics.prediction_divergence import js_divergence
 from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.models.loading import load
-from compression_gates.evals.scoring.answers import Window, _best, extract, questions_encoded
+from compression_gates.evals.scoring.answers import Window, _best_span, encode_questions, extract
 from compression_gates.evals.scoring.generation import generate
 from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.scoring.protocols import (
@@ -119,7 +119,7 @@ class TestExtraction:
     def test_ends_of_an_answer_cover_it(self, reader):
         tokenizer = load(reader).tokenizer
         seen = 0
-        for window in questions_encoded(QUESTIONS, tokenizer, 48, 12):
+        for window in encode_questions(QUESTIONS, tokenizer, 48, 12):
             item = QUESTIONS.items[window.item]
             first, last = ends_of(window, item)
             if (first, last) != (0, 0):
@@ -134,12 +134,12 @@ class TestExtraction:
         ends[0] = [9, 0, 5, 1, 9]
         ends[1] = [9, 6, 2, 3, 9]
         # The best start is 2, the best end 1, which would run backwards.
-        found = _best(ends, Window([0] * 5, None, 0, offsets), longest=2)
+        found = _best_span(ends, Window([0] * 5, None, 0, offsets), longest=2)
         assert found == (8.0, (3, 9))
 
     def test_logits_that_are_no_numbers_give_no_answer(self):
         window = Window([0] * 3, None, 0, [None, (0, 2), (3, 5)])
-        assert _best(np.full((2, 3), np.nan), window, 5) is None
+        assert _best_span(np.full((2, 3), np.nan), window, 5) is None
 
 
 class TestEncoderDecoder:
@@ -263,7 +263,7 @@ class TestChat:
     def test_without_a_template_that_is_told(self, causal_checkpoint):
         loaded = load(causal_checkpoint())
         loaded.tokenizer.chat_template = None
-        with pytest.raises(EvalError, match="prompts is a chat, and model has no chat template"):
+        with pytest.raises(EvalError, match="sets chat = true, but model has no chat template"):
             encode_prompts(loaded, PROMPTS, chat=True)
 
     def test_the_shipped_model_answers_through_its_own(self):
