@@ -1,4 +1,4 @@
-"""Batches that do not fit are halved, and nothing is scored twice or not at all."""
+"""Batches that do not fit into memory are split, and every item is scored exactly once."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from compression_gates.evals.scoring.batches import in_batches
 @given(
     st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 400), st.integers(50, 500)
 )
-def test_every_item_is_run_once_whatever_fits(lengths, batch_tokens, memory):
+def test_every_item_is_run_once_for_any_memory_size(lengths, batch_tokens, memory):
     done, tried = [], []
 
     def run(batch):
@@ -24,12 +24,12 @@ def test_every_item_is_run_once_whatever_fits(lengths, batch_tokens, memory):
 
     in_batches(lengths, batch_tokens, run, "model: data", "text")
     assert sorted(done) == list(range(len(lengths)))
-    # Once something did not fit, nothing as large is tried again.
+    # After a failure, no batch of the same size or larger is tried.
     failed = [tokens for tokens in tried if tokens > memory]
     assert failed == sorted(failed, reverse=True)
 
 
-def test_memory_of_the_cpu_counts_too():
+def test_cpu_out_of_memory_splits_batch():
     tried = []
 
     def run(batch):
@@ -41,7 +41,7 @@ def test_memory_of_the_cpu_counts_too():
     assert tried == [4, 2, 1, 1, 1, 1]
 
 
-def test_a_single_item_that_does_not_fit_is_told():
+def test_single_item_that_does_not_fit_is_an_error():
     def run(batch):
         raise MemoryError
 
@@ -49,7 +49,7 @@ def test_a_single_item_that_does_not_fit_is_told():
         in_batches([10], 40, run, "model: data", "text")
 
 
-def test_other_errors_are_not_taken_for_it():
+def test_other_runtime_errors_are_raised():
     def run(batch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 

@@ -1,4 +1,4 @@
-"""What is measured again, and what is read from the store."""
+"""Which measurements are made and which are read from the store."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ def stored(path) -> list[str]:
     return sorted(file.name for file in (path / "measurements").glob("*.npz"))
 
 
-def test_neither_workers_nor_batches_are_in_a_key(causal_checkpoint, tmp_path):
+def test_key_excludes_workers_and_batch_size(causal_checkpoint, tmp_path):
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     first = Bench(Store(tmp_path), workers=1)
     scores = first.scores(two, TASKS, one)
@@ -37,20 +37,20 @@ def test_neither_workers_nor_batches_are_in_a_key(causal_checkpoint, tmp_path):
     assert first.environment() == Bench(frozen, workers=9).environment()
 
 
-def test_noise_is_measured_in_other_batches_and_is_comparable(causal_checkpoint, tmp_path):
+def test_noise_is_measured_with_another_batch_size(causal_checkpoint, tmp_path):
     one = causal_checkpoint("one")
     bench = Bench(Store(tmp_path))
     bench.scores(one, TASKS)
     before = stored(tmp_path)
     plain, noisy = bench.noise(one, TASKS)
-    assert len(stored(tmp_path)) == len(before) + 2  # texts and prompts, once more
+    assert len(stored(tmp_path)) == len(before) + 2  # one each for texts and prompts
     assert noisy["text"].measurement.origin["batch_tokens"] == NOISE_BATCH
     np.testing.assert_allclose(plain["text"]["nll"], noisy["text"]["nll"], rtol=1e-4)
     assert noisy["text"]["js"].max() < 1e-5
 
 
 class Timer:
-    """Stands in for timing: sides whose ratios are known, and how often they were timed."""
+    """Replaces ``time_pairs``: returns timings with the given ratios, and counts its calls."""
 
     def __init__(self, *ratios: float):
         self.ratios, self.calls, self.threads = ratios, 0, 0
@@ -66,63 +66,63 @@ class Timer:
 
 
 @pytest.fixture
-def race(causal_checkpoint, tmp_path, monkeypatch):
-    """``race(ratio, limits)``: a new process times two models; how often it had to."""
+def time_pair(causal_checkpoint, tmp_path, monkeypatch):
+    """``time_pair(*ratios, limits)``: ask a new bench for a timing; return how many were made."""
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
 
     def run(*ratios, limits=(0.8,), workers=1, **options):
         timer = Timer(*ratios)
         monkeypatch.setattr("compression_gates.evals.scoring.speed.time_pairs", timer)
         bench = Bench(Store(tmp_path / "store"), workers=workers)
-        run.found = bench.time_pair(one, two, TEXTS, limits, **options)
+        run.measurement = bench.time_pair(one, two, TEXTS, limits, **options)
         run.threads = timer.threads
         return timer.calls
 
     return run
 
 
-def test_a_timing_that_passed_is_kept(race):
-    assert [race(1.0), race(1.0), race(0.5)] == [1, 0, 0]
-    assert race.found["seconds"].shape == (15, 2)
+def test_passing_timing_is_kept(time_pair):
+    assert [time_pair(1.0), time_pair(1.0), time_pair(0.5)] == [1, 0, 0]
+    assert time_pair.measurement["seconds"].shape == (15, 2)
 
 
-def test_a_timing_that_failed_is_made_again(race):
-    assert [race(0.6), race(0.6), race(1.0), race(0.6)] == [1, 1, 1, 0]
+def test_failing_timing_is_repeated(time_pair):
+    assert [time_pair(0.6), time_pair(0.6), time_pair(1.0), time_pair(0.6)] == [1, 1, 1, 0]
 
 
-def test_a_timing_that_did_not_decide_is_made_again(race):
-    assert [race(0.79, 0.81, keep_failed=True) for _ in range(2)] == [1, 1]
-    assert len(race.found["seconds"]) == 240
-    assert [race(1.0), race(1.0)] == [1, 0]
+def test_undecided_timing_is_repeated(time_pair):
+    assert [time_pair(0.79, 0.81, keep_failed=True) for _ in range(2)] == [1, 1]
+    assert len(time_pair.measurement["seconds"]) == 240
+    assert [time_pair(1.0), time_pair(1.0)] == [1, 0]
 
 
-def test_what_is_meant_to_fail_is_kept_when_it_does(race):
-    assert [race(0.6, keep_failed=True), race(0.6, keep_failed=True)] == [1, 0]
+def test_failing_timing_is_kept_with_keep_failed(time_pair):
+    assert [time_pair(0.6, keep_failed=True), time_pair(0.6, keep_failed=True)] == [1, 0]
 
 
-def test_a_timing_is_for_the_limits_that_it_decided(race):
-    assert [race(1.0), race(1.0, limits=(0.9,))] == [1, 1]
-    assert [race(1.0, limits=(0.8, 0.9)), race(1.0, limits=(0.9, 0.8))] == [1, 0]
+def test_timing_is_specific_to_its_limits(time_pair):
+    assert [time_pair(1.0), time_pair(1.0, limits=(0.9,))] == [1, 1]
+    assert [time_pair(1.0, limits=(0.8, 0.9)), time_pair(1.0, limits=(0.9, 0.8))] == [1, 0]
 
 
-def test_timing_takes_all_cores_whatever_the_number_of_workers(race):
+def test_timing_uses_all_cores_for_any_number_of_workers(time_pair):
     before = torch.get_num_threads()
     try:
-        assert race(1.0, workers=64) == 1
-        assert race.threads == cores()
-        assert race(1.0, workers=1) == 0
+        assert time_pair(1.0, workers=64) == 1
+        assert time_pair.threads == cores()
+        assert time_pair(1.0, workers=1) == 0
     finally:
         torch.set_num_threads(before)
 
 
-def test_a_timing_is_of_a_processor_and_not_of_a_host(race, monkeypatch):
-    race(1.0)
-    origin = json.loads(json.dumps(race.found.origin))
+def test_key_of_timing_has_the_processor_but_not_the_host(time_pair, monkeypatch):
+    time_pair(1.0)
+    origin = json.loads(json.dumps(time_pair.measurement.origin))
     assert origin["machine"] == [cpu_model(), cores()]
     monkeypatch.setattr("platform.node", lambda: "another")
-    assert race(1.0) == 0
+    assert time_pair(1.0) == 0
     monkeypatch.setattr("compression_gates.evals.models.device.cpu_model", lambda: "Another CPU")
-    assert race(1.0) == 1
+    assert time_pair(1.0) == 1
 
 
 def damage(path, edit) -> None:
@@ -145,7 +145,7 @@ def cut(content: bytearray) -> None:
 
 @pytest.mark.parametrize("edit", [flip, zero_tail, cut])
 @pytest.mark.parametrize("together", [True, False])
-def test_a_damaged_table_is_made_again(causal_checkpoint, tmp_path, monkeypatch, edit, together):
+def test_damaged_table_is_replaced(causal_checkpoint, tmp_path, monkeypatch, edit, together):
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     tasks = {"text": TEXTS}
     expected = Bench(Store(tmp_path / "whole")).scores(two, tasks, one)["text"]
@@ -154,17 +154,17 @@ def test_a_damaged_table_is_made_again(causal_checkpoint, tmp_path, monkeypatch,
     (table,) = store.root.glob("measurements/*.npy")
     damage(table, edit)
     monkeypatch.setattr(Models, "fit_together", lambda *both: together)
-    found = Bench(store).scores(two, tasks, one)["text"]
+    scored = Bench(store).scores(two, tasks, one)["text"]
     for name in ("js", "nll", "agree", "kl_forward"):
-        assert np.array_equal(found[name], expected[name])
+        assert np.array_equal(scored[name], expected[name])
     assert [note.partition(":")[0] for note in store.notes] == [f"measurements/{table.name}"]
     assert table.exists()  # for the next candidate
 
 
-def test_a_table_that_another_worker_made_again_is_not_discarded(
+def test_table_that_another_worker_replaced_is_not_discarded(
     causal_checkpoint, tmp_path, monkeypatch
 ):
-    """Both find it damaged; this one gets the lock when the other has put a whole one there."""
+    """Another worker replaces the damaged table before this one gets the lock."""
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     tasks, store = {"text": TEXTS}, Store(tmp_path)
     Bench(store).scores(one, tasks)
@@ -189,32 +189,33 @@ def test_a_table_that_another_worker_made_again_is_not_discarded(
 
 
 @pytest.mark.parametrize("name", ["nll", "finite", "comparison", "parameters"])
-def test_forged_entries_are_measured_again(causal_checkpoint, tmp_path, name):
+def test_forged_entries_are_replaced(causal_checkpoint, tmp_path, name):
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     store = Store(tmp_path)
 
     def numbers(store):
         bench = Bench(store)
-        told = bench.compare(one, two, TASKS).to_json()
-        found = bench.scores(two, TASKS, one)
-        parts = [found["text"].measurement, found["answers"].measurement, found.weights]
-        return [{k: a.tolist() for k, a in part.arrays.items()} for part in parts], told
+        comparison = bench.compare(one, two, TASKS).to_json()
+        scores = bench.scores(two, TASKS, one)
+        parts = [scores["text"].measurement, scores["answers"].measurement, scores.weights]
+        return [{k: a.tolist() for k, a in part.arrays.items()} for part in parts], comparison
 
     expected = numbers(store)
     forged = 0
     for file in tmp_path.glob("measurements/*.npz"):
-        found = Measurement.read(file)
-        if name in found.arrays:
+        measurement = Measurement.read(file)
+        if name in measurement.arrays:
             forged += 1
-            Measurement({**found.arrays, name: np.array([[3]])}, found.origin).write(file)
+            arrays = {**measurement.arrays, name: np.array([[3]])}
+            Measurement(arrays, measurement.origin).write(file)
     assert numbers(store) == expected
     assert forged == len(store.notes) > 0
     assert all(name in note for note in store.notes)
 
 
-def test_the_formats_are_in_the_key_of_a_comparison(causal_checkpoint, tmp_path):
+def test_key_of_comparison_has_the_custom_format(causal_checkpoint, tmp_path):
     one = causal_checkpoint("one")
-    own = replace(one, form="compression-gates")
-    Bench(Store(tmp_path), formats=OWN_FORMATS).compare(one, own, TASKS)
+    custom = replace(one, form="compression-gates")
+    Bench(Store(tmp_path), formats=OWN_FORMATS).compare(one, custom, TASKS)
     (file,) = tmp_path.glob("measurements/*.npz")
     assert "compression-gates" in Measurement.read(file).origin["packages"]

@@ -1,4 +1,4 @@
-"""Continuations against plain transformers, and their metrics against hand-made cases."""
+"""Continuations against plain transformers, and their metrics on constructed cases."""
 
 import math
 
@@ -38,36 +38,36 @@ class TestScorer:
         return load(causal_checkpoint("one")), load(causal_checkpoint("two", seed=1))
 
     @pytest.mark.parametrize("batch_tokens", [1, 150, 4096])
-    def test_it_says_what_transformers_generates_for_each_prompt(self, sides, batch_tokens):
+    def test_continuations_equal_those_of_transformers(self, sides, batch_tokens):
         loaded, _ = sides
         protocol = ContinuationProtocol(max_new_tokens=12, batch_tokens=batch_tokens)
-        found = continue_prompts(loaded, PROMPTS, protocol)
+        result = continue_prompts(loaded, PROMPTS, protocol)
         for item, row, text in zip(
-            PROMPTS.items, found["tokens"], found["continuations"], strict=True
+            PROMPTS.items, result["tokens"], result["continuations"], strict=True
         ):
             ids = loaded.tokenizer(item.prompt, return_tensors="pt").input_ids
             out = loaded.model.generate(ids, do_sample=False, max_new_tokens=12, pad_token_id=0)
-            said = out[0, ids.shape[1] :].tolist()
-            assert row[row != PADDING].tolist() == said
-            assert text == loaded.tokenizer.decode(said, skip_special_tokens=True)
+            generated = out[0, ids.shape[1] :].tolist()
+            assert row[row != PADDING].tolist() == generated
+            assert text == loaded.tokenizer.decode(generated, skip_special_tokens=True)
 
-    def test_choices_are_those_along_the_words_of_the_baseline(self, sides):
+    def test_choices_are_along_the_continuation_of_the_baseline(self, sides):
         one, two = sides
         before = continue_prompts(one, PROMPTS, PROTOCOL)
         after = continue_prompts(two, PROMPTS, PROTOCOL, before)
         for index, item in enumerate(PROMPTS.items):
             prompt = one.tokenizer(item.prompt).input_ids
-            said = before["tokens"][index]
-            said = said[said != PADDING].tolist()
+            generated = before["tokens"][index]
+            generated = generated[generated != PADDING].tolist()
             with torch.inference_mode():
-                ids = torch.tensor([prompt + said])
+                ids = torch.tensor([prompt + generated])
                 rows = [side.model(ids).logits[0, len(prompt) - 1 : -1] for side in (one, two)]
-            assert after["choices"][index, : len(said)].tolist() == rows[1].argmax(-1).tolist()
-            chances = rows[0].double().softmax(-1)[range(len(said)), said]
-            assert before["chances"][index, : len(said)] == pytest.approx(chances, abs=1e-5)
-            assert (after["choices"][index, len(said) :] == PADDING).all()
+            assert after["choices"][index, : len(generated)].tolist() == rows[1].argmax(-1).tolist()
+            chances = rows[0].double().softmax(-1)[range(len(generated)), generated]
+            assert before["chances"][index, : len(generated)] == pytest.approx(chances, abs=1e-5)
+            assert (after["choices"][index, len(generated) :] == PADDING).all()
 
-    def test_a_continuation_ends_where_the_model_ends_it(self, sides):
+    def test_continuation_ends_at_end_token(self, sides):
         loaded, _ = sides
         free = continue_prompts(loaded, PROMPTS, PROTOCOL)["tokens"]
         end = int(free[0, 3])
@@ -77,24 +77,24 @@ class TestScorer:
             stop = whole.index(end) + 1 if end in whole else len(whole)
             assert row[row != PADDING].tolist() == whole[:stop]
 
-    def test_a_long_prompt_loses_its_beginning_but_for_the_first_token(self, sides):
+    def test_long_prompt_is_truncated_on_the_left_after_bos(self, sides):
         loaded, _ = sides
         long = DataSet("long", (Prompt(corpus.passage("held-out", 0).text * 3, "", 0),))
-        found = continue_prompts(loaded, long, PROTOCOL)
+        result = continue_prompts(loaded, long, PROTOCOL)
         ids = loaded.tokenizer(long.items[0].prompt, verbose=False).input_ids
         room = loaded.max_tokens - 12
         kept = [ids[0], *ids[len(ids) - room + 1 :]]
         out = loaded.model.generate(
             torch.tensor([kept]), do_sample=False, max_new_tokens=12, pad_token_id=0
         )
-        assert found["tokens"][0].tolist() == out[0, room:].tolist()
+        assert result["tokens"][0].tolist() == out[0, room:].tolist()
 
-    def test_no_room_is_told(self, sides):
+    def test_error_if_context_has_no_room_for_a_prompt(self, sides):
         protocol = ContinuationProtocol(max_new_tokens=128)
         with pytest.raises(EvalError, match="128 tokens, but one has a context of 128"):
             continue_prompts(sides[0], PROMPTS, protocol)
 
-    def test_a_model_agrees_with_itself_in_every_token(self, sides, few_are_enough, monkeypatch):
+    def test_model_does_not_differ_from_itself(self, sides, judge_on_one, monkeypatch):
         monkeypatch.setattr(continuation_agreement, "SURE", 0.0)
         loaded, _ = sides
         before = continue_prompts(loaded, PROMPTS, PROTOCOL)
@@ -105,7 +105,7 @@ class TestScorer:
         for metric in (continuation_changes, continuation_parting, continuation_rouge1_drop):
             assert metric(*pair).estimate.value == 0.0
 
-    def test_a_model_that_computes_no_number_has_no_value(self, sides):
+    def test_nan_logits_give_nan(self, sides):
         one, two = sides
         before = continue_prompts(one, PROMPTS, PROTOCOL)
         with torch.no_grad():
@@ -117,8 +117,8 @@ class TestScorer:
 
 
 @pytest.fixture
-def few_are_enough(monkeypatch):
-    """A single continuation that the baseline is sure of is enough to judge by."""
+def judge_on_one(monkeypatch):
+    """Judge on a single continuation with a confident token."""
     monkeypatch.setattr(continuation_agreement, "FEWEST", 1)
 
 
@@ -138,7 +138,7 @@ def side(tokens, texts=None, **arrays) -> Scored:
     return Scored(DataSet("d", items), Measurement(arrays, {}))
 
 
-@pytest.mark.usefixtures("few_are_enough")
+@pytest.mark.usefixtures("judge_on_one")
 class TestMetrics:
     SAID = ((1, 2, 3, 4), (5, 6, 7, -1), (8, 9, 1, 2), (3, 4, 5, 6))
     CHANCES = ((SURE, 0.5, 1.0, 0.5), (0.9, 0.9, SURE, 0), (0.5,) * 4, (1.0,) * 4)
@@ -149,35 +149,36 @@ class TestMetrics:
         candidate = side(self.SAID, choices=choices, choice_pieces=pieces)
         return confident_flips(baseline, candidate)
 
-    def test_only_tokens_of_which_the_baseline_is_sure_count(self):
-        # The first prompt turns at a near-tie, the second where it is sure, the third never is.
+    def test_only_confident_tokens_of_the_baseline_count(self):
+        # The choice changes at a near-tie in the first prompt and at a confident token in the
+        # second; the third has no confident token.
         choices = ((1, 0, 3, 4), (5, 6, 0, -1), (0, 0, 0, 0), (3, 4, 5, 6))
-        found = self.flips(choices)
-        assert found.estimate.value == pytest.approx(1 / 3)
-        assert found.estimate.n == 3
-        assert found.facts["sure_tokens"] == 2 + 1 + 4
-        assert found.facts["sure_tokens_flipped"] == 1
-        assert found.facts["choices_flipped"] == pytest.approx(6 / 15)
+        result = self.flips(choices)
+        assert result.estimate.value == pytest.approx(1 / 3)
+        assert result.estimate.n == 3
+        assert result.facts["sure_tokens"] == 2 + 1 + 4
+        assert result.facts["sure_tokens_flipped"] == 1
+        assert result.facts["choices_flipped"] == pytest.approx(6 / 15)
 
-    def test_the_worst_is_shown_with_the_token_where_it_turns(self):
+    def test_worst_item_shows_the_changed_token(self):
         choices = ((1, 2, 0, 4), (5, 6, 7, -1), (8, 9, 1, 2), (0, 0, 5, 6))
-        found = self.flips(choices)
-        assert len(found.worst) == 2
-        worst = found.worst.items[0]
+        result = self.flips(choices)
+        assert len(result.worst) == 2
+        worst = result.worst.items[0]
         assert (worst.row, worst.baseline, worst.candidate) == (4, " 3", " 0")
 
-    def test_where_the_baseline_is_never_sure_nothing_is_judged(self):
+    def test_not_judged_without_confident_tokens(self):
         baseline = side(self.SAID, chances=np.full((4, 4), 0.5))
-        found = confident_flips(baseline, side(self.SAID, choices=self.SAID))
-        assert found.not_judged
-        assert found.estimate.n == 0
+        result = confident_flips(baseline, side(self.SAID, choices=self.SAID))
+        assert result.not_judged
+        assert result.estimate.n == 0
 
-    def test_parting_is_the_place_of_the_first_difference(self):
+    def test_parting_is_the_position_of_the_first_difference(self):
         one = np.array([[1, 2, 3, -1], [1, 2, 3, 4], [1, 2, -1, -1], [1, -1, -1, -1]])
         two = np.array([[1, 2, 3, -1], [1, 9, 3, 4], [1, 2, 7, 8], [2, 3, 4, 5]])
         assert common_prefix_lengths(one, two).tolist() == [3, 1, 2, 0]
 
-    def test_what_changes_and_how_early(self):
+    def test_share_of_changes_and_their_positions(self):
         other = ((1, 2, 3, 4), (5, 0, 7, -1), (8, 9, 1, 0), (0, 0, 0, 0))
         baseline, candidate = side(self.SAID), side(other)
         changes, lost = (
@@ -191,24 +192,24 @@ class TestMetrics:
         assert (worst.baseline, worst.candidate) == (" 3  4  5  6", " 0  0  0  0")
         assert changes.estimate.low <= 3 / 4 <= changes.estimate.high
 
-    def test_rouge_is_against_the_words_of_the_baseline(self):
-        said = ["a red kite", "", "by the river", "one"]
+    def test_rouge_is_against_the_continuation_of_the_baseline(self):
+        generated = ["a red kite", "", "by the river", "one"]
         other = ["a red kite", "", "by the lake", "two"]
-        found = continuation_rouge1_drop(side(self.SAID, said), side(self.SAID, other))
-        expected = [1.0, 1.0, rouge1(said[2], other[2]), 0.0]
-        assert found.estimate.value == pytest.approx(1 - np.mean(expected))
-        assert found.candidate == pytest.approx(np.mean(expected))
+        result = continuation_rouge1_drop(side(self.SAID, generated), side(self.SAID, other))
+        expected = [1.0, 1.0, rouge1(generated[2], other[2]), 0.0]
+        assert result.estimate.value == pytest.approx(1 - np.mean(expected))
+        assert result.candidate == pytest.approx(np.mean(expected))
 
 
-def test_fewer_than_ten_continuations_that_the_baseline_is_sure_of_are_not_judged():
-    said = tuple((index, index + 1) for index in range(1, 10))
-    baseline, candidate = side(said), side(said, choices=said)
+def test_fewer_than_ten_confident_continuations_are_not_judged():
+    generated = tuple((index, index + 1) for index in range(1, 10))
+    baseline, candidate = side(generated), side(generated, choices=generated)
     for metric in (
         confident_flips, continuation_changes, continuation_parting, continuation_rouge1_drop,
     ):  # fmt: skip
-        found = metric(baseline, candidate)
-        assert found.not_judged.startswith("9 of 9 continuations have a token")
-        assert math.isnan(found.estimate.value)
-    broken = side(said, choices=said, finite=np.zeros(9, bool))
+        result = metric(baseline, candidate)
+        assert result.not_judged.startswith("9 of 9 continuations have a token")
+        assert math.isnan(result.estimate.value)
+    broken = side(generated, choices=generated, finite=np.zeros(9, bool))
     assert not confident_flips(baseline, broken).not_judged
     assert math.isnan(confident_flips(baseline, broken).estimate.value)

@@ -1,4 +1,4 @@
-"""Rows of files, folders and the hub; what is wrong with one is told in a line."""
+"""Rows of files, folders and the hub, and one-line errors for files that cannot be read."""
 
 import json
 import sys
@@ -29,20 +29,20 @@ def written(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet"])
-def test_every_kind_of_file_holds_the_same_rows(tmp_path, ending):
-    found = read_rows(Place(path=str(written(tmp_path, ending))))
-    assert [row["text"] for row in found] == [row["text"] for row in ROWS]
-    assert [int(row["label"]) for row in found] == [0, 1]
+def test_every_file_format_gives_the_same_rows(tmp_path, ending):
+    rows = read_rows(Place(path=str(written(tmp_path, ending))))
+    assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
+    assert [int(row["label"]) for row in rows] == [0, 1]
     assert len(read_rows(Place(path=str(written(tmp_path, ending))), most=1)) == 1
 
 
-def test_json_lines_under_the_name_of_json(tmp_path):
+def test_json_lines_with_the_suffix_json(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text("\n".join(map(json.dumps, ROWS)))
     assert read_rows(Place(path=str(path))) == ROWS
 
 
-def test_the_nested_json_of_squad(tmp_path):
+def test_nested_json_of_squad(tmp_path):
     questions = [
         {"id": "1", "question": "Who?", "answers": [{"text": "Ann", "answer_start": 0}]},
         {"id": "2", "question": "Where?", "is_impossible": True, "answers": []},
@@ -60,20 +60,20 @@ def test_the_nested_json_of_squad(tmp_path):
         read_rows(Place(path=str(path)))
 
 
-def test_rows_under_data(tmp_path):
+def test_json_object_with_rows_under_data(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=1))
     assert read_rows(Place(path=str(path))) == ROWS
 
 
-def test_lines_of_a_text_file_are_rows_empty_ones_too(tmp_path):
+def test_lines_of_a_text_file_are_rows(tmp_path):
     path = tmp_path / "wiki.txt"
     path.write_bytes("\ufeff = Title = \n\nA line\u2028with a separator\r\n".encode())
-    found = [row["text"] for row in read_rows(Place(path=str(path)))]
-    assert found == [" = Title = ", "", "A line\u2028with a separator"]
+    rows = [row["text"] for row in read_rows(Place(path=str(path)))]
+    assert rows == [" = Title = ", "", "A line\u2028with a separator"]
 
 
-def test_a_folder_that_datasets_saved(tmp_path):
+def test_folder_saved_by_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     whole = datasets.Dataset.from_list(ROWS)
     whole.save_to_disk(tmp_path / "one")
@@ -101,7 +101,7 @@ def test_a_folder_that_datasets_saved(tmp_path):
         ("latin.txt", b"caf\xe9\n", "not UTF-8 at byte 3"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_in_a_line(tmp_path, name, content, complaint):
+def test_damaged_file_is_a_one_line_error(tmp_path, name, content, complaint):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(EvalError) as caught:
@@ -111,7 +111,7 @@ def test_what_is_wrong_with_a_file_is_told_in_a_line(tmp_path, name, content, co
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_datasets_did_not_save(tmp_path):
+def test_folder_not_saved_by_datasets(tmp_path):
     with pytest.raises(EvalError, match="not a folder that datasets saved"):
         read_rows(Place(path=str(tmp_path)))
 
@@ -123,26 +123,27 @@ def hub(monkeypatch, load_dataset):
     monkeypatch.setitem(sys.modules, "datasets", module)
 
 
-def test_the_hub_is_asked_by_name_revision_configuration_and_split(monkeypatch):
-    asked = {}
+def test_arguments_of_load_dataset(monkeypatch):
+    arguments = {}
 
     def load_dataset(name, config, **more):
-        asked.update(more, name=name, config=config)
+        arguments.update(more, name=name, config=config)
         return iter(ROWS)
 
     hub(monkeypatch, load_dataset)
-    found = read_rows(Place(hub="some/set@v2", config="small", split="validation"), most=1)
-    assert found == ROWS[:1]
-    assert asked["name"] == "some/set"
-    assert (asked["revision"], asked["config"], asked["split"]) == ("v2", "small", "validation")
-    assert not asked["streaming"]
-    # A file of hundreds of megabytes is not fetched for its first rows.
+    rows = read_rows(Place(hub="some/set@v2", config="small", split="validation"), most=1)
+    assert rows == ROWS[:1]
+    assert arguments["name"] == "some/set"
+    expected = {"revision": "v2", "config": "small", "split": "validation"}
+    assert arguments.items() >= expected.items()
+    assert not arguments["streaming"]
+    # A large file is streamed, so that its first rows can be read without a full download.
     read_rows(Place(hub="allenai/c4", files="en/one.json.gz", split="train"), most=1)
-    assert asked["streaming"]
-    assert asked["data_files"] == {"train": "en/one.json.gz"}
+    assert arguments["streaming"]
+    assert arguments["data_files"] == {"train": "en/one.json.gz"}
 
 
-def test_a_hub_that_is_not_there_names_the_way_around_it(monkeypatch):
+def test_error_without_hub_suggests_a_local_copy(monkeypatch):
     def load_dataset(*args, **more):
         raise ConnectionError("offline\nmore")
 
@@ -151,7 +152,7 @@ def test_a_hub_that_is_not_there_names_the_way_around_it(monkeypatch):
         read_rows(Place(hub="some/set"))
 
 
-def test_without_the_package_that_is_told(monkeypatch):
+def test_error_without_datasets_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(EvalError, match="needs the package datasets: pip install datasets"):
         read_rows(Place(hub="some/set"))

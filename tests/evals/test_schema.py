@@ -1,4 +1,4 @@
-"""What each scorer gives fits its schema; forged arrays do not."""
+"""Arrays of the scorers match their schema, and forged arrays do not."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def beside_arrays() -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def test_what_a_scorer_gives_fits():
+def test_arrays_of_a_scorer_are_valid():
     check(text_arrays(), TEXT, 2)
     check(beside_arrays(), BESIDE, 2)
 
@@ -65,26 +65,26 @@ def test_what_a_scorer_gives_fits():
         ("another", np.zeros(3)),
     ],
 )
-def test_forged_arrays_of_a_text_do_not_fit(name, forged):
-    # The first array of two lengths that disagree may be the other one.
+def test_forged_arrays_of_a_text_are_invalid(name, forged):
+    # If two lengths disagree, the error can name the other array.
     with pytest.raises(ValueError, match=r"has shape|has dtype|out of range|unknown"):
         check({**beside_arrays(), name: forged}, BESIDE, 2)
 
 
 @pytest.mark.parametrize("name", list(beside_arrays()))
-def test_no_array_may_be_missing(name):
+def test_missing_array_is_an_error(name):
     arrays = beside_arrays()
     del arrays[name]
     with pytest.raises(ValueError, match=f"{name} is missing"):
         check(arrays, BESIDE, 2)
 
 
-def test_divergences_without_a_baseline_are_forged():
+def test_divergences_without_a_baseline_are_invalid():
     with pytest.raises(ValueError, match="unknown"):
         check(beside_arrays(), TEXT, 2)
 
 
-def test_a_time_is_a_finite_number_above_zero():
+def test_times_are_finite_and_positive():
     origin = {"protocol": {"task": "speed"}}
     check({"seconds": np.ones((3, 2))}, origin)
     for forged in (np.ones((3, 3)), np.ones(3), np.zeros((3, 2)), np.full((3, 2), np.nan),
@@ -93,7 +93,7 @@ def test_a_time_is_a_finite_number_above_zero():
             check({"seconds": forged}, origin)
 
 
-def test_items_are_those_of_the_data_set():
+def test_number_of_items_is_that_of_the_data_set():
     origin = {"protocol": {"task": "generation"}}
     arrays = {"continuations": np.array(["a", "b"]), "finite": np.ones(2, bool)}
     check(arrays, origin, 2)
@@ -101,12 +101,14 @@ def test_items_are_those_of_the_data_set():
         check(arrays, origin, 3)
 
 
-def test_a_comparison_is_read():
+def test_comparison_is_parsed():
     origin = {"protocol": {"task": "compare"}}
-    found = CheckpointComparison((Finding("tokens", "they differ"),), ("tokens",), {"x": "why"})
-    assert CheckpointComparison.from_json(found.to_json()) == found
-    check({"comparison": np.array(found.to_json())}, origin)
-    for forged in ("", "[]", "{}", "1", '"', "[" * 100_000, found.to_json().replace("tokens", "x"),
+    findings = (Finding("tokens", "they differ"),)
+    comparison = CheckpointComparison(findings, ("tokens",), {"x": "why"})
+    text = comparison.to_json()
+    assert CheckpointComparison.from_json(text) == comparison
+    check({"comparison": np.array(text)}, origin)
+    for forged in ("", "[]", "{}", "1", '"', "[" * 100_000, text.replace("tokens", "x"),
                    '{"findings": 3, "compared": [], "not_compared": {}}',
                    '{"findings": [], "compared": [], "not_compared": []}'):  # fmt: skip
         with pytest.raises(ValueError):  # noqa: PT011 - json's own among them
@@ -120,7 +122,7 @@ def test_every_task_has_a_schema(causal_checkpoint):
             assert task.protocol().describe()["task"] in SCHEMAS
 
 
-def test_the_experts_of_a_mixture_may_be_counted():
+def test_expert_counts_are_valid():
     check(text_arrays() | {"experts": np.zeros((2, 4), int)}, TEXT, 2)
     for forged in (np.array([[1, -1]]), np.array([1, 2]), np.array([["a"]])):
         with pytest.raises(ValueError, match="experts"):

@@ -1,4 +1,4 @@
-"""Extractive question answering, encoder-decoders and chats, against plain transformers."""
+"""Scorers of readers, encoder-decoders and chat models against plain transformers."""
 
 import math
 
@@ -78,10 +78,10 @@ class TestExtraction:
     def test_the_kind_is_read_from_the_configuration(self, reader):
         assert reader.kind == EXTRACTIVE
 
-    def test_answers_are_the_best_pieces_of_all_windows(self, reader):
+    def test_answers_are_the_best_spans_of_all_windows(self, reader):
         loaded = load(reader)
         protocol = ExtractionProtocol(length=48, stride=12, longest=5, batch_tokens=100)
-        found = extract(loaded, QUESTIONS, protocol)
+        result = extract(loaded, QUESTIONS, protocol)
         for index, item in enumerate(QUESTIONS.items):
             encoded = loaded.tokenizer(
                 item.question, item.context, truncation="only_second", max_length=48, stride=12,
@@ -103,20 +103,20 @@ class TestExtraction:
                             first = encoded["offset_mapping"][row][i][0]
                             last = encoded["offset_mapping"][row][j][1]
                             best = (start + end, item.context[first:last])
-            assert found["continuations"][index] == best[1]
-        assert found["finite"].all()
-        sums = np.exp(found["log_probabilities"]).sum(1)
+            assert result["continuations"][index] == best[1]
+        assert result["finite"].all()
+        sums = np.exp(result["log_probabilities"]).sum(1)
         assert sums == pytest.approx(np.ones(len(sums)), abs=1e-5)
 
-    def test_a_reader_does_not_diverge_from_itself(self, reader):
+    def test_model_does_not_diverge_from_itself(self, reader):
         arrays = extract(load(reader), QUESTIONS, ExtractionProtocol(length=48, stride=12))
-        own = Scored(QUESTIONS, Measurement(arrays, {}))
-        found = js_divergence(own, own).estimate
-        assert found.value == 0.0
-        assert found.clusters == 3
-        assert found.n == len(arrays["item"])
+        scored = Scored(QUESTIONS, Measurement(arrays, {}))
+        result = js_divergence(scored, scored).estimate
+        assert result.value == 0.0
+        assert result.clusters == 3
+        assert result.n == len(arrays["item"])
 
-    def test_ends_of_an_answer_cover_it(self, reader):
+    def test_start_and_end_tokens_cover_the_answer(self, reader):
         tokenizer = load(reader).tokenizer
         seen = 0
         for window in encode_questions(QUESTIONS, tokenizer, 48, 12):
@@ -128,16 +128,16 @@ class TestExtraction:
                 assert item.context[start:stop] == item.expected
         assert seen >= len(QUESTIONS.items)
 
-    def test_no_piece_runs_backwards_or_out_of_the_context(self):
+    def test_span_is_ordered_and_inside_the_context(self):
         offsets = [None, (0, 2), (3, 5), (6, 9), None]
         ends = np.zeros((2, 5))
         ends[0] = [9, 0, 5, 1, 9]
         ends[1] = [9, 6, 2, 3, 9]
-        # The best start is 2, the best end 1, which would run backwards.
-        found = _best_span(ends, Window([0] * 5, None, 0, offsets), longest=2)
-        assert found == (8.0, (3, 9))
+        # The best start is token 2 and the best end is token 1, which is not a span.
+        result = _best_span(ends, Window([0] * 5, None, 0, offsets), longest=2)
+        assert result == (8.0, (3, 9))
 
-    def test_logits_that_are_no_numbers_give_no_answer(self):
+    def test_nan_logits_give_no_answer(self):
         window = Window([0] * 3, None, 0, [None, (0, 2), (3, 5)])
         assert _best_span(np.full((2, 3), np.nan), window, 5) is None
 
@@ -146,7 +146,7 @@ class TestEncoderDecoder:
     def test_responses_are_predicted_from_the_encoded_prompt(self, translator):
         assert translator.kind == SEQ2SEQ
         loaded = load(translator)
-        found = score_text(loaded, PROMPTS, TextProtocol())
+        result = score_text(loaded, PROMPTS, TextProtocol())
         expected = []
         for item in PROMPTS.items:
             ids = loaded.tokenizer(item.prompt, return_tensors="pt").input_ids
@@ -154,13 +154,13 @@ class TestEncoderDecoder:
             with torch.inference_mode():
                 logits = loaded.model(input_ids=ids, labels=target).logits
             expected += F.cross_entropy(logits[0], target[0], reduction="none").tolist()
-        assert found["nll"].tolist() == pytest.approx(expected, rel=1e-4)
-        assert found["units"].tolist() == [3, len("HaxbyMerrin Tarn")]
+        assert result["nll"].tolist() == pytest.approx(expected, rel=1e-4)
+        assert result["units"].tolist() == [3, len("HaxbyMerrin Tarn")]
 
-    def test_it_generates_what_transformers_generates(self, translator):
+    def test_answers_equal_those_of_transformers(self, translator):
         loaded = load(translator)
-        found = generate(loaded, PROMPTS, GenerationProtocol(max_new_tokens=8))
-        for item, text in zip(PROMPTS.items, found["continuations"], strict=True):
+        result = generate(loaded, PROMPTS, GenerationProtocol(max_new_tokens=8))
+        for item, text in zip(PROMPTS.items, result["continuations"], strict=True):
             ids = loaded.tokenizer(item.prompt, return_tensors="pt").input_ids
             out = loaded.model.generate(
                 input_ids=ids, max_new_tokens=8, do_sample=False, decoder_start_token_id=0,
@@ -169,7 +169,7 @@ class TestEncoderDecoder:
             whole = loaded.tokenizer.decode(out[0, 1:], skip_special_tokens=True)
             assert text == whole.partition("\n")[0].strip()
 
-    def test_side_by_side_is_what_a_table_tells(self, translator, tmp_path):
+    def test_side_by_side_equals_table(self, translator, tmp_path):
         loaded, table = load(translator), tmp_path / "table.npy"
         score_text(loaded, PROMPTS, TextProtocol(), keep=table)
         by_table = score_text(loaded, PROMPTS, TextProtocol(), reference=table)
@@ -178,17 +178,17 @@ class TestEncoderDecoder:
             assert np.array_equal(by_table[name], beside[name])
 
 
-def known(data, arrays):
-    """What a random model scored, as if it were better than chance."""
+def better_than_chance(data, arrays):
+    """Scored data of a random model, marked as better than chance."""
     return Scored(data, Measurement({**arrays, "nll": arrays["nll"] / 10}, {}))
 
 
 class TestResponses:
-    """Of a prompt and its response, a causal model's loss is that of the response."""
+    """The loss of a causal model on a prompt with a response is that of the response."""
 
-    def test_the_prompt_is_given(self, causal_checkpoint):
+    def test_prompt_is_not_predicted(self, causal_checkpoint):
         loaded = load(causal_checkpoint())
-        found = score_text(loaded, PROMPTS, TextProtocol())
+        result = score_text(loaded, PROMPTS, TextProtocol())
         expected = []
         for item in PROMPTS.items:
             prompt = loaded.tokenizer(item.prompt).input_ids
@@ -197,23 +197,24 @@ class TestResponses:
             with torch.inference_mode():
                 log_p = loaded.model(input_ids=ids).logits[0].log_softmax(-1)
             expected += [-log_p[len(prompt) - 1 + i, t].item() for i, t in enumerate(answer)]
-        assert found["nll"].tolist() == pytest.approx(expected, abs=1e-4)
-        own = known(PROMPTS, found)
-        assert perplexity_drift(own, own).protocol.startswith("per token on prompts, the responses")
+        assert result["nll"].tolist() == pytest.approx(expected, abs=1e-4)
+        scored = better_than_chance(PROMPTS, result)
+        protocol = perplexity_drift(scored, scored).protocol
+        assert protocol.startswith("per token on prompts, the responses")
 
-    def test_what_does_not_fit_is_named(self, causal_checkpoint):
+    def test_error_names_the_prompt_that_does_not_fit(self, causal_checkpoint):
         data = DataSet("long", (Prompt("a " * 100, "b " * 100, 0),))
         with pytest.raises(EvalError, match="data set long: prompt 1 and its response are longer"):
             score_text(load(causal_checkpoint()), data, TextProtocol())
 
 
 class TestProtocols:
-    def test_a_short_last_window_is_dropped_as_the_papers_do(self, causal_checkpoint):
-        """GPTQ's and SparseGPT's evaluation: numel // length windows, each by itself."""
+    def test_short_last_window_is_dropped(self, causal_checkpoint):
+        """As in the evaluations of GPTQ and SparseGPT: numel // length separate windows."""
         loaded = load(causal_checkpoint())
         text = "".join(corpus.passage("held-out", i).text + "\n\n" for i in range(3))
         data = DataSet("joined", (Text(text, 0),), ProtocolOverrides(tail="drop"))
-        found = score_text(loaded, data, TextProtocol(context=32, stride=32, tail="drop"))
+        result = score_text(loaded, data, TextProtocol(context=32, stride=32, tail="drop"))
         ids = loaded.tokenizer(text, return_tensors="pt", verbose=False).input_ids
         count, total = ids.numel() // 32, 0.0
         for i in range(count):
@@ -222,17 +223,17 @@ class TestProtocols:
                 logits = loaded.model(input_ids=batch).logits
             loss = F.cross_entropy(logits[0, :-1], batch[0, 1:])
             total += loss.item() * 32
-        assert perplexity(found["nll"]) == pytest.approx(math.exp(total / (count * 32)), rel=1e-4)
-        assert len(found["nll"]) == count * 31
-        own = known(data, found)
-        assert "the last one left out" in perplexity_drift(own, own).protocol
+        assert perplexity(result["nll"]) == pytest.approx(math.exp(total / (count * 32)), rel=1e-4)
+        assert len(result["nll"]) == count * 31
+        scored = better_than_chance(data, result)
+        assert "the last one left out" in perplexity_drift(scored, scored).protocol
 
-    def test_a_text_shorter_than_the_only_window_is_told(self, causal_checkpoint):
+    def test_error_if_text_is_shorter_than_a_window(self, causal_checkpoint):
         data = DataSet("short", (Text("Rufus lives here.", 0),))
         with pytest.raises(EvalError, match="data set short: no text of 64 tokens"):
             score_text(load(causal_checkpoint()), data, TextProtocol(context=64, tail="drop"))
 
-    def test_answers_end_before_a_stop_of_several_tokens(self):
+    def test_answer_ends_before_stop_text_of_several_tokens(self):
         loaded = load(open_checkpoint(MODELS / "llama-tiny"))
         passage = corpus.passage("held-out", 0)
         data = DataSet("d", (Prompt(corpus.summary_prompt(passage.text), passage.summary, 0),))
@@ -240,33 +241,33 @@ class TestProtocols:
         cut = generate(loaded, data, GenerationProtocol(stop=" owns a"))["continuations"][0]
         assert cut == free.partition(" owns a")[0] != free
 
-    def test_what_counts_of_an_answer_is_extracted(self, causal_checkpoint):
+    def test_extract_selects_the_compared_part(self, causal_checkpoint):
         loaded = load(causal_checkpoint())
         whole = generate(loaded, PROMPTS, GenerationProtocol())["continuations"]
-        found = generate(loaded, PROMPTS, GenerationProtocol(extract=r"(\w)"))["continuations"]
+        result = generate(loaded, PROMPTS, GenerationProtocol(extract=r"(\w)"))["continuations"]
         last = [[c for c in text if c.isalnum() or c == "_"][-1:] for text in map(str, whole)]
-        assert [list(text) for text in found] == last
+        assert [list(text) for text in result] == last
 
 
 CHAT = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
 
 class TestChat:
-    def test_a_prompt_becomes_the_users_turn(self, causal_checkpoint):
+    def test_prompt_is_the_turn_of_the_user(self, causal_checkpoint):
         loaded = load(causal_checkpoint())
         loaded.tokenizer.chat_template = CHAT
         ids = encode_prompts(loaded, PROMPTS, chat=True)
         text = loaded.tokenizer.decode(ids[0], skip_special_tokens=False)
-        assert text.count("<s>") == 1  # not once more by the tokenizer
+        assert text.count("<s>") == 1  # the tokenizer adds no second one
         assert text.replace("<s>", "").strip() == "user: Where does Rufus live?\nassistant:"
 
-    def test_without_a_template_that_is_told(self, causal_checkpoint):
+    def test_error_without_chat_template(self, causal_checkpoint):
         loaded = load(causal_checkpoint())
         loaded.tokenizer.chat_template = None
         with pytest.raises(EvalError, match="sets chat = true, but model has no chat template"):
             encode_prompts(loaded, PROMPTS, chat=True)
 
-    def test_the_shipped_model_answers_through_its_own(self):
+    def test_shipped_model_answers_with_its_chat_template(self):
         loaded = load(open_checkpoint(MODELS / "llama-tiny"))
         items = []
         for index in range(8):
@@ -274,13 +275,13 @@ class TestChat:
             question = passage.questions[0]
             asked = f"{passage.text}\nQuestion: {question.text}"
             items.append(Prompt(asked, question.answer, index))
-        found = generate(loaded, DataSet("chat", tuple(items)), GenerationProtocol(chat=True))
-        assert found["continuations"].tolist() == [item.expected for item in items]
+        result = generate(loaded, DataSet("chat", tuple(items)), GenerationProtocol(chat=True))
+        assert result["continuations"].tolist() == [item.expected for item in items]
 
 
 class TestOffload:
-    def test_weights_that_wait_on_the_cpu_are_brought_where_they_are_used(self, causal_checkpoint):
-        """What ``auto`` does with layers that fit on no GPU."""
+    def test_offloaded_weights_are_scored(self, causal_checkpoint):
+        """The device ``auto`` offloads layers that do not fit into GPU memory."""
         from accelerate import cpu_offload
 
         from compression_gates.evals.scoring.footprint import footprint
@@ -290,31 +291,31 @@ class TestOffload:
         cpu_offload(loaded.model, torch.device("cpu"))
         assert loaded.device.type == "cpu"
         assert score_text(loaded, PROMPTS, TextProtocol())["nll"] == pytest.approx(before)
-        assert footprint(loaded)["weights"] == 0  # none can be looked at
+        assert footprint(loaded)["weights"] == 0  # offloaded weights are not counted
 
 
-def test_a_question_that_leaves_no_room_is_named(reader):
+def test_error_names_the_question_that_leaves_no_room(reader):
     data = DataSet("d", (Question("who " * 20, CONTEXT, "x", 0),))
     with pytest.raises(EvalError, match="data set d: question 1 takes 62 tokens of a window of 64"):
         extract(load(reader), data, ExtractionProtocol(length=64))
 
 
-def test_long_questions_overlap_less(reader):
+def test_long_questions_reduce_the_overlap(reader):
     data = DataSet("d", (Question("who " * 10, CONTEXT, "x", 0),))
-    found = extract(load(reader), data, ExtractionProtocol(length=64, stride=60))
-    assert len(found["item"]) > 2
+    result = extract(load(reader), data, ExtractionProtocol(length=64, stride=60))
+    assert len(result["item"]) > 2
 
 
-def test_prompts_of_one_context_share_its_document(causal_checkpoint):
+def test_prompts_of_one_document_share_a_cluster(causal_checkpoint):
     items = tuple(Prompt(f"Where does {n} live?", "Haxby", i // 2) for i, n in enumerate("ABCD"))
-    found = score_text(load(causal_checkpoint()), DataSet("d", items), TextProtocol())
-    assert set(found["cluster"].tolist()) == {0, 1}
+    result = score_text(load(causal_checkpoint()), DataSet("d", items), TextProtocol())
+    assert set(result["cluster"].tolist()) == {0, 1}
 
 
-def test_words_are_not_counted_that_a_dropped_tail_does_not_predict(causal_checkpoint):
+def test_no_word_perplexity_with_dropped_tail(causal_checkpoint):
     text = corpus.passage("held-out", 0).text
     for tail, counted in (("keep", True), ("drop", False)):
         data = DataSet("d", (Text(text, 0),), ProtocolOverrides(tail=tail))
         protocol = TextProtocol(context=32, stride=32, tail=tail)
-        own = known(data, score_text(load(causal_checkpoint()), data, protocol))
-        assert ("word_perplexity" in perplexity_drift(own, own).facts) == counted
+        scored = better_than_chance(data, score_text(load(causal_checkpoint()), data, protocol))
+        assert ("word_perplexity" in perplexity_drift(scored, scored).facts) == counted

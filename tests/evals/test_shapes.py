@@ -1,4 +1,4 @@
-"""Shapes are recognised by the names of columns."""
+"""Recognition of shapes by the names of columns."""
 
 import pytest
 
@@ -40,16 +40,16 @@ from compression_gates.evals.errors import EvalError
         (["text", "url"], TEXT, {"text": "text"}),
     ],
 )  # fmt: skip
-def test_common_names_are_known(names, shape, columns):
+def test_common_column_names_are_recognised(names, shape, columns):
     assert recognised(names) == (shape, columns)
 
 
-def test_only_what_is_looked_for_is_found():
+def test_only_the_given_shapes_are_considered():
     assert recognised(["question", "answer", "text"], [TEXT]) == (TEXT, {"text": "text"})
     assert recognised(["question", "answer"], [LABELLED, SUMMARY]) is None
 
 
-def test_what_is_there_and_what_was_looked_for_is_told():
+def test_error_lists_columns_and_expected_names():
     with pytest.raises(EvalError) as caught:
         columns_of("--questions q.csv", ["q", "a"], [QUESTION])
     assert str(caught.value) == (
