@@ -1,18 +1,31 @@
 """Recognition of shapes by the names of columns."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
+from compression_gates.evals import tasks
+from compression_gates.evals.checkpoints.checkpoint import CLASSIFIER
+from compression_gates.evals.data import shapes, tables
+from compression_gates.evals.data.items import Labelled
+from compression_gates.evals.data.rows import Place
 from compression_gates.evals.data.shapes import (
     BARE,
     LABELLED,
     PROMPT,
     QUESTION,
+    SHAPES,
     SUMMARY,
     TEXT,
     columns_of,
     recognised,
 )
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.tasks import TASKS
+
+README = Path(__file__).parents[2] / "evals" / "README.md"
 
 
 @pytest.mark.parametrize(
@@ -55,3 +68,17 @@ def test_error_lists_columns_and_expected_names():
     assert str(caught.value) == (
         "--questions q.csv: the columns are q, a; expected question and answers/answer"
     )
+
+
+def test_example_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "SHAPES", dict(SHAPES))
+    monkeypatch.setattr(tables, "SHAPES", shapes.SHAPES)
+    monkeypatch.setattr(tasks, "TASKS", {kind: dict(roles) for kind, roles in TASKS.items()})
+    text = README.read_text(encoding="utf-8").partition("### A shape of your own")[2]
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
+    row = {"premise": "A cat.", "hypothesis": "An animal.", "label": 1}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    shape, columns = recognised(row)
+    assert tasks.default_roles(shape, CLASSIFIER) == ["labels"]
+    data = tables.data_set("pairs", tables.Table(Place(path=str(tmp_path / "rows.jsonl")), columns))
+    assert data.items == (Labelled("A cat. An animal.", 1, 0),)
