@@ -15,7 +15,6 @@ import numpy as np
 
 from compression_gates.evals import comparing
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
-from compression_gates.evals.checkpoints.findings import CheckpointComparison
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.measuring import Measurer
@@ -38,6 +37,7 @@ NOISE_BATCH = 1000
 """Number of tokens of a batch when a baseline is compared with itself."""
 DataByRole = Mapping[str, DataSet]
 """The data sets that a model is scored on, by role."""
+Scorer = Callable[..., Mapping[str, np.ndarray]]
 
 
 class Bench(Measurer):
@@ -62,15 +62,8 @@ class Bench(Measurer):
         )
         return ModelScores(checkpoint.kind, scored, checkpoint, weights)
 
-    def compare(
-        self, baseline: Checkpoint, candidate: Checkpoint, data: DataByRole
-    ) -> CheckpointComparison:
-        """Compare two checkpoints; see :func:`evals.comparing.compare`."""
-        return comparing.compare(self, baseline, candidate, data)
-
-    def compare_use(self, baseline: Checkpoint, candidate: Checkpoint) -> CheckpointComparison:
-        """Compare loading and plain use; see :func:`evals.comparing.compare_use`."""
-        return comparing.compare_use(self, baseline, candidate)
+    compare = comparing.compare
+    compare_use = comparing.compare_use
 
     def coverage(self, scores: ModelScores) -> list[Coverage]:
         """Return which part of a model was exercised by each data set that it was scored on."""
@@ -127,10 +120,19 @@ class Bench(Measurer):
         def run() -> Mapping[str, np.ndarray]:
             module, name = task.scorer.split(".")
             score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
-            loaded = self.models.load(checkpoint, like=baseline)
-            return _with_expert_counts(loaded, lambda: score(loaded, data, protocol, *inputs))
+            return self._run(score, checkpoint, baseline, data, protocol, *inputs)
 
         return self.measure(checkpoint, origin, run, data)
+
+    def _run(
+        self, score: Scorer, checkpoint: Checkpoint, like: Checkpoint | None, *args, **options
+    ) -> dict[str, np.ndarray]:
+        """Run a scorer on a model, and count the tokens of each expert if the model has any."""
+        from compression_gates.evals.scoring.routing import count_expert_tokens
+
+        loaded = self.models.load(checkpoint, like=like)
+        with count_expert_tokens(loaded.model) as counts:
+            return {**score(loaded, *args, **options), **counts()}
 
     def _protocol(self, task: Task, data: DataSet, batch_tokens: int | None = None) -> Protocol:
         protocol = task.protocol().overridden(data.overrides)
@@ -214,9 +216,8 @@ class Bench(Measurer):
             windowed = replace(protocol, context=windows[0], stride=windows[1])
 
             def against(reference: "Path | Loaded") -> Mapping[str, np.ndarray]:
-                loaded = self.models.load(checkpoint, like=baseline)
-                return _with_expert_counts(
-                    loaded, lambda: score_text(loaded, data, windowed, reference=reference)
+                return self._run(
+                    score_text, checkpoint, baseline, data, windowed, reference=reference
                 )
 
             max_bytes = math.inf
@@ -263,10 +264,8 @@ class Bench(Measurer):
         from compression_gates.evals.scoring.text import score_text
 
         keep = None if table.exists() else table
-        loaded = self.models.load(checkpoint)
-        return _with_expert_counts(
-            loaded,
-            lambda: score_text(loaded, data, protocol, keep=keep, max_table_bytes=max_bytes),
+        return self._run(
+            score_text, checkpoint, None, data, protocol, keep=keep, max_table_bytes=max_bytes
         )
 
     def _table_path(self, origin: Mapping[str, object]) -> Path:
@@ -279,13 +278,3 @@ def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:
     vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
     digest = weights_digest(loaded.model, vocabulary)
     return {**footprint(loaded), DIGEST: np.array(digest)}
-
-
-def _with_expert_counts(
-    loaded: "Loaded", score: Callable[[], Mapping[str, np.ndarray]]
-) -> Mapping[str, np.ndarray]:
-    """Return the arrays of a scorer, and the number of tokens of each expert if there are any."""
-    from compression_gates.evals.scoring.routing import count_expert_tokens
-
-    with count_expert_tokens(loaded.model) as counts:
-        return {**score(), **counts()}

@@ -41,10 +41,6 @@ class Scores:
         """The data on which the model is timed."""
         return next(iter(self.by_role.values())).data
 
-    def has_weights_of(self, other: "Scores") -> bool:
-        """Return whether both models compute with the same weights, however these are stored."""
-        return False
-
     def __getitem__(self, role: str) -> Scored:
         return self.by_role[role]
 
@@ -87,12 +83,6 @@ class ModelScores(Scores):
         counts = self.weights.arrays.items()
         return {name: float(count) for name, count in counts if name not in (SIMULATED, DIGEST)}
 
-    def has_weights_of(self, other: Scores) -> bool:
-        if not isinstance(other, ModelScores):
-            return False
-        digests = [str(side.weights.arrays.get(DIGEST, "")) for side in (self, other)]
-        return bool(digests[0]) and digests[0] == digests[1]
-
     @property
     def simulated(self) -> str:
         """Why the time of this model is not that of its stored form; empty if it is."""
@@ -121,7 +111,11 @@ class Pair:
     @property
     def is_unchanged(self) -> bool:
         """Whether the candidate has the baseline's weights, so that nothing is compressed."""
-        return self.candidate.has_weights_of(self.baseline)
+        sides = self.baseline, self.candidate
+        if not all(isinstance(side, ModelScores) for side in sides):
+            return False
+        before, after = (str(side.weights.arrays.get(DIGEST, "")) for side in sides)
+        return bool(before) and before == after
 
     @property
     def form(self) -> str:

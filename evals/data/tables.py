@@ -215,6 +215,10 @@ class RowReader:
         solved = [f"{self.prompt(*row)} {self._expected(*row)[0]}" for row in rows]
         self._shots = "".join(f"{shot}{SHOT_SEPARATOR}" for shot in solved)
 
+    def error(self, number: int, message: str) -> EvalError:
+        """Return an error for a row."""
+        return EvalError(f"{self.table.place}: row {number}: {message}")
+
     def cell(self, number: int, row: Row, role: str) -> object:
         """Return the value of the column of a role."""
         where = f"{self.table.place}: row {number}: {role}"
@@ -226,16 +230,12 @@ class RowReader:
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise EvalError(
-                f"{self.table.place}: row {number}: column {self.table.columns[role]!r} contains "
-                f"{type(value).__name__}, not text"
-            )
+            column, kind = self.table.columns[role], type(value).__name__
+            raise self.error(number, f"column {column!r} contains {kind}, not text")
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise EvalError(
-                f"{self.table.place}: row {number}: {role} is not valid text: {error.reason}"
-            ) from error
+            raise self.error(number, f"{role} is not valid text: {error.reason}") from error
         return value
 
     def document_keys(self, rows: Sequence[tuple[int, Row]]) -> Sequence[Hashable | None]:
@@ -265,17 +265,18 @@ class RowReader:
     def label(self, number: int, row: Row) -> int:
         """Return the index of a row's class."""
         label = self.cell(number, row, "label")
-        where = f"{self.table.place}: row {number}: label {_shown(label)}"
-        if isinstance(label, str) and self.table.classes:
-            if label not in self.table.classes:
-                raise EvalError(f"{where} is not one of {', '.join(self.table.classes)}")
-            label = self.table.classes.index(label)
+        shown, classes = f"label {_shown(label)}", self.table.classes
+        if isinstance(label, str) and classes:
+            if label not in classes:
+                raise self.error(number, f"{shown} is not one of {', '.join(classes)}")
+            label = classes.index(label)
         if isinstance(label, str) and len(label) <= MAX_DIGITS and label.strip().isdecimal():
             label = int(label)
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < MAX_LABELS:
-            raise EvalError(
-                f"{where} is not a class; labels are whole numbers from 0, or names that the data "
-                "set lists as classes"
+            raise self.error(
+                number,
+                f"{shown} is not a class; labels are whole numbers from 0, or names that the data "
+                "set lists as classes",
             )
         return label
 
@@ -303,9 +304,7 @@ class RowReader:
         for template in templates:
             if all(filled.get(role) for role in _roles(template)):
                 return template.format(**filled)
-        raise EvalError(
-            f"{self.table.place}: row {number} lacks text for the prompt {templates[-1]!r}"
-        )
+        raise self.error(number, f"no text for the roles of the prompt {templates[-1]!r}")
 
     def _expected(self, number: int, row: Row) -> list[str]:
         """Return the correct answers as they are in the table."""
@@ -317,10 +316,8 @@ class RowReader:
         if isinstance(answers, list) and answers and all(isinstance(a, Mapping) for a in answers):
             answers = [answer.get("text") for answer in answers]
         if not isinstance(answers, list | tuple) or not all(isinstance(a, str) for a in answers):
-            raise EvalError(
-                f"{self.table.place}: row {number}: column {self.table.columns[role]!r} contains "
-                "neither text nor a list of texts"
-            )
+            column = self.table.columns[role]
+            raise self.error(number, f"column {column!r} contains neither text nor a list of texts")
         return list(answers) or [""]
 
     def answers(self, number: int, row: Row) -> list[str]:
@@ -329,9 +326,9 @@ class RowReader:
         answers = [extracted(answer, self.table.extract) for answer in whole]
         if self.table.extract and not all(answers):
             # The pattern is applied to the model's answers as well, so none could be correct.
-            raise EvalError(
-                f"{self.table.place}: row {number}: extract matches nothing in the answer "
-                f"{whole[answers.index('')][-60:]!r}; correct the pattern"
+            answer = whole[answers.index("")][-60:]
+            raise self.error(
+                number, f"extract matches nothing in the answer {answer!r}; correct the pattern"
             )
         return list(dict.fromkeys(answers))
 

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from compression_gates.evals.checkpoints.checkpoint import SEQ2SEQ
 from compression_gates.evals.data.items import DROP, DataSet, Prompt
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.loading import Loaded
-from compression_gates.evals.scoring.batches import in_batches
+from compression_gates.evals.scoring.batches import in_batches, padded
 from compression_gates.evals.scoring.divergence import divergences
 from compression_gates.evals.scoring.prediction_table import PredictionTable, TableWriter, blocks
 from compression_gates.evals.scoring.prompts import encode_prompts
@@ -187,7 +186,7 @@ def score_text(
     ):
 
         def run(batch: list[int]) -> None:
-            inputs = _inputs([windows[index] for index in batch], loaded.device)
+            inputs = _inputs(loaded, [windows[index] for index in batch])
             logits = loaded.model(**inputs).logits
             beside = reference.model(**inputs).logits if isinstance(reference, Loaded) else None
             for row, index in enumerate(batch):
@@ -275,23 +274,12 @@ def _shared(log_p: torch.Tensor, entries: int) -> torch.Tensor:
     return log_p if log_p.shape[-1] <= entries else log_p[..., :entries].log_softmax(-1)
 
 
-def _inputs(batch: list[_Window], device: torch.device) -> dict[str, torch.Tensor | bool]:
-    ids, mask = _right_padded([window.ids for window in batch], device)
+def _inputs(loaded: Loaded, batch: list[_Window]) -> dict[str, torch.Tensor | bool]:
+    target = padded(loaded, [window.ids for window in batch])
     if batch[0].source is None:
-        return dict(input_ids=ids, attention_mask=mask, use_cache=False)
-    source, source_mask = _right_padded([window.source for window in batch], device)
-    return dict(
-        input_ids=source, attention_mask=source_mask, decoder_input_ids=ids,
-        decoder_attention_mask=mask, use_cache=False,
-    )  # fmt: skip
-
-
-def _right_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids ``(rows, longest)``, padded with 0, and their attention mask."""
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    ids = pad_sequence(tensors, batch_first=True)
-    mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
-    return ids.to(device), mask.to(device)
+        return {**target, "use_cache": False}
+    decoder = {f"decoder_{name}": tensor for name, tensor in target.items()}
+    return {**padded(loaded, [window.source for window in batch]), **decoder, "use_cache": False}
 
 
 def _compare(
