@@ -1,1 +1,1 @@
-"""Data sets: items, and the rows and tables that they are read from."""
+"""Data sets: items, and the rows and tables from which they are read."""

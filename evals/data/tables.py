@@ -322,11 +322,11 @@ class RowReader:
 
     def answers(self, number: int, row: Row) -> list[str]:
         """Return the distinct correct answers, as they are compared."""
-        whole = self._expected(number, row)
-        answers = [extracted(answer, self.table.extract) for answer in whole]
+        expected = self._expected(number, row)
+        answers = [extracted(answer, self.table.extract) for answer in expected]
         if self.table.extract and not all(answers):
             # The pattern is applied to the model's answers as well, so none could be correct.
-            answer = whole[answers.index("")][-60:]
+            answer = expected[answers.index("")][-60:]
             raise self.error(
                 number, f"extract matches nothing in the answer {answer!r}; correct the pattern"
             )

@@ -1,1 +1,1 @@
-"""Runs models on data. Each scorer gives arrays, one entry per item; nothing here judges."""
+"""Scorers: each runs a model on a data set, and returns arrays that metrics are computed from."""

@@ -136,16 +136,16 @@ def _teacher_forced(
     choices = np.full(expected.shape, PADDING, np.int64)
     chances = np.zeros(expected.shape, np.float32)
     finite = np.ones(len(prompts), bool)
-    whole = [
+    sequences = [
         [*ids, *row[row != PADDING].tolist()] for ids, row in zip(prompts, expected, strict=True)
     ]
 
     def run(batch: list[int]) -> None:
-        inputs = padded(loaded, [whole[index] for index in batch])
+        inputs = padded(loaded, [sequences[index] for index in batch])
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         for row, index in enumerate(batch):
-            start, stop = len(prompts[index]) - 1, len(whole[index]) - 1
+            start, stop = len(prompts[index]) - 1, len(sequences[index]) - 1
             predicting = logits[row, start:stop].float()
             targets = ids[row, start + 1 : stop + 1].to(predicting.device)
             finite[index] = not bool(predicting.isnan().any())
@@ -154,7 +154,7 @@ def _teacher_forced(
             chances[index, : stop - start] = likely.cpu().numpy()
 
     label = f"{loaded.checkpoint.label}: {data.name}, choices"
-    in_batches([len(ids) for ids in whole], protocol.batch_tokens, run, label, "prompt")
+    in_batches([len(ids) for ids in sequences], protocol.batch_tokens, run, label, "prompt")
     return choices, chances, finite
 
 

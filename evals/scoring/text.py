@@ -188,7 +188,8 @@ def score_text(
         def run(batch: list[int]) -> None:
             inputs = _inputs(loaded, [windows[index] for index in batch])
             logits = loaded.model(**inputs).logits
-            beside = reference.model(**inputs).logits if isinstance(reference, Loaded) else None
+            if isinstance(reference, Loaded):
+                baseline_logits = reference.model(**inputs).logits
             for row, index in enumerate(batch):
                 window, rows = windows[index], slice(int(offsets[index]), int(offsets[index + 1]))
                 predicting = row, slice(window.skip, len(window.ids) - 1)
@@ -198,8 +199,9 @@ def score_text(
                     writer.put(rows.start, log_p.cpu().numpy())
                 if table is not None:
                     _compare(table, log_p, rows, result)
-                elif beside is not None:
-                    _compare(beside[predicting].float().log_softmax(-1), log_p, rows, result)
+                elif reference is not None:
+                    expected = baseline_logits[predicting].float().log_softmax(-1)
+                    _compare(expected, log_p, rows, result)
 
         lengths = [len(window.ids) for window in windows]
         in_batches(lengths, protocol.batch_tokens, run, label, "window")
