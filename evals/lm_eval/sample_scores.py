@@ -234,7 +234,8 @@ def documents_of(lines: Sequence[Mapping]) -> list[int]:
     """Return the document of each line, numbered from 0; lines about the same passage share one.
 
     lm-eval calls every line a document. The passage is the field of ``doc`` with a name from
-    :data:`evals.data.documents.PASSAGE_COLUMNS`; if no passage is repeated, each line is a document.
+    :data:`evals.data.documents.PASSAGE_COLUMNS`; if no passage is repeated, each line is a
+    document.
     """
     docs = [doc if isinstance(doc := line.get("doc"), Mapping) else {} for line in lines]
     return document_indices(passages(docs) or [None] * len(docs))
