@@ -40,6 +40,10 @@ class Setting:
     default: object
     help: str
 
+    def __post_init__(self) -> None:
+        if not any(isinstance(part, FieldInfo) and part.description for part in self._annotations):
+            raise TypeError(f"setting type {self.type!r} has no description of its valid values")
+
     @property
     def choices(self) -> str:
         """Description of the valid values."""
@@ -59,7 +63,7 @@ class Setting:
 
     @property
     def _annotations(self) -> tuple[object, ...]:
-        return self.type.__metadata__
+        return getattr(self.type, "__metadata__", ())
 
     @cached_property
     def _adapter(self) -> TypeAdapter:
@@ -67,8 +71,11 @@ class Setting:
 
 
 def _split(value: object) -> object:
-    """Split the text ``a|b``."""
-    return value.split("|") if isinstance(value, str) else value
+    """Split the text ``a|b``; reject what is neither a text nor a list."""
+    value = value.split("|") if isinstance(value, str) else value
+    if not isinstance(value, list | tuple):
+        raise ValueError
+    return value
 
 
 def _is_number(value: object) -> bool:
@@ -102,6 +109,7 @@ def _sparsity_hint(value: object) -> str:
 
 
 def _parse_pattern(value: object) -> object:
+    """Parse the text ``N:M``; a tuple is a pattern that was parsed before."""
     match = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
     return (int(match[1]), int(match[2])) if match else value
 
@@ -148,7 +156,7 @@ n_of_m = Annotated[
     tuple[int, int],
     BeforeValidator(_parse_pattern),
     AfterValidator(_check_pattern),
-    Field(description="N:M with 0 < N < M, such as 2:4"),
+    Field(strict=True, description="N:M with 0 < N < M, such as 2:4"),
     Hint(_pattern_hint),
 ]
 

@@ -60,7 +60,7 @@ class Bench(Measurer):
             {**self.model_origin(checkpoint), "protocol": {"task": "footprint"}},
             lambda: _footprint(self.models.load(checkpoint, like=baseline)),
         )
-        return ModelScores(checkpoint.kind, scored, checkpoint, weights)
+        return ModelScores(scored, checkpoint, weights)
 
     compare = comparing.compare
     compare_use = comparing.compare_use

@@ -33,7 +33,9 @@ def compare(
         **measurer.model_origin(candidate),
         "baseline": measurer.model_origin(baseline),
         "data": [item.digest for item in data_sets],
-        "settings": [[item.name, repr(item.overrides), *item.classes] for item in data_sets],
+        "settings": [
+            [item.name, sorted(item.overrides.given.items()), *item.classes] for item in data_sets
+        ],
         "protocol": {"task": "compare"},
     }
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, Checkpoint
+from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, LOG, Checkpoint
 from compression_gates.evals.data.items import DataSet
-from compression_gates.evals.metrics.result import MetricResult, Scored
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.result import MetricResult, Scored, not_judged
 from compression_gates.evals.store.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -19,26 +20,36 @@ SIMULATED, DIGEST = "simulated", "weights_digest"
 """Arrays of the measurement of a model's weights that are not counts."""
 
 
+NOT_TIMED = not_judged("it was not timed")
+
+
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a model on each data set.
+    """The scores of one side of a pair on each data set.
 
     Attributes:
-        kind: kind of the model, or ``log`` if the scores come from a log.
         by_role: the scored data by role; see :data:`evals.tasks.ROLES`.
     """
 
-    kind: str
     by_role: Mapping[str, Scored]
+
+    kind = LOG
+    """Kind of the model, or ``log``."""
 
     @property
     def form(self) -> str:
         """The form in which the weights are stored."""
-        return "lm-eval log"
+        raise NotImplementedError
 
     @property
     def timed_data(self) -> DataSet:
-        """The data on which the model is timed."""
+        """The data on which the model is timed.
+
+        Raises:
+            EvalError: there are no data.
+        """
+        if not self.by_role:
+            raise EvalError("there is no data set to time the models on; name one in the suite")
         return next(iter(self.by_role.values())).data
 
     def __getitem__(self, role: str) -> Scored:
@@ -57,6 +68,13 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class LogScores(Scores):
+    """The scores that a log of lm-evaluation-harness holds."""
+
+    form = "lm-eval log"
+
+
+@dataclass(frozen=True)
 class ModelScores(Scores):
     """The scores of a model, and the size of its weights.
 
@@ -67,6 +85,10 @@ class ModelScores(Scores):
 
     checkpoint: Checkpoint
     weights: Measurement
+
+    @property
+    def kind(self) -> str:
+        return self.checkpoint.kind
 
     @property
     def form(self) -> str:
@@ -96,7 +118,7 @@ class Pair:
     Attributes:
         baseline, candidate: the scores of each model.
         comparison: the comparison of the two checkpoints; None for logs.
-        speed: the speedup; None if the pair was not timed.
+        timing: the speedup, or the error that timing ended in.
         coverage: which part of the baseline each data set exercised.
         notes: notes that the methods of a recipe made while they were applied.
     """
@@ -104,9 +126,20 @@ class Pair:
     baseline: Scores
     candidate: Scores
     comparison: "CheckpointComparison | None" = None
-    speed: MetricResult | None = None
+    timing: MetricResult | Exception = NOT_TIMED
     coverage: "Sequence[Coverage]" = ()
     notes: Sequence[str] = ()
+
+    @property
+    def speed(self) -> MetricResult:
+        """The speedup; not judged if the pair was not timed.
+
+        Raises:
+            Exception: the error that timing ended in.
+        """
+        if isinstance(self.timing, Exception):
+            raise self.timing
+        return self.timing
 
     @property
     def is_unchanged(self) -> bool:

@@ -19,14 +19,6 @@ from compression_gates.evals.scoring.protocols import (
     TextProtocol,
 )
 
-ROLES = ("text", "answers", "summaries", "labels", "continuations")
-"""Roles in the order in which a model is scored on them.
-
-The tokens of ``text`` are predicted, or it is classified without labels. ``answers`` are questions
-with short answers, ``summaries`` prompts with long answers, ``labels`` texts with their classes,
-and ``continuations`` prompts that are continued without an expected answer.
-"""
-
 
 class Reference(Enum):
     """The result of the baseline that is needed to score a candidate."""
@@ -99,7 +91,14 @@ TASKS: dict[str, dict[str, Task]] = {
         "summaries": _SUMMARIES,
     },
 }
-"""The tasks of each kind of model, by role."""
+"""The tasks of each kind of model, by role.
+
+The tokens of ``text`` are predicted, or it is classified without labels. ``answers`` are questions
+with short answers, ``summaries`` prompts with long answers, ``labels`` texts with their classes,
+and ``continuations`` prompts that are continued without an expected answer.
+"""
+ROLES = tuple(dict.fromkeys(role for tasks in TASKS.values() for role in tasks))
+"""All roles, in the order in which a model is scored on them."""
 
 
 def roles_of(kind: str) -> Mapping[str, Task]:

@@ -13,7 +13,7 @@ from compression_gates.evals.data.items import Item, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
 
 if TYPE_CHECKING:
-    from compression_gates.evals.data.tables import RowReader
+    from compression_gates.evals.data.tables import RowReader, Table
 
 LABELLED, TEXT, QUESTION, SUMMARY, PROMPT = "labelled", "text", "question", "summary", "prompt"
 BARE = "bare prompt"
@@ -49,6 +49,8 @@ class Shape:
         prompts: default templates of a prompt, with roles in braces; the first one whose roles all
             have text in a row is used. Empty if the items are not prompts.
         settings: settings of a data set that apply to this shape and not to every shape.
+        keeps_symbols: whether answers of a table are compared with their symbols, not in SQuAD's
+            normal form.
     """
 
     columns: tuple[str, ...]
@@ -57,6 +59,7 @@ class Shape:
     expected: str = ""
     prompts: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    keeps_symbols: "Callable[[Table], bool]" = lambda table: False
 
 
 def _labelled(reader: "RowReader", number: int, row: Mapping, document: int) -> Item:
@@ -85,6 +88,7 @@ SHAPES: dict[str, Shape] = {
         "answers",
         ("{context}\n\nQuestion: {question}\nAnswer:", "Question: {question}\nAnswer:"),
         _GENERATION_SETTINGS,
+        lambda table: "context" not in table.columns or bool(table.extract),
     ),
     SUMMARY: Shape(
         ("document", "summary"),
@@ -100,11 +104,13 @@ SHAPES: dict[str, Shape] = {
         "response",
         ("{prompt}",),
         _GENERATION_SETTINGS,
+        lambda table: True,
     ),
     TEXT: Shape(("text",), _text, settings=("join", "context", "stride", "tail")),
     BARE: Shape(("prompt",), _bare, prompts=("{prompt}",), settings=("prompt", "chat")),
 }
-"""All shapes, by name. The shape of a table is the first one whose columns it has."""
+"""All shapes, by name. A table has the shape with the most columns that it has; of several, the
+first."""
 
 
 def column_roles() -> dict[str, tuple[str, ...]]:
@@ -125,8 +131,8 @@ def shape_of(roles: Iterable[str]) -> str:
         EvalError: no shape has these columns.
     """
     roles = list(roles)
-    for name, shape in SHAPES.items():
-        if set(shape.columns) <= set(roles):
+    for name in _considered(None):
+        if set(SHAPES[name].columns) <= set(roles):
             return name
     expected = "; ".join(" and ".join(shape.columns) for shape in SHAPES.values())
     raise EvalError(f"columns {', '.join(roles) or 'none'} make no data set; give {expected}")
@@ -169,8 +175,10 @@ def recognised(
 
 
 def _considered(shapes: Iterable[str] | None) -> list[str]:
-    """Return the names of the given shapes, or of all, in the order of :data:`SHAPES`."""
-    return list(SHAPES) if shapes is None else [name for name in SHAPES if name in set(shapes)]
+    """Return the names of the given shapes, or of all, those with the most columns first."""
+    names = set(SHAPES if shapes is None else shapes)
+    considered = [name for name in SHAPES if name in names]
+    return sorted(considered, key=lambda name: -len(SHAPES[name].columns))
 
 
 def columns_of(

@@ -24,7 +24,6 @@ from compression_gates.evals.data.items import (
 )
 from compression_gates.evals.data.rows import Place, Row, read_rows, rows_of
 from compression_gates.evals.data.shapes import (
-    LABELLED,
     PROMPT,
     QUESTION,
     SHAPES,
@@ -152,16 +151,8 @@ def data_set(name: str, table: Table, extractive: bool = False) -> DataSet:
         raise EvalError(
             f"data set {name}: {table.place} leaves no item after skip, shots and empty texts"
         )
-    keeps_symbols = shape == PROMPT or (
-        shape == QUESTION and ("context" not in table.columns or table.extract)
-    )
-    return DataSet(
-        name,
-        tuple(items),
-        table.overrides,
-        table.classes if shape == LABELLED else (),
-        SYMBOLS if keeps_symbols else SQUAD,
-    )
+    form = SYMBOLS if SHAPES[shape].keeps_symbols(table) else SQUAD
+    return DataSet(name, tuple(items), table.overrides, table.classes, form)
 
 
 def _check_extractive(table: Table, shape: str) -> None:

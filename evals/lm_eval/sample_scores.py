@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from compression_gates.evals.checkpoints.checkpoint import LOG
 from compression_gates.evals.data.documents import document_indices, passages
 from compression_gates.evals.data.items import DataSet, Item, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
@@ -17,7 +16,7 @@ from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.metrics.metric import CHOICES, Metric
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.result import Scored
-from compression_gates.evals.scores import Scores
+from compression_gates.evals.scores import LogScores
 from compression_gates.evals.store.measurement import Measurement, key_of
 
 _FIXED = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics",
@@ -41,8 +40,8 @@ class LoggedTask:
 
     name: str
     metrics: tuple[str, ...]
-    baseline: Scores
-    candidate: Scores
+    baseline: LogScores
+    candidate: LogScores
     unjudged: tuple[str, ...] = ()
 
 
@@ -101,7 +100,7 @@ class TaskReader:
                 gates += [name for name, m in METRICS.items() if m.is_logged_as(CHOICES)]
             for side, scores in zip(sides, scored, strict=True):
                 side[role] = _merged(side[role], scores) if role in side else scores
-        return LoggedTask(name, tuple(gates), *(Scores(LOG, side) for side in sides), unjudged)
+        return LoggedTask(name, tuple(gates), *map(LogScores, sides), unjudged)
 
     def _scored(self, name: str, metric: Metric, sides) -> list[Scored] | None:
         """Return both sides' scores of the harness's metric ``name``; None if it has no numbers per

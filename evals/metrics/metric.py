@@ -9,14 +9,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import (
-    CAUSAL,
-    CLASSIFIER,
-    EXTRACTIVE,
     LOG,
-    SEQ2SEQ,
 )
 from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.metrics.units import PERCENT, POINTS, Unit
+from compression_gates.evals.tasks import TASKS
 
 if TYPE_CHECKING:
     from compression_gates.evals.scores import Pair
@@ -24,9 +21,7 @@ if TYPE_CHECKING:
 CHANCE = 0.5
 """Accuracy of a random choice between two classes."""
 NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
-EVERY_MODEL: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    dict.fromkeys((CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ), ())
-)
+EVERY_MODEL: Mapping[str, tuple[str, ...]] = MappingProxyType(dict.fromkeys(TASKS, ()))
 """``needs`` of a metric that applies to every kind of model and needs no data."""
 CHOICES = "log-likelihoods of choices"
 """Name, in :attr:`Metric.lm_eval`, for the log-likelihoods in a log of a multiple-choice task."""

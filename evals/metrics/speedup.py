@@ -6,7 +6,7 @@ import numpy as np
 
 from compression_gates.evals.metrics.metric import EVERY_MODEL, Metric
 from compression_gates.evals.metrics.registry import register
-from compression_gates.evals.metrics.result import MetricResult, not_judged
+from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.metrics.units import TIMES, Unit
 from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.sequential import median_ratio
@@ -33,7 +33,7 @@ def speedup(seconds: np.ndarray) -> MetricResult:
 
 def speedup_of_pair(pair: Pair, weights: Mapping[str, float]) -> MetricResult:
     """Return the speedup of a pair."""
-    return pair.speed or not_judged("it was not timed")
+    return pair.speed
 
 
 def speedup_problem(limit: float) -> str:
