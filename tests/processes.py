@@ -16,9 +16,12 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+LONGEST = 900
+"""Seconds after which a process is killed, so that one that hangs fails its test."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -70,13 +73,31 @@ def result_of(target: Callable, *arguments: object) -> object:
     process = start(_send, writer, target, arguments)
     writer.close()
     try:
-        return reader.recv()
+        if not reader.poll(LONGEST):
+            raise TimeoutError(f"{target.__name__} did not end within {LONGEST} s")
+        result, error = reader.recv()
     finally:
-        process.join()
+        _join(process)
+    if error is not None:
+        raise RuntimeError(error)
+    return result
 
 
 def _send(writer, target: Callable, arguments: tuple) -> None:
-    writer.send(target(*arguments))
+    try:
+        writer.send((target(*arguments), None))
+    except BaseException:
+        writer.send((None, traceback.format_exc()))
+        raise
+
+
+def _join(process: multiprocessing.Process) -> None:
+    """Wait for the end of a process, and kill it if it takes too long."""
+    process.join(LONGEST)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"a process was killed after {LONGEST} s")
 
 
 def run_module(
@@ -92,7 +113,7 @@ def run_module(
         # Files that were opened here are passed by number, which the process opens anew.
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (output, errors)]
         process = start(_run_module, command, str(cwd), dict(env or os.environ), paths)
-        process.join()
+        _join(process)
         texts = []
         for file in (output, errors):
             file.seek(0)
@@ -104,12 +125,14 @@ def _run_module(
     command: list[str], cwd: str, environment: dict[str, str], paths: list[str]
 ) -> None:
     gc.freeze()  # so that collections leave the memory shared that the imports filled
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, path in enumerate(paths, start=1):
         os.dup2(os.open(path, os.O_WRONLY), descriptor)
     os.environ.clear()
     # pytest warns of plugins that were imported before it could rewrite their assertions.
     imported = "-W 'ignore:Module already imported so cannot be rewritten'"
-    os.environ.update(environment, PYTEST_ADDOPTS=imported)
+    options = f"{environment.get('PYTEST_ADDOPTS', '')} {imported}"
+    os.environ.update(environment, PYTEST_ADDOPTS=options)
     os.chdir(cwd)
     sys.argv = command
     sys.path.insert(0, cwd)
