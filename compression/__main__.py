@@ -157,7 +157,8 @@ def _compressed(options: argparse.Namespace, location: str, recipe: Recipe, text
     ]
     if len(result.notes) > MAX_NOTES:
         lines.append(f"note       and {len(result.notes) - MAX_NOTES} more notes")
-    gates = f"compression-gates --baseline {options.model} --candidate {options.output} --text FILE"
+    gates = f"compression-gates --baseline {options.model} --candidate {options.output}"
+    gates += f" {_data_option(type(model).__name__)} FILE"
     return "\n".join([*lines, f"evaluate   {gates}"])
 
 
@@ -166,6 +167,13 @@ def _tensor_bytes(file: Path) -> int:
     with file.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     return file.stat().st_size - 8 - header
+
+
+def _data_option(model_class: str) -> str:
+    """Return the option of the gates for data that fit a class of models."""
+    if model_class.endswith("ForSequenceClassification"):
+        return "--labelled"
+    return "--text" if model_class.endswith("ForCausalLM") else "--questions"
 
 
 def _change(before: int, after: int) -> str:

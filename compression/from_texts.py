@@ -17,7 +17,7 @@ from compression_gates.compression.recipe import Recipe
 
 
 def compress(
-    model: str | Path | PreTrainedModel,
+    model: str | Path | PreTrainedModel | tuple[PreTrainedModel, PreTrainedTokenizerBase],
     recipe: str,
     data: str | Path | Iterable[Row] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -26,7 +26,8 @@ def compress(
     """Apply a recipe to a model.
 
     Args:
-        model: a directory, a hub id, or a model in memory, which is copied.
+        model: a directory, a hub id, or a model in memory, which is copied, by itself or in a
+            tuple with its tokenizer.
         recipe: for example ``"wanda-50+gptq-int4"``.
         data: calibration or training texts: a file, or rows, each a text, ``{"text", "label"}`` or
             ``(text, label)``. A step with the setting ``data`` uses that file instead.
@@ -41,9 +42,12 @@ def compress(
 
     >>> compress("base", "wanda-50", ["A text."]).save("pruned")  # doctest: +SKIP
     """
+    if isinstance(model, tuple) and len(model) == 2:
+        model, tokenizer = model
     if not isinstance(model, str | Path | PreTrainedModel):
         raise CompressionError(
-            f"model: {type(model).__name__} is not a directory, a hub id or a PreTrainedModel"
+            f"model: {type(model).__name__} is not a directory, a hub id, a PreTrainedModel or a "
+            "tuple of one and its tokenizer"
         )
     parsed = Recipe.parse(recipe)
     if isinstance(data, str | Path):

@@ -273,7 +273,10 @@ def _step(table: Mapping[str, object]) -> Step:
             raise RecipeError(f"{name}: {key} = {_short(value)} is not {error}") from None
     amounts = [key for key in method.amounts if key in values]
     if method.amounts and len(amounts) != 1:
-        raise RecipeError(f"{name}: give exactly one of {', '.join(method.amounts)}")
+        raise RecipeError(
+            f"{name}: give exactly one of {', '.join(method.amounts)}, as in "
+            f"{' or '.join(examples(method))}"
+        )
     given = {key: value for key, value in values.items() if value != known[key].default}
     # The name of a step contains its amount even if that is the default.
     given |= {key: values[key] for key in amounts}

@@ -133,9 +133,9 @@ def _measured(verdict: Verdict, metric: Metric, result: MetricResult) -> list[st
         lines.append("  baseline   {}, candidate {}".format(*levels))
     if "worse" in result.facts:
         # McNemar's test is the sign test of right and wrong answers.
-        test = "McNemar's" if metric.shows_changes else "sign test"
+        test = "McNemar's" if metric.shows_changes else "sign"
         changed = "{worse:.0f} worse, {better:.0f} better".format_map(result.facts)
-        p_value = f"{test} mid-p by document {result.facts['mcnemar_p']:.2g}"
+        p_value = f"{test} mid-p test over documents: p = {result.facts['mcnemar_p']:.2g}"
         lines.append(f"  changed    {changed} ({p_value})")
     return lines
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.from_texts import compress
@@ -70,7 +71,7 @@ def test_invalid_rows(rows, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None, "rtn-int8"), "model: NoneType is not a directory, a hub id or a PreTrainedModel"),
+        ((None, "rtn-int8"), "model: NoneType is not a directory, a hub id, a PreTrainedModel or"),
         ((3, "rtn-int8"), "model: int is not a directory"),
         ((BASE, "wanda-50", [1]), "data: row 1 is 1; give"),
         ((BASE, "wanda-50", []), "data: no rows"),
@@ -112,3 +113,12 @@ def test_setting_data_overrides_the_argument(tmp_path):
     assert torch.equal(by_file, by_rows)
     assert not torch.equal(by_file, by_other)
     assert torch.equal(weights(compress(BASE, f"wanda-50,data={file}")), by_rows)
+
+
+def test_a_tuple_of_model_and_tokenizer(tiny_llama):
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "llama-tiny")
+    by_tuple = compress((tiny_llama, tokenizer), "magnitude-50")
+    apart = compress(tiny_llama, "magnitude-50", tokenizer=tokenizer)
+    assert by_tuple.tokenizer is tokenizer
+    for one, other in zip(by_tuple.model.parameters(), apart.model.parameters(), strict=True):
+        assert one.equal(other)

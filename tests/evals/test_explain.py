@@ -124,8 +124,8 @@ def test_the_policy_and_what_changed_are_said():
     )
     text = told("exact_match_drop", 0.02, found, SMOKE)
     assert "by at most 2.00 pt; the smoke policy fails only if the whole interval is beyond" in text
-    assert "changed    7 worse, 2 better (McNemar's mid-p by document 0.11)" in text
-    assert "(sign test mid-p by document 0.11)" in told("rouge1_drop", 0.02, found)
+    assert "changed    7 worse, 2 better (McNemar's mid-p test over documents: p = 0.11)" in text
+    assert "(sign mid-p test over documents: p = 0.11)" in told("rouge1_drop", 0.02, found)
     text = told("exact_match_drop", 0.02, found, STRICT)
     assert "by at most 2.00 pt; the strict policy requires it of the whole interval" in text
 
