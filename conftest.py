@@ -14,10 +14,10 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
             f"pytest has not read {settings}, so it takes the values of options for test folders; "
             f"name tests/gates before all options, add -c {settings}, or run compression-gates"
         )
-    from compression_gates.fixtures.suite import places
+    from compression_gates.fixtures.suite import locations
 
-    if places.ROOT.resolve() != ROOT.resolve():
+    if locations.ROOT.resolve() != ROOT.resolve():
         raise pytest.UsageError(
-            f"compression_gates is installed from {places.ROOT}, not from this folder; run "
+            f"compression_gates is installed from {locations.ROOT}, not from this folder; run "
             f"pip install -e {ROOT}"
         )

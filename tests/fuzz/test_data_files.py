@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from compression_gates.fixtures.suite.data_files import Files, with_files
 from compression_gates.fixtures.suite.datasets import data_set
-from compression_gates.fixtures.suite.given import Files, with_files
-from compression_gates.fixtures.suite.opening import open_baseline
+from compression_gates.fixtures.suite.named_checkpoints import open_baseline
 from compression_gates.fixtures.suite.profile import read_profile
 from tests.fuzz.mutations import mutated_bytes, mutated_json_file, mutated_json_lines
 
