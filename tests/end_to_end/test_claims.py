@@ -35,7 +35,7 @@ def test_a_recipe_that_changed_nothing_is_said_first(tmp_path):
     assert report.splitlines()[0] == f"# Gates: {told}"
     assert f"unchanged   {told}" in done.stdout
     assert "bert-tiny-rtn-int8 has the same" not in done.stdout
-    assert "looked at   labels (reviews): " in done.stdout
+    assert "coverage    labels (reviews): " in done.stdout
     lines = (tmp_path / "report" / "report.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     [found] = [row["coverage"] for row in rows if "coverage" in row]

@@ -179,7 +179,7 @@ PROFILES = {
     ),
     "a label out of range": (
         lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": 2}\n' * 3), USAGE,
-        "rows.jsonl: item 1 .* has label 2, but model knows 2 classes",
+        "rows.jsonl: item 1 .* has label 2, but model has 2 classes",
     ),
     "a label that is none": (
         lambda p: (p / "rows.jsonl").write_text('{"sentence": "x", "label": -1}\n' * 3), USAGE,
@@ -195,7 +195,7 @@ PROFILES = {
     ),
     "a gate without its data": (
         lambda p: rewrite(p, 'labels = "reviews"\n', ""), USAGE,
-        "accuracy_drop needs data as labels",
+        "accuracy_drop needs data, but its suite names no labels",
     ),
 }  # fmt: skip
 
@@ -223,7 +223,7 @@ def test_a_wrong_profile_or_its_data_stop_the_run(name, place):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--batch-tokens", "0"], "--batch-tokens 0: at least 1 is needed"),
+        (["--batch-tokens", "0"], "--batch-tokens 0: give at least 1"),
         (["--data", "reviews"], "--data reviews: give NAME=PATH"),
         (["--data", "revews=x.jsonl"], "no data set 'revews'; did you mean 'reviews'?"),
     ],

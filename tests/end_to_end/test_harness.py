@@ -309,4 +309,4 @@ def test_what_is_no_log(tmp_path, logs):
 def test_a_log_and_a_checkpoint_do_not_go_together(logs, tmp_path):
     done = run_gates("--baseline", logs[0], "--candidate", BASE, store=tmp_path / "store")
     assert done.returncode == 4
-    assert "is no log of lm-eval, --baseline is one" in done.stderr
+    assert "is not a log of lm-eval, but --baseline is" in done.stderr

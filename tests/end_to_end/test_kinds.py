@@ -50,7 +50,7 @@ def test_a_reader(gates, files, bert_config):
     assert heads.split()[1:] == ["JS", "EM", "F1"]
     refused = gates(*both, "--text", files / "questions.jsonl")
     assert refused.returncode == 4
-    assert "--text is not for extractive models; give --questions" in refused.stderr
+    assert "--text cannot be used with extractive models; give --questions" in refused.stderr
 
 
 def test_an_encoder_decoder(gates, files):

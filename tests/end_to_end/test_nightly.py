@@ -25,7 +25,7 @@ def test_a_night_after_another(gates, tmp_path):
     assert f"since       no earlier report in {night}" in first.stdout
     proven = gates(*words[:2], "--since", tmp_path / "nowhere", "--strict", "-k", "flips")
     assert proven.returncode == 1
-    assert "FAILED by --strict" in proven.stdout
+    assert "FAILED: --strict requires" in proven.stdout
     quiet = gates(*words, "-n", "2")
     assert quiet.returncode == 0, quiet.stdout
     said = "nothing got worse beyond noise in 4 gates, 3 compared item by item"

@@ -20,7 +20,7 @@ STUDIES = {
 def test_a_plan_reads_a_study_without_its_model_and_its_data(gates, profile, model):
     done = gates("--profile", profile, "--plan")
     assert done.returncode == 0, done.stdout
-    assert f"{model} is on the hub and was not fetched" in done.stdout
+    assert f"{model} is on the hub and was not downloaded" in done.stdout
     assert "recipes  " in done.stdout
     assert "  data     " in done.stdout
 
@@ -100,7 +100,7 @@ def test_an_instruct_model_is_asked_through_its_template(gates, tmp_path):
     (tmp_path / "chat.toml").write_text(CHAT.format(path=file))
     done = gates("--profile", tmp_path / "chat.toml", "--report", tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "chat        questions: each prompt is sent as a user's turn" in done.stdout
+    assert "chat        questions: each prompt is a user message" in done.stdout
     rows = map(json.loads, (tmp_path / "report.jsonl").read_text().splitlines())
     row = next(row for row in rows if row["verdict"]["metric"] == "exact_match_drop")
     assert row["verdict"]["baseline"] == 1.0

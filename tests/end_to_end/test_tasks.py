@@ -106,7 +106,7 @@ def test_questions_judge_the_broken_candidate(folder):
     [
         (["--questions", "x.jsonl"], "--questions needs --baseline"),
         (["--data", "x.jsonl"],
-         "--data x.jsonl: give NAME=PATH; a file alone goes with --baseline"),
+         "--data x.jsonl: give NAME=PATH; a path without a name needs --baseline"),
         (["--baseline", BASE, "--candidate", BASE, "--questions", "nowhere.jsonl"],
          "--questions nowhere.jsonl: nowhere.jsonl: no such file or folder"),
     ],

@@ -47,7 +47,7 @@ def test_smoke_fails_only_what_is_proven(gates, profile):
 def test_policies_that_contradict_each_other_are_a_wrong_use(gates, profile):
     done = gates("--profile", profile, "--smoke", "--strict")
     assert done.returncode == 4
-    assert "--strict and --smoke ask for opposite things; give one" in done.stdout + done.stderr
+    assert "--strict and --smoke exclude each other; give one" in done.stdout + done.stderr
 
 
 def test_a_run_with_a_broken_candidate_raises_an_alarm(gates, profile):
@@ -79,12 +79,12 @@ def test_proposed_limits_are_a_profile_that_passes(gates, profile, tmp_path):
     ("words", "complaint"),
     [
         (["--propose-limits", "no/x.toml"], "--propose-limits no/x.toml: No such file"),
-        (["--propose-limits", "x.toml", "-n", "2"], "--propose-limits is for one process"),
-        (["--propose-limits", "x.toml", "--plan"], "needs candidates that are run"),
-        (["--propose-limits", "x.toml", "--baseline", "bert-tiny"], "is for a profile's recipes"),
+        (["--propose-limits", "x.toml", "-n", "2"], "cannot run in several workers"),
+        (["--propose-limits", "x.toml", "--plan"], "--propose-limits has to run candidates"),
+        (["--propose-limits", "x.toml", "--baseline", "bert-tiny"], "a profile's own recipes"),
         (["--propose-limits", "x.toml", "--propose-rate", "1"], "--propose-rate 1: give the share"),
         (["--propose-rate", "0.1"], "--propose-rate needs --propose-limits FILE"),
-        (["--plan", "-n", "2"], "--plan is for one process; leave out -n"),
+        (["--plan", "-n", "2"], "--plan cannot run in several workers; leave out -n"),
         (["--family", "bonferroni"], "invalid choice: 'bonferroni'"),
     ],
 )
