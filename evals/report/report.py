@@ -23,6 +23,7 @@ BASELINE = "baseline"
 MARKDOWN = "github"
 """tabulate's name of the Markdown style; any other style is for a terminal."""
 FAILED_MARK, KNOWN_MARK, UNSURE_MARK, UNRELIABLE_MARK = "✗", "(✗)", "≈", "?"
+UNEXPECTED_MARK = "!"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Entry:
         regressions: the items that got worse, if the case did not pass.
         regressions_omitted: number of further such items.
         origin: digests of what was measured, as in :class:`evals.gates.earlier.Record`.
+        is_unexpected_pass: whether the case failed because a known failure passes.
     """
 
     group: str
@@ -54,9 +56,12 @@ class Entry:
     regressions: tuple[Regression, ...] = ()
     regressions_omitted: int = 0
     origin: dict[str, str] = field(default_factory=dict)
+    is_unexpected_pass: bool = False
 
     @property
     def mark(self) -> str:
+        if self.is_unexpected_pass:
+            return UNEXPECTED_MARK
         failed = "" if self.passed else KNOWN_MARK if self.reason else FAILED_MARK
         if self.verdict.outcome != INCONCLUSIVE:
             return failed
@@ -113,13 +118,18 @@ def _is_shown(entry: Entry) -> bool:
 def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
     """Return a line for each mark that the tables of ``entries`` contain."""
     shown = [entry for entry in entries if _is_shown(entry)]
-    failed = [entry for entry in shown if not entry.passed and not entry.reason]
+    failed = [entry for entry in shown if FAILED_MARK in entry.mark and not entry.reason]
     marks = [
         (FAILED_MARK, failed, "failed"),
         (
             KNOWN_MARK,
             any(KNOWN_MARK in entry.mark for entry in shown),
             "known failure; the reason is in the profile",
+        ),
+        (
+            UNEXPECTED_MARK,
+            any(entry.is_unexpected_pass for entry in shown),
+            "passes, but is listed as a known failure",
         ),
         (
             UNSURE_MARK,

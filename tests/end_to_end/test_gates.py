@@ -186,7 +186,7 @@ def test_models_of_other_vocabularies_fail_alone(gates, tmp_path):
     assert "bert-tiny: the bos token is '<s>' (0) for the baseline and none" in done.stdout
     assert "Traceback" not in done.stdout
     assert "2 passed" in done.stdout
-    assert "1 error, 1 repeated" in done.stdout
+    assert "1 error, 1 repeated errors" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ def test_it_is_judged_reported_planned_and_proposed_as_any_other(folder):
     done = run(folder, "--report", "report", "--propose-limits", "proposed.toml")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "worst rise" in done.stdout
+    assert "\nFAILED test_gates.py::test_worst_document_rise[" in done.stdout
+    assert "rerun      compression-gates --profile mine.toml" in done.stdout
     assert "controls    8 of 8 hold" in done.stdout
     rows = map(json.loads, (folder / "report" / "report.jsonl").read_text().splitlines())
     verdicts = {
@@ -71,3 +73,13 @@ def test_a_profile_that_names_no_metric_is_told_which_was_meant(folder):
     done = run(folder)
     assert done.returncode == 4
     assert "did you mean 'worst_document_rise'?" in done.stderr
+
+
+def test_a_test_of_the_user_may_be_an_expected_failure(folder):
+    (folder / "test_mine.py").write_text(
+        "import pytest\n\n@pytest.mark.xfail(strict=True, reason='mine')\ndef test_mine(): pass\n"
+    )
+    done = run(folder, "-k", "test_mine", "--", "test_mine.py")
+    assert done.returncode == 1
+    assert "[XPASS(strict)] mine" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
