@@ -83,3 +83,13 @@ def test_a_test_of_the_user_may_be_an_expected_failure(folder):
     assert done.returncode == 1
     assert "[XPASS(strict)] mine" in done.stdout
     assert "INTERNALERROR" not in done.stdout
+
+
+def test_a_case_that_judges_nothing_fails(folder):
+    (folder / "test_mine.py").write_text("def test_kl_from_baseline(gate, pair): pass\n")
+    done = run(folder, "-k", "test_mine and rtn-int8", "--", "test_mine.py")
+    assert done.returncode == 1
+    assert "nothing was judged; call gate.holds(gate.read(pair))" in done.stdout
+    (folder / "test_mine.py").write_text("def test_kl_from_baseline(gate): pass\n")
+    done = run(folder, "-k", "test_mine", "--", "test_mine.py")
+    assert "takes only one of the fixtures pair and gate; take both" in done.stdout

@@ -29,4 +29,4 @@ def test_every_planted_defect_is_caught_and_no_healthy_recipe_fails(gates, tmp_p
     assert "family      no alarm" in done.stdout
     rows = map(json.loads, (tmp_path / "report" / "report.jsonl").read_text().splitlines())
     assert {row["defect"] for row in rows if "defect" in row} == set(DEFECTS)
-    assert "| layer-doubled" in (tmp_path / "report" / "report.md").read_text()
+    assert "| layer-duplicated" in (tmp_path / "report" / "report.md").read_text()
