@@ -1,5 +1,7 @@
 """Families against statsmodels, and against what they promise."""
 
+import gc
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -10,6 +12,14 @@ from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG, HOLM, ala
 from compression_gates.evals.gates.gate import Verdict
 
 P_VALUES = st.lists(st.floats(0, 1) | st.floats(0, 0.01), min_size=1, max_size=30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_collections():
+    """statsmodels collects garbage in every call, which takes long beside other tests' objects."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "collect", lambda *generation: 0)
+        yield
 
 
 @given(P_VALUES, st.sampled_from([0.001, 0.01, 0.05, 0.2]))
