@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
 from compression_gates.compression.low_rank.svd import is_smaller

@@ -14,8 +14,8 @@ X^T`` of the calibration inputs. The discarded values then give the error of the
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import InputStatistics
 from compression_gates.compression.calibration.hessian import rising_damping
+from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.recipe import Step
 

@@ -25,9 +25,10 @@ def forked_rng(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def without_cache(model: PreTrainedModel) -> Iterator[None]:
-    """Disable the cache of keys and values."""
+    """Disable the cache of keys and values, also of parts with their own configuration (T5)."""
+    parts = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
     with ExitStack() as stack:
-        for config in (model.config, model.config.get_text_config()):
+        for config in (model.config.get_text_config(), *parts):
             if getattr(config, "use_cache", False):
                 stack.callback(setattr, config, "use_cache", config.use_cache)
                 config.use_cache = False
@@ -53,7 +54,7 @@ def capture_inputs(
                 stack.enter_context(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
         experts = {name: layer for name, layer in layers.items() if layer.expert is not None}
         if experts:
-            stack.enter_context(_eager_experts(model))
+            stack.enter_context(eager_experts(model))
             stack.enter_context(_ExpertInputs(experts, on_inputs))
         yield
 
@@ -83,7 +84,7 @@ class _ExpertInputs(TorchFunctionMode):
 
 
 @contextmanager
-def _eager_experts(model: PreTrainedModel) -> Iterator[None]:
+def eager_experts(model: PreTrainedModel) -> Iterator[None]:
     """Compute each expert separately rather than all in one fused kernel."""
     before = model.config._experts_implementation
     model.set_experts_implementation("eager")

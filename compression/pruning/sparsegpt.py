@@ -17,8 +17,8 @@ include the updates of all earlier columns.
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import InputStatistics
 from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor, output_error
+from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.errors import naming
 from compression_gates.compression.pruning.magnitude import magnitude_scores
 from compression_gates.compression.pruning.masks import (

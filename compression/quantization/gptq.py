@@ -15,8 +15,8 @@ a weight received count as its rounding error.
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import InputStatistics
 from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor, output_error
+from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.quantization.grids import Grid, Quantized, Uniform, group_count
 from compression_gates.compression.quantization.nearest import rtn
 from compression_gates.compression.recipe import Step

@@ -21,8 +21,8 @@ rounding to nearest.
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import InputStatistics
 from compression_gates.compression.calibration.hessian import output_error
+from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.quantization.grids import Quantized, Uniform, group_count
 from compression_gates.compression.quantization.nearest import rtn
 from compression_gates.compression.recipe import Step

@@ -15,7 +15,8 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError, RecipeError, naming
 from compression_gates.compression.model.capture import Batch

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import InputStatistics, visit_blocks
+from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.catalogue import QUANTIZATION
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
@@ -76,7 +77,7 @@ def visit_pairs(
     with_products: bool,
     desc: str,
 ) -> Iterator[tuple[ScalingPair, dict[str, InputStatistics]]]:
-    """Yield each pair with the input statistics of its consumers by name.
+    """Yield each pair with the input statistics of its consumers by name, including magnitudes.
 
     A pair is yielded once all its consumers have been visited. They can be in several blocks, as in
     the cross-attention of a decoder.
@@ -93,7 +94,8 @@ def visit_pairs(
     """
     layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
     waiting, statistics = list(pairs), {}
-    for block in visit_blocks(model, layers, batches, with_products, desc):
+    visits = visit_blocks(model, layers, batches, with_products, desc, with_magnitudes=True)
+    for block in visits:
         statistics |= block
         for pair in [pair for pair in waiting if pair.consumers.keys() <= statistics.keys()]:
             waiting.remove(pair)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression_gates.compression.calibration.driver import InputStatistics
+from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.pruning.patterns import Unstructured
 from compression_gates.compression.pruning.sparsegpt import _least_error
 from compression_gates.compression.quantization.gptq import quantize

@@ -68,7 +68,7 @@ def test_smoothquant_is_equation_4_on_every_pair(random_model, batches, alpha):
     model = random_model("llama")
     layers = backbone_layers(model)
     before = copy.deepcopy(model.state_dict())
-    statistics = collect(model, layers, batches, with_products=False)
+    statistics = collect(model, layers, batches, with_products=False, with_magnitudes=True)
     largest = {name: moments.largest for name, moments in statistics.items()}
     apply(model, f"smoothquant,alpha={alpha}", batches)
     after = model.state_dict()
