@@ -37,7 +37,7 @@ class InputStatistics:
             return
         inputs = inputs.float()
         self.tokens += inputs.shape[0]
-        self.squares += inputs.double().square().sum(dim=0)
+        self.squares += inputs.double().square_().sum(dim=0)
         if self.absolutes is not None:
             magnitudes = inputs.abs()
             self.absolutes += magnitudes.double().sum(dim=0)

