@@ -26,6 +26,12 @@ def lowest_mask(scores: Tensor, count: int, tie_break: Tensor | None = None) -> 
     Returns:
         A boolean mask shaped like ``scores``.
     """
+    if count:
+        lowest = scores.topk(count, largest=False, sorted=False).values
+        mask = scores <= lowest.amax(dim=-1, keepdim=True)
+        # Sorting, which is slower, is only needed to choose among scores equal to the threshold.
+        if (mask.sum(dim=-1) == count).all():
+            return mask
     if tie_break is None:
         order = scores.argsort(dim=-1, stable=True)
     else:

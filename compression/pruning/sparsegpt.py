@@ -56,30 +56,32 @@ def sparsegpt(
     if isinstance(pattern, NofM):
         block = max(block // pattern.m, 1) * pattern.m
     upper = inverse_factor(hessian, damping)
-    result = weight.float().clone()
+    # Transposed, so that the weights of a column are contiguous.
+    result = weight.float().T.clone(memory_format=torch.contiguous_format)
     for start in range(0, columns, block):
         stop = min(start + block, columns)
-        part = result[:, start:stop].clone()
-        factor = upper[start:stop, start:stop]
-        errors = torch.empty_like(part)
-        mask = torch.zeros_like(part, dtype=torch.bool)
-        if not isinstance(pattern, NofM):
+        part, factor = result[start:stop], upper[start:stop, start:stop]
+        pivots = factor.diagonal()[:, None]
+        if isinstance(pattern, NofM):
+            width, compared, count = pattern.m, (rows, -1), pattern.m - pattern.n
+        else:
             # Rounding the running total keeps the count over all blocks exact.
+            width, compared = stop - start, (1, -1)
             count = pattern.count(rows * stop) - pattern.count(rows * start)
-            costs = (part / factor.diagonal()) ** 2
-            mask = lowest_mask(costs.flatten(), count, part.abs().flatten()).view_as(part)
+        divisors, errors = torch.empty_like(part), torch.empty_like(part)
         for j in range(stop - start):
-            if isinstance(pattern, NofM) and j % pattern.m == 0:
-                group = slice(j, j + pattern.m)
-                costs = (part[:, group] / factor.diagonal()[group]) ** 2
-                mask[:, group] = pattern.mask(costs, part[:, group].abs())
-            kept = part[:, j].masked_fill(mask[:, j], 0.0)
-            errors[:, j] = (part[:, j] - kept) / factor[j, j]
-            part[:, j + 1 :] -= errors[:, j, None] * factor[j, j + 1 :]
-            part[:, j] = kept
-        result[:, start:stop] = part
-        result[:, stop:] -= errors @ upper[start:stop, stop:]
-    return result.to(weight.dtype)
+            if j % width == 0:
+                group = slice(j, j + width)
+                costs = (part[group] / pivots[group]).square().T.reshape(compared)
+                magnitudes = part[group].abs().T.reshape(compared)
+                mask = lowest_mask(costs, count, magnitudes).view(rows, width).T
+                # Dividing by infinity leaves an error of zero for a weight that is kept.
+                divisors[group] = torch.where(mask, pivots[group], torch.inf)
+            torch.div(part[j], divisors[j], out=errors[j])
+            part[j + 1 :].addmm_(factor[j, j + 1 :, None], errors[j, None], alpha=-1)
+        part.masked_fill_(divisors.isfinite(), 0.0)
+        result[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    return result.T.to(weight.dtype, memory_format=torch.contiguous_format)
 
 
 def prune(task: PruningTask) -> None:

@@ -12,6 +12,8 @@ weights that are zero remain zero, which preserves the mask of a pruned layer. T
 a weight received count as its rounding error.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -70,7 +72,8 @@ def gptq(
         act_order: whether columns are processed in the order of decreasing ``H_jj``.
         keep_zeros: whether weights that are zero remain zero.
         damping: added to the diagonal of the Hessian, as a fraction of its mean.
-        block: number of columns that are rounded before the rest is updated.
+        block: number of columns that are rounded before the rest is updated; reduced so that
+            blocks are whole groups, or groups whole blocks, where groups are fitted on the way.
 
     Raises:
         RecipeError: the width is not a multiple of the group size.
@@ -79,41 +82,39 @@ def gptq(
     rows, columns = weight.shape
     count = group_count(columns, group)
     width = columns // count
+    fitted_in_order = count > 1 and not act_order
+    if fitted_in_order:
+        # No update of a group is then pending when its scales are fitted.
+        block = block // width * width or math.gcd(block, width)
     scales, zeros = grid.fit(weight.unflatten(1, (count, -1)))
     order = torch.arange(columns, device=weight.device)
     if act_order:
         order = hessian.diagonal().argsort(descending=True, stable=True)
-    upper = inverse_factor(hessian[order][:, order], damping)
-    updated = weight.float()[:, order].clone()
+        hessian = hessian[order][:, order]
+    upper = inverse_factor(hessian, damping)
+    # Transposed, so that the weights of a column are contiguous.
+    updated = weight.float().T[order].contiguous()
     pruned = updated == 0 if keep_zeros else None
-    codes = torch.empty(rows, columns, dtype=torch.int16, device=weight.device)
+    codes = torch.empty(columns, rows, dtype=torch.int16, device=weight.device)
+    positions = order.tolist()
     for start in range(0, columns, block):
         stop = min(start + block, columns)
-        errors = torch.zeros(rows, stop - start, device=weight.device)
+        errors = torch.empty_like(updated[start:stop])
         for j in range(start, stop):
-            column = int(order[j])
-            index = column // width
-            if not act_order and count > 1 and column % width == 0:
-                # The updates of this block have not been applied beyond its last column yet.
-                part = updated[:, column : column + width].clone()
-                if start < j and column + width > stop:
-                    part[:, stop - column :] -= (
-                        errors[:, : j - start] @ upper[start:j, stop : column + width]
-                    )
+            group = positions[j] // width
+            if fitted_in_order and j % width == 0:
+                part = updated[j : j + width]
                 if pruned is not None:
-                    part.masked_fill_(pruned[:, column : column + width], 0.0)
-                group_scales, group_zeros = grid.fit(part.to(weight.dtype))
-                scales[:, index] = group_scales
-                if group_zeros is not None:
-                    zeros[:, index] = group_zeros
-            scale, zero = scales[:, index], None if zeros is None else zeros[:, index]
-            values = updated[:, j, None]
-            if pruned is not None:
-                values = values.masked_fill(pruned[:, j, None], 0.0)
-            code = grid.encode(values, scale, zero)
-            codes[:, column] = code[:, 0]
-            error = (updated[:, j] - grid.decode(code, scale, zero)[:, 0].float()) / upper[j, j]
-            updated[:, j:stop] -= error[:, None] * upper[j, j:stop]
-            errors[:, j - start] = error
-        updated[:, stop:] -= errors @ upper[start:stop, stop:]
+                    part = part.masked_fill(pruned[j : j + width], 0.0)
+                scales[:, group], fitted_zeros = grid.fit(part.T.to(weight.dtype))
+                if zeros is not None:
+                    zeros[:, group] = fitted_zeros
+            scale, zero = scales[:, group, 0], None if zeros is None else zeros[:, group, 0]
+            values = updated[j] if pruned is None else updated[j].masked_fill(pruned[j], 0.0)
+            code = codes[positions[j]] = grid.encode(values, scale, zero)
+            error = errors[j - start]
+            torch.sub(updated[j], grid.decode(code, scale, zero), out=error).div_(upper[j, j])
+            updated[j + 1 : stop].addmm_(upper[j, j + 1 : stop, None], error[None], alpha=-1)
+        updated[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    codes = codes.T.contiguous()
     return Quantized(grid, codes, scales.squeeze(-1), None if zeros is None else zeros.squeeze(-1))

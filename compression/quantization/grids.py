@@ -77,10 +77,10 @@ class Uniform:
         return scales, zeros.to(torch.uint8)
 
     def encode(self, weight: Tensor, scales: Tensor, zeros: Tensor | None) -> Tensor:
-        codes = (weight.float() / scales.float()).round()
+        codes = (weight.float() / scales.float()).round_()
         if zeros is not None:
             codes = codes + zeros.float()
-        return codes.clamp(self.lowest, self.highest).to(torch.int16)
+        return codes.clamp_(self.lowest, self.highest).to(torch.int16)
 
     def decode(self, codes: Tensor, scales: Tensor, zeros: Tensor | None) -> Tensor:
         if zeros is not None:

@@ -6,7 +6,7 @@ import torch
 
 from compression_gates.compression.pruning.patterns import Unstructured, prune_mask
 
-LIMIT = 6.0
+LIMIT = 1.0
 """An exact, stable mask costs at most this times the sort and comparison of a threshold."""
 
 

@@ -57,6 +57,26 @@ def test_ties_are_broken_by_the_second_score_and_then_by_position():
     ]  # fmt: skip
 
 
+@given(
+    st.integers(1, 3), st.integers(1, 20), st.integers(1, 40), st.booleans(), st.integers(0, 99),
+    st.data(),
+)  # fmt: skip
+def test_mask_equals_sorting_by_score_second_score_and_position(
+    rows, columns, levels, with_ties, seed, data
+):
+    count = data.draw(st.integers(0, columns))
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-levels, levels, (rows, columns), generator=generator).float()
+    ties = torch.randint(-2, 2, (rows, columns), generator=generator).float() if with_ties else None
+    mask = lowest_mask(scores, count, ties)
+    for row in range(rows):
+        second = [0.0] * columns if ties is None else ties[row].tolist()
+        keys = list(zip(scores[row].tolist(), second, range(columns), strict=True))
+        assert mask[row].nonzero().flatten().tolist() == sorted(
+            position for *_, position in sorted(keys)[:count]
+        )
+
+
 def test_width_that_the_pattern_does_not_divide_raises():
     with pytest.raises(RecipeError, match="width of 6 is not a multiple of 4"):
         prune_mask(torch.rand(2, 6), NofM(2, 4), per_row=True)

@@ -6,7 +6,7 @@ import torch
 from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.pruning.patterns import NofM, Unstructured
-from compression_gates.compression.pruning.sparsegpt import sparsegpt
+from compression_gates.compression.pruning.sparsegpt import BLOCK, sparsegpt
 
 
 def hessian_of(inputs: torch.Tensor) -> torch.Tensor:
@@ -62,6 +62,27 @@ def test_result_agrees_with_float64_reference(layer, pattern, block):
     result = sparsegpt(weight, hessian, pattern, block=block)
     assert torch.equal(result == 0, expected == 0)
     assert torch.allclose(result.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(0.5), NofM(2, 4), NofM(4, 8), NofM(5, 20)])
+def test_masks_of_several_blocks_equal_the_float64_reference(pattern):
+    generator = torch.Generator().manual_seed(6)
+    inputs = torch.randn(900, 320, generator=generator)
+    inputs += inputs @ torch.randn(320, 320, generator=generator) / 320**0.5
+    weight, hessian = torch.randn(16, 320, generator=generator), hessian_of(inputs)
+    block = BLOCK // pattern.m * pattern.m if isinstance(pattern, NofM) else BLOCK
+    expected = reference(weight, hessian, pattern, block)
+    result = sparsegpt(weight, hessian, pattern)
+    assert torch.equal(result == 0, expected == 0)
+    assert torch.allclose(result.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weight_is_not_changed_in_place(layer):
+    weight, hessian = layer
+    for original in (weight, weight.T.contiguous().T):
+        before = original.clone()
+        sparsegpt(original, hessian, Unstructured(0.5))
+        assert torch.equal(original, before)
 
 
 def test_inverse_factor_squares_to_the_inverse_of_the_damped_hessian(layer):

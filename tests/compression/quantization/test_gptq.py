@@ -10,7 +10,12 @@ import torch
 
 from compression_gates.compression.calibration.hessian import DAMPING
 from compression_gates.compression.quantization.gptq import gptq
-from compression_gates.compression.quantization.grids import LogGrid, Uniform, round_to_nearest
+from compression_gates.compression.quantization.grids import (
+    Float8,
+    LogGrid,
+    Uniform,
+    round_to_nearest,
+)
 
 ROWS, COLUMNS, TOKENS = 6, 12, 80
 
@@ -76,6 +81,55 @@ def loss(weight, result, hessian):
 def close(result, expected):
     """Return whether all codes agree; the tolerance is far below a quantization step."""
     return torch.allclose(result.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def column_by_column(weight, hessian, grid, group=None, act_order=False, pruned=None):
+    """Return the codes of algorithm 1 without blocks: each error is spread at once, in float64."""
+    rows, columns = weight.shape
+    order = hessian.diagonal().argsort(descending=True, stable=True).tolist()
+    order = order if act_order else list(range(columns))
+    damped = hessian.double()[order][:, order]
+    damped.diagonal().add_(DAMPING * damped.diagonal().mean())
+    upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    updated = weight.double()[:, order]
+    codes = torch.empty(rows, columns, dtype=torch.int16)
+    width = group or columns
+    for j, column in enumerate(order):
+        if act_order or group is None:
+            first = column // width * width
+            part = weight[:, first : first + width]
+        elif j % width == 0:
+            part = updated[:, j : j + width].float()
+            if pruned is not None:
+                part = part.masked_fill(pruned[:, j : j + width], 0.0)
+        scales, zeros = grid.fit(part)
+        values = updated[:, j, None].float()
+        if pruned is not None:
+            values = values.masked_fill(pruned[:, column, None], 0.0)
+        code = grid.encode(values, scales, zeros)
+        error = (updated[:, j, None] - grid.decode(code, scales, zeros).double()) / upper[j, j]
+        updated[:, j:] -= error * upper[j, j:]
+        codes[:, column] = code[:, 0]
+    return codes
+
+
+@pytest.mark.parametrize("keep_zeros", [False, True])
+@pytest.mark.parametrize(
+    ("group", "act_order"), [(None, False), (None, True), (30, False), (30, True), (150, False)]
+)
+@pytest.mark.parametrize("grid", [Uniform(4), Uniform(3, False), LogGrid(4), Float8()], ids=str)
+def test_codes_of_several_blocks_equal_the_float64_reference(grid, group, act_order, keep_zeros):
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.randn(900, 300, generator=generator)
+    inputs += inputs @ torch.randn(300, 300, generator=generator) / 300**0.5
+    weight, hessian = torch.randn(8, 300, generator=generator), 2 * inputs.T @ inputs / 900
+    pruned = None
+    if keep_zeros:
+        pruned = torch.rand(weight.shape, generator=generator) < 0.5
+        weight = weight.masked_fill(pruned, 0.0)
+    expected = column_by_column(weight, hessian, grid, group, act_order, pruned)
+    result = gptq(weight, hessian, grid, group, act_order, keep_zeros)
+    assert torch.equal(result.codes, expected)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
