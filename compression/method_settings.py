@@ -41,13 +41,14 @@ class Setting:
     help: str
 
     def __post_init__(self) -> None:
-        if not any(isinstance(part, FieldInfo) and part.description for part in self._annotations):
+        if not self.choices:
             raise TypeError(f"setting type {self.type!r} has no description of its valid values")
 
     @property
     def choices(self) -> str:
         """Description of the valid values."""
-        return next(part.description for part in self._annotations if isinstance(part, FieldInfo))
+        fields = (part for part in self._annotations if isinstance(part, FieldInfo))
+        return next((field.description for field in fields if field.description), "")
 
     def validate(self, value: object) -> object:
         """Convert a value from a table, or its text, to the type of the setting.

@@ -5,7 +5,7 @@ in use. Scoring shares the device with other workers; timing holds it exclusivel
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -37,7 +37,6 @@ NOISE_BATCH = 1000
 """Number of tokens of a batch when a baseline is compared with itself."""
 DataByRole = Mapping[str, DataSet]
 """The data sets that a model is scored on, by role."""
-Scorer = Callable[..., Mapping[str, np.ndarray]]
 
 
 class Bench(Measurer):
@@ -108,7 +107,7 @@ class Bench(Measurer):
         """Score a model on data in a role."""
         task = TASKS[checkpoint.kind][role]
         if task.reference is Reference.PREDICTIONS:
-            return self._text(checkpoint, data, baseline, batch_tokens)
+            return self._text(task, checkpoint, data, baseline, batch_tokens)
         protocol = self._protocol(task, data, batch_tokens)
         origin = self.origin(checkpoint, data, protocol, batch_tokens)
         inputs: list[object] = []
@@ -118,18 +117,19 @@ class Bench(Measurer):
             inputs.append(reference and reference.arrays)
 
         def run() -> Mapping[str, np.ndarray]:
-            module, name = task.scorer.split(".")
-            score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
-            return self._run(score, checkpoint, baseline, data, protocol, *inputs)
+            return self._run(task, checkpoint, baseline, data, protocol, *inputs)
 
         return self.measure(checkpoint, origin, run, data)
 
     def _run(
-        self, score: Scorer, checkpoint: Checkpoint, like: Checkpoint | None, *args, **options
+        self, task: Task, checkpoint: Checkpoint, like: Checkpoint | None, *args, **options
     ) -> dict[str, np.ndarray]:
-        """Run a scorer on a model, and count the tokens of each expert if the model has any."""
+        """Run the scorer of a task on a model, and count the tokens of each expert if the model has
+        any."""
         from compression_gates.evals.scoring.routing import count_expert_tokens
 
+        module, name = task.scorer.split(".")
+        score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
         loaded = self.models.load(checkpoint, like=like)
         with count_expert_tokens(loaded.model) as counts:
             return {**score(loaded, *args, **options), **counts()}
@@ -190,6 +190,7 @@ class Bench(Measurer):
 
     def _text(
         self,
+        task: Task,
         checkpoint: Checkpoint,
         data: DataSet,
         baseline: Checkpoint | None,
@@ -197,28 +198,25 @@ class Bench(Measurer):
     ) -> Measurement:
         """Score the tokens of a data set; a candidate's predictions are compared with those of its
         baseline, from a table on disk or side by side."""
-        task = TASKS[checkpoint.kind]["text"]
         protocol = self._protocol(task, data, batch_tokens)
         table = self._table_path(self.origin(baseline or checkpoint, data, protocol))
         origin = self.origin(checkpoint, data, protocol, batch_tokens)
         origin["reference"] = baseline and self.model_origin(baseline)
         windows = None
         if baseline is not None:
-            windows = self._text(baseline, data, None)["windowing"].tolist()
+            windows = self._text(task, baseline, data, None)["windowing"].tolist()
 
         def run() -> Mapping[str, np.ndarray]:
-            from compression_gates.evals.scoring.text import score_text
-
             if baseline is None:
                 with self.store.locked(table.name):  # workers with candidates may wait for it
-                    return self._write_table(checkpoint, data, protocol, table, MAX_TABLE_BYTES)
+                    return self._write_table(
+                        task, checkpoint, data, protocol, table, MAX_TABLE_BYTES
+                    )
             # The windows are the baseline's, also if the candidate has a longer context.
             windowed = replace(protocol, context=windows[0], stride=windows[1])
 
             def against(reference: "Path | Loaded") -> Mapping[str, np.ndarray]:
-                return self._run(
-                    score_text, checkpoint, baseline, data, windowed, reference=reference
-                )
+                return self._run(task, checkpoint, baseline, data, windowed, reference=reference)
 
             max_bytes = math.inf
             if table.exists():
@@ -231,7 +229,8 @@ class Bench(Measurer):
                 return against(self.models.load(baseline))
             with self.store.locked(table.name):
                 if not table.exists():
-                    self._write_table(baseline, data, self._protocol(task, data), table, max_bytes)
+                    usual = self._protocol(task, data)
+                    self._write_table(task, baseline, data, usual, table, max_bytes)
             return against(table if table.exists() else self.models.load(baseline))
 
         return self.measure(checkpoint, origin, run, data)
@@ -251,6 +250,7 @@ class Bench(Measurer):
 
     def _write_table(
         self,
+        task: Task,
         checkpoint: Checkpoint,
         data: DataSet,
         protocol: Protocol,
@@ -261,11 +261,9 @@ class Bench(Measurer):
 
         A table that would be larger is not written. The caller holds the lock of the table.
         """
-        from compression_gates.evals.scoring.text import score_text
-
         keep = None if table.exists() else table
         return self._run(
-            score_text, checkpoint, None, data, protocol, keep=keep, max_table_bytes=max_bytes
+            task, checkpoint, None, data, protocol, keep=keep, max_table_bytes=max_bytes
         )
 
     def _table_path(self, origin: Mapping[str, object]) -> Path:

@@ -5,7 +5,7 @@ role accepts, the protocol by which they are scored, and the function that score
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, EXTRACTIVE, SEQ2SEQ
@@ -51,17 +51,18 @@ class Task:
     reference: Reference = Reference.NOTHING
 
 
+_TEXT = Task(
+    (),
+    TextProtocol,
+    "text.score_text",
+    other_shapes=(PROMPT, QUESTION, SUMMARY),
+    reference=Reference.PREDICTIONS,
+)
 _ANSWERS = Task((QUESTION, PROMPT), GenerationProtocol, "generation.generate")
 _SUMMARIES = Task((SUMMARY, PROMPT), GenerationProtocol, "generation.generate")
 TASKS: dict[str, dict[str, Task]] = {
     CAUSAL: {
-        "text": Task(
-            (TEXT,),
-            TextProtocol,
-            "text.score_text",
-            other_shapes=(PROMPT, QUESTION, SUMMARY),
-            reference=Reference.PREDICTIONS,
-        ),
+        "text": replace(_TEXT, shapes=(TEXT,)),
         "answers": _ANSWERS,
         "summaries": _SUMMARIES,
         "continuations": Task(
@@ -80,13 +81,7 @@ TASKS: dict[str, dict[str, Task]] = {
         "answers": Task((QUESTION,), ExtractionProtocol, "answers.extract", columns=("context",)),
     },
     SEQ2SEQ: {
-        "text": Task(
-            (),
-            TextProtocol,
-            "text.score_text",
-            other_shapes=(PROMPT, QUESTION, SUMMARY),
-            reference=Reference.PREDICTIONS,
-        ),
+        "text": _TEXT,
         "answers": _ANSWERS,
         "summaries": _SUMMARIES,
     },

@@ -12,8 +12,9 @@ Where a model does not call its blocks in sequence, or passes more between them 
 the previous block, it runs from the start for each block (the slow path).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -33,6 +34,9 @@ from compression_gates.compression.model.capture import (
 )
 from compression_gates.compression.model.gradients import is_seq2seq
 from compression_gates.compression.model.layers import Layer
+
+Recorder = Callable[..., dict[str, InputStatistics]]
+""":func:`record_statistics` for given layers and a given way to run them."""
 
 
 def blocks(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[str]]:
@@ -81,7 +85,8 @@ def visit_blocks(
         visits = _on_kept_outputs
         if not calls.sequential or not is_replayable(model, list(calls.blocks), batches[0]):
             visits, desc = _from_start, f"{desc} (slow path)"
-        visits = visits(model, layers, batches, calls, with_products, with_magnitudes)
+        record = _recorder(model, batches, calls, with_products, with_magnitudes)
+        visits = visits(model, layers, batches, calls, record)
         total = len(calls.blocks)
         yield from tqdm(visits, desc, total, unit="block", leave=False, disable=None)
 
@@ -102,7 +107,26 @@ def collect(
     with without_cache(model), _separate_experts(model, layers):
         batches = _prepared(model, layers, batches)
         calls = trace_calls(model, layers, {"": list(layers)}, batches[0])
-        return next(_from_start(model, layers, batches, calls, with_products, with_magnitudes))
+        record = _recorder(model, batches, calls, with_products, with_magnitudes)
+        return next(_from_start(model, layers, batches, calls, record))
+
+
+def _recorder(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    calls: Calls,
+    with_products: bool,
+    with_magnitudes: bool,
+) -> Recorder:
+    """Return :func:`record_statistics` with what is the same for all blocks."""
+    return partial(
+        record_statistics,
+        model,
+        calls.leaders,
+        batches,
+        with_products=with_products,
+        with_magnitudes=with_magnitudes,
+    )
 
 
 def _on_kept_outputs(
@@ -110,8 +134,7 @@ def _on_kept_outputs(
     layers: Mapping[str, Layer],
     batches: Sequence[Batch],
     calls: Calls,
-    with_products: bool,
-    with_magnitudes: bool,
+    record: Recorder,
 ) -> Iterator[dict[str, InputStatistics]]:
     """Yield the statistics of each block, which runs on the kept outputs of the one before it."""
     replay = Replay(model, list(calls.blocks), batches)
@@ -122,9 +145,7 @@ def _on_kept_outputs(
         previous = block
         members = {name: layers[name] for name in names}
         with replay.until(block) as forward:
-            statistics = record_statistics(
-                model, members, calls.leaders, batches, forward, with_products, with_magnitudes
-            )
+            statistics = record(members, forward)
         yield statistics
 
 
@@ -133,8 +154,7 @@ def _from_start(
     layers: Mapping[str, Layer],
     batches: Sequence[Batch],
     calls: Calls,
-    with_products: bool,
-    with_magnitudes: bool,
+    record: Recorder,
 ) -> Iterator[dict[str, InputStatistics]]:
     """Yield the statistics of each block, for which the model runs from the start."""
 
@@ -146,9 +166,7 @@ def _from_start(
         # The number of calls of an expert varies, so the pass ends with the model.
         routed = any(layer.routed for layer in members.values())
         uses = None if routed else sum(calls.uses[name] for name in names)
-        yield record_statistics(
-            model, members, calls.leaders, batches, forward, with_products, with_magnitudes, uses
-        )
+        yield record(members, forward, uses=uses)
 
 
 def _prepared(

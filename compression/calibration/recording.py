@@ -20,9 +20,9 @@ class _LastUse(Exception):  # noqa: N818 - control flow, not an error
 
 def record_statistics(
     model: PreTrainedModel,
-    layers: Mapping[str, Layer],
     leaders: Mapping[str, str],
     batches: Sequence[Batch],
+    layers: Mapping[str, Layer],
     forward: Callable[[int], object],
     with_products: bool,
     with_magnitudes: bool = False,
@@ -32,10 +32,10 @@ def record_statistics(
 
     Args:
         model: in evaluation mode.
-        layers: the layers to record.
         leaders: for each layer the first layer of the model with the same inputs. Layers with the
             same leader share their statistics.
         batches: the calibration data.
+        layers: the layers to record.
         forward: runs the layers on the batch of the given index.
         with_products: whether to accumulate the products of the inputs.
         with_magnitudes: whether to accumulate the absolute values of the inputs.
