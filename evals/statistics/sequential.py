@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike
 
 from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Estimate, estimate
 
-LOOKS = (15, 30, 60, 120, 240)
-"""Numbers of pairs after which the data are tested."""
+LOOKS = (8, 15, 30, 60, 120, 240)
+"""Numbers of pairs after which the data are tested. Eight is the smallest number from which the
+median has a bounded interval at the level of one of the six looks."""
 FAILURE_P = 1e-6
 """A median below a limit is measured until its p-value is at most this, so that a failure remains
 significant if thousands of gates are judged together."""
