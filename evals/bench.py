@@ -22,6 +22,7 @@ from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.models.device import all_cores, timed_on
 from compression_gates.evals.report.coverage import Coverage, coverage_of
 from compression_gates.evals.scores import DIGEST, ModelScores
+from compression_gates.evals.scoring.baseline_files import BaselineFiles
 from compression_gates.evals.scoring.protocols import Protocol, SpeedProtocol
 from compression_gates.evals.statistics.sequential import is_settled
 from compression_gates.evals.store.measurement import DamagedError, Measurement
@@ -30,9 +31,10 @@ from compression_gates.evals.tasks import ROLES, TASKS, Reference, Task
 if TYPE_CHECKING:
     from compression_gates.evals.models.loading import Loaded
 
-MAX_TABLE_BYTES = 1 << 30
-"""Largest table of a baseline's predictions that is kept on disk. If a table would be larger, the
-baseline is run beside each candidate."""
+MAX_LOGITS_BYTES = 1 << 30
+"""Largest table of a baseline's logits that is kept on disk. If a table would be larger, the
+baseline is run beside each candidate. Last hidden states, from which the logits of most models can
+be computed, are always kept."""
 NOISE_BATCH = 1000
 """Number of tokens of a batch when a baseline is compared with itself."""
 DataByRole = Mapping[str, DataSet]
@@ -197,9 +199,9 @@ class Bench(Measurer):
         batch_tokens: int | None = None,
     ) -> Measurement:
         """Score the tokens of a data set; a candidate's predictions are compared with those of its
-        baseline, from a table on disk or side by side."""
+        baseline, from files or side by side."""
         protocol = self._protocol(task, data, batch_tokens)
-        table = self._table_path(self.origin(baseline or checkpoint, data, protocol))
+        files = self._prediction_files(baseline or checkpoint, data, protocol)
         origin = self.origin(checkpoint, data, protocol, batch_tokens)
         origin["reference"] = baseline and self.model_origin(baseline)
         windows = None
@@ -208,66 +210,76 @@ class Bench(Measurer):
 
         def run() -> Mapping[str, np.ndarray]:
             if baseline is None:
-                with self.store.locked(table.name):  # workers with candidates may wait for it
-                    return self._write_table(
-                        task, checkpoint, data, protocol, table, MAX_TABLE_BYTES
+                with self.store.locked(files.rows.name):  # workers with candidates may wait for it
+                    return self._write_predictions(
+                        task, checkpoint, data, protocol, files, MAX_LOGITS_BYTES
                     )
             # The windows are the baseline's, also if the candidate has a longer context.
             windowed = replace(protocol, context=windows[0], stride=windows[1])
 
-            def against(reference: "Path | Loaded") -> Mapping[str, np.ndarray]:
+            def against(reference: "BaselineFiles | Loaded") -> Mapping[str, np.ndarray]:
                 return self._run(task, checkpoint, baseline, data, windowed, reference=reference)
 
             max_bytes = math.inf
-            if table.exists():
+            if files.rows.exists():
                 try:
-                    return against(table)
+                    return against(files)
                 except DamagedError:
-                    self._discard_if_damaged(table)
-                    max_bytes = MAX_TABLE_BYTES
+                    self._discard_if_damaged(files)
+                    max_bytes = MAX_LOGITS_BYTES
             elif self.models.fit_together(baseline, checkpoint):
                 return against(self.models.load(baseline))
-            with self.store.locked(table.name):
-                if not table.exists():
+            with self.store.locked(files.rows.name):
+                if not files.rows.exists():
                     usual = self._protocol(task, data)
-                    self._write_table(task, baseline, data, usual, table, max_bytes)
-            return against(table if table.exists() else self.models.load(baseline))
+                    self._write_predictions(task, baseline, data, usual, files, max_bytes)
+            return against(files if files.rows.exists() else self.models.load(baseline))
 
         return self.measure(checkpoint, origin, run, data)
 
-    def _discard_if_damaged(self, table: Path) -> None:
-        """Discard a damaged table under its lock, unless another worker has replaced it."""
-        from compression_gates.evals.scoring.prediction_table import PredictionTable
+    def _discard_if_damaged(self, files: BaselineFiles) -> None:
+        """Discard damaged files under their lock, unless another worker has replaced them."""
+        from compression_gates.evals.scoring.baseline_predictions import check_files
 
-        with self.store.locked(table.name):
-            if not table.exists():
+        with self.store.locked(files.rows.name):
+            if not files.rows.exists():
                 return
             try:
-                with PredictionTable(table) as opened:
-                    opened.check()
+                check_files(files)
             except DamagedError as error:
-                self.store.discard(table, error)
+                self.store.discard(files.rows, error)
+                # It may be the head that is damaged; it is written with the rows.
+                with self.store.locked(files.head.name):
+                    files.head.unlink(missing_ok=True)
 
-    def _write_table(
+    def _write_predictions(
         self,
         task: Task,
         checkpoint: Checkpoint,
         data: DataSet,
         protocol: Protocol,
-        table: Path,
+        files: BaselineFiles,
         max_bytes: float,
     ) -> Mapping[str, np.ndarray]:
-        """Score a baseline, and write its predictions to a table of at most ``max_bytes``.
+        """Score a baseline, and write its predictions: its last hidden states, or its logits if
+        they have at most ``max_bytes``.
 
-        A table that would be larger is not written. The caller holds the lock of the table.
+        The caller holds the lock of the rows.
         """
-        keep = None if table.exists() else table
+        keep = None if files.rows.exists() else files
         return self._run(
-            task, checkpoint, None, data, protocol, keep=keep, max_table_bytes=max_bytes
+            task, checkpoint, None, data, protocol, keep=keep, max_logits_bytes=max_bytes
         )
 
-    def _table_path(self, origin: Mapping[str, object]) -> Path:
-        return self.store.beside(self.complete_origin(origin), "log-probabilities.npy")
+    def _prediction_files(
+        self, baseline: Checkpoint, data: DataSet, protocol: Protocol
+    ) -> BaselineFiles:
+        def beside(origin: Mapping[str, object], name: str) -> Path:
+            return self.store.beside(self.complete_origin(origin), name)
+
+        rows = beside(self.origin(baseline, data, protocol), "predictions.npy")
+        head = beside(self.model_origin(baseline), "head.npy")
+        return BaselineFiles(rows, head, self.store.locked)
 
 
 def _footprint(loaded: "Loaded") -> Mapping[str, np.ndarray]:

@@ -124,6 +124,7 @@ def token_mean_result(
         facts={
             "kl_from_baseline": float(candidate[KL_FORWARD].mean()),
             "kl_to_baseline": float(candidate[KL_BACKWARD].mean()),
+            "total_variation": float(candidate["tv"].mean()),
             "top1_agreement": float(candidate["agree"].mean()),
         },
         items=ItemValues.of_tokens(values, baseline),

@@ -1,21 +1,28 @@
-"""A baseline's log-probabilities on disk, with a digest of every block of rows.
+"""A baseline's predictions on disk, with a digest of every block of rows.
 
-The file is an array ``(tokens, vocabulary)`` of float32 in numpy's format, followed by two more
-arrays: the first row of each block, ``(blocks,)``, and SHA-256 digests ``(blocks + 1, 32)``, one of
-each block and a last one of the file's name, its header and these two arrays. Each block is
-verified when it is read, so that a table of many gigabytes is read only once.
+A table holds the last hidden states of the predicted tokens, or their logits. The weights of the
+head that computes logits from states are a table too, which the tables of all data sets share.
+
+The file is an array ``(rows, width)`` in numpy's format, in the dtype of the model (bfloat16 as
+uint16), followed by three more arrays: the first row of each block, ``(blocks,)``; the facts as
+JSON; and SHA-256 digests ``(blocks + 1, 32)``, one of each block and a last one of the file's name,
+its header and the other two arrays. Each block is verified when it is read, so that a table of many
+gigabytes is read only once.
 """
 
 import hashlib
 import io
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import torch
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.store.measurement import DamagedError
@@ -25,11 +32,14 @@ BLOCK = 1 << 22
 _HEADER = 128
 """Number of bytes before the rows. It is fixed, so that rows can be written in any order."""
 _DIGEST = hashlib.sha256().digest_size
+_DTYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+"""Numpy's descriptions of the dtypes of torch."""
+Facts = Mapping[str, object]
 
 
-def blocks(start: int, stop: int, vocabulary: int) -> Iterator[tuple[int, int]]:
+def blocks(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
     """Yield the first row and the end of each block of a window's rows ``start`` to ``stop``."""
-    step = max(BLOCK // vocabulary, 1)
+    step = max(BLOCK // width, 1)
     for first in range(start, stop, step):
         yield first, min(first + step, stop)
 
@@ -42,18 +52,23 @@ class TableWriter:
     Args:
         path: path of the file.
         offsets: ``(windows + 1,)``, the first row of each window, then the number of rows.
-        vocabulary: number of entries of a row.
+        width: number of entries of a row.
+        dtype: dtype of the rows.
+        facts: what else a reader needs, as for ``json.dumps``.
 
     Raises:
         EvalError: the disk is full or not writable.
     """
 
-    def __init__(self, path: Path, offsets: Sequence[int], vocabulary: int):
-        self.path, self.shape = path, (int(offsets[-1]), vocabulary)
+    def __init__(
+        self, path: Path, offsets: Sequence[int], width: int, dtype: torch.dtype, facts: Facts
+    ):
+        self.path, self.facts = path, facts
+        self._layout = _Layout((int(offsets[-1]), width), str(dtype).removeprefix("torch."), facts)
         self._starts = [
             first
             for start, stop in pairwise(map(int, offsets))
-            for first, _ in blocks(start, stop, vocabulary)
+            for first, _ in blocks(start, stop, width)
         ]
         self._digests: dict[int, bytes] = {}
         self._partial = path.with_name(f"{path.name}.partial")
@@ -63,13 +78,14 @@ class TableWriter:
             self._stream = self._partial.open("wb")
         return self
 
-    def put(self, start: int, rows: np.ndarray) -> None:
-        """Write the rows ``(tokens, vocabulary)`` of the window that begins at ``start``."""
-        for first, last in blocks(start, start + len(rows), self.shape[1]):
-            content = rows[first - start : last - start].astype("<f4", copy=False).tobytes()
+    def put(self, start: int, rows: torch.Tensor) -> None:
+        """Write the rows ``(tokens, width)`` of the window that begins at ``start``."""
+        for first, last in blocks(start, start + len(rows), self._layout.shape[1]):
+            block = rows[first - start : last - start].contiguous()
+            content = block.view(torch.uint8).numpy().tobytes()
             self._digests[first] = _digest(first, content)
             with _disk_errors(self.path):
-                self._stream.seek(_HEADER + first * self.shape[1] * 4)
+                self._stream.seek(self._layout.position(first))
                 self._stream.write(content)
 
     def __exit__(
@@ -85,18 +101,22 @@ class TableWriter:
             self._partial.unlink(missing_ok=True)
 
     def _finish(self, stream: io.BufferedWriter) -> None:
-        header = _header(self.shape)
         stream.seek(0)
-        stream.write(header)
-        stream.seek(_HEADER + self.shape[0] * self.shape[1] * 4)
+        stream.write(self._layout.header())
+        stream.seek(self._layout.position(self._layout.shape[0]))
         digests = b"".join(self._digests[start] for start in self._starts)
-        stream.write(_trailer(self.path.name, header, self._starts, digests))
+        stream.write(self._layout.trailer(self.path.name, self._starts, digests))
 
 
 class PredictionTable:
     """Reads a table block by block.
 
     The file stays open, so that all blocks are of one table even if another process replaces it.
+
+    Attributes:
+        shape: number of rows and their width.
+        facts: as they were written.
+        digest: hash of the whole content.
 
     Raises:
         DamagedError: the file is not what was written.
@@ -108,10 +128,11 @@ class PredictionTable:
                 if not path.is_file():
                     raise ValueError("not a file")
                 self._stream = stack.enter_context(path.open("rb"))
-                self.shape, self._digests = _read_layout(path.name, self._stream)
+                self._layout, self._digests, self.digest = _read_layout(path.name, self._stream)
             except Exception as error:  # numpy raises various types for damaged headers
                 raise DamagedError(f"cannot be read ({type(error).__name__})") from error
             self._stack = stack.pop_all()
+        self.shape, self.facts = self._layout.shape, self._layout.facts
 
     def __enter__(self) -> "PredictionTable":
         return self
@@ -119,8 +140,8 @@ class PredictionTable:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Return a block ``(stop - start, vocabulary)``.
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return a block ``(stop - start, width)``.
 
         Args:
             start, stop: the ends of the block, as :func:`blocks` yields them.
@@ -128,11 +149,21 @@ class PredictionTable:
         Raises:
             DamagedError: the block is not what was written.
         """
-        self._stream.seek(_HEADER + start * self.shape[1] * 4)
-        content = self._stream.read((stop - start) * self.shape[1] * 4)
-        if self._digests.get(start) != _digest(start, content):
+        position = self._layout.position(start)
+        self._stream.seek(position)
+        content = bytearray(self._layout.position(stop) - position)
+        read = self._stream.readinto(content)
+        if read != len(content) or self._digests.get(start) != _digest(start, content):
             raise DamagedError("its rows do not match their digest")
-        return np.frombuffer(bytearray(content), "<f4").reshape(stop - start, self.shape[1])
+        dtype = getattr(torch, self._layout.dtype)
+        return torch.frombuffer(content, dtype=dtype).view(stop - start, self.shape[1])
+
+    def window(self, start: int, stop: int) -> torch.Tensor:
+        """Return all rows ``(stop - start, width)`` of a window."""
+        rows = torch.empty(stop - start, self.shape[1], dtype=getattr(torch, self._layout.dtype))
+        for first, last in blocks(start, stop, self.shape[1]):
+            rows[first - start : last - start] = self.rows(first, last)
+        return rows
 
     def check(self) -> None:
         """Raise a DamagedError unless every block is what was written."""
@@ -140,51 +171,68 @@ class PredictionTable:
             self.rows(start, stop)
 
 
-def _read_layout(name: str, stream: io.BufferedReader) -> tuple[tuple[int, int], dict[int, bytes]]:
-    """Return the shape of a table, and the digest of each block by its first row."""
+@dataclass(frozen=True)
+class _Layout:
+    """What surrounds the rows of a table: its header and its trailer."""
+
+    shape: tuple[int, int]
+    dtype: str
+    facts: Facts
+
+    def position(self, row: int) -> int:
+        """Return the position of a row in the file."""
+        return _HEADER + row * self.shape[1] * np.dtype(_DTYPES[self.dtype]).itemsize
+
+    def header(self) -> bytes:
+        stream = io.BytesIO()
+        descr = _DTYPES[self.dtype]
+        fields = {"descr": descr, "fortran_order": False, "shape": tuple(self.shape)}
+        np.lib.format.write_array_header_1_0(stream, fields)
+        content = stream.getvalue()
+        if len(content) != _HEADER:
+            raise ValueError(f"the shape {self.shape} does not fit into the header")
+        return content
+
+    def trailer(self, name: str, starts: Sequence[int], digests: bytes) -> bytes:
+        first_rows = np.array(starts, "<i8")
+        facts = json.dumps([self.dtype, self.facts], sort_keys=True).encode()
+        content = name.encode() + self.header() + first_rows.tobytes() + facts + digests
+        stream = io.BytesIO()
+        np.lib.format.write_array(stream, first_rows)
+        np.lib.format.write_array(stream, np.frombuffer(facts, np.uint8))
+        rows = np.frombuffer(digests + hashlib.sha256(content).digest(), np.uint8)
+        np.lib.format.write_array(stream, rows.reshape(-1, _DIGEST))
+        return stream.getvalue()
+
+
+def _read_layout(name: str, stream: io.BufferedReader) -> tuple[_Layout, dict[int, bytes], str]:
+    """Return the layout of a table, the digest of each block by its first row, and the last
+    digest."""
     header = stream.read(_HEADER)
     inner = io.BytesIO(header)
     np.lib.format.read_magic(inner)
-    shape, _, _ = np.lib.format.read_array_header_1_0(inner)
-    if header != _header(shape):
-        raise ValueError("unexpected header")
-    end = _HEADER + shape[0] * shape[1] * 4
+    shape, _, dtype = np.lib.format.read_array_header_1_0(inner)
+    end = _HEADER + shape[0] * shape[1] * dtype.itemsize
     size = os.fstat(stream.fileno()).st_size
     if not _HEADER < end < size:
         raise ValueError("truncated")
     stream.seek(end)
     trailer = stream.read(size - end)
     inner = io.BytesIO(trailer)
-    starts, digests = (np.lib.format.read_array(inner, allow_pickle=False) for _ in range(2))
-    if trailer != _trailer(name, header, starts.tolist(), digests[:-1].tobytes()):
+    starts, facts, digests = (np.lib.format.read_array(inner) for _ in range(3))
+    layout = _Layout(shape, *json.loads(facts.tobytes()))
+    *of_blocks, last = (digest.tobytes() for digest in digests)
+    if header != layout.header():
+        raise ValueError("unexpected header")
+    if trailer != layout.trailer(name, starts.tolist(), b"".join(of_blocks)):
         raise ValueError("unexpected trailer")
-    return shape, {
-        start: digest.tobytes() for start, digest in zip(starts.tolist(), digests[:-1], strict=True)
-    }
-
-
-def _header(shape: tuple[int, int]) -> bytes:
-    stream = io.BytesIO()
-    fields = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(stream, fields)
-    content = stream.getvalue()
-    if len(content) != _HEADER:
-        raise ValueError(f"the shape {shape} does not fit into the header")
-    return content
-
-
-def _trailer(name: str, header: bytes, starts: Sequence[int], digests: bytes) -> bytes:
-    first_rows = np.array(starts, "<i8")
-    layout = hashlib.sha256(name.encode() + header + first_rows.tobytes() + digests).digest()
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, first_rows)
-    rows = np.frombuffer(digests + layout, np.uint8).reshape(-1, _DIGEST)
-    np.lib.format.write_array(stream, rows)
-    return stream.getvalue()
+    return layout, dict(zip(starts.tolist(), of_blocks, strict=True)), last.hex()
 
 
 def _digest(start: int, content: bytes) -> bytes:
-    return hashlib.sha256(f"{start}\0".encode() + content).digest()
+    sha = hashlib.sha256(f"{start}\0".encode())
+    sha.update(content)
+    return sha.digest()
 
 
 @contextmanager

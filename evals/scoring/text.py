@@ -7,10 +7,9 @@ with a response, only the response is predicted; an encoder-decoder encodes the 
 """
 
 import math
-import shutil
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,14 +18,26 @@ from compression_gates.evals.checkpoints.checkpoint import SEQ2SEQ
 from compression_gates.evals.data.items import DROP, DataSet, Prompt
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.scoring.baseline_files import BaselineFiles
+from compression_gates.evals.scoring.baseline_predictions import (
+    NoBaseline,
+    RunBeside,
+    StoredLogits,
+    StoredStates,
+    keep_outputs,
+    prediction_writer,
+    stored_predictions,
+)
 from compression_gates.evals.scoring.batches import in_batches, padded
-from compression_gates.evals.scoring.divergence import divergences
-from compression_gates.evals.scoring.prediction_table import PredictionTable, TableWriter, blocks
+from compression_gates.evals.scoring.comparison import DISTANCES, LIKELIHOOD, score_logits
+from compression_gates.evals.scoring.head import PROBED, Predictor
 from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.scoring.protocols import WINDOW, TextProtocol
 
 SHOWN_TOKENS = 64
 """Number of tokens of a window that are stored as text, to show where a candidate got worse."""
+_CPU_ENTRIES, _GPU_ENTRIES = 1 << 23, 1 << 27
+"""Number of logits of each side that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,10 @@ class _Window:
     def predicted(self) -> int:
         """The number of tokens that are predicted."""
         return len(self.ids) - 1 - self.skip
+
+    def truncated(self, length: int) -> "_Window":
+        """Return the first ``length`` tokens."""
+        return replace(self, ids=self.ids[:length])
 
 
 def text_windows(
@@ -129,13 +144,13 @@ def score_text(
     loaded: Loaded,
     data: DataSet,
     protocol: TextProtocol,
-    keep: Path | None = None,
-    reference: Path | Loaded | None = None,
-    max_table_bytes: float = math.inf,
+    keep: BaselineFiles | None = None,
+    reference: BaselineFiles | Loaded | None = None,
+    max_logits_bytes: float = math.inf,
 ) -> dict[str, np.ndarray]:
     """Score every predicted token of ``data``.
 
-    Divergences are computed over the entries that both vocabularies have, renormalized, because
+    Distances are computed over the entries that both vocabularies have, renormalized, because
     additional rows of one side stand for no token. Likelihoods and top-1 choices are over all
     entries of a model, so that a model that predicts an additional row scores worse, as it does in
     plain use.
@@ -144,10 +159,10 @@ def score_text(
         loaded: a causal model or an encoder-decoder.
         data: texts, or prompts with responses.
         protocol: windows and batches.
-        keep: where to write the log-probabilities ``(tokens, vocabulary)`` in float32, as the
-            reference for candidates.
-        reference: the baseline, either as such a file or as a model that is run side by side.
-        max_table_bytes: size above which the log-probabilities are not written.
+        keep: where to write the predictions, as the reference for candidates.
+        reference: the baseline, either as such files or as a model that is run side by side.
+        max_logits_bytes: size above which logits are not written, where logits are to be written
+            because they cannot be computed from the last hidden states.
 
     Returns:
         ``tokens``, ``nll`` (in nats), ``window`` and ``cluster`` ``(tokens,)``, in the order of
@@ -155,12 +170,12 @@ def score_text(
         number of bytes); ``windowing`` (context, stride); ``longest``, the number of tokens of the
         longest document; ``vocabulary``, the number of entries of a prediction.
         With a reference also ``js``, ``kl_forward`` (KL(baseline, candidate)) and ``kl_backward``
-        in nats, and ``agree`` (equal top-1 choices), all ``(tokens,)``.
+        in nats, ``tv`` (total variation) and ``agree`` (equal top-1 choices), all ``(tokens,)``.
 
     Raises:
         EvalError: there is no text to score, the tokenization differs from the reference's, or the
             disk is full.
-        DamagedError: the file of the reference is not what was written.
+        DamagedError: a file of the reference is not what was written.
     """
     context = min(protocol.context or WINDOW, loaded.max_tokens)
     stride = min(protocol.stride or context, context)
@@ -170,42 +185,43 @@ def score_text(
         windows = text_windows(loaded, data, context, stride, protocol.tail == DROP)
     offsets = np.cumsum([0, *(window.predicted for window in windows)])
     total, vocabulary = int(offsets[-1]), loaded.model.get_output_embeddings().out_features
-    result = {
-        **_layout(loaded, data, windows, offsets),
-        "windowing": np.array([context, stride]),
-        "vocabulary": np.array(vocabulary),
-        "nll": np.empty(total, np.float32),
-    }
-    if reference is not None:
-        result |= {name: np.empty(total) for name in ("js", "kl_forward", "kl_backward")}
-        result["agree"] = np.empty(total, bool)
+    result = _layout(loaded, data, windows, offsets)
+    targets = torch.from_numpy(result["tokens"])
+    names = LIKELIHOOD if reference is None else (*LIKELIHOOD, *DISTANCES)
+    scores = np.empty((total, len(names)))
+    probe = _inputs(loaded, [windows[0].truncated(PROBED)])
+    predictor = Predictor(loaded, probe)
+    entries = _CPU_ENTRIES if loaded.device.type == "cpu" else _GPU_ENTRIES
+    step = max(entries // vocabulary, 1)
     label = f"{loaded.checkpoint.label}: {data.name}"
     with (
-        _reference_table(reference, total, loaded) as table,
-        _table_writer(keep, offsets, vocabulary, max_table_bytes) as writer,
+        _reference_predictions(reference, probe, total, loaded) as baseline,
+        prediction_writer(keep, predictor, offsets, vocabulary, max_logits_bytes) as writer,
     ):
 
         def run(batch: list[int]) -> None:
             inputs = _inputs(loaded, [windows[index] for index in batch])
-            logits = loaded.model(**inputs).logits
-            if isinstance(reference, Loaded):
-                baseline_logits = reference.model(**inputs).logits
-            for row, index in enumerate(batch):
-                window, rows = windows[index], slice(int(offsets[index]), int(offsets[index + 1]))
-                predicting = row, slice(window.skip, len(window.ids) - 1)
-                log_p = logits[predicting].float().log_softmax(-1)
-                result["nll"][rows] = _nll(log_p, result["tokens"][rows])
-                if writer is not None:
-                    writer.put(rows.start, log_p.cpu().numpy())
-                if table is not None:
-                    _compare(table, log_p, rows, result)
-                elif reference is not None:
-                    expected = baseline_logits[predicting].float().log_softmax(-1)
-                    _compare(expected, log_p, rows, result)
+            outputs = predictor.run(inputs)
+            ranges = [(int(offsets[index]), int(offsets[index + 1])) for index in batch]
+            rows = torch.cat([torch.arange(*window) for window in ranges])
+            places = _places([windows[index] for index in batch], len(outputs) // len(batch))
+            index = torch.cat(places)
+            parts = []
+            for part, expected in baseline.pieces(inputs, index, ranges, step):
+                logits = predictor.logits(outputs[index[part].to(outputs.device)])
+                parts.append(score_logits(logits, targets[rows[part]], expected))
+            scores[rows] = torch.cat(parts).cpu().numpy()
+            if writer is not None:
+                keep_outputs(writer, predictor, outputs, places, ranges)
 
         lengths = [len(window.ids) for window in windows]
         in_batches(lengths, protocol.batch_tokens, run, label, "window")
-    return result
+    result |= zip(names, scores.T.copy(), strict=True)
+    result["nll"] = result["nll"].astype(np.float32)
+    if reference is not None:
+        result["agree"] = result["agree"].astype(bool)
+    windowing, size = np.array([context, stride]), np.array(vocabulary)
+    return {**result, "windowing": windowing, "vocabulary": size}
 
 
 def _layout(
@@ -231,49 +247,36 @@ def _layout(
     }
 
 
-def _nll(log_p: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
-    """Return negative log-likelihoods, given log-probabilities ``(tokens, vocabulary)``."""
-    targets = torch.as_tensor(tokens, device=log_p.device)
-    return -log_p.gather(1, targets[:, None])[:, 0].cpu().numpy()
+def _places(windows: list[_Window], width: int) -> list[torch.Tensor]:
+    """Return the positions of the predicting tokens of each window, among all tokens of a batch of
+    rows of ``width`` tokens."""
+    return [
+        torch.arange(row * width + window.skip, row * width + len(window.ids) - 1)
+        for row, window in enumerate(windows)
+    ]
 
 
-def _table_writer(
-    path: Path | None, offsets: np.ndarray, vocabulary: int, max_bytes: float
-) -> AbstractContextManager[TableWriter | None]:
-    """Open a table of log-probabilities for writing; None if there is no path or the table would
-    have more than ``max_bytes``."""
-    needed = int(offsets[-1]) * vocabulary * 4
-    if path is None or needed > max_bytes:
-        return nullcontext()
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise EvalError(
-            f"the baseline's predictions take {needed:,} bytes, but {path.parent} has {free:,} "
-            "free; use less text or another store"
-        )
-    return TableWriter(path, offsets, vocabulary)
-
-
-def _reference_table(
-    reference: Path | Loaded | None, total: int, loaded: Loaded
-) -> AbstractContextManager[PredictionTable | None]:
-    """Open the baseline's log-probabilities if they are in a file."""
-    if not isinstance(reference, Path):
-        return nullcontext()
-    with ExitStack() as stack:
-        table = stack.enter_context(PredictionTable(reference))
-        if (expected := table.shape[0]) != total:
-            raise EvalError(
-                f"{loaded.checkpoint.label} predicts {total} tokens and its baseline {expected}; "
-                "they cannot be compared, because the tokenizer or the context differs"
-            )
-        stack.pop_all()
-        return table
-
-
-def _shared(log_p: torch.Tensor, entries: int) -> torch.Tensor:
-    """Return log-probabilities ``(rows, vocabulary)``, renormalized to the first ``entries``."""
-    return log_p if log_p.shape[-1] <= entries else log_p[..., :entries].log_softmax(-1)
+@contextmanager
+def _reference_predictions(
+    reference: BaselineFiles | Loaded | None,
+    probe: Mapping[str, object],
+    total: int,
+    loaded: Loaded,
+) -> Iterator[StoredStates | StoredLogits | RunBeside | NoBaseline]:
+    """Open the baseline's predictions."""
+    if reference is None:
+        yield NoBaseline()
+    elif isinstance(reference, Loaded):
+        yield RunBeside(Predictor(reference, probe))
+    else:
+        with stored_predictions(reference, loaded.device) as (predictions, expected):
+            if expected != total:
+                raise EvalError(
+                    f"{loaded.checkpoint.label} predicts {total} tokens and its baseline "
+                    f"{expected}; they cannot be compared, because the tokenizer or the context "
+                    "differs"
+                )
+            yield predictions
 
 
 def _inputs(loaded: Loaded, batch: list[_Window]) -> dict[str, torch.Tensor | bool]:
@@ -282,28 +285,3 @@ def _inputs(loaded: Loaded, batch: list[_Window]) -> dict[str, torch.Tensor | bo
         return {**target, "use_cache": False}
     decoder = {f"decoder_{name}": tensor for name, tensor in target.items()}
     return {**padded(loaded, [window.source for window in batch]), **decoder, "use_cache": False}
-
-
-def _compare(
-    expected: PredictionTable | torch.Tensor,
-    log_p: torch.Tensor,
-    rows: slice,
-    result: dict[str, np.ndarray],
-) -> None:
-    """Compare log-probabilities ``(rows, vocabulary)`` with the baseline's, block by block, and
-    write the divergences and top-1 agreements into ``result``."""
-    is_table = isinstance(expected, PredictionTable)
-    width = (expected if is_table else log_p).shape[1]
-    for start, stop in blocks(rows.start, rows.stop, width):
-        block = slice(start - rows.start, stop - rows.start)
-        log_q = log_p[block]
-        if is_table:
-            baseline = torch.from_numpy(expected.rows(start, stop)).to(log_q.device)
-        else:
-            baseline = expected[block].to(log_q.device)
-        shared = min(baseline.shape[-1], log_q.shape[-1])
-        js, forward, backward = divergences(_shared(baseline, shared), _shared(log_q, shared))
-        result["js"][start:stop] = js.cpu().numpy()
-        result["kl_forward"][start:stop] = forward.cpu().numpy()
-        result["kl_backward"][start:stop] = backward.cpu().numpy()
-        result["agree"][start:stop] = (baseline.argmax(-1) == log_q.argmax(-1)).cpu().numpy()

@@ -94,6 +94,7 @@ BESIDE_BASELINE: Mapping[str, Schema] = {
         "js": Array("f", ("tokens",), low=0, high=math.log(2) + ROUNDING),
         "kl_forward": Array("f", ("tokens",), low=0),
         "kl_backward": Array("f", ("tokens",), low=0),
+        "tv": Array("f", ("tokens",), low=0, high=1 + ROUNDING),
         "agree": Array("b", ("tokens",)),
     }
 }

@@ -151,7 +151,7 @@ def test_damaged_table_is_replaced(causal_checkpoint, tmp_path, monkeypatch, edi
     expected = Bench(Store(tmp_path / "whole")).scores(two, tasks, one)["text"]
     store = Store(tmp_path / "store")
     Bench(store).scores(one, tasks)
-    (table,) = store.root.glob("measurements/*.npy")
+    (table,) = store.root.glob("measurements/*.predictions.npy")
     damage(table, edit)
     monkeypatch.setattr(Models, "fit_together", lambda *both: together)
     scored = Bench(store).scores(two, tasks, one)["text"]
@@ -168,7 +168,7 @@ def test_table_that_another_worker_replaced_is_not_discarded(
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     tasks, store = {"text": TEXTS}, Store(tmp_path)
     Bench(store).scores(one, tasks)
-    (table,) = store.root.glob("measurements/*.npy")
+    (table,) = store.root.glob("measurements/*.predictions.npy")
     whole = tmp_path / "whole"
     whole.write_bytes(table.read_bytes())
     damage(table, flip)
@@ -181,7 +181,7 @@ def test_table_that_another_worker_replaced_is_not_discarded(
 
     monkeypatch.setattr(store, "locked", locked_by_another_before)
     scored = []
-    monkeypatch.setattr(Bench, "_write_table", lambda *args: scored.append(args))
+    monkeypatch.setattr(Bench, "_write_predictions", lambda *args: scored.append(args))
     assert np.isfinite(Bench(store).scores(two, tasks, one)["text"]["js"]).all()
     assert table.exists()
     assert not store.notes

@@ -159,7 +159,7 @@ class TestPerplexity:
             window_text=[f"w{i}" for i in range(60)], agree=np.ones(480),
         )  # fmt: skip
         js = generator.exponential(0.001, 480)
-        common |= dict(js=js, kl_forward=js, kl_backward=js)
+        common |= dict(js=js, kl_forward=js, kl_backward=js, tv=js)
 
         def width(items, cluster, metric=perplexity_drift):
             place = dict(cluster=cluster, window_item=np.arange(60) % len(items))

@@ -8,6 +8,7 @@ import pytest
 from compression_gates.evals.bench import Bench
 from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.models.cache import Models
 from compression_gates.evals.store.store import Store
 from compression_gates.fixtures.world import corpus
@@ -63,20 +64,29 @@ def test_a_model_to_change_is_a_copy_unless_it_does_not_fit(models, causal_check
     assert models.load(one).model is not kept  # loaded again
 
 
-def test_divergence_without_a_table_is_the_same(causal_checkpoint, tmp_path, monkeypatch):
+def test_divergence_does_not_depend_on_what_is_kept(causal_checkpoint, tmp_path, monkeypatch):
     one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
-    by_table = Bench(Store(tmp_path / "a")).scores(two, {"text": DATA}, one)["text"]
-    assert list((tmp_path / "a" / "measurements").glob("*.npy"))
-    monkeypatch.setattr("compression_gates.evals.bench.MAX_TABLE_BYTES", 0)
-    beside = Bench(Store(tmp_path / "b")).scores(two, {"text": DATA}, one)["text"]
-    assert not list((tmp_path / "b" / "measurements").glob("*.npy"))
-    # Where the two do not fit together, the table is written after all.
+
+    def score(name: str) -> tuple[Scored, list[str]]:
+        scored = Bench(Store(tmp_path / name)).scores(two, {"text": DATA}, one)["text"]
+        files = (tmp_path / name / "measurements").glob("*.npy")
+        return scored, sorted(file.name.split(".")[-2] for file in files)
+
+    by_states, files = score("states")
+    assert files == ["head", "predictions"]
+    monkeypatch.setattr("compression_gates.evals.scoring.head._matching_head", lambda *args: None)
+    by_logits, files = score("logits")
+    assert files == ["predictions"]
+    monkeypatch.setattr("compression_gates.evals.bench.MAX_LOGITS_BYTES", 0)
+    beside, files = score("beside")
+    assert files == []
+    # Where the two do not fit together, the logits are written after all.
     monkeypatch.setattr(Models, "fit_together", lambda *both: False)
-    apart = Bench(Store(tmp_path / "c")).scores(two, {"text": DATA}, one)["text"]
-    assert list((tmp_path / "c" / "measurements").glob("*.npy"))
-    for name in ("js", "nll", "agree"):
-        assert np.array_equal(by_table[name], beside[name])
-        assert np.array_equal(by_table[name], apart[name])
+    apart, files = score("apart")
+    assert files == ["predictions"]
+    for name in ("js", "kl_forward", "kl_backward", "tv", "nll", "agree"):
+        for other in (by_logits, beside, apart):
+            np.testing.assert_allclose(by_states[name], other[name], rtol=1e-6, atol=1e-6)
 
 
 def test_two_that_do_not_fit_are_not_timed(causal_checkpoint, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,9 @@ from compression_gates.evals.scoring import prediction_table
 from compression_gates.evals.scoring.prediction_table import PredictionTable, TableWriter, blocks
 from compression_gates.evals.store.measurement import DamagedError
 
-ROWS = np.random.default_rng(0).normal(size=(11, 5)).astype(np.float32)
+ROWS = torch.randn(11, 5, generator=torch.Generator().manual_seed(0))
 OFFSETS = (0, 3, 4, 11)
+FACTS = {"kind": "logits"}
 
 
 @pytest.fixture(autouse=True)
@@ -22,14 +24,14 @@ def small_blocks(monkeypatch):
 
 
 def write(path, offsets=OFFSETS, rows=ROWS):
-    with TableWriter(path, offsets, rows.shape[1]) as table:
+    with TableWriter(path, offsets, rows.shape[1], rows.dtype, FACTS) as table:
         for start, stop in reversed(list(pairwise(offsets))):
             table.put(start, rows[start:stop])
 
 
 def read(path, offsets=OFFSETS):
     table = PredictionTable(path)
-    return np.concatenate(
+    return torch.cat(
         [
             table.rows(*block)
             for start, stop in pairwise(offsets)
@@ -40,10 +42,25 @@ def read(path, offsets=OFFSETS):
 
 def test_what_is_read_is_what_was_written(tmp_path):
     write(tmp_path / "table.npy")
-    assert np.array_equal(read(tmp_path / "table.npy"), ROWS)
+    assert torch.equal(read(tmp_path / "table.npy"), ROWS)
     assert np.array_equal(np.load(tmp_path / "table.npy"), ROWS)  # numpy reads it too
-    assert PredictionTable(tmp_path / "table.npy").shape == (11, 5)
+    table = PredictionTable(tmp_path / "table.npy")
+    assert (table.shape, table.facts) == ((11, 5), FACTS)
+    assert torch.equal(table.window(4, 11), ROWS[4:])
     assert [file.name for file in tmp_path.iterdir()] == ["table.npy"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_rows_keep_their_dtype(tmp_path, dtype):
+    rows = ROWS.to(dtype)
+    write(tmp_path / "table.npy", rows=rows)
+    assert read(tmp_path / "table.npy").dtype == dtype
+    assert torch.equal(read(tmp_path / "table.npy"), rows)
+    size = (tmp_path / "table.npy").stat().st_size
+    write(tmp_path / "table.npy")
+    assert (tmp_path / "table.npy").stat().st_size - size == 11 * 5 * (4 - dtype.itemsize) + (
+        len("float32") - len(str(dtype)) + len("torch.")
+    )
 
 
 def test_a_table_that_is_open_is_read_on_when_another_takes_its_place(tmp_path):
@@ -51,7 +68,7 @@ def test_a_table_that_is_open_is_read_on_when_another_takes_its_place(tmp_path):
     write(path)
     with PredictionTable(path) as table:
         write(path, rows=ROWS + 1)
-        assert np.array_equal(table.rows(0, 2), ROWS[:2])
+        assert torch.equal(table.rows(0, 2), ROWS[:2])
         path.unlink()
         table.check()
 
@@ -124,7 +141,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def test_an_error_leaves_no_table(tmp_path):
     def broken():
-        with TableWriter(tmp_path / "table.npy", OFFSETS, 5) as table:
+        with TableWriter(tmp_path / "table.npy", OFFSETS, 5, ROWS.dtype, FACTS) as table:
             table.put(0, ROWS[:3])
             raise RuntimeError("the model is broken")
 
@@ -151,7 +168,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def filling():
-        with TableWriter(tmp_path / "table.npy", OFFSETS, 5) as table:
+        with TableWriter(tmp_path / "table.npy", OFFSETS, 5, ROWS.dtype, FACTS) as table:
             table._stream = Full(table._stream)
             table.put(0, ROWS[:3])
 

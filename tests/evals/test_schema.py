@@ -30,7 +30,7 @@ def beside_arrays() -> dict[str, np.ndarray]:
     js = np.array([0, 0.5, np.nan])
     return {
         **text_arrays(), "js": js, "kl_forward": js, "kl_backward": np.array([0, np.inf, 1]),
-        "agree": np.array([True, False, True]),
+        "tv": js, "agree": np.array([True, False, True]),
     }  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def test_arrays_of_a_scorer_are_valid():
         ("js", np.array([0, 0.5, 0.8])),
         ("js", np.array([0, 0.5, -0.1])),
         ("kl_forward", np.array(0.5)),
+        ("tv", np.array([0, 0.5, 1.1])),
         ("agree", np.array([1, 0, 1])),
         ("another", np.zeros(3)),
     ],

@@ -12,6 +12,7 @@ from compression_gates.evals.data.items import DataSet, Labelled, Prompt, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.prediction_divergence import divergences
 from compression_gates.evals.models.loading import Loaded, load
+from compression_gates.evals.scoring.baseline_files import BaselineFiles
 from compression_gates.evals.scoring.classes import classify
 from compression_gates.evals.scoring.generation import generate
 from compression_gates.evals.scoring.protocols import (
@@ -31,6 +32,10 @@ TEXTS = DataSet("texts", tuple(Text(p.text[: 60 * (i + 1)], i) for i, p in enume
 def log_probabilities(loaded, ids) -> torch.Tensor:
     with torch.no_grad():
         return loaded.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+
+
+def kept(folder) -> BaselineFiles:
+    return BaselineFiles(folder / "kept.npy", folder / "head.npy")
 
 
 @pytest.fixture
@@ -82,14 +87,14 @@ class TestText:
     def test_error_if_the_table_does_not_fit_on_the_disk(self, loaded, tmp_path, monkeypatch):
         monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
         with pytest.raises(EvalError, match="1,000 free"):
-            score_text(loaded, TEXTS, TextProtocol(), keep=tmp_path / "kept.npy")
+            score_text(loaded, TEXTS, TextProtocol(), keep=kept(tmp_path))
         assert not list(tmp_path.glob("kept*"))
 
     def test_divergence_of_every_token_of_every_batch(self, loaded, causal_checkpoint, tmp_path):
         other = load(causal_checkpoint("other", seed=1))
         protocol = TextProtocol(batch_tokens=150)  # several batches
-        score_text(loaded, TEXTS, protocol, keep=tmp_path / "kept.npy")
-        result = score_text(other, TEXTS, protocol, reference=tmp_path / "kept.npy")
+        score_text(loaded, TEXTS, protocol, keep=kept(tmp_path))
+        result = score_text(other, TEXTS, protocol, reference=kept(tmp_path))
         js, forward, backward, agree = [], [], [], []
         for item in TEXTS.items:
             ids = loaded.tokenizer(item.text).input_ids
@@ -106,17 +111,17 @@ class TestText:
         assert result["js"].std() > 0.01
 
     def test_model_does_not_diverge_from_itself(self, loaded, tmp_path):
-        score_text(loaded, TEXTS, TextProtocol(), keep=tmp_path / "kept.npy")
-        result = score_text(loaded, TEXTS, TextProtocol(), reference=tmp_path / "kept.npy")
+        score_text(loaded, TEXTS, TextProtocol(), keep=kept(tmp_path))
+        result = score_text(loaded, TEXTS, TextProtocol(), reference=kept(tmp_path))
         assert not result["js"].any()
         assert not result["kl_forward"].any()
         assert result["agree"].all()
 
     def test_error_if_the_table_has_other_tokens(self, loaded, tmp_path):
         fewer = replace(TEXTS, items=TEXTS.items[:1])
-        score_text(loaded, fewer, TextProtocol(), keep=tmp_path / "kept.npy")
+        score_text(loaded, fewer, TextProtocol(), keep=kept(tmp_path))
         with pytest.raises(EvalError, match="tokenizer or the context differs"):
-            score_text(loaded, TEXTS, TextProtocol(), reference=tmp_path / "kept.npy")
+            score_text(loaded, TEXTS, TextProtocol(), reference=kept(tmp_path))
 
     def test_context_is_limited_by_the_model(self, loaded):
         result = score_text(loaded, TEXTS, TextProtocol(context=2048, stride=2048))

@@ -15,6 +15,7 @@ from compression_gates.evals.metrics.prediction_divergence import js_divergence
 from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.models.loading import load
 from compression_gates.evals.scoring.answers import Window, _best_span, encode_questions, extract
+from compression_gates.evals.scoring.baseline_files import BaselineFiles
 from compression_gates.evals.scoring.generation import generate
 from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.scoring.protocols import (
@@ -169,12 +170,13 @@ class TestEncoderDecoder:
             whole = loaded.tokenizer.decode(out[0, 1:], skip_special_tokens=True)
             assert text == whole.partition("\n")[0].strip()
 
-    def test_side_by_side_equals_table(self, translator, tmp_path):
-        loaded, table = load(translator), tmp_path / "table.npy"
-        score_text(loaded, PROMPTS, TextProtocol(), keep=table)
-        by_table = score_text(loaded, PROMPTS, TextProtocol(), reference=table)
+    def test_side_by_side_equals_files(self, translator, tmp_path):
+        loaded = load(translator)
+        files = BaselineFiles(tmp_path / "rows.npy", tmp_path / "head.npy")
+        score_text(loaded, PROMPTS, TextProtocol(), keep=files)
+        by_table = score_text(loaded, PROMPTS, TextProtocol(), reference=files)
         beside = score_text(loaded, PROMPTS, TextProtocol(), reference=loaded)
-        for name in ("js", "kl_forward", "kl_backward", "agree", "nll"):
+        for name in ("js", "kl_forward", "kl_backward", "tv", "agree", "nll"):
             assert np.array_equal(by_table[name], beside[name])
 
 

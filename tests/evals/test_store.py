@@ -294,7 +294,7 @@ def test_leftovers_of_killed_processes_are_removed_and_of_running_ones_stay(tmp_
     rooms = {name: tmp_path / name for name in ("measurements", "candidates", "locks")}
     left = [
         rooms["measurements"] / "dead.npz.partial",
-        rooms["measurements"] / "dead.log-probabilities.npy.partial",
+        rooms["measurements"] / "dead.predictions.npy.partial",
         rooms["locks"] / "old.lock",
     ]
     for path in left:

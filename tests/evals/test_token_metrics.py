@@ -56,7 +56,7 @@ def candidate() -> Scored:
     agree = np.random.default_rng(4).random(DOCUMENTS * TOKENS) < 0.9
     return side(
         nll=side()["nll"] + draw(1) - 0.05, js=draw(2), kl_forward=draw(3), kl_backward=draw(5),
-        agree=agree,
+        tv=draw(6), agree=agree,
     )  # fmt: skip
 
 
