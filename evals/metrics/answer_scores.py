@@ -6,6 +6,7 @@ keeps symbols; see :mod:`evals.metrics.normal_forms`.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -127,7 +128,7 @@ def mean_drop(
         )
 
     percentage = f"{before.mean():.2%}" if before.any() else "0%"
-    return drop_result(
+    result = drop_result(
         baseline,
         before,
         after,
@@ -137,6 +138,10 @@ def mean_drop(
         is_proportion=score is exact_match,
         protocol=protocol,
     )
+    near_ties = [side.measurement.arrays.get("near_ties") for side in (baseline, candidate)]
+    if any(array is None for array in near_ties):  # a log does not have them
+        return result
+    return replace(result, facts={**result.facts, "near_ties": float(np.any(near_ties, 0).sum())})
 
 
 def drop_result(

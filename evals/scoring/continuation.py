@@ -101,8 +101,9 @@ def _generate(
 
     def run(batch: list[int]) -> None:
         rows = [prompts[index] for index in batch]
-        generated, finite[batch] = greedy(loaded, rows, protocol.max_new_tokens, until)
-        for index, row in zip(batch, generated.tolist(), strict=True):
+        generated = greedy(loaded, rows, protocol.max_new_tokens, until)
+        finite[batch] = generated.finite
+        for index, row in zip(batch, generated.tokens.tolist(), strict=True):
             ids = _up_to_end(row, loaded.eos_token_ids)
             tokens[index] = PADDING
             tokens[index, : len(ids)] = ids
@@ -144,14 +145,21 @@ def _teacher_forced(
         inputs = padded(loaded, [sequences[index] for index in batch])
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        scores = []
         for row, index in enumerate(batch):
             start, stop = len(prompts[index]) - 1, len(sequences[index]) - 1
             predicting = logits[row, start:stop].float()
             targets = ids[row, start + 1 : stop + 1].to(predicting.device)
-            finite[index] = not bool(predicting.isnan().any())
-            choices[index, : stop - start] = predicting.argmax(-1).cpu().numpy()
             likely = predicting.softmax(-1).gather(1, targets[:, None])[:, 0]
-            chances[index, : stop - start] = likely.cpu().numpy()
+            # Token ids are exact in float64.
+            columns = likely, predicting.argmax(-1), predicting.isnan().any(-1)
+            scores.append(torch.stack([column.double() for column in columns]))
+        lengths = [score.shape[1] for score in scores]
+        whole = torch.cat(scores, 1).cpu()
+        for index, score in zip(batch, whole.split(lengths, 1), strict=True):
+            chances[index, : score.shape[1]] = score[0]
+            choices[index, : score.shape[1]] = score[1]
+            finite[index] = not bool(score[2].any())
 
     label = f"{loaded.checkpoint.label}: {data.name}, choices"
     in_batches([len(ids) for ids in sequences], protocol.batch_tokens, run, label, "prompt")

@@ -1,6 +1,7 @@
 """Greedy answers to prompts."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,48 +16,75 @@ from compression_gates.evals.scoring.batches import in_batches, padded
 from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.scoring.protocols import GenerationProtocol
 
+NEAR_TIE = 4.0
+"""Two logits are a near-tie if they differ by at most this times the precision of the model's dtype
+times the larger one. A batch may then choose another token than a prompt by itself."""
 
-class _NanRecorder(LogitsProcessor):
-    """Records which rows have had a NaN among their logits. Does not change the logits."""
 
-    def __init__(self, rows: int):
-        self.finite = np.ones(rows, bool)
+class Continuations(NamedTuple):
+    """Greedy continuations of a batch of prompts.
+
+    Attributes:
+        tokens: ``(prompts, new)``, padded on the right after their end.
+        finite: ``(prompts,)``, whether no logit was NaN.
+        near_ties: ``(prompts,)``, whether the two largest logits of a step were a near-tie.
+    """
+
+    tokens: torch.Tensor
+    finite: np.ndarray
+    near_ties: np.ndarray
+
+
+class _Recorder(LogitsProcessor):
+    """Records NaN and near-ties of each step, on the device. Does not change the logits."""
+
+    def __init__(self, tolerance: float):
+        self._tolerance = tolerance
+        self.steps: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.finite &= ~scores.isnan().any(-1).cpu().numpy()
+        best, second = scores.topk(2).values.unbind(-1)
+        is_near = best - second <= self._tolerance * best.abs()
+        self.steps.append(torch.stack((scores.isnan().any(-1), is_near)))
         return scores
 
 
 @torch.inference_mode()
 def greedy(
     loaded: Loaded, prompts: list[list[int]], max_new_tokens: int, until: Mapping[str, object]
-) -> tuple[torch.Tensor, np.ndarray]:
+) -> Continuations:
     """Return the greedy continuations of one batch of encoded prompts.
+
+    The cache grows with the continuations, because a static cache of transformers is slower on a
+    CPU in most shapes.
 
     Args:
         loaded: a causal model or an encoder-decoder.
         prompts: token ids of each prompt.
         max_new_tokens: largest number of tokens of a continuation.
         until: stopping criteria, as keyword arguments of ``generate`` of transformers.
-
-    Returns:
-        The new tokens ``(prompts, new)``, padded on the right after their end; and ``(prompts,)``
-        whether no logit was NaN.
     """
     is_encoder_decoder = loaded.checkpoint.kind == SEQ2SEQ
     inputs = padded(loaded, prompts, side="right" if is_encoder_decoder else "left")
-    recorder = _NanRecorder(len(prompts))
+    recorder = _Recorder(NEAR_TIE * torch.finfo(loaded.model.dtype).eps)
+    padding = loaded.tokenizer.pad_token_id
     output = loaded.model.generate(
         **inputs,
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
-        pad_token_id=loaded.tokenizer.pad_token_id,
+        pad_token_id=padding,
         logits_processor=LogitsProcessorList([recorder]),
         **until,
     )
     start = 1 if is_encoder_decoder else inputs["input_ids"].shape[1]
-    return output[:, start:], recorder.finite
+    tokens = output[:, start:]
+    broken, near = torch.stack(recorder.steps, -1)
+    ends = torch.tensor([padding, *(until.get("eos_token_id") or ())], device=tokens.device)
+    ended = torch.isin(tokens, ends).cumsum(1) - torch.isin(tokens, ends).long() > 0
+    near = near & ~ended[:, : near.shape[1]]
+    finite, near_ties = torch.stack((~broken.any(1), near.any(1))).cpu().numpy()
+    return Continuations(tokens, finite, near_ties)
 
 
 def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dict[str, np.ndarray]:
@@ -67,7 +95,9 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
 
     Returns:
         ``continuations`` ``(prompts,)``: the answers;
-        ``finite`` ``(prompts,)``: whether no logit was NaN.
+        ``finite`` ``(prompts,)``: whether no logit was NaN;
+        ``near_ties`` ``(prompts,)``: whether the answer may be another one in a batch of another
+        size, see :data:`NEAR_TIE`.
 
     Raises:
         EvalError: a prompt and its answer do not fit into the model's context.
@@ -84,12 +114,14 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
             "max_new_tokens"
         )
     until = _stopping_criteria(loaded, protocol.stop)
-    texts, finite = [""] * len(encoded), np.ones(len(encoded), bool)
+    texts = [""] * len(encoded)
+    finite, near_ties = np.ones(len(encoded), bool), np.zeros(len(encoded), bool)
 
     def run(batch: list[int]) -> None:
         rows = [encoded[index] for index in batch]
-        generated, finite[batch] = greedy(loaded, rows, protocol.max_new_tokens, until)
-        for index, ids in zip(batch, generated, strict=True):
+        answers = greedy(loaded, rows, protocol.max_new_tokens, until)
+        finite[batch], near_ties[batch] = answers.finite, answers.near_ties
+        for index, ids in zip(batch, answers.tokens.tolist(), strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True)
             text = (text.partition(protocol.stop)[0] if protocol.stop else text).strip()
             texts[index] = extracted(text, protocol.extract)
@@ -97,7 +129,7 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     label = f"{loaded.checkpoint.label}: {data.name}"
     lengths = [len(ids) + protocol.max_new_tokens for ids in encoded]
     in_batches(lengths, protocol.batch_tokens, run, label, "prompt")
-    return {"continuations": np.array(texts), "finite": finite}
+    return {"continuations": np.array(texts), "finite": finite, "near_ties": near_ties}
 
 
 def _stopping_criteria(loaded: Loaded, stop: str) -> dict[str, object]:

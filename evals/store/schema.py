@@ -99,8 +99,11 @@ BESIDE_BASELINE: Mapping[str, Schema] = {
     }
 }
 """Additional arrays of a task if it was scored against a baseline."""
-OF_MIXTURES: Schema = {"experts": Array("i", ("layers", "experts"), low=0)}
-"""Additional arrays of a task if the model is a mixture of experts."""
+OPTIONAL: Schema = {
+    "experts": Array("i", ("layers", "experts"), low=0),
+    "near_ties": Array("b", ("items",)),
+}
+"""Additional arrays of tasks: of mixtures of experts, and of generation by a model that was run."""
 
 
 def check(
@@ -118,7 +121,7 @@ def check(
     """
     task = origin["protocol"]["task"]
     schema = SCHEMAS[task] | (BESIDE_BASELINE.get(task, {}) if origin.get("reference") else {})
-    schema |= {name: array for name, array in OF_MIXTURES.items() if name in arrays}
+    schema |= {name: array for name, array in OPTIONAL.items() if name in arrays}
     for name in sorted(schema.keys() ^ arrays.keys()):
         raise ValueError(f"{name} is {'missing' if name in schema else 'unknown'}")
     lengths: dict[str | int, int] = {} if items is None else {"items": items}

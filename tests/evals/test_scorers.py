@@ -163,6 +163,41 @@ def test_generation_is_greedy_and_does_not_depend_on_the_batch(loaded):
         assert got == text.split("\n")[0].strip()
 
 
+@pytest.mark.parametrize(("difference", "is_near"), [(0.0, True), (1e-5, True), (0.1, False)])
+def test_near_ties_of_the_two_best_tokens_are_marked(loaded, difference, is_near):
+    """The head gives two tokens the same logit, up to the difference, and others none."""
+    with torch.no_grad():
+        head = torch.nn.Linear(loaded.model.config.hidden_size, 576)
+        head.weight.zero_()
+        head.bias.zero_()
+        head.bias[[300, 301]] = torch.tensor([50.0, 50.0 - difference])
+        loaded.model.lm_head = head
+    data = DataSet("d", (Prompt("Answer:", "", 0), Prompt("Question: Where?", "", 1)))
+    result = generate(loaded, data, GenerationProtocol(max_new_tokens=2))
+    assert result["near_ties"].tolist() == [is_near] * 2
+
+
+def test_steps_after_the_end_of_an_answer_are_no_near_ties(loaded):
+    """Both prompts are in a batch; one ends with its first token, before the tie."""
+    data = DataSet("d", (Prompt("Answer: Karsby", "", 0), Prompt("Answer: Velden", "", 1)))
+    last = [loaded.tokenizer(item.prompt).input_ids[-1] for item in data.items]
+    eos = loaded.eos_token_ids[0]
+
+    def logits(module, args, kwargs, output):
+        ids = kwargs["input_ids"][:, -1]
+        scores = torch.zeros_like(output.logits)
+        scores[:, -1, 300:302] = 50.0  # a tie
+        scores[ids == last[0], -1, eos] = 90.0
+        scores[ids == last[1], -1, 305] = 90.0
+        scores[ids == 305, -1, eos] = 90.0
+        output.logits = scores
+        return output
+
+    loaded.model.register_forward_hook(logits, with_kwargs=True)
+    result = generate(loaded, data, GenerationProtocol(max_new_tokens=6))
+    assert not result["near_ties"].any()
+
+
 def test_error_if_a_prompt_leaves_no_room_for_its_answer(loaded):
     data = DataSet("d", (Prompt("a " * 100, "", 0),))
     with pytest.raises(EvalError, match=r"take \d+ tokens, but the context of model has 128"):
