@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from compression_gates.evals.models.loading import Loaded
+from compression_gates.evals.scoring.routing import uncounted
 
 PROBED = 64
 """Number of tokens on which a head is checked against its model."""
@@ -82,10 +83,13 @@ class Predictor:
         self._model = loaded.model
         self._layer = loaded.model.get_output_embeddings()
         self.head: Head | None = None
-        states, logits = self._states_and_logits(inputs)
-        if states is not None and _can_be_stopped(self._model, self._layer):
-            self.head = _matching_head(self._model, self._layer, states, logits)
-        self.dtype = (logits if self.head is None else states).dtype
+        captured: list[torch.Tensor] = []
+        hook = self._layer.register_forward_pre_hook(lambda layer, args: captured.extend(args))
+        with hook, uncounted():
+            logits = self._model(**inputs).logits
+        if len(captured) == 1 and _can_be_stopped(self._model, self._layer):
+            self.head = _matching_head(self._model, self._layer, captured[0], logits)
+        self.dtype = (logits if self.head is None else captured[0]).dtype
         self.logits_dtype = logits.dtype
 
     def run(self, inputs: Mapping[str, object]) -> torch.Tensor:
@@ -105,18 +109,6 @@ class Predictor:
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits for rows of the result of :meth:`run`."""
         return rows if self.head is None else self.head(rows)
-
-    def _states_and_logits(
-        self, inputs: Mapping[str, object]
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        captured: list[torch.Tensor] = []
-
-        def capture(layer: nn.Module, args: tuple) -> None:
-            captured.extend(args)
-
-        with self._layer.register_forward_pre_hook(capture):
-            logits = self._model(**inputs).logits
-        return captured[0] if len(captured) == 1 else None, logits
 
 
 class _StoppedError(Exception):

@@ -2,12 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from compression_gates.evals.checkpoints.names import EXPERT_COUNTS
+
+_counted: ContextVar[bool] = ContextVar("counted", default=True)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Count no tokens in passes inside the block, which are not part of scoring."""
+    token = _counted.set(False)
+    try:
+        yield
+    finally:
+        _counted.reset(token)
 
 
 @contextmanager
@@ -60,7 +73,7 @@ class _ExpertCounter:
 
     def count(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         routing = _routing([*args, *kwargs.values()], module.num_experts)
-        if routing is None:
+        if routing is None or not _counted.get():
             return
         mask = self._token_mask(len(routing))
         if mask is not None:

@@ -33,8 +33,6 @@ PROTOCOL = TextProtocol(context=LENGTH, tail=DROP)
 ROUNDS = 3
 LIMITS = {"states": 1.7, "logits": 1.4}
 """Limits by what is kept of the baseline. The logits take 250 times the disk space."""
-LAYERS_LIMIT = 1.15
-"""Limit for what is added to the bare pass and to applying the baseline's head."""
 
 
 @cache

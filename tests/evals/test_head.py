@@ -20,6 +20,7 @@ from compression_gates.evals.scoring.baseline_predictions import (
 from compression_gates.evals.scoring.head import Predictor
 from compression_gates.evals.scoring.prediction_table import PredictionTable
 from compression_gates.evals.scoring.protocols import TextProtocol
+from compression_gates.evals.scoring.routing import count_expert_tokens
 from compression_gates.evals.scoring.text import score_text
 from compression_gates.evals.store.measurement import DamagedError
 
@@ -89,6 +90,13 @@ def test_kept_states_give_the_logits_of_the_model(name, dtype, tmp_path):
     computed = torch.cat([predictor.logits(outputs[part]) for part, _ in parts])
     assert torch.equal(stored, computed)
     torch.testing.assert_close(stored, logits, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_the_check_of_the_head_is_not_counted_as_tokens_of_experts():
+    model = causal("mixtral")
+    with torch.inference_mode(), count_expert_tokens(model) as counts:
+        predictor_of(model).run(inputs_of(model))
+    assert counts()["experts"].sum(1).tolist() == [27 * 2] * 2
 
 
 def test_the_pass_ends_at_the_head():
