@@ -205,10 +205,10 @@ def score_text(
             ranges = [(int(offsets[index]), int(offsets[index + 1])) for index in batch]
             rows = torch.cat([torch.arange(*window) for window in ranges])
             places = _places([windows[index] for index in batch], len(outputs) // len(batch))
-            index = torch.cat(places)
+            index = torch.cat(places).to(outputs.device)
             parts = []
             for part, expected in baseline.pieces(inputs, index, ranges, step):
-                logits = predictor.logits(outputs[index[part].to(outputs.device)])
+                logits = predictor.logits(outputs[index[part]])
                 parts.append(score_logits(logits, targets[rows[part]], expected))
             scores[rows] = torch.cat(parts).cpu().numpy()
             if writer is not None:

@@ -32,7 +32,9 @@ VOCABULARY, HIDDEN, LENGTH = 32_000, 512, 512
 PROTOCOL = TextProtocol(context=LENGTH, tail=DROP)
 ROUNDS = 3
 LIMITS = {"states": 1.7, "logits": 1.4}
-"""Limits by what is kept of the baseline. The logits take 250 times the disk space."""
+"""Limits by what is kept of the baseline. The logits take 62 times the disk space."""
+GPU_LIMIT = 1.1
+"""Limit for scoring a baseline and a candidate on a GPU, over two bare passes."""
 
 
 @cache
@@ -138,3 +140,56 @@ def test_comparison_of_logits(benchmark):
     benchmark.pedantic(score_logits, (logits, targets, other), rounds=ROUNDS)
     spent = cpu_time(score_logits, logits, targets, other)
     print(f"\n{spent / 256 * 1e6:.0f} us a token for all scores at a vocabulary of {VOCABULARY:,}")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_both_sides_on_a_gpu_against_two_bare_passes(benchmark, tmp_path):
+    """LLaMA-2-7B cut to 8 of its 32 layers, in bfloat16, 64 texts of 2048 tokens."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=4096, intermediate_size=11008, num_hidden_layers=8,
+        num_attention_heads=32, max_position_embeddings=2048, dtype=torch.bfloat16,
+    )  # fmt: skip
+    with torch.device("cuda"):
+        sides = [
+            replace(baseline(), model=LlamaForCausalLM(config).eval().bfloat16()) for _ in range(2)
+        ]
+    passages = [corpus.passage("held-out", index).text for index in range(1700)]
+    data = DataSet("texts", (Text("\n".join(passages), 0),))
+    protocol = TextProtocol(context=2048, tail=DROP, batch_tokens=16384)
+    ids = baseline().tokenizer(data.items[0].text, return_tensors="pt").input_ids[0, : 64 * 2048]
+    assert len(ids) == 64 * 2048
+    data = DataSet("texts", (Text(baseline().tokenizer.decode(ids), 0),))
+
+    def seconds(function) -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        with torch.inference_mode():
+            function()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def scoring() -> None:
+        files = BaselineFiles(tmp_path / "rows.npy", tmp_path / "head.npy")
+        score_text(sides[0], data, protocol, keep=files)
+        score_text(sides[1], data, protocol, reference=files)
+
+    def passes() -> None:
+        for side in sides:
+            for batch in ids.view(-1, 8, 2048).cuda():
+                side.model(input_ids=batch, use_cache=False)
+
+    seconds(scoring), seconds(passes)
+    peaks = []
+    times = []
+    for _ in range(ROUNDS):
+        times.append([])
+        for function in (scoring, passes):
+            torch.cuda.reset_peak_memory_stats()
+            times[-1].append(seconds(function))
+            peaks.append(torch.cuda.max_memory_allocated() >> 20)
+    ratio = sorted(scored / passed for scored, passed in times)[ROUNDS // 2]
+    print(f"\n{ratio:.2f} x two bare passes; peak memory {peaks[0]} and {peaks[1]} MiB")
+    benchmark.extra_info["ratio to two bare passes"] = ratio
+    benchmark.pedantic(scoring, rounds=1)
+    assert ratio <= GPU_LIMIT
