@@ -73,7 +73,8 @@ def score_logits(
         with torch.inference_mode():  # a new thread is outside of the caller's
             for start in range(first, last, step):
                 rows = slice(start, min(start + step, last))
-                given = None if baseline is None else baseline[rows], logits[rows], targets[rows]
+                expected = None if baseline is None else baseline[rows]
+                given = expected, logits[rows], targets[rows]
                 if logits.is_cuda:
                     result[rows] = _reference(*given)
                 else:
