@@ -161,6 +161,25 @@ def test_damaged_table_is_replaced(causal_checkpoint, tmp_path, monkeypatch, edi
     assert table.exists()  # for the next candidate
 
 
+@pytest.mark.parametrize("edit", [flip, cut, None])
+def test_damaged_head_is_replaced(causal_checkpoint, tmp_path, edit):
+    one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    tasks = {"text": TEXTS}
+    expected = Bench(Store(tmp_path / "whole")).scores(two, tasks, one)["text"]
+    store = Store(tmp_path / "store")
+    Bench(store).scores(one, tasks)
+    (head,) = store.root.glob("measurements/*.head.npy")
+    whole = head.read_bytes()
+    if edit is None:
+        head.unlink()
+    else:
+        damage(head, edit)
+    scored = Bench(store).scores(two, tasks, one)["text"]
+    assert np.array_equal(scored["js"], expected["js"])
+    assert len(store.notes) == 1
+    assert head.read_bytes() == whole
+
+
 def test_table_that_another_worker_replaced_is_not_discarded(
     causal_checkpoint, tmp_path, monkeypatch
 ):
