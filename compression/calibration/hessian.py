@@ -21,6 +21,16 @@ def output_error(difference: Tensor, hessian: Tensor) -> Tensor:
     return ((difference.float() @ hessian.float()) * difference.float()).sum(-1)
 
 
+def error_difference(first: Tensor, second: Tensor, hessian: Tensor) -> Tensor:
+    """Return the sum of :func:`output_error` for ``first`` minus that for ``second``.
+
+    Because ``H`` is symmetric, ``a H a^T - b H b^T = (a - b) H (a + b)^T``, which needs only one
+    product with ``H``.
+    """
+    first, second = first.float(), second.float()
+    return (((first - second) @ hessian.float()) * (first + second)).sum()
+
+
 def rising_damping(matrix: Tensor, damping: float, tries: int) -> Iterator[tuple[float, Tensor]]:
     """Yield increasing damping, each ten times the previous one, and ``matrix`` with it added.
 

@@ -17,7 +17,11 @@ include the updates of all earlier columns.
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor, output_error
+from compression_gates.compression.calibration.hessian import (
+    DAMPING,
+    error_difference,
+    inverse_factor,
+)
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.errors import naming
 from compression_gates.compression.kernels import usable
@@ -150,12 +154,12 @@ def _least_error(
     weight: Tensor, moments: InputStatistics, pattern: Pattern, damping: float
 ) -> Tensor:
     """Return ``weight`` pruned by SparseGPT or by magnitude, whichever has less output error."""
-    if not moments.tokens:
+    if not moments.tokens or not pattern.expected_zeros(*weight.shape, per_row=False):
         return wanda(weight, moments.norm, pattern)
-    mask = prune_mask(magnitude_scores(weight), pattern, per_row=False)
     hessian, upper = moments.hessian, moments.inverse_factor(damping)
-    candidates = (
-        sparsegpt(weight, hessian, pattern, upper=upper),
-        weight.masked_fill(mask, 0.0),
-    )
-    return min(candidates, key=lambda w: output_error(w.float() - weight.float(), hessian).sum())
+    solved = sparsegpt(weight, hessian, pattern, upper=upper)
+    mask = prune_mask(magnitude_scores(weight), pattern, per_row=False)
+    masked = weight.masked_fill(mask, 0.0)
+    before = weight.float()
+    larger = error_difference(solved - before, masked - before, hessian) > 0
+    return masked if larger else solved

@@ -18,8 +18,8 @@ from torch import Tensor
 from compression_gates.compression.calibration.hessian import (
     DAMPING,
     decreasing_diagonal,
+    error_difference,
     inverse_factor,
-    output_error,
 )
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.kernels import usable
@@ -48,11 +48,9 @@ def quantize(weight: Tensor, step: Step, moments: InputStatistics, keep_zeros: b
     hessian, upper = moments.hessian, moments.inverse_factor(damping, act_order)
     grid = Uniform(step["bits"], step["symmetric"])
     solved = gptq(weight, hessian, grid, step["group"], act_order, keep_zeros, upper=upper)
-
-    def error(quantized: Quantized) -> Tensor:
-        return output_error(quantized.dequantized().float() - weight.float(), hessian).sum()
-
-    return min(solved, nearest, key=error)
+    before = weight.float()
+    differences = (quantized.dequantized() - before for quantized in (solved, nearest))
+    return nearest if error_difference(*differences, hessian) > 0 else solved
 
 
 def gptq(

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from compression_gates.compression.calibration import statistics
-from compression_gates.compression.calibration.hessian import inverse_factor, inverse_of_lower
+from compression_gates.compression.calibration.hessian import (
+    error_difference,
+    inverse_factor,
+    inverse_of_lower,
+    output_error,
+)
 from compression_gates.compression.calibration.statistics import InputStatistics
 
 FEATURES = 300
@@ -95,3 +100,14 @@ def test_layers_with_the_same_inputs_share_the_factor(monkeypatch):
     order = moments.hessian.diagonal().argsort(descending=True, stable=True)
     permuted = moments.inverse_factor(0.01, by_diagonal=True)
     assert torch.equal(permuted, inverse_factor(moments.hessian[order][:, order], 0.01))
+
+
+def test_error_difference():
+    moments, _ = accumulated(torch.float32, with_products=True)
+    generator = torch.Generator().manual_seed(1)
+    first, second = torch.randn(2, 9, FEATURES, generator=generator)
+    hessian = moments.hessian
+    errors = [output_error(gap, hessian.double()).sum().double() for gap in (first, second)]
+    difference = error_difference(first, second, hessian).double()
+    torch.testing.assert_close(difference, errors[0] - errors[1], rtol=1e-4, atol=0)
+    assert error_difference(first, first, hessian) == 0
