@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-ROWS = 16
+ROWS = 8
 """Number of rows in a tile, which one warp processes."""
 
 
@@ -39,8 +39,9 @@ def launch(kernel: object, block: Tensor, *args: object, **constants: object) ->
     import triton
 
     columns, rows = block.shape
-    kernel[(triton.cdiv(rows, ROWS),)](
-        block, *args, columns, rows, **constants,
-        COLUMNS=triton.next_power_of_2(columns), ROWS=ROWS, num_warps=1,
-        enable_fp_fusion=False,  # so that results equal those of the path without kernels
-    )  # fmt: skip
+    with torch.cuda.device_of(block):
+        kernel[(triton.cdiv(rows, ROWS),)](
+            block, *args, columns, rows, **constants,
+            COLUMNS=triton.next_power_of_2(columns), ROWS=ROWS, num_warps=1,
+            enable_fp_fusion=False,  # so that results equal those of the path without kernels
+        )  # fmt: skip

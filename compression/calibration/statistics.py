@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compression_gates.compression.calibration.hessian import decreasing_diagonal, inverse_factor
 
-CHUNK = {"cpu": 2**19, "cuda": 2**26}
+CHUNK = {"cpu": 2**19, "cuda": 2**24}
 """Number of inputs converted to float32 at once; on a CPU they then remain in its cache."""
 STRIPES = 4
 """Number of stripes in which the upper triangle of the products is computed."""
@@ -120,7 +120,7 @@ def _add_products(upper: Tensor, inputs: Tensor) -> None:
     """
     features = len(upper)
     half = inputs.dtype in (torch.bfloat16, torch.float16)
-    mixed = half and inputs.is_cuda
+    mixed = half and inputs.is_cuda and torch.version.hip is None
     if not mixed:
         inputs = inputs.float()
     width = max(-(-features // STRIPES), NARROWEST)
