@@ -152,11 +152,10 @@ def round_columns(
     """
     codes = torch.empty_like(part, dtype=torch.int16)
     errors = torch.empty_like(part)
-    for j in range(len(part)):
+    for j, (weights, scale, error) in enumerate(zip(part, scales, errors, strict=True)):
         zero = None if zeros is None else zeros[j]
-        values = part[j] if pruned is None else part[j].masked_fill(pruned[j], 0.0)
-        codes[j] = grid.encode(values, scales[j], zero)
-        decoded = grid.decode(codes[j], scales[j], zero)
-        torch.sub(part[j], decoded, out=errors[j]).div_(factor[j, j])
-        part[j + 1 :].addmm_(factor[j, j + 1 :, None], errors[j, None], alpha=-1)
+        values = weights if pruned is None else weights.masked_fill(pruned[j], 0.0)
+        code = codes[j] = grid.encode(values, scale, zero)
+        torch.sub(weights, grid.decode(code, scale, zero), out=error).div_(factor[j, j])
+        part[j + 1 :].addmm_(factor[j, j + 1 :, None], error[None], alpha=-1)
     return codes, errors

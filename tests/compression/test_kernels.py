@@ -80,6 +80,38 @@ def test_kernel_equals_the_path_without_it(by_kernel, number):
         assert torch.equal(expected, actual)
 
 
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from compression_gates.compression.pruning.sparsegpt_kernel import _prune
+from compression_gates.compression.quantization.gptq_kernel import _round
+
+blocks = {"block": "*fp32", "factor": "*fp32", "errors": "*fp32", "columns": "i32", "rows": "i32"}
+codes = {"scales": "*bf16", "zeros": "*u8", "mask": "*i8", "codes": "*i16"}
+size = dict(COLUMNS=128, ROWS=8)
+grid = dict(LOWEST=-7, HIGHEST=7, AFFINE=True, PRUNED=True)
+cases = [
+    (_prune, blocks | {"mask": "*i8"}, dict(GROUP=0, COUNT=0)),
+    (_prune, blocks | {"mask": "*fp32"}, dict(GROUP=4, COUNT=2)),
+    *((_round, blocks | codes, grid | dict(GRID=g)) for g in ("Uniform", "LogGrid", "Float8")),
+]
+for kernel, types, constants in cases:
+    constants |= size
+    source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
+    options = dict(num_warps=1, enable_fp_fusion=False)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert "cubin" in compiled.asm
+    assert "fma.rn.f32" not in compiled.asm["ptx"]
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_kernels_compile_for_a_gpu_without_fused_multiplications(tmp_path):
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
+
+
 def test_kernels_are_not_used_on_a_cpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert not kernels.usable(torch.device("cpu"))
