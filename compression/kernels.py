@@ -30,8 +30,8 @@ def launch(kernel: object, block: Tensor, *args: object, **constants: object) ->
     """Run a kernel for each tile of rows of a block of columns.
 
     Args:
-        kernel: takes the block, ``args``, the number of columns, the number of rows, and the
-            constants, among which are COLUMNS, the next power of two, and ROWS.
+        kernel: takes the block, ``args``, the number of rows, and the constants, among which are
+            COLUMNS, its next power of two PADDED, and ROWS.
         block: ``(columns, rows)``, contiguous.
         args: further arguments.
         constants: further constants.
@@ -41,7 +41,7 @@ def launch(kernel: object, block: Tensor, *args: object, **constants: object) ->
     columns, rows = block.shape
     with torch.cuda.device_of(block):
         kernel[(triton.cdiv(rows, ROWS),)](
-            block, *args, columns, rows, **constants,
-            COLUMNS=triton.next_power_of_2(columns), ROWS=ROWS, num_warps=1,
+            block, *args, rows, **constants,
+            COLUMNS=columns, PADDED=triton.next_power_of_2(columns), ROWS=ROWS, num_warps=1,
             enable_fp_fusion=False,  # so that results equal those of the path without kernels
         )  # fmt: skip

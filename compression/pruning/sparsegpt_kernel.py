@@ -25,19 +25,20 @@ def prune_columns(block: Tensor, factor: Tensor, pruned: Tensor | NofM) -> Tenso
 
 @triton.jit
 def _prune(
-    block, factor, mask, errors, columns, rows,
-    GROUP: tl.constexpr, COUNT: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    block, factor, mask, errors, rows,
+    GROUP: tl.constexpr, COUNT: tl.constexpr, COLUMNS: tl.constexpr, PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[None, :]
-    column = tl.arange(0, COLUMNS)[:, None]
-    inside = (row < rows) & (column < columns)
+    column = tl.arange(0, PADDED)[:, None]
+    inside = (row < rows) & (column < COLUMNS)
     weights = tl.load(block + column * rows + row, mask=inside, other=0.0)
     if GROUP:
         pruned = weights != weights
-        pivots = tl.load(factor + column * (columns + 1), mask=column < columns, other=1.0)
+        pivots = tl.load(factor + column * (COLUMNS + 1), mask=column < COLUMNS, other=1.0)
     else:
         pruned = tl.load(mask + column * rows + row, mask=inside, other=0) != 0
-    for j in range(columns):
+    for j in range(COLUMNS):
         if GROUP:  # noqa: SIM102 - a constant, by which the kernel is specialized
             if j % GROUP == 0:
                 members = (column >= j) & (column < j + GROUP)
@@ -45,10 +46,10 @@ def _prune(
                 pruned = tl.where(members, ranks < COUNT, pruned)
         current = column == j
         weight = tl.sum(tl.where(current & pruned, weights, 0.0), axis=0)
-        error = tl.div_rn(weight, tl.load(factor + j * (columns + 1)))[None, :]
+        error = tl.div_rn(weight, tl.load(factor + j * (COLUMNS + 1)))[None, :]
         tl.store(errors + j * rows + row, error, mask=row < rows)
-        later = (column > j) & (column < columns)
-        weights -= tl.load(factor + j * columns + column, mask=later, other=0.0) * error
+        later = (column > j) & (column < COLUMNS)
+        weights -= tl.load(factor + j * COLUMNS + column, mask=later, other=0.0) * error
     tl.store(block + column * rows + row, tl.where(pruned, 0.0, weights), mask=inside)
 
 
@@ -59,9 +60,10 @@ def _ranks(weights, pivots, column, start, GROUP: tl.constexpr):
     costs *= costs
     magnitudes = tl.abs(weights)
     ranks = tl.zeros(weights.shape, tl.int32)
-    for k in range(start, start + GROUP):
-        cost = tl.sum(tl.where(column == k, costs, 0.0), axis=0)[None, :]
-        magnitude = tl.sum(tl.where(column == k, magnitudes, 0.0), axis=0)[None, :]
-        tie = (magnitude < magnitudes) | ((magnitude == magnitudes) & (k < column))
+    for k in range(GROUP):
+        member = column == start + k
+        cost = tl.sum(tl.where(member, costs, 0.0), axis=0)[None, :]
+        magnitude = tl.sum(tl.where(member, magnitudes, 0.0), axis=0)[None, :]
+        tie = (magnitude < magnitudes) | ((magnitude == magnitudes) & (start + k < column))
         ranks += ((cost < costs) | ((cost == costs) & tie)).to(tl.int32)
     return ranks

@@ -44,16 +44,17 @@ def round_columns(
 
 @triton.jit
 def _round(
-    block, factor, scales, zeros, mask, codes, errors, columns, rows,
+    block, factor, scales, zeros, mask, codes, errors, rows,
     GRID: tl.constexpr, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, AFFINE: tl.constexpr,
-    PRUNED: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    PRUNED: tl.constexpr, COLUMNS: tl.constexpr, PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)[:, None]
+    column = tl.arange(0, PADDED)[:, None]
     exists = row < rows
-    inside = exists[None, :] & (column < columns)
+    inside = exists[None, :] & (column < COLUMNS)
     weights = tl.load(block + column * rows + row[None, :], mask=inside, other=0.0)
-    for j in range(columns):
+    for j in range(COLUMNS):
         weight = tl.sum(tl.where(column == j, weights, 0.0), axis=0)
         place = j * rows + row
         value = weight
@@ -66,7 +67,7 @@ def _round(
         code = encode(value, scale, zero, GRID, LOWEST, HIGHEST)
         tl.store(codes + place, code.to(tl.int16), mask=exists)
         rounded = decode(code, scale, zero, GRID).to(stored.dtype).to(tl.float32)
-        error = tl.div_rn(weight - rounded, tl.load(factor + j * (columns + 1)))
+        error = tl.div_rn(weight - rounded, tl.load(factor + j * (COLUMNS + 1)))
         tl.store(errors + place, error, mask=exists)
-        later = (column > j) & (column < columns)
-        weights -= tl.load(factor + j * columns + column, mask=later, other=0.0) * error[None, :]
+        later = (column > j) & (column < COLUMNS)
+        weights -= tl.load(factor + j * COLUMNS + column, mask=later, other=0.0) * error[None, :]

@@ -87,9 +87,9 @@ from triton.compiler import ASTSource
 from compression_gates.compression.pruning.sparsegpt_kernel import _prune
 from compression_gates.compression.quantization.gptq_kernel import _round
 
-blocks = {"block": "*fp32", "factor": "*fp32", "errors": "*fp32", "columns": "i32", "rows": "i32"}
+blocks = {"block": "*fp32", "factor": "*fp32", "errors": "*fp32", "rows": "i32"}
 codes = {"scales": "*bf16", "zeros": "*u8", "mask": "*i8", "codes": "*i16"}
-size = dict(COLUMNS=128, ROWS=8)
+size = dict(COLUMNS=96, PADDED=128, ROWS=8)
 grid = dict(LOWEST=-7, HIGHEST=7, AFFINE=True, PRUNED=True)
 cases = [
     (_prune, blocks | {"mask": "*i8"}, dict(GROUP=0, COUNT=0)),
