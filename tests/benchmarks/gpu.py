@@ -22,7 +22,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from compression_gates.compression.apply import compress
-from compression_gates.compression.calibration.hessian import inverse_factor
+from compression_gates.compression.calibration.hessian import decreasing_diagonal, inverse_factor
 from compression_gates.compression.kernels import usable
 from compression_gates.compression.pruning import sparsegpt as pruning
 from compression_gates.compression.pruning.patterns import NofM, Unstructured
@@ -75,7 +75,7 @@ SOLVERS = {
     "gptq-int4": lambda w, h, u, group: quantization.gptq(w, h, Uniform(4), upper=u),
     "gptq-int4,group": lambda w, h, u, group: quantization.gptq(w, h, Uniform(4), group, upper=u),
     "gptq-int4,act_order": lambda w, h, u, group: quantization.gptq(
-        w, h, Uniform(4), act_order=True
+        w, h, Uniform(4), act_order=True, upper=u
     ),
 }
 
@@ -112,6 +112,9 @@ def compare_kernels(size: Size) -> list[str]:
     inputs = torch.randn(2 * size.hidden, size.hidden, generator=generator).to(size.device)
     weight = torch.randn(size.hidden, size.hidden, generator=generator).to(size.device)
     hessian = inputs.T @ inputs / size.hidden
+    # Columns are then already in the order of decreasing diagonal elements.
+    order = decreasing_diagonal(hessian)
+    hessian = hessian[order][:, order]
     upper = inverse_factor(hessian)
     seconds, _ = timed(size, lambda: inverse_factor(hessian))
     print(f"\nOne layer, {size.hidden} x {size.hidden}")
