@@ -17,16 +17,27 @@ include the updates of all earlier columns.
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.hessian import DAMPING, inverse_factor, output_error
+from compression_gates.compression.calibration.hessian import (
+    DAMPING,
+    error_difference,
+    inverse_factor,
+)
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.errors import naming
+from compression_gates.compression.kernels import usable
 from compression_gates.compression.pruning.magnitude import magnitude_scores
 from compression_gates.compression.pruning.masks import (
     PruningTask,
     calibrated_layers,
     write_pruned,
 )
-from compression_gates.compression.pruning.patterns import NofM, Pattern, lowest_mask, prune_mask
+from compression_gates.compression.pruning.patterns import (
+    NofM,
+    Pattern,
+    Unstructured,
+    lowest_mask,
+    prune_mask,
+)
 from compression_gates.compression.pruning.wanda import wanda
 
 BLOCK = 128
@@ -34,7 +45,12 @@ BLOCK = 128
 
 
 def sparsegpt(
-    weight: Tensor, hessian: Tensor, pattern: Pattern, block: int = BLOCK, damping: float = DAMPING
+    weight: Tensor,
+    hessian: Tensor,
+    pattern: Pattern,
+    block: int = BLOCK,
+    damping: float = DAMPING,
+    upper: Tensor | None = None,
 ) -> Tensor:
     """Return ``weight`` pruned, with the remaining weights updated to compensate.
 
@@ -44,6 +60,7 @@ def sparsegpt(
         pattern: how many weights to prune.
         block: number of columns whose mask is chosen together; rounded down to whole N:M groups.
         damping: added to the diagonal of the Hessian, as a fraction of its mean.
+        upper: the factor of the inverse Hessian, if it is already computed.
 
     Raises:
         RecipeError: the pattern does not fit the number of columns.
@@ -55,33 +72,65 @@ def sparsegpt(
         return weight.clone()
     if isinstance(pattern, NofM):
         block = max(block // pattern.m, 1) * pattern.m
-    upper = inverse_factor(hessian, damping)
+    upper = inverse_factor(hessian, damping) if upper is None else upper
+    prune_block = prune_columns
+    if usable(weight.device):
+        from compression_gates.compression.pruning.sparsegpt_kernel import prune_columns as kernel
+
+        prune_block = kernel
     # Transposed, so that the weights of a column are contiguous.
     result = weight.float().T.clone(memory_format=torch.contiguous_format)
     for start in range(0, columns, block):
         stop = min(start + block, columns)
         part, factor = result[start:stop], upper[start:stop, start:stop]
-        pivots = factor.diagonal()[:, None]
-        if isinstance(pattern, NofM):
-            width, compared, count = pattern.m, (rows, -1), pattern.m - pattern.n
-        else:
+        pruned = pattern
+        if isinstance(pattern, Unstructured):
             # Rounding the running total keeps the count over all blocks exact.
-            width, compared = stop - start, (1, -1)
             count = pattern.count(rows * stop) - pattern.count(rows * start)
-        divisors, errors = torch.empty_like(part), torch.empty_like(part)
-        for j in range(stop - start):
-            if j % width == 0:
-                group = slice(j, j + width)
-                costs = (part[group] / pivots[group]).square().T.reshape(compared)
-                magnitudes = part[group].abs().T.reshape(compared)
-                mask = lowest_mask(costs, count, magnitudes).view(rows, width).T
-                # Dividing by infinity leaves an error of zero for a weight that is kept.
-                divisors[group] = torch.where(mask, pivots[group], torch.inf)
-            torch.div(part[j], divisors[j], out=errors[j])
-            part[j + 1 :].addmm_(factor[j, j + 1 :, None], errors[j, None], alpha=-1)
-        part.masked_fill_(divisors.isfinite(), 0.0)
+            pruned = cheapest(part, factor.diagonal(), count, (1, -1))
+        errors = prune_block(part, factor, pruned)
         result[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
     return result.T.to(weight.dtype, memory_format=torch.contiguous_format)
+
+
+def cheapest(part: Tensor, pivots: Tensor, count: int, compared: tuple[int, int]) -> Tensor:
+    """Return the mask of the weights whose pruning increases the output error least.
+
+    Args:
+        part: ``(columns, rows)``.
+        pivots: ``(columns,)``, the diagonal of the factor.
+        count: number of weights to prune in each comparison group.
+        compared: shape of the comparison groups of ``(rows, columns)``.
+    """
+    costs = (part / pivots[:, None]).square().T.reshape(compared)
+    magnitudes = part.abs().T.reshape(compared)
+    return lowest_mask(costs, count, magnitudes).view(part.T.shape).T
+
+
+def prune_columns(part: Tensor, factor: Tensor, pruned: Tensor | NofM) -> Tensor:
+    """Prune a block of columns in place and return their errors ``(columns, rows)``.
+
+    Args:
+        part: ``(columns, rows)``.
+        factor: ``(columns, columns)``, the factor of the inverse Hessian.
+        pruned: the mask ``(columns, rows)``, or a pattern whose masks are chosen group by group.
+    """
+    columns, rows = part.shape
+    pivots = factor.diagonal()
+    width = pruned.m if isinstance(pruned, NofM) else columns
+    divisors, errors = torch.empty_like(part), torch.empty_like(part)
+    for j in range(columns):
+        if j % width == 0:
+            group = slice(j, j + width)
+            mask = pruned
+            if isinstance(pruned, NofM):
+                mask = cheapest(part[group], pivots[group], width - pruned.n, (rows, -1))
+            # Dividing by infinity leaves an error of zero for a weight that is kept.
+            divisors[group] = torch.where(mask, pivots[group, None], torch.inf)
+        torch.div(part[j], divisors[j], out=errors[j])
+        part[j + 1 :].addmm_(factor[j, j + 1 :, None], errors[j, None], alpha=-1)
+    part.masked_fill_(divisors.isfinite(), 0.0)
+    return errors
 
 
 def prune(task: PruningTask) -> None:
@@ -105,12 +154,12 @@ def _least_error(
     weight: Tensor, moments: InputStatistics, pattern: Pattern, damping: float
 ) -> Tensor:
     """Return ``weight`` pruned by SparseGPT or by magnitude, whichever has less output error."""
-    if not moments.tokens:
+    if not moments.tokens or not pattern.expected_zeros(*weight.shape, per_row=False):
         return wanda(weight, moments.norm, pattern)
+    hessian, upper = moments.hessian, moments.inverse_factor(damping)
+    solved = sparsegpt(weight, hessian, pattern, upper=upper)
     mask = prune_mask(magnitude_scores(weight), pattern, per_row=False)
-    hessian = moments.hessian
-    candidates = (
-        sparsegpt(weight, hessian, pattern, damping=damping),
-        weight.masked_fill(mask, 0.0),
-    )
-    return min(candidates, key=lambda w: output_error(w.float() - weight.float(), hessian).sum())
+    masked = weight.masked_fill(mask, 0.0)
+    before = weight.float()
+    larger = error_difference(solved - before, masked - before, hessian) > 0
+    return masked if larger else solved

@@ -13,23 +13,26 @@ attention, and the up and down projections of a gated FFN.
 Pairs are found from the behaviour of the model, not from the names of its modules.
 :mod:`compression_gates.compression.scaling.probing` finds which output channels of a producer
 arrive at which input channels. Each pair is then tried with random powers of two, which are exact
-in every floating dtype. It is usable if scaling both sides preserves the logits, while scaling the
-consumers alone changes them. This excludes a norm whose output is also used elsewhere, such as in
-the residual of BERT or in the router of a mixture.
+in every floating dtype. It is usable if scaling both sides preserves the outputs, while scaling the
+consumers alone changes them. The outputs are those of the last block with a consumer if blocks can
+run on their own, otherwise the logits. This excludes a norm whose output is also used elsewhere,
+such as in the residual of BERT or in the router of a mixture.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration.driver import blocks
-from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.model.capture import Batch, without_cache
 from compression_gates.compression.model.layers import Layer, all_layers
 from compression_gates.compression.model.tracing import probe_batch
+from compression_gates.compression.scaling.passes import Passes
 from compression_gates.compression.scaling.probing import carried_channels, reached_layers
 
 TOLERANCE = 1e-4
@@ -170,19 +173,25 @@ def find_pairs(
         model: in evaluation mode.
         selected: the layers that may be changed. Pairs without any of them are left out.
     """
+    with without_cache(model):
+        yield from _find_pairs(model, selected)
+
+
+def _find_pairs(
+    model: PreTrainedModel, selected: Mapping[str, Layer]
+) -> Iterator[tuple[ScalingPair, str | None]]:
     layers = all_layers(model)
     inputs = _inputs(model)
     single = {name: layer for name, layer in layers.items() if layer.expert is None}
     unreached = single.keys() - reached_layers(model, single, inputs)
     block_of = {name: names for names in blocks(model, list(layers)).values() for name in names}
     owners = _owner_counts(model)
-    logits = model(**inputs)[0]
+    passes = Passes(model, layers, inputs)
+    row = Passes(model, layers, {key: value[:1] for key, value in inputs.items()})
     taken: set[str] = set()
     for name, producer in _producers(model, layers):
-        channels = carried_channels(
-            model, producer.module, producer.channels, layers, inputs,
-            mixed_into=block_of[name] if name in layers else (),
-        )  # fmt: skip
+        mixed_into = block_of[name] if name in layers else ()
+        channels = carried_channels(row, name, producer.channels, layers, mixed_into)
         consumers = {key: layers[key] for key in channels}
         touched = {*consumers, name} & layers.keys()
         if not consumers or not touched & selected.keys():
@@ -197,7 +206,7 @@ def find_pairs(
         elif any(unreached.intersection(block_of[key]) for key in consumers):
             reason = "its block has layers that not every input reaches"
         else:
-            verified = _verified(model, inputs, logits, pair)
+            verified = _verified(passes, pair)
             reason = None if verified else "scaling it would change the outputs of the model"
             pair = verified or pair
         if reason is None:
@@ -240,37 +249,69 @@ def _parameters(pair: ScalingPair) -> list[Tensor]:
     return [*pair.producer.parameters, *(layer.stored for layer in pair.consumers.values())]
 
 
-def _verified(
-    model: PreTrainedModel, inputs: Batch, logits: Tensor, pair: ScalingPair
-) -> ScalingPair | None:
-    """Return the pair with the offset for which scaling preserves ``logits``, or None."""
+def _verified(passes: Passes, pair: ScalingPair) -> ScalingPair | None:
+    """Return the pair with the offset for which scaling preserves the outputs, or None."""
     candidates = [pair]
     if pair.producer.is_norm:
         candidates.append(replace(pair, producer=replace(pair.producer, offset=1.0)))
-    return next((c for c in candidates if _preserves(model, inputs, logits, c)), None)
+    return next((c for c in candidates if _preserves(passes, c)), None)
 
 
-def _preserves(model: PreTrainedModel, inputs: Batch, logits: Tensor, pair: ScalingPair) -> bool:
+def _preserves(passes: Passes, pair: ScalingPair) -> bool:
+    """Return whether scaling a pair preserves the outputs of its blocks, or of the model.
+
+    In half precision, rounding in the sums of a block can exceed the tolerance although the logits
+    agree, so these decide where the outputs of the blocks differ.
+    """
+    first = passes.block_of(pair.name)
+    places = [passes.block_of(name) for name in pair.consumers]
+    if first is None or None in places:
+        return _agree(passes.result, lambda: passes.model(**passes.batch)[0], pair)
+    last = max(places, key=list(passes.outputs).index)
+
+    def output() -> Tensor:
+        return _floats(next(out for name, out in passes.blocks_from(first) if name == last))
+
+    if _agree(_floats(passes.outputs[last]), output, pair):
+        return True
+    half = passes.result.dtype in (torch.float16, torch.bfloat16)
+    return half and _agree(passes.result, lambda: passes.model(**passes.batch)[0], pair)
+
+
+def _floats(output: object) -> Tensor:
+    """Return all floating-point numbers in the output of a block."""
+    tensors = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _agree(before: Tensor, output: Callable[[], Tensor], pair: ScalingPair) -> bool:
+    """Return whether scaling a pair changes outputs far less than scaling its consumers alone.
+
+    Args:
+        before: outputs of the unchanged model.
+        output: returns the outputs of the model as it is.
+        pair: the pair to scale. It is restored.
+    """
     generator = torch.Generator().manual_seed(0)
     halved = torch.randint(0, 2, (pair.producer.channels,), generator=generator) == 1
     # This halves weights and doubles activations; small activations would underflow in float16.
-    scales = torch.where(halved & pair.carried, 0.5, 1.0).to(logits.device)
+    scales = torch.where(halved & pair.carried, 0.5, 1.0).to(before.device)
     parameters = _parameters(pair)
-    before = [parameter.clone() for parameter in parameters]
+    values = [parameter.clone() for parameter in parameters]
     try:
         if not write(pair.consumer_changes(scales)):
             return False
-        effect = (model(**inputs)[0] - logits).abs().max()
+        effect = (output() - before).abs().max()
         if not write(pair.producer.changes(scales)):
             return False
-        remaining = (model(**inputs)[0] - logits).abs().max()
+        remaining = (output() - before).abs().max()
     finally:
-        for parameter, value in zip(parameters, before, strict=True):
+        for parameter, value in zip(parameters, values, strict=True):
             parameter.copy_(value)
     tolerance = TOLERANCE
-    if pair.producer.offset or logits.dtype == torch.float16:
+    if pair.producer.offset or before.dtype == torch.float16:
         # A weight with an offset is rounded, and float16 loses precision of values near zero.
-        tolerance = max(tolerance, 4 * torch.finfo(logits.dtype).eps)
+        tolerance = max(tolerance, 4 * torch.finfo(before.dtype).eps)
     return bool(effect > 0 and remaining <= tolerance * effect)
 
 

@@ -8,9 +8,10 @@ layer is *carried* from channel ``c`` if, at each token::
 
 Then ``x_j`` is proportional to ``y_c`` and does not depend on other channels of ``S_r``. The index
 ``c`` is found from its binary digits: ``S_0`` contains all channels, and ``S_(1+b)`` those whose
-index has bit ``b``. One forward pass with ``2 + log2(channels)`` short rows therefore distinguishes
-values from queries and keys and a gated product from its gate, and finds how grouped-query
-attention repeats its heads. The modules in between can compute anything.
+index has bit ``b``. A forward pass with ``2 + log2(channels)`` short rows, through one block where
+blocks can run on their own, therefore distinguishes values from queries and keys and a gated
+product from its gate, and finds how grouped-query attention repeats its heads. The modules in
+between can compute anything.
 
 A fused projection also has outputs that are not carried, such as queries and keys beside values, or
 a gate beside a product. It is first separated by rows that each double a few neighbouring channels.
@@ -23,10 +24,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from compression_gates.compression.model.capture import Batch, capture_inputs
 from compression_gates.compression.model.layers import Layer
+from compression_gates.compression.scaling.passes import Passes, repeated
 
 NO_CHANNEL = -1
 """The channel index of an input that is not carried."""
@@ -57,21 +60,19 @@ class Response:
 
 @torch.no_grad()
 def carried_channels(
-    model: PreTrainedModel,
-    module: nn.Module,
+    passes: Passes,
+    module: str,
     channels: int,
     layers: Mapping[str, Layer],
-    inputs: Batch,
     mixed_into: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Return the origin of the inputs of each layer to which channels of ``module`` are carried.
 
     Args:
-        model: in evaluation mode.
-        module: a module whose output is a tensor ``(..., channels)``.
+        passes: passes of the model on a batch of one row.
+        module: the name of a module whose output is a tensor ``(..., channels)``.
         channels: the number of output channels.
         layers: the layers to examine; experts of a mixture are ignored.
-        inputs: inputs of the model, of which the first row is used.
         mixed_into: layers for which the module is tried as a fused projection.
 
     Returns:
@@ -81,7 +82,7 @@ def carried_channels(
     layers = {name: layer for name, layer in layers.items() if layer.expert is None}
 
     def responses_to(sets: Tensor, names: Collection[str]) -> dict[str, Response]:
-        return _responses(model, module, {name: layers[name] for name in names}, inputs, sets)
+        return _responses(passes, module, {name: layers[name] for name in names}, sets)
 
     responses = responses_to(_digit_sets(torch.ones(channels, dtype=torch.bool)), layers)
     origins = {name: _indices(response) for name, response in responses.items() if response.carries}
@@ -129,15 +130,11 @@ def _neighbour_sets(channels: int) -> Tensor:
 
 
 def _responses(
-    model: PreTrainedModel,
-    module: nn.Module,
-    layers: Mapping[str, Layer],
-    inputs: Batch,
-    sets: Tensor,
+    passes: Passes, module: str, layers: Mapping[str, Layer], sets: Tensor
 ) -> dict[str, Response]:
     parts: dict[str, list[Response]] = {}
     for some in sets.split(ROWS - 1):
-        for name, response in _forward(model, module, layers, inputs, some).items():
+        for name, response in _forward(passes, module, layers, some).items():
             parts.setdefault(name, []).append(response)
     return {
         name: Response(
@@ -149,13 +146,9 @@ def _responses(
 
 
 def _forward(
-    model: PreTrainedModel,
-    module: nn.Module,
-    layers: Mapping[str, Layer],
-    inputs: Batch,
-    sets: Tensor,
+    passes: Passes, module: str, layers: Mapping[str, Layer], sets: Tensor
 ) -> dict[str, Response]:
-    """Return the responses of layers called after the first call of ``module``, by name.
+    """Return the responses of layers called after the first call of a module, by name.
 
     Only the first later call of each layer counts.
     """
@@ -176,13 +169,26 @@ def _forward(
         if called and name not in responses:
             responses[name] = _response(captured, rows)
 
-    handle = module.register_forward_hook(replace)
+    model, block = passes.model, passes.block_of(module)
+    handle = model.get_submodule(module).register_forward_hook(replace)
     try:
         with capture_inputs(model, layers, see):
-            model(**{key: value[:1].repeat_interleave(rows, 0) for key, value in inputs.items()})
+            if block is None:
+                model(**repeated(passes.batch, rows))
+                return responses
+            for _, output in passes.blocks_from(block, rows):
+                # No later layer can then receive a channel of the module on its own.
+                if not _doubles(output, rows):
+                    break
     finally:
         handle.remove()
     return responses
+
+
+def _doubles(output: object, rows: int) -> bool:
+    """Return whether a part of the output of a block doubles with a set of channels."""
+    tensors = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
+    return any(bool(_response(tensor, rows).doubled.any()) for tensor in tensors)
 
 
 def _noise(output: Tensor, rows: int) -> Tensor:

@@ -322,7 +322,7 @@ def _raises(*args, **kwargs):
         ("svd-50", "low_rank.svd.factorize", "layer bert.encoder"),
         ("magnitude-50", "pruning.magnitude.magnitude_scores", "layer bert.encoder"),
         ("wanda-50", "pruning.wanda.wanda_scores", "layer bert.encoder"),
-        ("sparsegpt-50", "pruning.sparsegpt.inverse_factor", "layer bert.encoder"),
+        ("sparsegpt-50", "calibration.statistics.inverse_factor", "layer bert.encoder"),
         ("wanda-50", "transformers.models.bert.modeling_bert.BertOutput.forward",
          "layer bert.encoder.layer.0"),
         ("heads-50", "structured.importance._consumer_squares", "layer bert.encoder"),

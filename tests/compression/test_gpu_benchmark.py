@@ -1,0 +1,30 @@
+"""The benchmark for a GPU runs in small on a CPU, and fails where there is no GPU."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+
+
+def run(*options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_in_small():
+    process = run("--small")
+    assert process.returncode == 0, process.stderr
+    for line in ("inverse factor", "gptq-int4,act_order", "bare pass", "wanda-50", "scoring"):
+        assert re.search(rf"^{line} .* \d+\.\d+ m?s", process.stdout, re.MULTILINE)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu():
+    process = run()
+    assert process.returncode == 1
+    assert "not run: there is no CUDA device" in process.stderr

@@ -1,0 +1,127 @@
+"""Triton kernels against the path without them.
+
+The kernels run in another process, in Triton's interpreter, because it is chosen when they are
+imported. Run as a script, this file writes the results of all cases to a file.
+"""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from compression_gates.compression import kernels
+from compression_gates.compression.pruning.patterns import NofM, Unstructured
+from compression_gates.compression.pruning.sparsegpt import sparsegpt
+from compression_gates.compression.quantization.gptq import gptq
+from compression_gates.compression.quantization.grids import Float8, LogGrid, Uniform
+
+ROWS, COLUMNS = 19, 36
+GRIDS = (Uniform(4), Uniform(3, False), Uniform(8, False), LogGrid(2), LogGrid(8), Float8())
+SETTINGS = (
+    dict(group=9),
+    dict(group=18),
+    dict(act_order=True),
+    dict(group=9, act_order=True),
+)
+
+
+def problem() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a weight with zeros, ties and rows of very different size, and a Hessian."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(90, COLUMNS, generator=generator)
+    inputs += inputs @ torch.randn(COLUMNS, COLUMNS, generator=generator) / COLUMNS**0.5
+    weight = torch.randn(ROWS, COLUMNS, generator=generator).round(decimals=1)
+    weight *= torch.logspace(-4, 2, ROWS)[:, None]
+    return weight.masked_fill(torch.rand(weight.shape, generator=generator) < 0.3, 0.0), (
+        inputs.T @ inputs
+    )
+
+
+CASES = [
+    *(
+        partial(sparsegpt, pattern=pattern, block=13)
+        for pattern in (Unstructured(0.5), NofM(2, 4), NofM(1, 3), NofM(5, 12))
+    ),
+    *(partial(gptq, grid=grid, keep_zeros=keep, block=13) for grid in GRIDS for keep in (0, 1)),
+    *(
+        partial(gptq, grid=grid, keep_zeros=True, block=13, **settings)
+        for grid in GRIDS[:2]
+        for settings in SETTINGS
+    ),
+]
+
+
+def result(case: partial) -> tuple[torch.Tensor, ...]:
+    solved = case(*problem())
+    if isinstance(solved, torch.Tensor):
+        return (solved,)
+    return solved.codes, solved.scales, solved.zeros if solved.zeros is not None else torch.empty(0)
+
+
+@pytest.fixture(scope="module")
+def by_kernel(tmp_path_factory):
+    if find_spec("triton") is None:
+        pytest.skip("needs triton")
+    path = tmp_path_factory.mktemp("kernels") / "results.pt"
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, __file__, path], env=environment, check=True)
+    return torch.load(path)
+
+
+@pytest.mark.parametrize(
+    "number", range(len(CASES)), ids=lambda n: f"{CASES[n].func.__name__} {CASES[n].keywords}"
+)
+def test_kernel_equals_the_path_without_it(by_kernel, number):
+    for expected, actual in zip(result(CASES[number]), by_kernel[number], strict=True):
+        assert torch.equal(expected, actual)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from compression_gates.compression.pruning.sparsegpt_kernel import _prune
+from compression_gates.compression.quantization.gptq_kernel import _round
+
+blocks = {"block": "*fp32", "factor": "*fp32", "errors": "*fp32", "rows": "i32"}
+codes = {"scales": "*bf16", "zeros": "*u8", "mask": "*i8", "codes": "*i16"}
+size = dict(COLUMNS=96, PADDED=128, ROWS=8)
+grid = dict(LOWEST=-7, HIGHEST=7, AFFINE=True, PRUNED=True)
+cases = [
+    (_prune, blocks | {"mask": "*i8"}, dict(GROUP=0, COUNT=0)),
+    (_prune, blocks | {"mask": "*fp32"}, dict(GROUP=4, COUNT=2)),
+    *((_round, blocks | codes, grid | dict(GRID=g)) for g in ("Uniform", "LogGrid", "Float8")),
+]
+for kernel, types, constants in cases:
+    constants |= size
+    source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
+    options = dict(num_warps=1, enable_fp_fusion=False)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert "cubin" in compiled.asm
+    assert "fma.rn.f32" not in compiled.asm["ptx"]
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_kernels_compile_for_a_gpu_without_fused_multiplications(tmp_path):
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
+
+
+def test_kernels_are_not_used_on_a_cpu(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert not kernels.usable(torch.device("cpu"))
+
+
+def test_kernels_are_not_used_without_triton(monkeypatch):
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    assert not kernels.usable(torch.device("cuda"))
+
+
+if __name__ == "__main__":
+    assert kernels.usable(torch.device("cpu"))
+    torch.save([result(case) for case in CASES], sys.argv[1])
