@@ -22,9 +22,8 @@ from compression_gates.evals.models.kernels import KernelLinear, has_sparse_kern
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.models.loading_checks import is_plain
 from compression_gates.evals.models.quantized import QuantizedWeight, quantized_weights
+from compression_gates.evals.running import COMPILED
 
-EAGER, COMPILED = "eager", "compiled"
-ENGINES = (EAGER, COMPILED)
 DENSE = "dense"
 SPARSE = "torch.sparse semi-structured"
 CHECKED = 8
@@ -64,7 +63,7 @@ def prepare(
 
     Args:
         loaded: the model.
-        engine: one of :data:`ENGINES`.
+        engine: one of :data:`evals.running.ENGINES`.
         ids: tokens ``(rows, tokens)`` of the batch on which each kernel is checked.
         formats: formats that are registered with transformers.
     """
@@ -136,11 +135,12 @@ def _replace_layers(
 
 def _library_kernels(model: nn.Module, source: Checkpoint) -> tuple[str, str]:
     """Return the kernels of a form that only the library runs that owns it."""
+    no_kernel = f"so no kernel for {source.form} runs here"
     if any(module._forward_pre_hooks for module in model.modules()):
-        return "", f"its activations are rounded in Python, so no kernel for {source.form} runs here"
+        return "", f"its activations are rounded in Python, {no_kernel}"
     if not has_quantized_weights(model):
         if _is_stored_quantized(source):
-            return "", f"its weights are unpacked on loading, so no kernel for {source.form} runs here"
+            return "", f"its weights are unpacked on loading, {no_kernel}"
         return DENSE, ""
     return f"the kernels of {source.form.partition(' ')[0]}", ""
 
@@ -228,7 +228,7 @@ def _compare(
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Return the bytes of a model's tensors in memory, in the form in which its kernels read them."""
+    """Return the bytes of a model's tensors in the form in which its kernels read them."""
     kernels = [module for module in model.modules() if isinstance(module, KernelLinear)]
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return sum(map(_bytes, tensors.values())) + sum(kernel.weight_bytes for kernel in kernels)
