@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from compression_gates.evals.models.engine import Running
 
 EAGER, COMPILED = "eager", "compiled"
+DENSE = "dense"
+"""The kernel of plain weights."""
 ENGINES = (EAGER, COMPILED)
 """``eager`` runs a model as transformers does, ``compiled`` through :func:`torch.compile`."""
 

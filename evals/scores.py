@@ -8,6 +8,7 @@ from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, LOG, Chec
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.result import Scored
+from compression_gates.evals.running import EAGER
 from compression_gates.evals.store.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class EngineRun:
     kernels: tuple[str, str] = ("", "")
     arrays: Mapping[str, "np.ndarray"] = field(default_factory=dict)
     reason: str = ""
+
+    @property
+    def kernel(self) -> str:
+        """The engine and the kernels of the candidate; the engine is left out if it is eager."""
+        kernel = self.kernels[1]
+        return kernel if self.engine == EAGER else f"{self.engine}, {kernel}"
 
 
 NOT_RUN = EngineRun(reason="it was not timed")

@@ -6,7 +6,6 @@ from compression_gates.evals.metrics.compression_ratio import ratio_problem
 from compression_gates.evals.metrics.metric import EVERY_MODEL, Metric
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.result import MetricResult, not_judged
-from compression_gates.evals.metrics.speedup import kernel_lines
 from compression_gates.evals.metrics.units import TIMES, Unit
 from compression_gates.evals.scores import Pair
 from compression_gates.evals.scoring.protocols import MEMORY
@@ -19,9 +18,7 @@ def memory_of_pair(pair: Pair, weights: Mapping[str, float]) -> MetricResult:
     if run.reason:
         return not_judged(run.reason)
     baseline, candidate = map(float, run.arrays["bytes"])
-    return MetricResult(
-        exact(baseline / candidate), baseline, candidate, evidence=tuple(kernel_lines(run))
-    )
+    return MetricResult(exact(baseline / candidate), baseline, candidate, kernel=run.kernel)
 
 
 register(Metric(

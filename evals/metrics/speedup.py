@@ -46,7 +46,7 @@ def timed_result(run: EngineRun, names: Mapping[str, str]) -> MetricResult:
         return not_judged(run.reason)
     result = speedup(run.arrays["seconds"])
     facts: dict[str, float] = {}
-    evidence = kernel_lines(run)
+    evidence = []
     for array, name in names.items():
         percentiles = np.percentile(run.arrays[array], PERCENTILES, axis=0)
         for side, values in zip(("baseline", "candidate"), percentiles.T, strict=True):
@@ -56,13 +56,7 @@ def timed_result(run: EngineRun, names: Mapping[str, str]) -> MetricResult:
             evidence.append(f"{name}: {side} {shown} (percentiles 50, 90, 99)")
         ratios = run.arrays[array][:, 0] / run.arrays[array][:, 1]
         facts[f"{array}_speedup"] = float(np.median(ratios))
-    return replace(result, facts=facts, evidence=tuple(evidence))
-
-
-def kernel_lines(run: EngineRun) -> list[str]:
-    """Return how the two models of a run were computed."""
-    sides = dict(zip(("baseline", "candidate"), run.kernels, strict=True))
-    return [f"{side} {run.engine}: {kernel}" for side, kernel in sides.items()]
+    return replace(result, facts=facts, kernel=run.kernel, evidence=tuple(evidence))
 
 
 def speedup_of_pair(pair: Pair, weights: Mapping[str, float] = NO_WEIGHTS) -> MetricResult:

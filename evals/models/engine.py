@@ -22,9 +22,8 @@ from compression_gates.evals.models.kernels import KernelLinear, has_sparse_kern
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.models.loading_checks import is_plain
 from compression_gates.evals.models.quantized import QuantizedWeight, quantized_weights
-from compression_gates.evals.running import COMPILED
+from compression_gates.evals.running import COMPILED, DENSE
 
-DENSE = "dense"
 SPARSE = "torch.sparse semi-structured"
 CHECKED = 8
 """Number of tokens whose outputs are compared with the dequantized layer."""

@@ -3,6 +3,7 @@
 Each class multiplies the codes of the checkpoint. ``kernel`` is the operator that it calls.
 """
 
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -45,9 +46,14 @@ class KernelLinear(nn.Module):
         """Return whether the kernel computes this form on a device with inputs of ``dtype``."""
         raise NotImplementedError
 
-    def product(self, inputs: Tensor) -> Tensor:
-        """Return the product of inputs ``(tokens, in)`` with the weight, without the bias."""
+    def product(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the product of inputs ``(tokens, in)`` with the weight, and factors that still
+        have to be applied to it."""
         raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "KernelLinear":
+        """Return the layer itself: packed weights cannot be copied, and nothing changes it."""
+        return self
 
     @property
     def weight_bytes(self) -> int:
@@ -56,10 +62,14 @@ class KernelLinear(nn.Module):
         return int(parts[0].nbytes * bits) + parts[1].nbytes
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs = self.product(inputs.reshape(-1, self.in_features))
-        if self.bias is not None:
-            outputs = outputs + self.bias
-        return outputs.view(*inputs.shape[:-1], self.out_features)
+        outputs, scales = self.product(inputs.reshape(-1, self.in_features))
+        if scales is None:
+            outputs = outputs if self.bias is None else outputs + self.bias
+        elif self.bias is None:
+            outputs = outputs * scales
+        else:
+            outputs = torch.addcmul(self.bias, outputs, scales)
+        return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
 
 class Int8InputsCpu(KernelLinear):
@@ -75,19 +85,40 @@ class Int8InputsCpu(KernelLinear):
         self.packed = torch.ops.onednn.qlinear_prepack(weight.codes, None)
         self.scales = weight.scales.float().flatten().contiguous()
         self.zeros = torch.zeros(self.out_features, dtype=torch.int32)
+        self.key = id(self)
+        _PACKED[self.key] = self
 
     @staticmethod
     def supports(weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> bool:
         return device.type == "cpu" and _is_int8(weight, with_inputs=True)
 
-    def product(self, inputs: Tensor) -> Tensor:
+    def product(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         scales = input_scales(inputs, self.quantized.input_levels)
         codes = inputs.div(scales).round_().add_(128).clamp_(0, 255).to(torch.uint8)
-        outputs = torch.ops.onednn.qlinear_pointwise(
+        if torch.compiler.is_compiling():
+            return _packed_product(codes, self.key, self.out_features), scales
+        return self.packed_product(codes), scales
+
+    def packed_product(self, codes: Tensor) -> Tensor:
+        """Return the product of codes ``(tokens, in)``, shifted by 128, in float32."""
+        return torch.ops.onednn.qlinear_pointwise(
             codes, 1.0, 128, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32,
             "none", [], "",
         )  # fmt: skip
-        return outputs.mul_(scales).to(inputs.dtype)
+
+
+_PACKED: weakref.WeakValueDictionary[int, Int8InputsCpu] = weakref.WeakValueDictionary()
+"""Layers by their keys: the compiler takes oneDNN's packed weights only as constants of its own."""
+
+
+@torch.library.custom_op("compression_gates::packed_product", mutates_args=())
+def _packed_product(codes: Tensor, key: int, rows: int) -> Tensor:
+    return _PACKED[key].packed_product(codes)
+
+
+@_packed_product.register_fake
+def _(codes: Tensor, key: int, rows: int) -> Tensor:
+    return codes.new_empty(len(codes), rows, dtype=torch.float32)
 
 
 class Int8InputsCuda(KernelLinear):
@@ -101,13 +132,13 @@ class Int8InputsCuda(KernelLinear):
         is_aligned = not any(size % 8 for size in weight.codes.shape)
         return device.type == "cuda" and is_aligned and _is_int8(weight, with_inputs=True)
 
-    def product(self, inputs: Tensor) -> Tensor:
+    def product(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         scales = input_scales(inputs.float(), self.quantized.input_levels)
         codes = inputs.float().div(scales).round().clamp(-128, 127).to(torch.int8)
         missing = max(self.least_tokens - len(codes), 0)
         padded = functional.pad(codes, (0, 0, 0, missing)) if missing else codes
         sums = torch._int_mm(padded, self.quantized.codes.t())[: len(codes)]
-        return (sums * scales * self.quantized.scales.float().flatten()).to(inputs.dtype)
+        return sums * scales, self.quantized.scales.float().flatten()
 
 
 class Int8Weights(KernelLinear):
@@ -124,28 +155,26 @@ class Int8Weights(KernelLinear):
     def supports(weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> bool:
         return _is_int8(weight, with_inputs=False)
 
-    def product(self, inputs: Tensor) -> Tensor:
+    def product(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         scales = self.quantized.scales.to(inputs.dtype).flatten()
-        return torch.mm(inputs, self.quantized.codes.t().to(inputs.dtype)).mul_(scales)
+        return torch.mm(inputs, self.quantized.codes.t().to(inputs.dtype)), scales
 
 
 class Int8WeightsHalfCpu(Int8Weights):
     """int8 weights and 16-bit inputs on a CPU."""
 
-    kernel = (
-        f"aten::_weight_int8pack_mm up to {FEW_TOKENS} tokens, else {Int8Weights.kernel}"
-    )
+    kernel = f"aten::_weight_int8pack_mm up to {FEW_TOKENS} tokens, else {Int8Weights.kernel}"
 
     @staticmethod
     def supports(weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> bool:
         is_half = device.type == "cpu" and dtype == torch.bfloat16
         return is_half and _is_int8(weight, with_inputs=False)
 
-    def product(self, inputs: Tensor) -> Tensor:
+    def product(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         if len(inputs) > FEW_TOKENS:
             return super().product(inputs)
         scales = self.quantized.scales.to(inputs.dtype).flatten()
-        return torch._weight_int8pack_mm(inputs.contiguous(), self.quantized.codes, scales)
+        return torch._weight_int8pack_mm(inputs.contiguous(), self.quantized.codes, scales), None
 
 
 class Int4Weights(KernelLinear):
@@ -185,10 +214,9 @@ class Int4WeightsCpu(Int4Weights):
     def pack(self, codes: Tensor) -> Tensor:
         return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
 
-    def product(self, inputs: Tensor) -> Tensor:
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(
-            inputs.contiguous(), self.packed, self.group, self.grid
-        )
+    def product(self, inputs: Tensor) -> tuple[Tensor, None]:
+        operator = torch.ops.aten._weight_int4pack_mm_for_cpu
+        return operator(inputs.contiguous(), self.packed, self.group, self.grid), None
 
 
 class Int4WeightsCuda(Int4Weights):
@@ -208,10 +236,9 @@ class Int4WeightsCuda(Int4Weights):
         pairs = (codes[:, ::2] << 4 | codes[:, 1::2]).to(torch.uint8)
         return torch.ops.aten._convert_weight_to_int4pack(pairs, self.inner_tiles)
 
-    def product(self, inputs: Tensor) -> Tensor:
-        return torch.ops.aten._weight_int4pack_mm(
-            inputs.contiguous(), self.packed, self.group, self.grid
-        )
+    def product(self, inputs: Tensor) -> tuple[Tensor, None]:
+        operator = torch.ops.aten._weight_int4pack_mm
+        return operator(inputs.contiguous(), self.packed, self.group, self.grid), None
 
 
 class Float8Inputs(KernelLinear):
@@ -225,7 +252,7 @@ class Float8Inputs(KernelLinear):
         is_form = weight.kind == FLOAT8 and weight.scales.shape[1] == 1 and weight.input_levels
         return bool(is_form) and is_aligned and _capability(device) >= (9, 0) and dtype in HALVES
 
-    def product(self, inputs: Tensor) -> Tensor:
+    def product(self, inputs: Tensor) -> tuple[Tensor, None]:
         scales = input_scales(inputs.float(), self.quantized.input_levels)
         outputs = torch._scaled_mm(
             inputs.float().div(scales).to(torch.float8_e4m3fn),
@@ -234,7 +261,7 @@ class Float8Inputs(KernelLinear):
             scale_b=self.quantized.scales.float().t().contiguous(),
             out_dtype=torch.bfloat16,  # the only one with a scale per row
         )
-        return outputs.to(inputs.dtype)
+        return outputs, None
 
 
 KERNELS: Sequence[type[KernelLinear]] = (

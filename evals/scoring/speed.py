@@ -97,7 +97,6 @@ def _timed_pairs(
     label = f"{sides[1].checkpoint.label}: speed"
     numbers = count()  # of the pairs, warmup included
     with tqdm(total=protocol.looks[-1], desc=label, unit="pair", leave=False, disable=None) as bar:
-
         measured: list[np.ndarray] = []
 
         def measure(pairs: int) -> np.ndarray:
