@@ -151,13 +151,16 @@ class Int8Weights(KernelLinear):
 
     kernel = "aten::mm with int8 weights converted by each call"
 
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None, dtype: torch.dtype):
+        super().__init__(weight, bias, dtype)
+        self.scales = weight.scales.to(dtype).flatten()
+
     @staticmethod
     def supports(weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> bool:
         return _is_int8(weight, with_inputs=False)
 
     def product(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        scales = self.quantized.scales.to(inputs.dtype).flatten()
-        return torch.mm(inputs, self.quantized.codes.t().to(inputs.dtype)), scales
+        return torch.mm(inputs, self.quantized.codes.t().to(inputs.dtype)), self.scales
 
 
 class Int8WeightsHalfCpu(Int8Weights):
@@ -173,8 +176,8 @@ class Int8WeightsHalfCpu(Int8Weights):
     def product(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         if len(inputs) > FEW_TOKENS:
             return super().product(inputs)
-        scales = self.quantized.scales.to(inputs.dtype).flatten()
-        return torch._weight_int8pack_mm(inputs.contiguous(), self.quantized.codes, scales), None
+        operator = torch._weight_int8pack_mm
+        return operator(inputs.contiguous(), self.quantized.codes, self.scales), None
 
 
 class Int4Weights(KernelLinear):

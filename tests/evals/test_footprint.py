@@ -1,6 +1,5 @@
 """Counts over weights against brute force."""
 
-
 import pytest
 import torch
 import transformers
