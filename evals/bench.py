@@ -131,6 +131,8 @@ class Bench(Measurer):
         module, name = task.scorer.split(".")
         score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
         loaded = self.models.load(checkpoint, like=like)
+        if self.quality_engine:
+            loaded = running.scored_on(loaded, self.quality_engine, self.models.formats)
         with count_expert_tokens(loaded.model) as counts:
             return {**score(loaded, *args, **options), **counts()}
 

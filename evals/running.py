@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
+from compression_gates.evals.checkpoints.formats import CustomFormat
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.measuring import Measurer
@@ -21,8 +22,11 @@ from compression_gates.evals.store.measurement import Measurement
 
 if TYPE_CHECKING:
     from compression_gates.evals.models.engine import Running
+    from compression_gates.evals.models.loading import Loaded
 
 EAGER, COMPILED = "eager", "compiled"
+PROBED = 16
+"""Number of tokens on which kernels are checked before quality is scored with them."""
 DENSE = "dense"
 """The kernel of plain weights."""
 ENGINES = (EAGER, COMPILED)
@@ -139,6 +143,24 @@ def peak_memory(
     described = {"task": MEMORY, "batch_tokens": protocol.batch_tokens}
     origin = _pair_origin(measurer, baseline, candidate, data, engine, described)
     return measurer.measure(candidate, origin, run, alone=True)
+
+
+def scored_on(loaded: "Loaded", engine: str, formats: Sequence[CustomFormat] = ()) -> "Loaded":
+    """Return a loaded model as an engine runs it, for scoring.
+
+    Raises:
+        EvalError: the engine has no kernel for its form.
+    """
+    import torch
+
+    from compression_gates.evals.models.engine import prepare
+
+    rows = loaded.model.get_input_embeddings().num_embeddings
+    ids = torch.arange(min(PROBED, rows), device=loaded.device)[None]
+    running = prepare(loaded, engine, ids, formats)
+    if running.reason:
+        raise EvalError(f"its quality cannot be scored on the engine {engine}: {running.reason}")
+    return running.loaded
 
 
 def _prepared(

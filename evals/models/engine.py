@@ -6,7 +6,7 @@ both, quantized layers run on kernels for their own form: :mod:`evals.models.ker
 
 import copy
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -56,7 +56,7 @@ class Running:
 
 
 def prepare(
-    loaded: Loaded, engine: str, ids: Tensor, formats: tuple[CustomFormat, ...] = ()
+    loaded: Loaded, engine: str, ids: Tensor, formats: Sequence[CustomFormat] = ()
 ) -> Running:
     """Return a loaded model as an engine runs it. The loaded model is not changed.
 
@@ -73,9 +73,7 @@ def prepare(
 
 
 @torch.inference_mode()
-def _prepared(
-    loaded: Loaded, engine: str, ids: Tensor, formats: tuple[CustomFormat, ...]
-) -> Running:
+def _prepared(loaded: Loaded, engine: str, ids: Tensor, formats: Sequence[CustomFormat]) -> Running:
     model = _copied(loaded.model)
     eager = replace(loaded, model=model)
     try:
@@ -86,7 +84,7 @@ def _prepared(
         kernel, reason = "", f"its kernel does not run here: {first_line(error)}"
     if engine == COMPILED and not reason:
         compiled = _copied(model)
-        compiled.forward = torch.compile(compiled.forward, dynamic=False)
+        compiled.forward = torch.compile(compiled.forward)
         return Running(replace(loaded, model=compiled), eager, kernel)
     return Running(eager, eager, kernel, reason)
 
@@ -98,7 +96,7 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _with_kernels(
-    loaded: Loaded, model: nn.Module, formats: tuple[CustomFormat, ...]
+    loaded: Loaded, model: nn.Module, formats: Sequence[CustomFormat]
 ) -> tuple[str, str]:
     """Replace the quantized layers of ``model``, a copy of the loaded one, by kernels.
 

@@ -118,7 +118,7 @@ def _packed_product(codes: Tensor, key: int, rows: int) -> Tensor:
 
 @_packed_product.register_fake
 def _(codes: Tensor, key: int, rows: int) -> Tensor:
-    return codes.new_empty(len(codes), rows, dtype=torch.float32)
+    return codes.new_empty(codes.shape[0], rows, dtype=torch.float32)
 
 
 class Int8InputsCuda(KernelLinear):
@@ -135,9 +135,10 @@ class Int8InputsCuda(KernelLinear):
     def product(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         scales = input_scales(inputs.float(), self.quantized.input_levels)
         codes = inputs.float().div(scales).round().clamp(-128, 127).to(torch.int8)
-        missing = max(self.least_tokens - len(codes), 0)
+        tokens = codes.shape[0]
+        missing = max(self.least_tokens - tokens, 0)
         padded = functional.pad(codes, (0, 0, 0, missing)) if missing else codes
-        sums = torch._int_mm(padded, self.quantized.codes.t())[: len(codes)]
+        sums = torch._int_mm(padded, self.quantized.codes.t())[:tokens]
         return sums * scales, self.quantized.scales.float().flatten()
 
 
@@ -174,7 +175,7 @@ class Int8WeightsHalfCpu(Int8Weights):
         return is_half and _is_int8(weight, with_inputs=False)
 
     def product(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        if len(inputs) > FEW_TOKENS:
+        if inputs.shape[0] > FEW_TOKENS:
             return super().product(inputs)
         operator = torch._weight_int8pack_mm
         return operator(inputs.contiguous(), self.quantized.codes, self.scales), None

@@ -4,6 +4,7 @@ transformers unpacks the weights of some formats on loading. Their codes are the
 unpacked weight and the stored scales, and used only if they give exactly that weight again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +84,7 @@ def input_scales(inputs: Tensor, levels: float) -> Tensor:
 
 
 def quantized_weights(
-    model: nn.Module, checkpoint: Checkpoint, formats: tuple[CustomFormat, ...]
+    model: nn.Module, checkpoint: Checkpoint, formats: Sequence[CustomFormat]
 ) -> dict[str, QuantizedWeight | str]:
     """Return the quantized weights of a loaded model by the names of their layers.
 
