@@ -18,13 +18,12 @@ from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.files import weight_files
 from compression_gates.evals.checkpoints.formats import PLAIN, CustomFormat
 from compression_gates.evals.errors import first_line
-from compression_gates.evals.models.kernels import KernelLinear, has_sparse_kernel, kernel_for
+from compression_gates.evals.models.kernels import KernelLinear, SparseWeights, kernel_for
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.models.loading_checks import is_plain
 from compression_gates.evals.models.quantized import QuantizedWeight, quantized_weights
 from compression_gates.evals.running import COMPILED, DENSE
 
-SPARSE = "torch.sparse semi-structured"
 CHECKED = 8
 """Number of tokens whose outputs are compared with the dequantized layer."""
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -143,17 +142,19 @@ def _library_kernels(model: nn.Module, source: Checkpoint) -> tuple[str, str]:
 
 
 def _with_sparse_kernels(model: nn.Module) -> str:
-    """Give weights with 2:4 zeros to a sparse kernel, where there is one."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    sparse = [layer for layer in layers if has_pattern(layer.weight, 2, 4)]
-    runnable = [layer for layer in sparse if has_sparse_kernel(layer.weight)]
-    for layer in runnable:
-        layer.weight = nn.Parameter(
-            torch.sparse.to_sparse_semi_structured(layer.weight.detach()), requires_grad=False
-        )
-    if runnable:
-        return f"2:4 weights: {SPARSE}"
-    return f"{DENSE}; torch has no kernel for 2:4 zeros here" if sparse else DENSE
+    """Replace the linear layers with 2:4 zeros by sparse kernels, where there is one."""
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and has_pattern(module.weight, 2, 4)
+    }
+    sparse = {n: m for n, m in layers.items() if SparseWeights.is_available(m.weight)}
+    for name, layer in sparse.items():
+        kernel = SparseWeights(layer.weight.detach(), layer.bias)
+        model.set_submodule(name, kernel.eval())
+    if sparse:
+        return f"2:4 weights: {SparseWeights.kernel}"
+    return f"{DENSE}; torch has no kernel for 2:4 zeros here" if layers else DENSE
 
 
 def has_pattern(weight: Tensor, n: int, m: int) -> bool:

@@ -93,6 +93,7 @@ class Int8InputsCpu(KernelLinear):
         return device.type == "cpu" and _is_int8(weight, with_inputs=True)
 
     def product(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = inputs.float()
         scales = input_scales(inputs, self.quantized.input_levels)
         codes = inputs.div(scales).round_().add_(128).clamp_(0, 255).to(torch.uint8)
         if torch.compiler.is_compiling():
@@ -268,6 +269,35 @@ class Float8Inputs(KernelLinear):
         return outputs, None
 
 
+class SparseWeights(KernelLinear):
+    """Plain 16-bit weights with 2:4 zeros, on a GPU of compute capability 8.0 or higher.
+
+    Args:
+        weight: the plain weight ``(out, in)``.
+    """
+
+    kernel = "torch.sparse semi-structured"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        scales = torch.ones(len(weight), 1, dtype=weight.dtype, device=weight.device)
+        super().__init__(QuantizedWeight(weight, scales, bits=16), bias, weight.dtype)
+        self.sparse = torch.sparse.to_sparse_semi_structured(weight)
+
+    @staticmethod
+    def is_available(weight: Tensor) -> bool:
+        """Return whether the kernel computes with a weight that has 2:4 zeros."""
+        is_aligned = weight.shape[0] % 32 == 0 and weight.shape[1] % 64 == 0
+        return is_aligned and weight.dtype in HALVES and _capability(weight.device) >= (8, 0)
+
+    @property
+    def weight_bytes(self) -> int:
+        # Half of the values, and two bits for the place of each.
+        return self.quantized.codes.nbytes * 9 // 16
+
+    def product(self, inputs: Tensor) -> tuple[Tensor, None]:
+        return functional.linear(inputs, self.sparse), None
+
+
 KERNELS: Sequence[type[KernelLinear]] = (
     Int8InputsCpu, Int8InputsCuda, Int8WeightsHalfCpu, Int8Weights, Int4WeightsCpu,
     Int4WeightsCuda, Float8Inputs,
@@ -280,12 +310,6 @@ def kernel_for(
 ) -> type[KernelLinear] | None:
     """Return the kernel for a form on a device with inputs of ``dtype``; None if there is none."""
     return next((k for k in KERNELS if k.supports(weight, device, dtype)), None)
-
-
-def has_sparse_kernel(weight: Tensor) -> bool:
-    """Return whether torch has a kernel for a plain weight ``(out, in)`` with 2:4 zeros."""
-    is_aligned = weight.ndim == 2 and weight.shape[0] % 32 == 0 and weight.shape[1] % 64 == 0
-    return is_aligned and weight.dtype in HALVES and _capability(weight.device) >= (8, 0)
 
 
 def _is_int8(weight: QuantizedWeight, with_inputs: bool) -> bool:

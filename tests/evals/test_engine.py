@@ -199,3 +199,21 @@ def test_int8_weights_take_a_quarter_of_the_memory(causal_checkpoint, tmp_path):
     assert peaks[0] > weight_bytes(plain.loaded.model)
     assert peaks[0] > peaks[1] > weight_bytes(packed.loaded.model)
     assert peaks == [peak_bytes(running, IDS) for running in (plain, packed)]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("recipe", ["rtn-int8,activations=true", "rtn-int8"])
+def test_compiled_models_compute_the_same(recipe, causal_checkpoint, tmp_path):
+    from compression_gates.evals.data.items import DataSet, Text
+    from compression_gates.evals.scoring.protocols import DecodeProtocol
+    from compression_gates.evals.scoring.speed import time_decoding
+
+    loaded = made(causal_checkpoint(num_hidden_layers=1), recipe, tmp_path / "made")
+    compiled = run(loaded, "compiled")
+    assert compiled.reason == ""
+    expected = logits(run(loaded).loaded)
+    assert (logits(compiled.loaded) - expected).norm() <= 0.05 * expected.norm()
+    data = DataSet("texts", (Text("A cat sat on the mat and saw a dog.", 0),))
+    protocol = DecodeProtocol(looks=(3,), batch_tokens=20, steps=3, rows=2, single=1)
+    times = time_decoding(compiled.loaded, compiled.loaded, data, protocol)
+    assert times["seconds"].shape == (3, 2)
