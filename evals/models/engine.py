@@ -17,7 +17,7 @@ from torch.nn import functional
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.files import weight_files
 from compression_gates.evals.checkpoints.formats import PLAIN, CustomFormat
-from compression_gates.evals.errors import first_line
+from compression_gates.evals.errors import kind_and_line
 from compression_gates.evals.models.kernels import KernelLinear, SparseWeights, kernel_for
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.models.loading_checks import is_plain
@@ -79,8 +79,8 @@ def _prepared(loaded: Loaded, engine: str, ids: Tensor, formats: Sequence[Custom
         kernel, reason = _with_kernels(loaded, model, formats)
         if not reason:
             reason = _check_kernels(eager, ids)
-    except (RuntimeError, NotImplementedError) as error:  # the operator refuses this shape or CPU
-        kernel, reason = "", f"its kernel does not run here: {first_line(error)}"
+    except Exception as error:  # an operator refuses the shape or the device, or a model the layer
+        kernel, reason = "", f"its kernel does not run here: {kind_and_line(error)}"
     if engine == COMPILED and not reason:
         compiled = _copied(model)
         compiled.forward = torch.compile(compiled.forward)

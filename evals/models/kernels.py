@@ -56,6 +56,11 @@ class KernelLinear(nn.Module):
         return self
 
     @property
+    def weight(self) -> Tensor:
+        """The codes, for models that read the dtype of a layer's weight."""
+        return self.quantized.codes
+
+    @property
     def weight_bytes(self) -> int:
         parts = (self.quantized.codes, self.quantized.scales)
         bits = self.quantized.bits / 8 / parts[0].element_size()
