@@ -166,6 +166,7 @@ class DecodeProtocol(SpeedProtocol):
 
     task: ClassVar[str] = "decode"
     workload: ClassVar[str] = DECODE
+    budget: float = 20.0
     batch_tokens: int = 512
     steps: int = 16
     rows: int = 8
