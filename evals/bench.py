@@ -5,7 +5,7 @@ in use. Scoring shares the device with other workers; timing holds it exclusivel
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compression_gates.evals import comparing
+from compression_gates.evals import comparing, running
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.data.items import DataSet
-from compression_gates.evals.errors import EvalError
 from compression_gates.evals.measuring import Measurer
 from compression_gates.evals.metrics.result import Scored
-from compression_gates.evals.models.device import all_cores, timed_on
 from compression_gates.evals.report.coverage import Coverage, coverage_of
 from compression_gates.evals.scores import DIGEST, ModelScores
 from compression_gates.evals.scoring.baseline_files import BaselineFiles
-from compression_gates.evals.scoring.protocols import Protocol, SpeedProtocol
-from compression_gates.evals.statistics.sequential import is_settled
+from compression_gates.evals.scoring.protocols import Protocol
 from compression_gates.evals.store.measurement import DamagedError, Measurement
 from compression_gates.evals.tasks import ROLES, TASKS, Reference, Task
 
@@ -65,6 +62,9 @@ class Bench(Measurer):
 
     compare = comparing.compare
     compare_use = comparing.compare_use
+    kernel = running.kernel
+    time_pair = running.time_pair
+    peak_memory = running.peak_memory
 
     def coverage(self, scores: ModelScores) -> list[Coverage]:
         """Return which part of a model was exercised by each data set that it was scored on."""
@@ -132,63 +132,20 @@ class Bench(Measurer):
 
         module, name = task.scorer.split(".")
         score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
-        loaded = self.models.load(checkpoint, like=like)
+        loaded = self._loaded(checkpoint, like)
         with count_expert_tokens(loaded.model) as counts:
             return {**score(loaded, *args, **options), **counts()}
+
+    def _loaded(self, checkpoint: Checkpoint, like: Checkpoint | None = None) -> "Loaded":
+        """Load a model, on the engine that quality is scored on."""
+        loaded = self.models.load(checkpoint, like=like)
+        if self.quality_engine:
+            return running.scored_on(loaded, self.quality_engine, self.models.formats)
+        return loaded
 
     def _protocol(self, task: Task, data: DataSet, batch_tokens: int | None = None) -> Protocol:
         protocol = task.protocol().overridden(data.overrides)
         return replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
-
-    def time_pair(
-        self,
-        baseline: Checkpoint,
-        candidate: Checkpoint,
-        data: DataSet,
-        limits: Sequence[float] = (),
-        keep_failed: bool = False,
-    ) -> Measurement:
-        """Time forward passes of a baseline and a candidate, alone on the device and on all cores.
-
-        Timing ends when the speedup is proven to be above or below each limit, or when its time is
-        up. The store keeps a timing that proves that all limits are kept. Any other timing is
-        repeated by the next call.
-
-        Args:
-            baseline, candidate: the two models.
-            data: texts to run.
-            limits: lower limits of the speedup.
-            keep_failed: whether to keep also a timing that proves that a limit is broken, for
-                candidates that are expected to fail.
-
-        Returns:
-            The measurement with ``seconds`` ``(pairs, 2)``.
-
-        Raises:
-            EvalError: both models do not fit into memory together.
-        """
-        protocol = SpeedProtocol()
-
-        def run() -> Mapping[str, np.ndarray]:
-            from compression_gates.evals.scoring.speed import time_pairs
-
-            if not self.models.fit_together(baseline, candidate):
-                raise EvalError(
-                    "it does not fit into memory beside its baseline, which timing requires"
-                )
-            sides = self.models.load(baseline), self.models.load(candidate, like=baseline)
-            with all_cores():
-                return time_pairs(*sides, data, protocol, limits)
-
-        def keep(arrays: Mapping[str, np.ndarray]) -> bool:
-            return is_settled(arrays["seconds"], limits, keep_failed)
-
-        origin = self.origin(candidate, data, protocol) | {
-            "baseline": self.model_origin(baseline),
-            "limits": sorted(limits),
-            "machine": timed_on(self.device),
-        }
-        return self.measure(candidate, origin, run, alone=True, keep=keep)
 
     def _text(
         self,
@@ -228,12 +185,12 @@ class Bench(Measurer):
                     self._discard_if_damaged(files)
                     max_bytes = MAX_LOGITS_BYTES
             elif self.models.fit_together(baseline, checkpoint):
-                return against(self.models.load(baseline))
+                return against(self._loaded(baseline))
             with self.store.locked(files.rows.name):
                 if not files.rows.exists():
                     usual = self._protocol(task, data)
                     self._write_predictions(task, baseline, data, usual, files, max_bytes)
-            return against(files if files.rows.exists() else self.models.load(baseline))
+            return against(files if files.rows.exists() else self._loaded(baseline))
 
         return self.measure(checkpoint, origin, run, data)
 

@@ -43,6 +43,10 @@ class Measurer:
         device, dtype, trust_remote_code, formats: as for :class:`evals.models.cache.Models`.
         workers: number of processes that share the machine.
         batch_tokens: initial number of tokens per padded batch; the default depends on the device.
+
+    Attributes:
+        quality_engine: the engine on which models are scored; if it is empty, they are scored as
+            transformers loads them, with unpacked weights.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Measurer:
         batch_tokens: int | None = None,
     ):
         self.store = store
+        self.quality_engine = ""
         self.device = device
         self.batch_tokens = batch_tokens or (CPU_BATCH if device == CPU else GPU_BATCH)
         self.threads = max(cores() // workers, 1)
@@ -121,10 +126,13 @@ class Measurer:
         return {**self.model_origin(checkpoint), **scored, **batches}
 
     def model_origin(self, checkpoint: Checkpoint) -> dict[str, object]:
-        """Return a model's part of an origin: its files, and the code that unpacks its weights."""
+        """Return a model's part of an origin: its files, the code that unpacks its weights, and the
+        engine if quality is scored on one."""
+        engine = {"engine": self.quality_engine} if self.quality_engine else {}
         return {
             "model": checkpoint.digest,
             "packages": packages_of(checkpoint) | unpacked_by(checkpoint, self.models.formats),
+            **engine,
         }
 
     def complete_origin(self, origin: Mapping[str, object]) -> dict[str, object]:

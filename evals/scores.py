@@ -1,26 +1,52 @@
 """The scores of a baseline and a candidate on the same items, from which metrics are computed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, LOG, Checkpoint
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.result import MetricResult, Scored, not_judged
+from compression_gates.evals.metrics.result import Scored
+from compression_gates.evals.running import EAGER
 from compression_gates.evals.store.measurement import Measurement
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from compression_gates.evals.checkpoints.findings import CheckpointComparison
     from compression_gates.evals.report.coverage import Coverage
 
 PREDICTED = "predicted"
 """Used in place of a role: the data on which two models' predictions are compared."""
-SIMULATED, DIGEST = "simulated", "weights_digest"
-"""Arrays of the measurement of a model's weights that are not counts."""
+DIGEST = "weights_digest"
+"""The array of the measurement of a model's weights that is not a count."""
 
 
-NOT_TIMED = not_judged("it was not timed")
+@dataclass(frozen=True)
+class EngineRun:
+    """What an engine measured of a baseline and a candidate.
+
+    Attributes:
+        engine: how both were run; see :mod:`evals.models.engine`.
+        kernels: the kernels of the baseline and of the candidate.
+        arrays: the measurement; see :data:`evals.store.schema.SCHEMAS`.
+        reason: why nothing was measured; empty if it was.
+    """
+
+    engine: str = ""
+    kernels: tuple[str, str] = ("", "")
+    arrays: Mapping[str, "np.ndarray"] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def kernel(self) -> str:
+        """The engine and the kernels of the candidate; the engine is left out if it is eager."""
+        kernel = self.kernels[1]
+        return kernel if self.engine == EAGER else f"{self.engine}, {kernel}"
+
+
+NOT_RUN = EngineRun(reason="it was not timed")
 
 
 @dataclass(frozen=True)
@@ -103,12 +129,7 @@ class ModelScores(Scores):
     def footprint(self) -> dict[str, float]:
         """Counts of parameters, of zeros, and of layers with an N:M pattern."""
         counts = self.weights.arrays.items()
-        return {name: float(count) for name, count in counts if name not in (SIMULATED, DIGEST)}
-
-    @property
-    def simulated(self) -> str:
-        """Why the time of this model is not that of its stored form; empty if it is."""
-        return str(self.weights[SIMULATED])
+        return {name: float(count) for name, count in counts if name != DIGEST}
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,7 @@ class Pair:
     Attributes:
         baseline, candidate: the scores of each model.
         comparison: the comparison of the two checkpoints; None for logs.
-        timing: the speedup, or the error that timing ended in.
+        runs: what was measured of each workload, or the error that the measurement ended in.
         coverage: which part of the baseline each data set exercised.
         notes: notes that the methods of a recipe made while they were applied.
     """
@@ -126,20 +147,20 @@ class Pair:
     baseline: Scores
     candidate: Scores
     comparison: "CheckpointComparison | None" = None
-    timing: MetricResult | Exception = NOT_TIMED
+    runs: Mapping[str, EngineRun | Exception] = field(default_factory=dict)
     coverage: "Sequence[Coverage]" = ()
     notes: Sequence[str] = ()
 
-    @property
-    def speed(self) -> MetricResult:
-        """The speedup; not judged if the pair was not timed.
+    def run(self, workload: str) -> EngineRun:
+        """Return what an engine measured of a workload.
 
         Raises:
-            Exception: the error that timing ended in.
+            Exception: the error that the measurement ended in.
         """
-        if isinstance(self.timing, Exception):
-            raise self.timing
-        return self.timing
+        run = self.runs.get(workload, NOT_RUN)
+        if isinstance(run, Exception):
+            raise run
+        return run
 
     @property
     def is_unchanged(self) -> bool:

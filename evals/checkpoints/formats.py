@@ -1,10 +1,17 @@
 """Formats of stored weights, and what transformers needs to load each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compression_gates.evals.errors import EvalError
+
+if TYPE_CHECKING:
+    import torch
+
+    from compression_gates.evals.models.quantized import QuantizedWeight
 
 PLAIN, GGUF, LORA = "plain", "gguf", "lora"
 _EXTRA = "pip install -c constraints.txt -e '.[{}]'"
@@ -39,11 +46,14 @@ class CustomFormat:
         method: the ``quant_method`` of its checkpoints.
         register: registers the format with transformers; called before a model is loaded.
         version: returns a hash of the source code that unpacks the weights.
+        quantized: returns the quantized weights of a checkpoint on a device by the names of their
+            layers, or the reason why a layer has no kernel; without it, the form has no kernels.
     """
 
     method: str
     register: Callable[[], None]
     version: Callable[[], str]
+    quantized: "Callable[[Path, torch.device], Mapping[str, QuantizedWeight | str]] | None" = None
 
 
 FORMATS: dict[str, Format] = {

@@ -40,6 +40,8 @@ def explain(verdict: Verdict, gate: Gate, result: MetricResult, rerun: str, poli
     lines = [summary, f"  promised   {gate.promise}{_POLICIES[policy]}"]
     if verdict.outcome != NOT_JUDGED:
         lines += _measured(verdict, metric, result)
+        lines += [f"  run on     {result.kernel}"] if result.kernel else []
+        lines += [f"  times      {line}" for line in result.evidence]
     lines += [f"  because    {reason}" for reason in result.reasons]
     if verdict.outcome == INCONCLUSIVE and policy != STRICT:
         reason = verdict.unreliable or f"the limit is inside the interval; {_advice(verdict)}"

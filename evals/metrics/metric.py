@@ -62,7 +62,7 @@ class Metric:
             wrong and right.
         counted: unit of the sample size: ``items``, ``documents`` (if an item is a token) or
             ``timed pairs``; empty if the interval depends on more than one count.
-        timed: whether it depends on timings.
+        workload: what an engine has to run for it, such as ``forward``; empty if nothing.
         sequential: whether it is measured until it is decided, so that only a proven regression
             fails.
         neutral: of a gain, the value of the baseline against itself; None if it is the baseline's
@@ -96,7 +96,7 @@ class Metric:
     of_answers: bool = False
     shows_changes: bool = False
     counted: str = "items"
-    timed: bool = False
+    workload: str = ""
     sequential: bool = False
     neutral: float | None = None
     ceiling: float = math.inf
@@ -117,6 +117,11 @@ class Metric:
         if not self.scored:
             return self.function(pair, weights)
         return self.function(pair.baseline.get(self.scored), pair.candidate.get(self.scored))
+
+    @property
+    def timed(self) -> bool:
+        """Whether it depends on how an engine runs the models."""
+        return bool(self.workload)
 
     @property
     def is_task(self) -> bool:

@@ -47,6 +47,8 @@ class MetricResult:
         not_judged: why the metric cannot be judged, such as a speed without kernels; empty if it
             can.
         reasons: causes of the result, one per line, if items do not show them.
+        kernel: the engine and the kernels that computed the candidate, if it was run for this.
+        evidence: further numbers for the report, one line each.
         level: if the metric is the drop of a score, the candidate's own score.
         items: the per-item values behind the estimate; None if there are none.
     """
@@ -59,6 +61,8 @@ class MetricResult:
     protocol: str = ""
     not_judged: str = ""
     reasons: tuple[str, ...] = ()
+    kernel: str = ""
+    evidence: tuple[str, ...] = ()
     level: Estimate | None = field(default=None, compare=False, repr=False)
     items: ItemValues | None = field(default=None, compare=False, repr=False)
 

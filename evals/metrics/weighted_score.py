@@ -15,9 +15,14 @@ from compression_gates.evals.metrics.compression_ratio import (
 from compression_gates.evals.metrics.metric import CHANCE, Metric
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.result import MetricResult, not_judged
-from compression_gates.evals.metrics.speedup import LARGEST_SPEEDUP, SMALLEST_SPEEDUP
+from compression_gates.evals.metrics.speedup import (
+    LARGEST_SPEEDUP,
+    SMALLEST_SPEEDUP,
+    speedup_of_pair,
+)
 from compression_gates.evals.metrics.units import PLAIN
 from compression_gates.evals.scores import Pair
+from compression_gates.evals.scoring.protocols import FORWARD
 from compression_gates.evals.statistics.estimate import Estimate, estimate
 
 PARTS = ("task", "size", "speed")
@@ -72,7 +77,7 @@ def weighted_score(
 
 def score_of_pair(pair: Pair, weights: Mapping[str, float]) -> MetricResult:
     """Return the weighted score of a pair."""
-    speed = pair.speed if weights["speed"] else None
+    speed = speedup_of_pair(pair) if weights["speed"] else None
     return weighted_score(weights, task_drop(pair), ratio_of_pair(pair), speed)
 
 
@@ -139,5 +144,6 @@ register(Metric(
     name="weighted_score", title="score", label="weighted score",
     promise="the weighted score is at least {limit}", unit=PLAIN, level_unit=PLAIN,
     function=score_of_pair, needs={**NEEDS_ANSWERS, CLASSIFIER: ("labels",)}, order=62,
-    at_most=False, quality=False, counted="", timed=True, parts=PARTS, check_limit=score_problem,
+    at_most=False, quality=False, counted="", workload=FORWARD, parts=PARTS,
+    check_limit=score_problem,
 ))  # fmt: skip

@@ -17,6 +17,7 @@ from compression_gates.evals.gates.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import IN_MARKDOWN, Regression
 from compression_gates.evals.report.layout import fit_table
+from compression_gates.evals.running import DENSE
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
 BASELINE = "baseline"
@@ -39,6 +40,8 @@ class Entry:
         form: storage form of the candidate's weights; empty if it could not be measured.
         text: the message of a failed case.
         facts: further numbers of the metric.
+        kernel: engine and kernels that computed the candidate, if the metric had to run it.
+        evidence: further numbers of the metric in words.
         regressions: the items that got worse, if the case did not pass.
         regressions_omitted: number of further such items.
         origin: digests of what was measured, as in :class:`evals.gates.earlier.Record`.
@@ -53,6 +56,8 @@ class Entry:
     form: str = ""
     text: str = ""
     facts: dict[str, float] = field(default_factory=dict)
+    kernel: str = ""
+    evidence: tuple[str, ...] = ()
     regressions: tuple[Regression, ...] = ()
     regressions_omitted: int = 0
     origin: dict[str, str] = field(default_factory=dict)
@@ -217,17 +222,32 @@ def _has_interval(entry: Entry) -> bool:
 
 def forms(entries: Iterable[Entry]) -> str:
     """Return the storage forms of the candidates; plain ones are not listed by name."""
-    by_row = {(entry.group, entry.row): entry.form for entry in entries if entry.form}
+    return _by_value({(e.group, e.row): e.form for e in entries if e.form}, PLAIN)
+
+
+def kernels(entries: Iterable[Entry]) -> str:
+    """Return the kernels that computed the candidates; those that ran densely are not listed by
+    name."""
+    return _by_value({(e.group, e.row): e.kernel for e in entries if e.kernel}, DENSE)
+
+
+def _by_value(values: Mapping[tuple[str, str], str], usual: str) -> str:
+    """Return the names of the rows with each value; those with the usual one are not listed.
+
+    Args:
+        values: the value of each group and row.
+        usual: the value of most rows.
+    """
     rows: dict[str, list[str]] = {}
-    for (_, row), form in by_row.items():
-        rows.setdefault(form, []).append(row)
+    for (_, row), value in values.items():
+        rows.setdefault(value, []).append(row)
     special = [
-        f"{form}: {', '.join(dict.fromkeys(names))}"
-        for form, names in rows.items()
-        if form != PLAIN
+        f"{value}: {', '.join(dict.fromkeys(names))}"
+        for value, names in rows.items()
+        if value != usual
     ]
-    plain = ["plain: all others" if special else "plain"] if PLAIN in rows else []
-    return "; ".join([*special, *plain])
+    rest = [f"{usual}: all others" if special else usual] if usual in rows else []
+    return "; ".join([*special, *rest])
 
 
 def not_judged(entries: Iterable[Entry]) -> list[str]:

@@ -125,6 +125,11 @@ class ExtractionProtocol(Protocol):
     longest: int = 30
 
 
+FORWARD, DECODE, MEMORY = "forward", "decode", "memory"
+"""Workloads of gates on efficiency: a forward pass (of a causal model, the prefill), the generation
+of further tokens, and the memory of a forward pass."""
+
+
 @dataclass(frozen=True)
 class SpeedProtocol:
     """Times forward passes of a baseline and a candidate in turn.
@@ -134,13 +139,38 @@ class SpeedProtocol:
         budget: number of seconds after which timing stops.
         warmup: number of pairs that are run before timing starts.
         batch_tokens: number of tokens of the timed batch.
+        single: number of pairs in which a batch of one row is timed as well.
     """
 
+    task: ClassVar[str] = "speed"
+    workload: ClassVar[str] = FORWARD
     looks: tuple[int, ...] = LOOKS
     budget: float = 60.0
     warmup: int = 1
     batch_tokens: int = 1024
+    single: int = 9
 
     def describe(self) -> dict[str, object]:
         """Return the settings that are part of a measurement's key."""
-        return {"task": "speed", "timed": "forward", **asdict(self)}
+        return {"task": self.task, "timed": self.workload, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class DecodeProtocol(SpeedProtocol):
+    """Times the generation of tokens after a prompt, one token at a time with a cache.
+
+    Attributes:
+        steps: number of generated tokens.
+        rows: number of prompts of the batch that is timed in addition to a single prompt.
+    """
+
+    task: ClassVar[str] = "decode"
+    workload: ClassVar[str] = DECODE
+    budget: float = 20.0
+    batch_tokens: int = 512
+    steps: int = 16
+    rows: int = 8
+
+
+SPEED_PROTOCOLS: dict[str, type[SpeedProtocol]] = {FORWARD: SpeedProtocol, DECODE: DecodeProtocol}
+"""The protocol of each workload that is timed."""

@@ -43,6 +43,13 @@ class Array:
 
 Schema = Mapping[str, Array]
 _COUNT = Array("i", low=0)
+
+
+def _seconds(name: str) -> Array:
+    """Return the schema of times of baseline and candidate in pairs."""
+    return Array("f", (name, 2), low=1e-9, is_finite=True)
+
+
 SCHEMAS: Mapping[str, Schema] = {
     "text": {
         "tokens": Array("i", ("tokens",), low=0),
@@ -74,11 +81,17 @@ SCHEMAS: Mapping[str, Schema] = {
         "context": Array("i", low=1),
         "finite": Array("b", ("items",)),
     },
-    "speed": {"seconds": Array("f", ("pairs", 2), low=1e-9, is_finite=True)},
+    "speed": {"seconds": _seconds("pairs"), "single": _seconds("single")},
+    "decode": {
+        "seconds": _seconds("pairs"),
+        "first": _seconds("pairs"),
+        "batch": _seconds("batches"),
+    },
+    "memory": {"bytes": Array("i", (2,), low=0)},
+    "engine": {"kernel": Array("U"), "reason": Array("U")},
     "footprint": {
         **dict.fromkeys(("parameters", "weights", "zeros", "layers"), _COUNT),
         **dict.fromkeys(("layers_2_4", "layers_4_8"), _COUNT),
-        "simulated": Array("U"),
         "weights_digest": Array("U"),
     },
     "vocabulary": {

@@ -1,13 +1,9 @@
-"""Counts over weights against brute force, and which formats are computed without unpacking."""
-
-import shutil
+"""Counts over weights against brute force."""
 
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 
-from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.models.loading import Loaded, load
 from compression_gates.evals.scoring.footprint import (
     footprint,
@@ -60,7 +56,7 @@ def layers_of(name: str, model) -> dict[str, torch.Tensor]:
 
 def counted(model, tmp_path) -> dict[str, int]:
     loaded = Loaded(open_plain(tmp_path), model, tokenizer=None)
-    return {name: int(n) for name, n in footprint(loaded).items() if name != "simulated"}
+    return {name: int(n) for name, n in footprint(loaded).items()}
 
 
 def open_plain(path):
@@ -133,82 +129,6 @@ def test_pattern_truth():
     assert has_pattern(weight, 4, 8)
     assert not has_pattern(torch.roll(weight, 1), 2, 4)
     assert not has_pattern(weight[:, :6], 2, 4)
-
-
-RECIPES = {
-    "rtn-int8": "unpacked",
-    "rtn-int4,group=16": "unpacked",
-    "fp8": "unpacked",
-    "rtn-int8,activations=true": "unpacked",
-    "log-int4": "unpacked",
-    "magnitude-50 + bitmask": "unpacked",
-    "svd-50": "",
-    "magnitude-50": "",
-    "magnitude-2:4": "",
-}
-"""Whether the weights of each recipe are unpacked on loading."""
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_what_is_unpacked_on_loading_is_not_the_form_that_is_stored(
-    recipe, causal_checkpoint, tmp_path
-):
-    from compression_gates.compression.apply import compress
-    from compression_gates.compression.checkpoint.saving import save
-    from compression_gates.compression.recipe import Recipe
-
-    base = load(causal_checkpoint())
-    directory = tmp_path / "made"
-    save(compress(base.model, Recipe.parse(recipe), lambda step: []), base.tokenizer, directory)
-    loaded = load(open_checkpoint(directory))
-    simulated = str(footprint(loaded)["simulated"])
-    assert RECIPES[recipe] in simulated
-    assert bool(simulated) == bool(RECIPES[recipe])
-    if simulated:
-        assert simulated.endswith(f"so no kernel for {loaded.checkpoint.form} runs here")
-
-
-def test_activations_that_are_rounded_in_python(causal_checkpoint, tmp_path):
-    """The project's own format may round inputs and keep the weights plain."""
-    import json
-
-    base = causal_checkpoint()
-    shutil.copytree(base.path, tmp_path / "rounded")
-    config = tmp_path / "rounded" / "config.json"
-    described = json.loads(config.read_text())
-    described["quantization_config"] = {
-        "quant_method": "compression-gates", "version": 1,
-        "activations": {"model.layers.0.mlp.up_proj": "int8"},
-    }  # fmt: skip
-    config.write_text(json.dumps(described))
-    simulated = str(footprint(load(open_checkpoint(tmp_path / "rounded")))["simulated"])
-    assert simulated.startswith("its activations are rounded in Python")
-
-
-def test_an_adapter_is_judged_by_its_base(causal_checkpoint):
-    """Merged into plain weights it is dense; merged into unpacked ones it is not."""
-    from dataclasses import replace
-
-    loaded = load(causal_checkpoint())
-    plain = replace(loaded.checkpoint, form="lora", base=loaded.checkpoint)
-    assert not str(footprint(replace(loaded, checkpoint=plain))["simulated"])
-    file = loaded.checkpoint.path / "model.safetensors"
-    tensors = load_file(file)
-    tensors["codes"] = torch.zeros(4, 4, dtype=torch.int8)
-    save_file(tensors, file, {"format": "pt"})
-    packed = replace(loaded.checkpoint, form="some-codes")
-    merged = replace(packed, form="lora on some-codes", base=packed)
-    assert "some-codes" in str(footprint(replace(loaded, checkpoint=merged))["simulated"])
-
-
-def test_weights_in_codes_run_as_they_are_stored(causal_checkpoint):
-    from dataclasses import replace
-
-    loaded = load(causal_checkpoint())
-    layer = loaded.model.model.layers[0].mlp.up_proj
-    layer.weight = torch.nn.Parameter(layer.weight.detach().to(torch.int8), requires_grad=False)
-    codes = replace(loaded, checkpoint=replace(loaded.checkpoint, form="torchao"))
-    assert not str(footprint(codes)["simulated"])
 
 
 def test_the_same_values_in_another_type_have_one_digest():

@@ -86,12 +86,12 @@ def test_divergences_without_a_baseline_are_invalid():
 
 
 def test_times_are_finite_and_positive():
-    origin = {"protocol": {"task": "speed"}}
-    check({"seconds": np.ones((3, 2))}, origin)
+    origin, single = {"protocol": {"task": "speed"}}, np.ones((2, 2))
+    check({"seconds": np.ones((3, 2)), "single": single}, origin)
     for forged in (np.ones((3, 3)), np.ones(3), np.zeros((3, 2)), np.full((3, 2), np.nan),
                    np.full((3, 2), np.inf), np.ones((3, 2), int)):  # fmt: skip
         with pytest.raises(ValueError, match="seconds"):
-            check({"seconds": forged}, origin)
+            check({"seconds": forged, "single": single}, origin)
 
 
 def test_number_of_items_is_that_of_the_data_set():

@@ -17,11 +17,12 @@ from compression_gates.evals.scoring.classes import classify
 from compression_gates.evals.scoring.generation import generate
 from compression_gates.evals.scoring.protocols import (
     ClassProtocol,
+    DecodeProtocol,
     GenerationProtocol,
     SpeedProtocol,
     TextProtocol,
 )
-from compression_gates.evals.scoring.speed import time_pairs
+from compression_gates.evals.scoring.speed import time_decoding, time_pairs, timed_batch
 from compression_gates.evals.scoring.text import score_text
 from compression_gates.fixtures.world import corpus
 
@@ -273,5 +274,23 @@ def test_order_of_the_sides_alternates(loaded, monkeypatch):
         "compression_gates.evals.scoring.speed._forward_seconds",
         lambda side, ids: order.append(side is loaded) or 1.0,
     )
-    time_pairs(loaded, other, TEXTS, SpeedProtocol(looks=(4,), warmup=0))
-    assert order in ([True, False, False, True] * 2, [False, True, True, False] * 2)
+    time_pairs(loaded, other, TEXTS, SpeedProtocol(looks=(4,), warmup=0, single=0))
+    alternating = [True, False, False, True] * 2, [False, True, True, False] * 2
+    assert order[:8] in alternating
+
+
+def test_decoding_is_timed_token_by_token(loaded):
+    protocol = DecodeProtocol(looks=(3,), batch_tokens=20, steps=4, rows=3, single=2)
+    times = time_decoding(loaded, loaded, TEXTS, protocol)
+    assert {name: array.shape for name, array in times.items()} == {
+        "seconds": (3, 2), "first": (3, 2), "batch": (2, 2)
+    }  # fmt: skip
+    assert all((array > 0).all() for array in times.values())
+
+
+def test_rows_of_a_causal_model_are_long_prompts(loaded):
+    rows, tokens = timed_batch(loaded, TEXTS, 256).shape
+    limit = min(loaded.max_tokens, loaded.tokenizer.model_max_length, 512)
+    joined = sum(len(loaded.tokenizer(item.text).input_ids) for item in TEXTS.items)
+    assert tokens == min(limit, joined, 256)
+    assert rows == 256 // tokens

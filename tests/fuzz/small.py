@@ -7,8 +7,9 @@ import pytest
 from compression_gates.evals.bench import Bench
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.store.store import Store
-from compression_gates.fixtures.suite.lab import OWN_FORMATS, Lab
+from compression_gates.fixtures.suite.lab import Lab
 from compression_gates.fixtures.suite.matrix import Candidate, candidates
+from compression_gates.fixtures.suite.own_format import OWN_FORMATS
 from compression_gates.fixtures.suite.profile import read_profile
 
 PROFILE = """
