@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import visit_groups
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
@@ -49,7 +49,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     compressed.notes += notes
     blocks = [dict.fromkeys(layers)]
     if calibrates(step):
-        blocks = visit_blocks(model, layers, batches, with_products=True, desc=step.name)
+        blocks = visit_groups(model, layers, batches, with_products=True, desc=step.name)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for block in blocks:
         for name, moments in block.items():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import visit_groups
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError, naming
@@ -57,7 +57,7 @@ def calibrated_layers(
         CompressionError: the calibration failed.
     """
     model, desc = task.compressed.model, task.step.name
-    for block in visit_blocks(model, task.layers, task.batches, with_products, desc):
+    for block in visit_groups(model, task.layers, task.batches, with_products, desc):
         for name, moments in block.items():
             yield name, task.layers[name], moments
 

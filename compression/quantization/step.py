@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import visit_groups
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError, RecipeError, naming
@@ -83,7 +83,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     compressed.notes += notes
     blocks = [dict.fromkeys(layers)]
     if calibrates(step):
-        blocks = visit_blocks(model, layers, batches, with_products=True, desc=step.name)
+        blocks = visit_groups(model, layers, batches, with_products=True, desc=step.name)
     for block in blocks:
         for name, moments in block.items():
             _quantize(compressed, name, layers[name], step, moments)

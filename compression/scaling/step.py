@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import visit_groups
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.catalogue import QUANTIZATION
 from compression_gates.compression.compressed import Compressed
@@ -94,7 +94,7 @@ def visit_pairs(
     """
     layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
     waiting, statistics = list(pairs), {}
-    visits = visit_blocks(model, layers, batches, with_products, desc, with_magnitudes=True)
+    visits = visit_groups(model, layers, batches, with_products, desc, with_magnitudes=True)
     for block in visits:
         statistics |= block
         for pair in [pair for pair in waiting if pair.consumers.keys() <= statistics.keys()]:

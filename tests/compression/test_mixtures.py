@@ -8,7 +8,7 @@ import torch
 from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.architectures.trial import calibration
-from compression_gates.compression.calibration.driver import collect, visit_blocks
+from compression_gates.compression.calibration.driver import collect, visit_groups
 from compression_gates.compression.calibration.unrouted_experts import expert_of
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.layers import (
@@ -102,7 +102,7 @@ def test_expert_statistics_do_not_depend_on_other_layers(name):
                         else "wanda-50,include=*.experts.*").steps[0]  # fmt: skip
     chosen = selected_layers(model, step)
     among = collect(model, backbone_layers(model), batches, with_products=False)
-    for block in visit_blocks(model, chosen, batches, with_products=False):
+    for block in visit_groups(model, chosen, batches, with_products=False):
         for key, statistics in block.items():
             assert statistics.tokens == among[key].tokens
             assert torch.allclose(statistics.norm, among[key].norm)

@@ -10,7 +10,7 @@ from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.architectures.trial import calibration
 from compression_gates.compression.calibration import driver
-from compression_gates.compression.calibration.driver import collect, visit_blocks
+from compression_gates.compression.calibration.driver import collect, visit_groups
 from compression_gates.compression.calibration.replay import is_replayable
 from compression_gates.compression.model.layers import backbone_layers
 from compression_gates.compression.recipe import Recipe
@@ -129,7 +129,7 @@ def test_each_block_runs_twice_on_each_batch(tiny_encoder, batches):
     model, sizes = tiny_encoder("bert"), []
     for layer in model.bert.encoder.layer:
         layer.attention.register_forward_hook(lambda _, __, output: sizes.append(len(output[0])))
-    list(visit_blocks(model, backbone_layers(model), batches, with_products=False))
+    list(visit_groups(model, backbone_layers(model), batches, with_products=False))
     assert sizes.count(3) == 2 * 3 * len(batches)
     # Two passes on the first text trace the calls and check that kept outputs can be used.
     assert sizes.count(1) == 2 * 3
@@ -138,7 +138,7 @@ def test_each_block_runs_twice_on_each_batch(tiny_encoder, batches):
 def test_a_caller_can_run_the_model_between_blocks(tiny_llama, batches):
     with torch.no_grad():
         before = tiny_llama(**batches[0]).logits
-        for _ in visit_blocks(tiny_llama, backbone_layers(tiny_llama), batches, False):
+        for _ in visit_groups(tiny_llama, backbone_layers(tiny_llama), batches, False):
             assert torch.equal(tiny_llama(**batches[0]).logits, before)
             assert not any("forward" in vars(module) for module in tiny_llama.modules())
 
@@ -149,7 +149,7 @@ def test_an_error_restores_the_model(tiny_llama, batches):
     layers = backbone_layers(tiny_llama)
     broken = [*batches, {"input_ids": torch.full((1, 4), 999)}]
     with pytest.raises(IndexError):
-        list(visit_blocks(tiny_llama, layers, broken, with_products=False))
+        list(visit_groups(tiny_llama, layers, broken, with_products=False))
     assert not any("forward" in vars(module) for module in tiny_llama.modules())
     with torch.no_grad():
         assert torch.equal(tiny_llama(**batches[0]).logits, before)
