@@ -4,6 +4,9 @@ import contextvars
 import threading
 from collections.abc import Callable
 
+THREADS = "calibration"
+"""Name of the threads."""
+
 
 class _Closed(BaseException):
     """Ends the thread of a coroutine that is closed while it is suspended."""
@@ -27,7 +30,9 @@ class Coroutine:
         self._closing = False
         self._resumed, self._suspended = threading.Semaphore(0), threading.Semaphore(0)
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._run,), daemon=True)
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name=THREADS, daemon=True
+        )
 
     def resume(self) -> None:
         """Run the function until it suspends itself or returns, and raise its error."""

@@ -17,7 +17,7 @@ There are three ways to the same statistics, bit for bit:
   the previous block, it runs from the start up to each group (the slow path).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration import resources
-from compression_gates.compression.calibration.calls import Calls, first_text, trace_calls
+from compression_gates.compression.calibration.calls import Calls, Groups, first_text, trace_calls
 from compression_gates.compression.calibration.kept_outputs import KeptOutputs
 from compression_gates.compression.calibration.offloading import Place, offloaded
 from compression_gates.compression.calibration.one_pass import BlockRuns
@@ -122,7 +122,8 @@ def collect(
     """
     with _calibration(model, layers, batches, with_products, with_magnitudes) as (recorder, _):
         calls = trace_calls(model, layers, {"": list(layers)}, recorder.batches[0])
-        return recorder.record(calls.groups[""], lambda number: model(**recorder.batches[number]))
+        (groups,) = calls.groups.values()
+        return recorder.record(groups, _forward(recorder), _uses(recorder, calls, groups))
 
 
 @contextmanager
@@ -151,12 +152,10 @@ def _from_start(
 ) -> Iterator[dict[str, InputStatistics]]:
     """Yield the statistics of each group, for which the model runs from the start."""
 
-    def forward(number: int) -> None:
-        recorder.model(**recorder.batches[number])
-
     for block, groups in calls.groups.items():
         for group in groups:
-            statistics = recorder.record([group], forward, _uses(recorder, calls, group))
+            uses = _uses(recorder, calls, [group])
+            statistics = recorder.record([group], _forward(recorder), uses)
             place(block)
             yield statistics
 
@@ -212,15 +211,22 @@ def _in_several_runs(
     """Yield the statistics of each group of a block, which runs up to each and then to its end."""
     for group in calls.groups[block]:
         with replay.until(block) as forward:
-            statistics = recorder.record([group], forward, _uses(recorder, calls, group))
+            statistics = recorder.record([group], forward, _uses(recorder, calls, [group]))
         yield statistics
     if block != replay.last:
         replay.finish(block)
 
 
-def _uses(recorder: Recorder, calls: Calls, group: Sequence[str]) -> int | None:
-    """Return the number of calls of a group's layers; None for experts, for which it varies."""
-    return None if recorder.layers[group[0]].routed else calls.uses[group[0]]
+def _forward(recorder: Recorder) -> Callable[[int], object]:
+    """Return a function that runs the whole model on the batch of an index."""
+    return lambda number: recorder.model(**recorder.batches[number])
+
+
+def _uses(recorder: Recorder, calls: Calls, groups: Groups) -> int | None:
+    """Return how often the first layers of groups are called; None with experts, as it varies."""
+    first = [group[0] for group in groups]
+    routed = any(recorder.layers[name].routed for name in first)
+    return None if routed else sum(calls.uses[name] for name in first)
 
 
 def _prepared(

@@ -93,14 +93,20 @@ class Recorder:
 def checked(group: Sequence[str], moments: InputStatistics) -> dict[str, InputStatistics]:
     """Return the statistics of each layer of a group, with a warning for an unrouted expert.
 
+    Inputs that are all zero, such as those after a layer of which everything is pruned, count as no
+    tokens, because methods cannot use them either.
+
     Raises:
         CompressionError: inputs are not finite.
     """
-    for name in group:
-        if not moments.squares.isfinite().all():
-            raise CompressionError(f"layer {name}: its calibration inputs are not finite")
-        if not moments.tokens:
+    squares = moments.squares
+    if not squares.isfinite().all():
+        raise CompressionError(f"layer {group[0]}: its calibration inputs are not finite")
+    if not moments.tokens:
+        for name in group:
             warnings.warn(name, UnroutedExpert, stacklevel=3)
+    elif not squares.any():
+        moments.tokens = 0
     return dict.fromkeys(group, moments)
 
 

@@ -1,0 +1,200 @@
+"""Where calibration keeps outputs of blocks and weights, and with how much memory."""
+
+import copy
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+
+from compression_gates.compression.apply import compress
+from compression_gates.compression.architectures.models import ARCHITECTURES
+from compression_gates.compression.architectures.trial import calibration
+from compression_gates.compression.calibration import offloading, resources
+from compression_gates.compression.calibration.driver import block_names, collect, visit_groups
+from compression_gates.compression.calibration.kept_outputs import KeptOutputs
+from compression_gates.compression.calibration.offloading import offloaded
+from compression_gates.compression.calibration.resources import Resources, memory_of, using
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model.layers import backbone_layers
+from compression_gates.compression.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None), ("0", 0), ("1000", 1000), ("512MB", 512 * 10**6), ("8GB", 8 * 10**9),
+        ("1.5GiB", 3 * 2**29), ("2 TiB", 2**41), ("64K", 64000),
+    ],
+)  # fmt: skip
+def test_sizes(text, expected):
+    assert memory_of("--memory", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "8 gigabytes", "-1GB", "GB", "1e9", "8gb", "٣GB", "inf"])
+def test_other_sizes_are_rejected(text):
+    with pytest.raises(CompressionError, match=r"--memory .*: give a size such as 512MB"):
+        memory_of("--memory", text)
+
+
+def test_free_memory_respects_the_control_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "_CGROUP", tmp_path)
+    free = resources.free_memory(torch.device("cpu"))
+    assert free > 10**6
+    (tmp_path / "memory.current").write_text("500\n")
+    (tmp_path / "memory.max").write_text("2500\n")
+    assert resources.free_memory(torch.device("cpu")) == 2000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert resources.free_memory(torch.device("cpu")) > 10**6
+
+
+@pytest.mark.parametrize("memory", [0, 100, 10**6])
+def test_outputs_are_kept_bit_for_bit(memory):
+    base = torch.randn(6, 8).bfloat16()
+    output = (base.T, {"a": torch.arange(5), "b": None}, base[:, ::2])
+    with KeptOutputs(memory) as kept:
+        kept.put((0, "x"), base)
+        kept.put((0, "x"), output)
+        kept.put((1, "x"), base)
+        first, second, third = kept.get((0, "x"))
+        for tensor, expected in ((first, base.T), (second["a"], torch.arange(5)),
+                                 (third, base[:, ::2])):  # fmt: skip
+            assert torch.equal(tensor, expected)
+            assert tensor.dtype == expected.dtype
+        assert first.stride() == base.T.stride()
+        assert second["b"] is None
+        assert torch.equal(kept.get((1, "x")), base)
+
+
+def test_only_outputs_beyond_the_memory_are_files_and_these_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    files = lambda: [file for file in tmp_path.rglob("*") if file.is_file()]  # noqa: E731
+    with KeptOutputs(memory=100) as kept:
+        for number in range(4):
+            kept.put((number, "x"), torch.ones(10))
+        assert len(files()) == 2
+        kept.put((0, "x"), torch.zeros(10))
+        kept.put((3, "x"), torch.zeros(10))
+        assert len(files()) == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("end", ["complete", "error", "close", "abandon"])
+def test_no_file_is_left(tiny_llama, batches, tmp_path, monkeypatch, end):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with using(Resources(memory=0)):
+        visits = visit_groups(tiny_llama, backbone_layers(tiny_llama), batches, False)
+        for _ in range(6):
+            next(visits)
+        assert list(tmp_path.rglob("*"))
+        if end == "complete":
+            list(visits)
+        if end == "error":
+            with pytest.raises(ZeroDivisionError):
+                visits.throw(ZeroDivisionError)
+        if end == "close":
+            visits.close()
+        del visits
+        gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+DEVICE = torch.device("cpu", 0)
+"""Stands for a GPU: a device other than ``torch.device("cpu")``, on which tensors can be used."""
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Return the ids of the tensors that were moved to the device, and their largest numbers."""
+    there, largest = set(), []
+    move = offloading.move
+
+    def moved(tensors, device):
+        tensors = list(tensors)
+        move(tensors, device)
+        (there.update if device == DEVICE else there.difference_update)(map(id, tensors))
+        largest.append(frozenset(there))
+
+    monkeypatch.setattr(offloading, "move", moved)
+    return there, largest
+
+
+OFFLOADED = ("llama", "gpt2", "mixtral", "albert", "t5", "bert", "llama4", "jetmoe", "xlm",
+             "switch_transformers")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["wanda-50", "gptq-int4", "awq-int4+rtn-int4"])
+@pytest.mark.parametrize("name", OFFLOADED)
+def test_at_most_one_block_is_on_the_device(on_device, name, text):
+    there, snapshots = on_device
+    make = ARCHITECTURES[name].make
+    if name == "jetmoe" and text.startswith("awq"):
+        pytest.skip("awq rejects JetMoe")
+    expected, model = make(), make()
+    batches = calibration(model)
+    compress(expected, Recipe.parse(text), batches)
+    parameters = dict(model.named_parameters())
+    result = compress(model, Recipe.parse(text), batches, resources=Resources(device="cpu:0"))
+    for key, tensor in expected.state_dict().items():
+        assert torch.equal(tensor, result.model.state_dict()[key]), key
+    assert parameters.items() == dict(model.named_parameters()).items()
+    assert snapshots
+    assert not there
+    blocks = [
+        {id(tensor) for tensor in model.get_submodule(block).parameters()}
+        for block in block_names(model)
+    ]
+    for snapshot in snapshots:
+        assert sum(bool(block & snapshot) for block in blocks) <= 1
+    seen = frozenset().union(*snapshots)
+    assert all(id(parameter) in seen for parameter in model.parameters())
+
+
+def test_statistics_of_a_group_are_yielded_while_its_block_is_on_the_device(
+    tiny_llama, batches, on_device
+):
+    there, _ = on_device
+    layers = backbone_layers(tiny_llama)
+    with using(Resources(device="cpu:0")):
+        for group in visit_groups(tiny_llama, layers, batches, with_products=False):
+            assert all(id(layers[name].stored) in there for name in group)
+        collect(tiny_llama, layers, batches, with_products=False)
+    assert not there
+
+
+def test_tied_weights_remain_on_the_device(on_device):
+    there, _ = on_device
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList([torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)])
+    model.head = torch.nn.Linear(4, 4)
+    model.head.weight = model.layers[1].weight
+    before = copy.deepcopy(model.state_dict())
+    with offloaded(model, block_names(model), DEVICE) as place:
+        assert id(model.head.weight) in there
+        place("layers.1")
+        place("layers.0.weight")
+        assert id(model.head.weight) in there
+        assert id(model.layers[1].bias) not in there
+    assert not there
+    assert model.head.weight is model.layers[1].weight
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_an_interrupted_calibration_returns_everything(tiny_llama, batches, on_device):
+    there, _ = on_device
+    with using(Resources(device="cpu:0")):
+        visits = visit_groups(tiny_llama, backbone_layers(tiny_llama), batches, False)
+        next(visits)
+        assert there
+        with pytest.raises(KeyboardInterrupt):
+            visits.throw(KeyboardInterrupt)
+    assert not there
+
+
+def test_temporary_files_are_not_in_the_working_directory(
+    tiny_llama, batches, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    compress(tiny_llama, Recipe.parse("wanda-50"), batches, resources=Resources(memory=0))
+    assert not list(Path().iterdir())
