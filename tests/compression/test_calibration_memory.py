@@ -16,6 +16,7 @@ from compression_gates.compression.calibration.kept_outputs import KeptOutputs
 from compression_gates.compression.calibration.offloading import offloaded
 from compression_gates.compression.calibration.resources import Resources, memory_of, using
 from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.model import pretrained
 from compression_gates.compression.model.layers import backbone_layers
 from compression_gates.compression.recipe import Recipe
 
@@ -198,3 +199,32 @@ def test_temporary_files_are_not_in_the_working_directory(
     monkeypatch.chdir(tmp_path)
     compress(tiny_llama, Recipe.parse("wanda-50"), batches, resources=Resources(memory=0))
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "free", "expected"),
+    [(False, 0, ("cpu", None)), (True, 2.1, ("cuda:0", None)), (True, 1.9, (None, "cuda:0"))],
+)
+def test_auto_leaves_a_model_in_host_memory_that_takes_more_than_half(
+    tiny_llama, monkeypatch, gpu, free, expected
+):
+    size = sum(tensor.nbytes for tensor in (*tiny_llama.parameters(), *tiny_llama.buffers()))
+    moves = [None]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(pretrained, "free_memory", lambda device: free * size)
+    monkeypatch.setattr(type(tiny_llama), "to", lambda model, device: moves.append(device))
+    calibrated_on = pretrained.place(tiny_llama, "auto")
+    assert (moves[-1], calibrated_on) == expected
+
+
+def test_codes_of_a_model_in_host_memory_do_not_remain_on_the_device(
+    tiny_llama, batches, monkeypatch
+):
+    moved = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(tensor) or cpu(tensor))
+    recipe = Recipe.parse("gptq-int4,symmetric=false")
+    result = compress(tiny_llama, recipe, batches, resources=Resources(device="cpu:0"))
+    kept = {id(tensor) for tensor in moved}
+    for quantized in result.quantized.values():
+        assert {id(quantized.codes), id(quantized.scales), id(quantized.zeros)} <= kept
