@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 BATCH = 16
 LAYERS = {"targets": ["Linear"], "ignore": ["lm_head"]}
-WEIGHTS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+WEIGHTS = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": 32}
 MODIFIERS = {
     "wanda": lambda: WandaPruningModifier(sparsity=0.5, **LAYERS),
     "sparsegpt": lambda: SparseGPTModifier(sparsity=0.5, **LAYERS),
