@@ -170,6 +170,18 @@ def _with_unrouted(
     return _inserted(called, routed, unrouted, _role, lambda name: int(expert_of(name)[1]))
 
 
+def stages(groups: Groups, layers: Mapping[str, Layer]) -> list[Groups]:
+    """Return the groups of a block in calling order, those with the same role in experts as one.
+
+    The inputs of an expert do not depend on the weights of other experts.
+    """
+    merged: dict[object, list[Sequence[str]]] = {}
+    for number, group in enumerate(groups):
+        name = group[0]
+        merged.setdefault(_role(name) if layers[name].routed else number, []).append(group)
+    return list(merged.values())
+
+
 def _inserted(
     called: Sequence[str],
     routed: Sequence[str],

@@ -18,7 +18,13 @@ There are three ways to the same statistics, bit for bit:
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+)
 
 import torch
 from torch import nn
@@ -26,7 +32,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration import resources
-from compression_gates.compression.calibration.calls import Calls, Groups, first_text, trace_calls
+from compression_gates.compression.calibration.calls import (
+    Calls,
+    Groups,
+    first_text,
+    stages,
+    trace_calls,
+)
 from compression_gates.compression.calibration.kept_outputs import KeptOutputs
 from compression_gates.compression.calibration.offloading import Place, offloaded
 from compression_gates.compression.calibration.one_pass import BlockRuns
@@ -82,8 +94,9 @@ def visit_groups(
 ) -> Iterator[dict[str, InputStatistics]]:
     """Yield the input statistics of each group of layers by name, in calling order.
 
-    Changes that the caller makes to a group affect the statistics of later groups. An expert to
-    which no token is routed has statistics of zero tokens and causes a warning.
+    Changes that the caller makes to a group affect the statistics of later groups. Groups of
+    several experts can be yielded as one. An expert to which no token is routed has statistics of
+    zero tokens and causes a warning.
 
     Args:
         model: in evaluation mode.
@@ -99,12 +112,15 @@ def visit_groups(
     with _calibration(model, layers, batches, with_products, with_magnitudes) as (recorder, place):
         calls = trace_calls(model, layers, blocks(model, list(layers)), recorder.batches[0])
         if calls.sequential and is_replayable(model, list(calls.groups), recorder.batches[0]):
-            visits, runs = _on_kept_outputs(recorder, calls, place)
+            visits, label = _on_kept_outputs(recorder, calls, place)
         else:
-            visits, runs = _from_start(recorder, calls, place), "slow path"
-        total = sum(map(len, calls.groups.values()))
-        desc = f"{desc} ({runs})" if runs else desc
-        yield from tqdm(visits, desc, total, unit="group", leave=False, disable=None)
+            visits, label = _from_start(recorder, calls, place), "slow path"
+        desc = f"{desc} ({label})" if label else desc
+        bar = tqdm(desc=desc, total=len(layers), unit="layer", leave=False, disable=None)
+        with closing(visits), bar:
+            for statistics in visits:
+                yield statistics
+                bar.update(len(statistics))
 
 
 @torch.no_grad()
@@ -151,11 +167,10 @@ def _from_start(
     recorder: Recorder, calls: Calls, place: Place
 ) -> Iterator[dict[str, InputStatistics]]:
     """Yield the statistics of each group, for which the model runs from the start."""
-
-    for block, groups in calls.groups.items():
-        for group in groups:
-            uses = _uses(recorder, calls, [group])
-            statistics = recorder.record([group], _forward(recorder), uses)
+    for block in calls.groups:
+        for groups in stages(calls.groups[block], recorder.layers):
+            uses = _uses(recorder, calls, groups)
+            statistics = recorder.record(groups, _forward(recorder), uses)
             place(block)
             yield statistics
 
@@ -209,9 +224,9 @@ def _in_several_runs(
     recorder: Recorder, calls: Calls, replay: Replay, block: str
 ) -> Iterator[dict[str, InputStatistics]]:
     """Yield the statistics of each group of a block, which runs up to each and then to its end."""
-    for group in calls.groups[block]:
+    for groups in stages(calls.groups[block], recorder.layers):
         with replay.until(block) as forward:
-            statistics = recorder.record([group], forward, _uses(recorder, calls, [group]))
+            statistics = recorder.record(groups, forward, _uses(recorder, calls, groups))
         yield statistics
     if block != replay.last:
         replay.finish(block)

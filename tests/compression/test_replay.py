@@ -57,7 +57,7 @@ def assert_same(before, after):
     for name, tensor in state.items():
         assert torch.equal(tensor, expected[name]), name
     assert result.notes == other.notes
-    assert list(result.quantized) == list(other.quantized)
+    assert result.quantized.keys() == other.quantized.keys()
 
 
 def check_paths(monkeypatch, visited, make, text, data):
@@ -168,6 +168,26 @@ def test_how_often_a_block_runs(tiny_encoder, batches, memory, runs):
     assert sizes.count(3) == runs * blocks * len(batches)
     # Two passes on the first text trace the calls and check that kept outputs can be used.
     assert sizes.count(1) == 2 * blocks
+
+
+def test_experts_share_the_runs_of_a_block(monkeypatch):
+    """With little memory: queries to values, output, both layers of experts, and once more."""
+    model = ARCHITECTURES["mixtral"].make()
+    batches, runs = calibration(model), []
+    until = driver.Replay.until
+    monkeypatch.setattr(
+        driver.Replay,
+        "until",
+        lambda self, name, *forward: (
+            runs.extend([name][len(forward) :]) or until(self, name, *forward)
+        ),
+    )
+    with using(Resources(memory=0)):
+        visits = list(visit_groups(model, backbone_layers(model), batches, False))
+    first, last = list(dict.fromkeys(runs))
+    assert (runs.count(first), runs.count(last)) == (5, 4)
+    experts = model.config.num_local_experts
+    assert [len(visit) for visit in visits] == 2 * [3, 1, experts, experts]
 
 
 @pytest.mark.parametrize("memory", [None, 0])
