@@ -1,6 +1,5 @@
 """Trace the order in which a model calls its blocks and their layers."""
 
-import re
 import sys
 import weakref
 from collections import Counter
@@ -203,8 +202,10 @@ def _inserted(
 def _role(name: str) -> str:
     """Return the name of an expert's layer without the number of the expert."""
     mixture, number = expert_of(name)
-    layer = re.sub(rf"(?<!\d){number}(?!\d)", "", name.removeprefix(mixture), count=1)
-    return f"{mixture}{layer}"
+    layer = name.removeprefix(mixture)
+    if layer.endswith(f".{number}"):
+        return mixture + layer.removesuffix(f".{number}")
+    return mixture + layer.replace(number, "", 1)
 
 
 def _held_tensors(frame: FrameType | None, last: FrameType) -> Iterable[Tensor]:

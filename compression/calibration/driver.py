@@ -156,9 +156,7 @@ def _calibration(
     device = resources.current().device and torch.device(resources.current().device)
     with without_cache(model), _separate_experts(model, layers):
         prepared = _prepared(model, layers, batches, device or model.device)
-        recorder = Recorder(
-            model, layers, prepared, with_products, with_magnitudes, device or model.device
-        )
+        recorder = Recorder(model, layers, prepared, with_products, with_magnitudes, device)
         with offloaded(model, block_names(model), device) as place:
             yield recorder, place
 

@@ -31,7 +31,7 @@ class Recorder:
         batches: the calibration data.
         with_products: whether to accumulate the products of the inputs.
         with_magnitudes: whether to accumulate the absolute values of the inputs.
-        device: the device on which the layers run.
+        offloaded_to: the device on which the layers run, if their weights are in host memory.
     """
 
     model: PreTrainedModel
@@ -39,7 +39,12 @@ class Recorder:
     batches: Sequence[Batch]
     with_products: bool
     with_magnitudes: bool
-    device: torch.device
+    offloaded_to: torch.device | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the model runs, or begins if it is spread over several."""
+        return self.offloaded_to or self.model.device
 
     def record(
         self, groups: Groups, forward: Callable[[int], object], uses: int | None = None
@@ -78,12 +83,9 @@ class Recorder:
 
     def moments(self, group: Sequence[str]) -> InputStatistics:
         """Return empty statistics for the layers of a group."""
-        return InputStatistics(
-            self.layers[group[0]].in_features,
-            self.device,
-            self.with_products,
-            self.with_magnitudes,
-        )
+        first = self.layers[group[0]]
+        device = self.offloaded_to or first.stored.device
+        return InputStatistics(first.in_features, device, self.with_products, self.with_magnitudes)
 
     def add(self, moments: InputStatistics, inputs: Tensor, number: int) -> None:
         """Add the inputs of a layer in the batch of an index to its statistics."""

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration.driver import visit_groups
+from compression_gates.compression.calibration.resources import in_host_memory
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.catalogue import QUANTIZATION
 from compression_gates.compression.compressed import Compressed
@@ -61,7 +62,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
             unusable.setdefault(reason, []).append(pair)
     scales = step.entry.implementation(model, pairs, step, batches)
     for pair, values in scales.items():
-        if not write(pair.changes(values)):
+        if not write(pair.changes(in_host_memory(values))):
             unusable.setdefault("the scaled weights overflow its dtype", []).append(pair)
     later = compressed.recipe.steps[compressed.recipe.steps.index(step) :]
     if not any(other.entry.family == QUANTIZATION for other in later):

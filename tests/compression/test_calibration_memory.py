@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import ARCHITECTURES
@@ -228,3 +231,75 @@ def test_codes_of_a_model_in_host_memory_do_not_remain_on_the_device(
     kept = {id(tensor) for tensor in moved}
     for quantized in result.quantized.values():
         assert {id(quantized.codes), id(quantized.scales), id(quantized.zeros)} <= kept
+
+
+class Devices(TorchDispatchMode):
+    """Raises an error where a tensor in host memory meets one on the device in an operation.
+
+    The results of an operation are where its arguments are. Tensors that are created without one,
+    such as ranges, can be anywhere.
+    """
+
+    COPIES = ("_to_copy", "copy_")
+
+    def __init__(self, model):
+        super().__init__()
+        self.on_device = WeakTensorKeyDictionary()
+        self.place((*model.parameters(), *model.buffers()), False)
+
+    def place(self, tensors, on_device):
+        self.on_device.update(dict.fromkeys(tensors, on_device))
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        arguments = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        places = {self.on_device.get(x) for x in arguments if x.ndim or len(arguments) == 1}
+        places -= {None}
+        if function.__name__.split(".")[0] not in self.COPIES:
+            assert len(places) <= 1, f"{function} of tensors on different devices"
+            if places:
+                results = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+                self.place(results, places.pop())
+        elif kwargs.get("device") == DEVICE:
+            self.place([result], True)
+        elif not function.__name__.startswith("copy_") and places:
+            self.place([result], places.pop())
+        return result
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["wanda-50", "sparsegpt-50", "gptq-int4", "lsq-int4,iterations=2", "svdllm-50",
+     "awq-int4+rtn-int4", "smoothquant+rtn-int8,activations=true", "wanda-50,allocation=owl",
+     "gptq-int8,activations=true"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])
+def test_tensors_in_host_memory_do_not_meet_those_on_the_device(monkeypatch, name, text):
+    model = ARCHITECTURES[name].make()
+    batches = calibration(model)
+    devices = Devices(model)
+    move, cpu, to = offloading.move, torch.Tensor.cpu, torch.Tensor.to
+
+    def moved(tensors, device):
+        tensors = list(tensors)
+        move(tensors, device)
+        devices.place(tensors, device == DEVICE)
+
+    def to_host(tensor):
+        copy = cpu(tensor).clone()
+        devices.place([copy], False)
+        return copy
+
+    def to_device_of_another(tensor, *args, **kwargs):
+        copy = to(tensor, *args, **kwargs)
+        if args and args[0] == torch.device("cpu"):
+            copy = copy.clone()
+            devices.place([copy], None)
+        return copy
+
+    monkeypatch.setattr(offloading, "move", moved)
+    monkeypatch.setattr(torch.Tensor, "cpu", to_host)
+    monkeypatch.setattr(torch.Tensor, "to", to_device_of_another)
+    with devices:
+        compress(model, Recipe.parse(text), batches, resources=Resources(0, device="cpu:0"))
