@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_groups
-from compression_gates.compression.calibration.resources import in_host_memory
+from compression_gates.compression.calibration.driver import blocks, visit_groups
+from compression_gates.compression.calibration.resources import current, in_host_memory
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.catalogue import QUANTIZATION
 from compression_gates.compression.compressed import Compressed
-from compression_gates.compression.errors import RecipeError, naming
+from compression_gates.compression.errors import CompressionError, RecipeError, naming
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.layers import selected_layers
 from compression_gates.compression.quantization.grids import group_count
@@ -93,6 +93,13 @@ def visit_pairs(
     Raises:
         CompressionError: the calibration failed.
     """
+    if current().device is not None:
+        for pair in pairs:
+            if len(blocks(model, list(pair.consumers))) > 1:
+                raise CompressionError(
+                    f"{desc}: {pair} are in several blocks, of which only one fits on the GPU; "
+                    "give --device cpu"
+                )
     layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
     waiting, statistics = list(pairs), {}
     visits = visit_groups(model, layers, batches, with_products, desc, with_magnitudes=True)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 from pathlib import Path
 
 import pytest
@@ -127,13 +128,14 @@ OFFLOADED = ("llama", "gpt2", "mixtral", "albert", "t5", "bert", "llama4", "jetm
              "switch_transformers")  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["wanda-50", "gptq-int4", "awq-int4+rtn-int4"])
-@pytest.mark.parametrize("name", OFFLOADED)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [*itertools.product(OFFLOADED, ["wanda-50", "gptq-int4"]),
+     *itertools.product(["llama", "gpt2", "mixtral", "albert"], ["awq-int4+rtn-int4"])],
+)  # fmt: skip
 def test_at_most_one_block_is_on_the_device(on_device, name, text):
     there, snapshots = on_device
     make = ARCHITECTURES[name].make
-    if name == "jetmoe" and text.startswith("awq"):
-        pytest.skip("awq rejects JetMoe")
     expected, model = make(), make()
     batches = calibration(model)
     compress(expected, Recipe.parse(text), batches)
@@ -152,6 +154,13 @@ def test_at_most_one_block_is_on_the_device(on_device, name, text):
         assert sum(bool(block & snapshot) for block in blocks) <= 1
     seen = frozenset().union(*snapshots)
     assert all(id(parameter) in seen for parameter in model.parameters())
+
+
+def test_pairs_of_layers_in_several_blocks_cannot_be_offloaded():
+    model = ARCHITECTURES["t5"].make()
+    recipe, batches = Recipe.parse("awq-int4+rtn-int4"), calibration(model)
+    with pytest.raises(CompressionError, match=r"awq-int4: .* are in several blocks.*device cpu"):
+        compress(model, recipe, batches, resources=Resources(device="cpu:0"))
 
 
 def test_statistics_of_a_group_are_yielded_while_its_block_is_on_the_device(
