@@ -123,12 +123,12 @@ def trace_calls(
     groups, ordered = {}, set()
     for block in dict.fromkeys(order):
         names = [name for name in called if block_of[name] == block]
-        complete = _with_unrouted(
-            names, [name for name in blocks[block] if name not in called], layers
-        )
+        unrouted = [name for name in blocks[block] if name not in called]
+        complete = _with_unrouted(names, unrouted, layers)
         groups[block] = _grouped(complete, layers, called)
         once = all(len(called[name]) == 1 for name in names)
-        if once and [name for name in complete if name in called] == names:
+        placed = {_role(name) for name in unrouted} <= {_role(name) for name in names}
+        if once and placed and [name for name in complete if name in called] == names:
             ordered.add(block)
     return Calls(
         groups,
