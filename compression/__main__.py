@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compression_gates.compression.calibration.resources import Resources, memory_of
 from compression_gates.compression.catalogue import METHODS, load_entry_points
 from compression_gates.compression.errors import CompressionError, is_failure, reason_of
 from compression_gates.compression.method_settings import text_of
@@ -76,7 +77,12 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         help="calibration or training texts: one per line, or .jsonl, .json, .csv, .tsv or "
         ".parquet with text and label",
     )
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: %(default)s)")
+    add(
+        "--memory",
+        metavar="SIZE",
+        help="memory for activations of calibration, such as 8GB (default: half of what is free)",
+    )
     add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(words)
     if not options.list:
@@ -93,6 +99,7 @@ def make(options: argparse.Namespace, resolve: Callable[[str], str] = str) -> st
         CompressionError: names the invalid option.
     """
     recipe = Recipe.parse(options.recipe)
+    memory_of("--memory", options.memory)
     _check_output(options.output)
     texts = texts_of(recipe, options.data, "--data", "give --data FILE")
     location = check_reference(resolve(options.model), "--model")
@@ -123,16 +130,17 @@ def _compressed(options: argparse.Namespace, location: str, recipe: Recipe, text
     from compression_gates.compression.checkpoint import own_format
     from compression_gates.compression.checkpoint.saving import PLAIN, save
     from compression_gates.compression.model.layers import backbone_layers
-    from compression_gates.compression.model.pretrained import check_device, load
+    from compression_gates.compression.model.pretrained import check_device, load, place
     from compression_gates.compression.model.texts import padding_token
 
     check_device("--device", options.device)
-    model, tokenizer = load(location, "--model", options.device)
+    model, tokenizer = load(location, "--model")
+    resources = Resources(memory_of("--memory", options.memory), place(model, options.device))
     batches = batches_from(texts, model, tokenizer, f"--data {options.data}")
     # A file stores shared tensors once.
     before = sum({t.data_ptr(): t.nbytes for t in model.state_dict().values()}.values())
     start = time.monotonic()
-    result = compress(model, recipe, batches, padding_token(model, tokenizer))
+    result = compress(model, recipe, batches, padding_token(model, tokenizer), resources)
     layers = backbone_layers(result.model).values()
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
     weights = sum(layer.weight.numel() for layer in layers)

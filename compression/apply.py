@@ -12,6 +12,7 @@ from importlib import import_module
 from transformers import PreTrainedModel
 
 from compression_gates.compression import catalogue
+from compression_gates.compression.calibration.resources import Resources, using
 from compression_gates.compression.calibration.unrouted_experts import unrouted_experts
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import (
@@ -43,7 +44,11 @@ _STEPS = {
 
 
 def compress(
-    model: PreTrainedModel, recipe: Recipe, data: Data = (), padding: int | None = None
+    model: PreTrainedModel,
+    recipe: Recipe,
+    data: Data = (),
+    padding: int | None = None,
+    resources: Resources = Resources(),  # noqa: B008 - frozen
 ) -> Compressed:
     """Apply ``recipe`` to ``model`` in place; distillation creates a new model.
 
@@ -55,6 +60,7 @@ def compress(
             ``labels`` are used by methods with a loss.
         padding: id of the padding token in the batches, for a classifier over the last token whose
             configuration has none. The configuration is restored at the end.
+        resources: the memory and the device that calibration may use.
 
     Raises:
         RecipeError: the recipe does not fit the model. Everything that the uncompressed model
@@ -75,7 +81,7 @@ def compress(
         step.entry.implementation  # noqa: B018 - raises if it is missing
     check_finite(model)
     check_order(model, recipe)
-    with _padded_with(padding, model) as changed:
+    with using(resources), _padded_with(padding, model) as changed:
         compressed = _compressed(model, recipe, data)
         changed.append(compressed.model)
     return compressed

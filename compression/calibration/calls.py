@@ -1,17 +1,24 @@
 """Trace the order in which a model calls its blocks and their layers."""
 
+import sys
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import FrameType
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from compression_gates.compression.calibration.unrouted_experts import expert_of
 from compression_gates.compression.errors import unreached
 from compression_gates.compression.model.capture import Batch, capture_inputs
 from compression_gates.compression.model.layers import Layer
+
+Groups = Sequence[Sequence[str]]
+"""Names of layers; those of one group have the same input tensors."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +26,66 @@ class Calls:
     """The calls of one forward pass.
 
     Attributes:
-        blocks: the names of the layers of each block, both in calling order. Blocks and layers that
-            are not called, such as unrouted experts, are last.
+        groups: the groups of the layers of each block, both in calling order. Blocks and layers
+            that are not called are last. Unrouted experts are where their numbers belong.
         uses: number of calls of each layer.
-        leaders: for each layer the first layer with the same input tensors.
         sequential: whether each block is a module that is called once, outside the other blocks,
             and calls all its layers.
+        ordered: the blocks that call each of their layers at most once, group after group.
+        activations: size in bytes of the tensors that a forward pass holds when it calls a layer,
+            for the layer with the most.
     """
 
-    blocks: Mapping[str, Sequence[str]]
+    groups: Mapping[str, Groups]
     uses: Mapping[str, int]
-    leaders: Mapping[str, str]
     sequential: bool
+    ordered: frozenset[str]
+    activations: int
+
+
+class _Tracer:
+    """Records the calls of blocks and layers.
+
+    Attributes:
+        entered: the names of the blocks, in calling order.
+        inputs: for each layer that is called, in calling order, numbers of its input tensors.
+        sequential: as in :class:`Calls`.
+        activations: as in :class:`Calls`.
+    """
+
+    def __init__(self, model: PreTrainedModel, block_of: Mapping[str, str]):
+        self.entered: list[str] = []
+        self.inputs: dict[str, list[int]] = {}
+        self.sequential = True
+        self.activations = 0
+        self._block_of = block_of
+        self._open: list[str] = []
+        self._tensors: list[tuple[weakref.ref, int]] = []
+        self._weights = {_address(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self._caller = sys._getframe(1)
+
+    def enter(self, block: str) -> None:
+        self.entered.append(block)
+        self._open.append(block)
+
+    def leave(self, *_: object) -> None:
+        self._open.pop()
+
+    def record(self, name: str, inputs: Tensor) -> None:
+        self.sequential &= self._open == [self._block_of[name]]
+        self.inputs.setdefault(name, []).append(self._number(inputs))
+        held = _held_tensors(sys._getframe(1), self._caller)
+        sizes = {_address(tensor): tensor.untyped_storage().nbytes() for tensor in held}
+        size = sum(size for address, size in sizes.items() if address not in self._weights)
+        self.activations = max(self.activations, size)
+
+    def _number(self, inputs: Tensor) -> int:
+        """Return a number that is the same for the same tensor, unless it is changed in place."""
+        for number, (tensor, version) in enumerate(self._tensors):
+            if tensor() is inputs and version == inputs._version:
+                return number
+        self._tensors.append((weakref.ref(inputs), inputs._version))
+        return len(self._tensors) - 1
 
 
 def trace_calls(
@@ -51,53 +106,119 @@ def trace_calls(
         RecipeError: a layer is not called, except for experts.
     """
     block_of = {name: block for block, names in blocks.items() for name in names}
-    inputs_of: dict[str, list[int]] = {}
-    tensors: list[weakref.ref] = []
-    entered: list[str] = []
-    open_blocks: list[str] = []
-    sequential = True
-
-    def record(name: str, inputs: Tensor) -> None:
-        nonlocal sequential
-        sequential &= open_blocks == [block_of[name]]
-        number = next((i for i, tensor in enumerate(tensors) if tensor() is inputs), len(tensors))
-        if number == len(tensors):
-            tensors.append(weakref.ref(inputs))
-        inputs_of.setdefault(name, []).append(number)
-
-    def enter(block: str) -> None:
-        entered.append(block)
-        open_blocks.append(block)
-
-    def leave(*_: object) -> None:
-        open_blocks.pop()
-
+    tracer = _Tracer(model, block_of)
     with ExitStack() as stack:
         # Before the hooks of layers, because a block can be a layer.
         for block, module in block_modules(model, blocks).items():
-            stack.enter_context(
-                module.register_forward_pre_hook(lambda *_, block=block: enter(block))
-            )
-            stack.enter_context(module.register_forward_hook(leave))
-        stack.enter_context(capture_inputs(model, layers, record))
+            enter = module.register_forward_pre_hook(lambda *_, block=block: tracer.enter(block))
+            stack.enter_context(enter)
+            stack.enter_context(module.register_forward_hook(tracer.leave))
+        stack.enter_context(capture_inputs(model, layers, tracer.record))
         model(**first_text(batch))
+    called = tracer.inputs
     for name, layer in layers.items():
-        if name not in inputs_of and not layer.routed:
+        if name not in called and not layer.routed:
             raise unreached(name)
-    first: dict[tuple[int, ...], str] = {}
-    leaders = {
-        name: name if layers[name].routed else first.setdefault(tuple(numbers), name)
-        for name, numbers in inputs_of.items()
-    }
-    called = [*inputs_of, *(name for name in layers if name not in inputs_of)]
-    order = dict.fromkeys([*entered, *(block_of[name] for name in called)])
-    sequential &= Counter(entered) == Counter(blocks.keys())
+    order = [*tracer.entered, *(block_of[name] for name in (*called, *layers))]
+    groups, ordered = {}, set()
+    for block in dict.fromkeys(order):
+        names = [name for name in called if block_of[name] == block]
+        unrouted = [name for name in blocks[block] if name not in called]
+        complete = _with_unrouted(names, unrouted, layers)
+        groups[block] = _grouped(complete, layers, called)
+        once = all(len(called[name]) == 1 for name in names)
+        placed = {_role(name) for name in unrouted} <= {_role(name) for name in names}
+        if once and placed and [name for name in complete if name in called] == names:
+            ordered.add(block)
     return Calls(
-        {block: [name for name in called if block_of[name] == block] for block in order},
-        {name: len(numbers) for name, numbers in inputs_of.items()},
-        leaders,
-        sequential,
+        groups,
+        {name: len(numbers) for name, numbers in called.items()},
+        tracer.sequential and Counter(tracer.entered) == Counter(blocks.keys()),
+        frozenset(ordered),
+        tracer.activations,
     )
+
+
+def _grouped(
+    names: Iterable[str], layers: Mapping[str, Layer], inputs: Mapping[str, Sequence[int]]
+) -> Groups:
+    """Return layers with the same inputs as one group; each layer of an expert is a group."""
+    groups: dict[object, list[str]] = {}
+    for name in names:
+        groups.setdefault(name if layers[name].routed else tuple(inputs[name]), []).append(name)
+    return list(groups.values())
+
+
+def _with_unrouted(
+    called: Sequence[str], unrouted: Sequence[str], layers: Mapping[str, Layer]
+) -> list[str]:
+    """Return the layers of a block in calling order, with those of unrouted experts among them.
+
+    A mixture calls its experts in the order of their numbers: all layers of an expert before those
+    of the next, or one layer of all experts before the next layer. Where no expert of a mixture is
+    called, its layers are last.
+    """
+    routed = [name for name in called if layers[name].routed]
+    roles = list(dict.fromkeys(map(_role, (*routed, *unrouted))))
+    expert_by_expert = _inserted(
+        called, routed, unrouted, lambda name: expert_of(name)[0],
+        lambda name: (int(expert_of(name)[1]), roles.index(_role(name))),
+    )  # fmt: skip
+    if [name for name in expert_by_expert if name not in unrouted] == list(called):
+        return expert_by_expert
+    return _inserted(called, routed, unrouted, _role, lambda name: int(expert_of(name)[1]))
+
+
+def stages(groups: Groups, layers: Mapping[str, Layer]) -> list[Groups]:
+    """Return the groups of a block in calling order, those with the same role in experts as one.
+
+    The inputs of an expert do not depend on the weights of other experts.
+    """
+    merged: dict[object, list[Sequence[str]]] = {}
+    for number, group in enumerate(groups):
+        name = group[0]
+        merged.setdefault(_role(name) if layers[name].routed else number, []).append(group)
+    return list(merged.values())
+
+
+def _inserted(
+    called: Sequence[str],
+    routed: Sequence[str],
+    unrouted: Sequence[str],
+    part: Callable[[str], str],
+    key: Callable[[str], object],
+) -> list[str]:
+    """Return ``called`` with the ``unrouted`` layers, each part sorted where its first layer is."""
+    order = list(called)
+    for current in dict.fromkeys(map(part, unrouted)):
+        members = [name for name in routed if part(name) == current]
+        missing = [name for name in unrouted if part(name) == current]
+        start = order.index(members[0]) if members else len(order)
+        order = [name for name in order if name not in members]
+        order[start:start] = sorted((*members, *missing), key=key)
+    return order
+
+
+def _role(name: str) -> str:
+    """Return the name of an expert's layer without the number of the expert."""
+    mixture, number = expert_of(name)
+    layer = name.removeprefix(mixture)
+    if layer.endswith(f".{number}"):
+        return mixture + layer.removesuffix(f".{number}")
+    return mixture + layer.replace(number, "", 1)
+
+
+def _held_tensors(frame: FrameType | None, last: FrameType) -> Iterable[Tensor]:
+    """Yield the tensors in local variables of a frame and of its callers up to ``last``."""
+    while frame is not None and frame is not last:
+        for value in tree_leaves(list(frame.f_locals.values())):
+            if isinstance(value, Tensor):
+                yield value
+        frame = frame.f_back
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def block_modules(model: PreTrainedModel, blocks: Mapping[str, object]) -> dict[str, nn.Module]:

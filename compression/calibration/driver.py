@@ -2,27 +2,47 @@
 
 The model is called with the tensors of a batch, whatever its architecture. Methods receive
 statistics rather than batches; this package alone decides how often the model runs and in which
-order layers are visited. Blocks are visited one after the other, so that later statistics are those
-of the partly compressed model, as in SparseGPT and Wanda. Each block runs twice on the inputs that
-the changed blocks before it give: once to record statistics, and once to get the inputs of the next
-block. A block that is used several times (ALBERT shares its one layer) is visited once, with the
-inputs of all uses. Layers with the same input tensor share their statistics.
+order layers are visited. Layers with the same input tensor form a group and share their statistics.
+Groups are visited in the order in which the model calls them, and the statistics of each are those
+of the model in which all groups before it are compressed, as in GPTQ and SparseGPT. A layer that is
+used several times (ALBERT shares one block) is visited once, with the inputs of all uses.
 
-Where a model does not call its blocks in sequence, or passes more between them than the output of
-the previous block, it runs from the start for each block (the slow path).
+There are three ways to the same statistics, bit for bit:
+
+- one pass: a block runs once on the kept outputs of the block before it, and pauses before each of
+  its groups; the activations of all batches are then in memory;
+- with less memory, or if a block calls its layers more than once or in an unknown order, a block
+  runs on the kept outputs up to each of its groups, and once more for its outputs;
+- if a model does not call its blocks in sequence, or passes more between them than the output of
+  the previous block, it runs from the start up to each group (the slow path).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+)
 
 import torch
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.calls import Calls, trace_calls
-from compression_gates.compression.calibration.recording import record_statistics
+from compression_gates.compression.calibration import resources
+from compression_gates.compression.calibration.calls import (
+    Calls,
+    Groups,
+    first_text,
+    stages,
+    trace_calls,
+)
+from compression_gates.compression.calibration.kept_outputs import KeptOutputs
+from compression_gates.compression.calibration.offloading import Place, offloaded
+from compression_gates.compression.calibration.one_pass import BlockRuns
+from compression_gates.compression.calibration.recording import Recorder
 from compression_gates.compression.calibration.replay import Replay, is_replayable
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.errors import CompressionError
@@ -35,8 +55,8 @@ from compression_gates.compression.model.capture import (
 from compression_gates.compression.model.gradients import is_seq2seq
 from compression_gates.compression.model.layers import Layer
 
-Recorder = Callable[..., dict[str, InputStatistics]]
-""":func:`record_statistics` for given layers and a given way to run them."""
+MAX_THREADS = 2**14
+"""Largest number of threads of one pass: one for each batch, and on a CPU those of its kernels."""
 
 
 def blocks(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[str]]:
@@ -54,8 +74,17 @@ def blocks(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[str]]
     return grouped
 
 
+def block_names(model: PreTrainedModel) -> list[str]:
+    """Return the names of all blocks of a model: the members of its outermost lists of modules."""
+    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outermost = [x for x in lists if not any(x.startswith(f"{other}.") for other in lists)]
+    return [
+        f"{name}.{number}" for name in outermost for number in range(len(model.get_submodule(name)))
+    ]
+
+
 @torch.no_grad()
-def visit_blocks(
+def visit_groups(
     model: PreTrainedModel,
     layers: Mapping[str, Layer],
     batches: Sequence[Batch],
@@ -63,10 +92,11 @@ def visit_blocks(
     desc: str = "calibrating",
     with_magnitudes: bool = False,
 ) -> Iterator[dict[str, InputStatistics]]:
-    """Yield the input statistics of each block's layers by name, block after block.
+    """Yield the input statistics of each group of layers by name, in calling order.
 
-    Changes that the caller makes to a block affect the statistics of later blocks. An expert to
-    which no token is routed has statistics of zero tokens and causes a warning.
+    Changes that the caller makes to a group affect the statistics of later groups. Groups of
+    several experts can be yielded as one. An expert to which no token is routed has statistics of
+    zero tokens and causes a warning.
 
     Args:
         model: in evaluation mode.
@@ -79,16 +109,18 @@ def visit_blocks(
     Raises:
         CompressionError: there is no batch, no input reaches a layer, or inputs are not finite.
     """
-    with without_cache(model), _separate_experts(model, layers):
-        batches = _prepared(model, layers, batches)
-        calls = trace_calls(model, layers, blocks(model, layers), batches[0])
-        visits = _on_kept_outputs
-        if not calls.sequential or not is_replayable(model, list(calls.blocks), batches[0]):
-            visits, desc = _from_start, f"{desc} (slow path)"
-        record = _recorder(model, batches, calls, with_products, with_magnitudes)
-        visits = visits(model, layers, batches, calls, record)
-        total = len(calls.blocks)
-        yield from tqdm(visits, desc, total, unit="block", leave=False, disable=None)
+    with _calibration(model, layers, batches, with_products, with_magnitudes) as (recorder, place):
+        calls = trace_calls(model, layers, blocks(model, list(layers)), recorder.batches[0])
+        if calls.sequential and is_replayable(model, list(calls.groups), recorder.batches[0]):
+            visits, label = _on_kept_outputs(recorder, calls, place)
+        else:
+            visits, label = _from_start(recorder, calls, place), "slow path"
+        desc = f"{desc} ({label})" if label else desc
+        bar = tqdm(desc=desc, total=len(layers), unit="layer", leave=False, disable=None)
+        with closing(visits), bar:
+            for statistics in visits:
+                yield statistics
+                bar.update(len(statistics))
 
 
 @torch.no_grad()
@@ -102,88 +134,130 @@ def collect(
     """Return the input statistics of all layers, without changes in between, in one pass.
 
     Raises:
-        CompressionError: as :func:`visit_blocks`.
+        CompressionError: as :func:`visit_groups`.
     """
-    with without_cache(model), _separate_experts(model, layers):
-        batches = _prepared(model, layers, batches)
-        calls = trace_calls(model, layers, {"": list(layers)}, batches[0])
-        record = _recorder(model, batches, calls, with_products, with_magnitudes)
-        return next(_from_start(model, layers, batches, calls, record))
+    with _calibration(model, layers, batches, with_products, with_magnitudes) as (recorder, _):
+        calls = trace_calls(model, layers, {"": list(layers)}, recorder.batches[0])
+        (groups,) = calls.groups.values()
+        return recorder.record(groups, _forward(recorder), _uses(recorder, calls, groups))
 
 
-def _recorder(
-    model: PreTrainedModel,
-    batches: Sequence[Batch],
-    calls: Calls,
-    with_products: bool,
-    with_magnitudes: bool,
-) -> Recorder:
-    """Return :func:`record_statistics` with what is the same for all blocks."""
-    return partial(
-        record_statistics,
-        model,
-        calls.leaders,
-        batches,
-        with_products=with_products,
-        with_magnitudes=with_magnitudes,
-    )
-
-
-def _on_kept_outputs(
+@contextmanager
+def _calibration(
     model: PreTrainedModel,
     layers: Mapping[str, Layer],
     batches: Sequence[Batch],
-    calls: Calls,
-    record: Recorder,
-) -> Iterator[dict[str, InputStatistics]]:
-    """Yield the statistics of each block, which runs on the kept outputs of the one before it."""
-    replay = Replay(model, list(calls.blocks), batches)
-    previous = None
-    for block, names in calls.blocks.items():
-        if previous is not None:
-            replay.finish(previous)
-        previous = block
-        members = {name: layers[name] for name in names}
-        with replay.until(block) as forward:
-            statistics = record(members, forward)
-        yield statistics
+    with_products: bool,
+    with_magnitudes: bool,
+) -> Iterator[tuple[Recorder, Place]]:
+    """Prepare a model and batches, and give what records statistics and what places a block."""
+    if not batches:
+        raise CompressionError("calibration needs at least one batch of text")
+    device = resources.current().device and torch.device(resources.current().device)
+    with without_cache(model), _separate_experts(model, layers):
+        prepared = _prepared(model, layers, batches, device or model.device)
+        recorder = Recorder(model, layers, prepared, with_products, with_magnitudes, device)
+        with offloaded(model, block_names(model), device) as place:
+            yield recorder, place
 
 
 def _from_start(
-    model: PreTrainedModel,
-    layers: Mapping[str, Layer],
-    batches: Sequence[Batch],
-    calls: Calls,
-    record: Recorder,
+    recorder: Recorder, calls: Calls, place: Place
 ) -> Iterator[dict[str, InputStatistics]]:
-    """Yield the statistics of each block, for which the model runs from the start."""
+    """Yield the statistics of each group, for which the model runs from the start."""
+    for block in calls.groups:
+        for groups in stages(calls.groups[block], recorder.layers):
+            uses = _uses(recorder, calls, groups)
+            statistics = recorder.record(groups, _forward(recorder), uses)
+            place(block)
+            yield statistics
 
-    def forward(number: int) -> None:
-        model(**batches[number])
 
-    for names in calls.blocks.values():
-        members = {name: layers[name] for name in names}
-        # The number of calls of an expert varies, so the pass ends with the model.
-        routed = any(layer.routed for layer in members.values())
-        uses = None if routed else sum(calls.uses[name] for name in names)
-        yield record(members, forward, uses=uses)
+def _on_kept_outputs(
+    recorder: Recorder, calls: Calls, place: Place
+) -> tuple[Iterator[dict[str, InputStatistics]], str]:
+    """Return the statistics of each group, for which a block runs on the kept outputs of the one
+    before it, and whether some block runs several times."""
+    memory = resources.current().memory
+    if memory is None:
+        memory = int(resources.SHARE * resources.free_memory(recorder.device))
+    once = calls.ordered if _fits(recorder, calls, memory) else ()
+
+    def visits() -> Iterator[dict[str, InputStatistics]]:
+        with KeptOutputs(memory) as outputs:
+            replay = Replay(recorder.model, list(calls.groups), recorder.batches, outputs)
+            for block in calls.groups:
+                place(block)
+                visit = _in_one_pass if block in once else _in_several_runs
+                yield from visit(recorder, calls, replay, block)
+
+    return visits(), "" if len(once) == len(calls.groups) else "several runs of a block"
+
+
+def _fits(recorder: Recorder, calls: Calls, memory: int) -> bool:
+    """Return whether the activations of all batches fit, estimated from those of the first text."""
+    sizes = [max(value.numel() for value in batch.values()) for batch in recorder.batches]
+    first = max(value.numel() for value in first_text(recorder.batches[0]).values())
+    threads = len(sizes) * (torch.get_num_threads() if recorder.device.type == "cpu" else 1)
+    return calls.activations * sum(sizes) / first <= memory and threads <= MAX_THREADS
+
+
+def _in_one_pass(
+    recorder: Recorder, calls: Calls, replay: Replay, block: str
+) -> Iterator[dict[str, InputStatistics]]:
+    """Yield the statistics of each group of a block, which runs once and pauses at each group."""
+    with ExitStack() as stack:
+        with replay.until(block) as forward:
+            runs = stack.enter_context(BlockRuns(recorder, calls.groups[block], forward))
+            statistics = runs.statistics(0)
+        yield statistics
+        for number in range(1, len(calls.groups[block])):
+            yield runs.statistics(number)
+        if block != replay.last:
+            for number, output in enumerate(runs.outputs()):
+                replay.keep(block, number, output)
+
+
+def _in_several_runs(
+    recorder: Recorder, calls: Calls, replay: Replay, block: str
+) -> Iterator[dict[str, InputStatistics]]:
+    """Yield the statistics of each group of a block, which runs up to each and then to its end."""
+    for groups in stages(calls.groups[block], recorder.layers):
+        with replay.until(block) as forward:
+            statistics = recorder.record(groups, forward, _uses(recorder, calls, groups))
+        yield statistics
+    if block != replay.last:
+        replay.finish(block)
+
+
+def _forward(recorder: Recorder) -> Callable[[int], object]:
+    """Return a function that runs the whole model on the batch of an index."""
+    return lambda number: recorder.model(**recorder.batches[number])
+
+
+def _uses(recorder: Recorder, calls: Calls, groups: Groups) -> int | None:
+    """Return how often the first layers of groups are called; None with experts, as it varies."""
+    first = [group[0] for group in groups]
+    routed = any(recorder.layers[name].routed for name in first)
+    return None if routed else sum(calls.uses[name] for name in first)
 
 
 def _prepared(
-    model: PreTrainedModel, layers: Mapping[str, Layer], batches: Sequence[Batch]
+    model: PreTrainedModel,
+    layers: Mapping[str, Layer],
+    batches: Sequence[Batch],
+    device: torch.device,
 ) -> Sequence[Batch]:
-    """Return the batches, split into texts if the mask does not identify padding in all layers.
+    """Return the batches on a device, split into texts if masks do not identify padding everywhere.
 
     Masks without padding are left out, so that fused attention can be used.
     """
-    if not batches:
-        raise CompressionError("calibration needs at least one batch of text")
     seq2seq = is_seq2seq(model)
     if seq2seq or any(layer.routed for layer in layers.values()):
         batches = [row for batch in batches for row in one_by_one(batch, seq2seq)]
     return [
         {
-            key: value
+            key: value.to(device)
             for key, value in batch.items()
             if not (key.endswith("attention_mask") and value.all())
         }

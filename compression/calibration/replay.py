@@ -3,10 +3,10 @@
 The model itself is called, so that everything between its blocks is computed as usual. Blocks that
 are finished are skipped: each returns the kept output of the last finished block of its
 :class:`torch.nn.ModuleList`, which is what the next block receives. A forward pass ends with the
-block of interest. For each batch, one output per ModuleList is kept, on the device where the block
-returned it.
+block of interest. For each batch, one output per ModuleList is kept.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration.calls import first_text
-from compression_gates.compression.model.capture import Batch
+from compression_gates.compression.calibration.kept_outputs import KeptOutputs
+from compression_gates.compression.model.capture import Batch, forward_replaced
 
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 """Types of inputs of a block, other than tensors, that cannot pass state between blocks."""
@@ -34,15 +35,26 @@ class Replay:
         model: in evaluation mode.
         names: the names of its blocks, in calling order.
         batches: the batches.
+        outputs: keeps the outputs of blocks.
+
+    Attributes:
+        last: the name of the last block.
     """
 
-    def __init__(self, model: PreTrainedModel, names: Sequence[str], batches: Sequence[Batch]):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        names: Sequence[str],
+        batches: Sequence[Batch],
+        outputs: KeptOutputs,
+    ):
         self.model = model
         self.batches = batches
+        self.last = names[-1]
+        self._outputs = outputs
         self._blocks = {name: model.get_submodule(name) for name in names}
         self._finished: dict[str, str] = {}
         """The key of the kept output that each finished block returns."""
-        self._kept: list[dict[str, object]] = [{} for _ in batches]
 
     @contextmanager
     def until(
@@ -57,14 +69,22 @@ class Replay:
             forward: what to call in place of the block's forward function.
         """
         forward = forward or self._blocks[name].forward
+        current = 0
         kept: dict[str, object] = {}
 
+        def skip(key: str) -> object:
+            if key not in kept:
+                kept[key] = self._outputs.get((current, key))
+            return kept[key]
+
         def end(*args: object, **kwargs: object) -> object:
+            kept.clear()
             raise _Reached(forward(*args, **kwargs))
 
         def run(number: int) -> object:
-            nonlocal kept
-            kept = self._kept[number]
+            nonlocal current
+            current = number
+            kept.clear()
             try:
                 self.model(**self.batches[number])
             except _Reached as reached:
@@ -73,9 +93,9 @@ class Replay:
 
         with ExitStack() as stack:
             for finished, key in self._finished.items():
-                skip = lambda *_, key=key, **__: kept[key]  # noqa: E731
-                stack.enter_context(_forward_replaced(self._blocks[finished], skip))
-            stack.enter_context(_forward_replaced(self._blocks[name], end))
+                output = lambda *_, key=key, **__: skip(key)  # noqa: E731
+                stack.enter_context(forward_replaced(self._blocks[finished], output))
+            stack.enter_context(forward_replaced(self._blocks[name], end))
             yield run
 
     def finish(self, name: str) -> None:
@@ -90,7 +110,7 @@ class Replay:
         key = parent if isinstance(self.model.get_submodule(parent), nn.ModuleList) else name
         self._finished[name] = key
         if output is not None:
-            self._kept[number][key] = output
+            self._outputs.put((number, key), output)
 
 
 def is_replayable(model: PreTrainedModel, names: Sequence[str], batch: Batch) -> bool:
@@ -104,7 +124,7 @@ def is_replayable(model: PreTrainedModel, names: Sequence[str], batch: Batch) ->
         names: the names of its blocks, which are called once each, in this order.
         batch: the batch.
     """
-    replay = Replay(model, names, [first_text(batch)])
+    replay = Replay(model, names, [first_text(batch)], KeptOutputs(sys.maxsize))
     inputs: dict[str, list[object]] = {}
     outputs: dict[str, object] = {}
     changes: dict[str, list[int]] = {}
@@ -121,7 +141,7 @@ def is_replayable(model: PreTrainedModel, names: Sequence[str], batch: Batch) ->
     with ExitStack() as stack:
         for name in names:
             block = model.get_submodule(name)
-            stack.enter_context(_forward_replaced(block, recording(name, block.forward)))
+            stack.enter_context(forward_replaced(block, recording(name, block.forward)))
         model(**replay.batches[0])
     if any(changes[name] != _changes_in_place(outputs[name]) for name in names):
         return False
@@ -131,20 +151,6 @@ def is_replayable(model: PreTrainedModel, names: Sequence[str], batch: Batch) ->
             if not _same(inputs[name], run(0)):
                 return False
     return True
-
-
-@contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
-    """Replace the forward function of a module; its hooks remain."""
-    before = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
 
 
 def _changes_in_place(output: object) -> list[int]:

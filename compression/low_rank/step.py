@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import visit_groups
+from compression_gates.compression.calibration.resources import in_host_memory
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
@@ -47,14 +48,15 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     model = compressed.model
     layers, notes = select_reached(model, step)
     compressed.notes += notes
-    blocks = [dict.fromkeys(layers)]
+    groups = [dict.fromkeys(layers)]
     if calibrates(step):
-        blocks = visit_blocks(model, layers, batches, with_products=True, desc=step.name)
+        groups = visit_groups(model, layers, batches, with_products=True, desc=step.name)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
-    for block in blocks:
-        for name, moments in block.items():
+    for group in groups:
+        for name, moments in group.items():
             with naming(name):
-                factors[name] = _factors(layers[name], step, moments)
+                first, second = _factors(layers[name], step, moments)
+                factors[name] = in_host_memory(first), in_host_memory(second)
     for name, (first, second) in factors.items():
         _replace(compressed, layers[name], first, second)
 
@@ -62,7 +64,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
 def _factors(layer: Layer, step: Step, moments: InputStatistics | None) -> tuple[Tensor, Tensor]:
     """Return the factors of a layer.
 
-    Their product is written to the layer, so that later blocks are calibrated with its outputs.
+    Their product is written to the layer, so that later layers are calibrated with its outputs.
     """
     weight = layer.weight
     first, second = step.entry.implementation(weight, step, moments)

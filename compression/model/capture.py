@@ -14,6 +14,7 @@ from compression_gates.compression.model.layers import Layer
 Batch = Mapping[str, Tensor]
 OnInputs = Callable[[str, Tensor], None]
 """Called with the name of a layer and its inputs ``(..., in_features)``."""
+_PRODUCTS = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm)
 
 
 @contextmanager
@@ -36,6 +37,20 @@ def without_cache(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
+    """Replace the forward function of a module; its hooks remain."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+@contextmanager
 def capture_inputs(
     model: PreTrainedModel, layers: Mapping[str, Layer], on_inputs: OnInputs
 ) -> Iterator[None]:
@@ -43,19 +58,46 @@ def capture_inputs(
 
     An exception that it raises ends the forward pass.
     """
+    with ExitStack() as stack:
+        stack.enter_context(capture_module_inputs(layers, on_inputs))
+        if any(layer.expert is not None for layer in layers.values()):
+            stack.enter_context(eager_experts(model))
+            stack.enter_context(capture_expert_inputs(layers, on_inputs))
+        yield
+
+
+@contextmanager
+def capture_module_inputs(layers: Mapping[str, Layer], on_inputs: OnInputs) -> Iterator[None]:
+    """As :func:`capture_inputs`, for the layers that are modules."""
     names = {id(layer.module): name for name, layer in layers.items() if layer.expert is None}
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> object:
+        before = set(module._forward_pre_hooks)
         on_inputs(names[id(module)], inputs[0] if inputs else next(iter(named.values())))
+        # The call in progress does not run hooks that were registered meanwhile.
+        for key, later in list(module._forward_pre_hooks.items()):
+            if key not in before and (changed := later(module, inputs)) is not None:
+                inputs = changed if isinstance(changed, tuple) else (changed,)
+        return inputs, named
 
     with ExitStack() as stack:
         for layer in layers.values():
             if layer.expert is None:
                 stack.enter_context(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
-        experts = {name: layer for name, layer in layers.items() if layer.expert is not None}
-        if experts:
-            stack.enter_context(eager_experts(model))
-            stack.enter_context(_ExpertInputs(experts, on_inputs))
+        yield
+
+
+@contextmanager
+def capture_expert_inputs(layers: Mapping[str, Layer], on_inputs: OnInputs) -> Iterator[None]:
+    """As :func:`capture_inputs`, for experts that are slices of a parameter, in this thread.
+
+    The model must compute its experts separately, as in :func:`eager_experts`.
+    """
+    experts = {name: layer for name, layer in layers.items() if layer.expert is not None}
+    if not experts:
+        yield
+        return
+    with _ExpertInputs(experts, on_inputs):
         yield
 
 
@@ -64,19 +106,32 @@ class _ExpertInputs(TorchFunctionMode):
 
     def __init__(self, experts: Mapping[str, Layer], on_inputs: OnInputs):
         super().__init__()
-        self.names = {layer.weight.data_ptr(): name for name, layer in experts.items()}
-        self.stacked: dict[int, dict[int, str]] = {}
-        for name, layer in experts.items():
-            self.stacked.setdefault(layer.stored.data_ptr(), {})[layer.expert] = name
+        self.experts = experts
+        self.parameters = {id(layer.stored): layer.stored for layer in experts.values()}.values()
         self.on_inputs = on_inputs
+        self.addresses: list[int] = []
+        self.names: dict[int, str] = {}
+        self.stacked: dict[int, dict[int, str]] = {}
+
+    def locate(self) -> None:
+        """Update the addresses of the experts, which change if their parameters are moved."""
+        addresses = [parameter.data_ptr() for parameter in self.parameters]
+        if addresses == self.addresses:
+            return
+        self.addresses, self.stacked = addresses, {}
+        self.names = {layer.weight.data_ptr(): name for name, layer in self.experts.items()}
+        for name, layer in self.experts.items():
+            self.stacked.setdefault(layer.stored.data_ptr(), {})[layer.expert] = name
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in _PRODUCTS and len(args) > 1:
+            self.locate()
         if function is torch.bmm and len(args) > 1:
             # All experts at once: the row of a token that is not routed to an expert is zero.
             for expert, name in self.stacked.get(args[1].data_ptr(), {}).items():
                 inputs = args[0][expert]
                 self.on_inputs(name, inputs[inputs.any(dim=-1)])
-        if function in (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__) and len(args) > 1:
+        elif function in _PRODUCTS and len(args) > 1:
             name = self.names.get(args[1].data_ptr())
             if name is not None:
                 self.on_inputs(name, args[0])

@@ -9,10 +9,14 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from compression_gates.compression.calibration.resources import SHARE, free_memory
 from compression_gates.compression.errors import CompressionError, is_failure, reason_of
 from compression_gates.compression.model.finite import check_finite
 from compression_gates.compression.model.quiet import quiet
 from compression_gates.compression.model.references import check_reference
+
+AUTO = "auto"
+"""The device that :func:`place` chooses."""
 
 
 def load(
@@ -75,10 +79,31 @@ def loading_problem(report: Mapping[str, Collection]) -> str:
 
 def check_device(option: str, device: object) -> None:
     """Raise a CompressionError unless ``device`` is valid and available."""
-    if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise CompressionError(f"{option} {device}: give cpu, cuda or cuda:N")
-    if device != "cpu" and not torch.cuda.is_available():
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise CompressionError(f"{option} {device}: give cpu, cuda, cuda:N or auto")
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise CompressionError(f"{option} {device}: this machine has no CUDA device")
+
+
+def place(model: PreTrainedModel, device: str) -> str | None:
+    """Move a model in host memory to a device.
+
+    Args:
+        model: the model.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``. ``auto`` is the first GPU, and the CPU if
+            there is none.
+
+    Returns:
+        None, or the device on which calibration runs one block at a time, because ``auto`` left a
+        model in host memory that takes more than half of the GPU's free memory.
+    """
+    if device == AUTO:
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        if device != "cpu" and size > SHARE * free_memory(torch.device(device)):
+            return device
+    model.to(device)
+    return None
 
 
 def _class_of(config, name: str, option: str) -> type:

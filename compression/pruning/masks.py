@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import visit_groups
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError, naming
@@ -50,15 +50,15 @@ def calibrated_layers(
 ) -> Iterator[tuple[str, Layer, InputStatistics]]:
     """Yield the name of each layer, the layer, and the statistics of its inputs.
 
-    Blocks are visited in their order, so that the inputs are those of the model with the layers
-    pruned so far.
+    Layers are visited in calling order, so that the inputs are those of the model with the layers
+    before them pruned.
 
     Raises:
         CompressionError: the calibration failed.
     """
     model, desc = task.compressed.model, task.step.name
-    for block in visit_blocks(model, task.layers, task.batches, with_products, desc):
-        for name, moments in block.items():
+    for group in visit_groups(model, task.layers, task.batches, with_products, desc):
+        for name, moments in group.items():
             yield name, task.layers[name], moments
 
 

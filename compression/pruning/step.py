@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration.driver import collect
+from compression_gates.compression.calibration.resources import in_host_memory
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import RecipeError, naming
 from compression_gates.compression.model.capture import Batch
@@ -85,7 +86,7 @@ def _owl_patterns(
     sparsities = owl_sparsities(
         model,
         {name: layer.weight.detach() for name, layer in layers.items()},
-        {name: moments.norm for name, moments in statistics.items()},
+        {name: in_host_memory(moments.norm) for name, moments in statistics.items()},
         step["sparsity"], step["outlier"], step["spread"],
     )  # fmt: skip
     return {name: Unstructured(sparsity) for name, sparsity in sparsities.items()}

@@ -15,7 +15,8 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import visit_groups
+from compression_gates.compression.calibration.resources import in_host_memory
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError, RecipeError, naming
@@ -71,7 +72,7 @@ def _select(model: PreTrainedModel, step: Step) -> tuple[dict[str, Layer], list[
 
 @torch.no_grad()
 def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
-    """Quantize the selected layers in place, block by block if the method calibrates.
+    """Quantize the selected layers in place, in calling order if the method calibrates.
 
     Raises:
         RecipeError: the step does not fit the model.
@@ -81,11 +82,11 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     model = compressed.model
     layers, notes = _select(model, step)
     compressed.notes += notes
-    blocks = [dict.fromkeys(layers)]
+    groups = [dict.fromkeys(layers)]
     if calibrates(step):
-        blocks = visit_blocks(model, layers, batches, with_products=True, desc=step.name)
-    for block in blocks:
-        for name, moments in block.items():
+        groups = visit_groups(model, layers, batches, with_products=True, desc=step.name)
+    for group in groups:
+        for name, moments in group.items():
             _quantize(compressed, name, layers[name], step, moments)
 
 
@@ -105,7 +106,13 @@ def _quantize(
         raise CompressionError(f"layer {name}: a code is outside the range of {grid.bits} bits")
     layer.weight.copy_(after)
     activations = bool(step.settings.get("activations"))
-    compressed.quantized[name] = replace(quantized, activations=activations)
+    compressed.quantized[name] = replace(
+        quantized,
+        codes=in_host_memory(quantized.codes),
+        scales=in_host_memory(quantized.scales),
+        zeros=None if quantized.zeros is None else in_host_memory(quantized.zeros),
+        activations=activations,
+    )
     if activations:
-        # Registered here so that later blocks are calibrated with rounded inputs.
+        # Registered here so that later layers are calibrated with rounded inputs.
         round_inputs_of(layer.module, input_format(grid))

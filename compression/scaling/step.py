@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import blocks, visit_groups
+from compression_gates.compression.calibration.resources import current, in_host_memory
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.catalogue import QUANTIZATION
 from compression_gates.compression.compressed import Compressed
-from compression_gates.compression.errors import RecipeError, naming
+from compression_gates.compression.errors import CompressionError, RecipeError, naming
 from compression_gates.compression.model.capture import Batch
 from compression_gates.compression.model.layers import selected_layers
 from compression_gates.compression.quantization.grids import group_count
@@ -61,7 +62,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
             unusable.setdefault(reason, []).append(pair)
     scales = step.entry.implementation(model, pairs, step, batches)
     for pair, values in scales.items():
-        if not write(pair.changes(values)):
+        if not write(pair.changes(in_host_memory(values))):
             unusable.setdefault("the scaled weights overflow its dtype", []).append(pair)
     later = compressed.recipe.steps[compressed.recipe.steps.index(step) :]
     if not any(other.entry.family == QUANTIZATION for other in later):
@@ -92,9 +93,16 @@ def visit_pairs(
     Raises:
         CompressionError: the calibration failed.
     """
+    if current().device is not None:
+        for pair in pairs:
+            if len(blocks(model, list(pair.consumers))) > 1:
+                raise CompressionError(
+                    f"{desc}: {pair} are in several blocks, of which only one fits on the GPU; "
+                    "give --device cpu"
+                )
     layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
     waiting, statistics = list(pairs), {}
-    visits = visit_blocks(model, layers, batches, with_products, desc, with_magnitudes=True)
+    visits = visit_groups(model, layers, batches, with_products, desc, with_magnitudes=True)
     for block in visits:
         statistics |= block
         for pair in [pair for pair in waiting if pair.consumers.keys() <= statistics.keys()]:

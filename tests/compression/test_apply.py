@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from compression_gates.compression.apply import compress
-from compression_gates.compression.calibration.driver import visit_blocks
+from compression_gates.compression.calibration.driver import visit_groups
 from compression_gates.compression.errors import CompressionError, RecipeError
 from compression_gates.compression.model.layers import backbone_layers
 from compression_gates.compression.pruning.patterns import NofM, Unstructured
@@ -57,7 +57,7 @@ def test_blocks_are_pruned_sequentially(tiny_llama, batches, method):
     expected = copy.deepcopy(tiny_llama)
     layers = backbone_layers(expected)
     with torch.no_grad():
-        for block in visit_blocks(expected, layers, batches, with_products=True):
+        for block in visit_groups(expected, layers, batches, with_products=True):
             for name, seen in block.items():
                 weight = layers[name].weight
                 if method == "wanda":

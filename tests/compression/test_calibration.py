@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from compression_gates.compression.calibration.driver import blocks, visit_blocks
+from compression_gates.compression.calibration.driver import blocks, visit_groups
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.model.layers import backbone_layers
 
@@ -31,7 +31,7 @@ def recorded_inputs(model, layer, batches):
 def collected(model, batches, with_products=True):
     layers = backbone_layers(model)
     by_name = {}
-    for statistics in visit_blocks(model, layers, batches, with_products):
+    for statistics in visit_groups(model, layers, batches, with_products):
         by_name |= statistics
     return layers, by_name
 
@@ -78,7 +78,7 @@ def test_padding_is_ignored(tiny_llama, batches):
 
 def test_later_blocks_use_the_compressed_earlier_blocks(tiny_llama, batches):
     layers = backbone_layers(tiny_llama)
-    visits = visit_blocks(tiny_llama, layers, batches, with_products=False)
+    visits = visit_groups(tiny_llama, layers, batches, with_products=False)
     first = next(visits)
     with torch.no_grad():
         for name in first:
@@ -100,7 +100,7 @@ def test_blocks_are_members_of_the_outermost_module_list(tiny_llama, tiny_encode
 
 def test_no_text_is_an_error(tiny_llama):
     with pytest.raises(CompressionError, match="at least one batch"):
-        next(visit_blocks(tiny_llama, backbone_layers(tiny_llama), [], False))
+        next(visit_groups(tiny_llama, backbone_layers(tiny_llama), [], False))
 
 
 def test_inputs_that_are_not_finite_name_their_layer(tiny_llama, batches):

@@ -79,8 +79,8 @@ def test_invalid_rows(rows, message):
         ((BASE, "wanda-50", [("a", 7)]), "data: text 1 has label 7, but the model has 2"),
         ((BASE, "wanda-50", "nowhere.txt"), "data nowhere.txt: No such file"),
         ((BASE, "distill-1layers,translate=nowhere/a|nowhere/b,steps=1", TEXTS), "translate = no"),
-        ((BASE, "rtn-int8", None, None, "tpu"), "device tpu: give cpu, cuda or cuda:N"),
-        ((BASE, "rtn-int8", None, None, 3), "device 3: give cpu, cuda or cuda:N"),
+        ((BASE, "rtn-int8", None, None, "tpu"), "device tpu: give cpu, cuda, cuda:N or auto"),
+        ((BASE, "rtn-int8", None, None, 3), "device 3: give cpu, cuda, cuda:N or auto"),
         ((BASE, 3), "a recipe is a string"),
     ],
 )

@@ -8,9 +8,11 @@ import torch
 from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.architectures.trial import calibration
-from compression_gates.compression.calibration.driver import collect, visit_blocks
+from compression_gates.compression.calibration.calls import stages, trace_calls
+from compression_gates.compression.calibration.driver import blocks, collect, visit_groups
 from compression_gates.compression.calibration.unrouted_experts import expert_of
 from compression_gates.compression.errors import RecipeError
+from compression_gates.compression.model.capture import eager_experts, without_cache
 from compression_gates.compression.model.layers import (
     all_layers,
     backbone_layers,
@@ -67,9 +69,10 @@ def test_unrouted_experts_cause_one_note(name, text, fallback):
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.is_encoder_decoder:
         batch["labels"] = ids
+    result = compress(model, Recipe.parse(text), [batch])
+    # Routers see the compressed layers before them, and are not affected by those after them.
     unrouted = _unrouted(model, [batch])
     assert unrouted
-    result = compress(model, Recipe.parse(text), [batch])
     (note,) = (note for note in result.notes if "no calibration token" in note)
     assert f"routed to {len(unrouted)} expert" in note
     if name == "jetmoe":  # four experts of attention and four of the FFN, two layers, one token
@@ -102,7 +105,7 @@ def test_expert_statistics_do_not_depend_on_other_layers(name):
                         else "wanda-50,include=*.experts.*").steps[0]  # fmt: skip
     chosen = selected_layers(model, step)
     among = collect(model, backbone_layers(model), batches, with_products=False)
-    for block in visit_blocks(model, chosen, batches, with_products=False):
+    for block in visit_groups(model, chosen, batches, with_products=False):
         for key, statistics in block.items():
             assert statistics.tokens == among[key].tokens
             assert torch.allclose(statistics.norm, among[key].norm)
@@ -122,6 +125,45 @@ def test_expert_statistics_do_not_depend_on_other_layers(name):
 )
 def test_expert_of_weight_name(weight, expert):
     assert expert_of(weight) == expert
+
+
+class Routed:
+    routed = True
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ["a.experts.mlp.w1.0", "a.experts.mlp.w1.1", "a.experts.mlp.w1.11"],
+        ["a.experts.expert_0.wi1", "a.experts.expert_1.wi1", "a.experts.expert_11.wi1"],
+        ["a.experts.0.w1", "a.experts.1.w1", "a.experts.11.w1"],
+        ["a.1.mlp.input_linear.weight.0", "a.1.mlp.input_linear.weight.1"],
+    ],
+)
+def test_layers_with_the_same_role_in_experts_are_one_stage(weights):
+    groups = [[name] for name in weights]
+    assert stages(groups, dict.fromkeys(weights, Routed())) == [groups]
+
+
+@pytest.mark.parametrize("name", ["dbrx", "mixtral", "jetmoe", "llama4", "switch_transformers"])
+def test_unrouted_experts_are_where_their_numbers_belong(name):
+    """The order is that of a text that is routed to all experts."""
+    model = ARCHITECTURES[name].make()
+    layers = backbone_layers(model)
+    generator = torch.Generator().manual_seed(0)
+    orders = []
+    for length in (1, 60):
+        ids = torch.randint(3, 60, (1, length), generator=generator)
+        batch = {"input_ids": ids}
+        if model.config.is_encoder_decoder:
+            batch["labels"] = ids
+        with torch.no_grad(), without_cache(model), eager_experts(model):
+            orders.append(trace_calls(model, layers, blocks(model, list(layers)), batch))
+    short, long = orders
+    # The others call all their experts.
+    assert len(short.uses) < len(long.uses) or name in ("jetmoe", "llama4")
+    assert long.groups == short.groups
+    assert long.ordered == short.ordered == set(long.groups)
 
 
 @pytest.mark.parametrize("name", ["mixtral", "jetmoe", "llama4", "granitemoe", "jamba"])
