@@ -4,6 +4,7 @@ The outputs of all blocks are kept. A pass skips the blocks before the first one
 ends after the last, so its cost does not grow with the depth of the model.
 """
 
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration.driver import blocks
+from compression_gates.compression.calibration.kept_outputs import KeptOutputs
 from compression_gates.compression.calibration.replay import Replay, is_replayable
 from compression_gates.compression.model.capture import Batch
 
@@ -62,7 +64,9 @@ class Passes:
             copies: number of copies of the batch, which must then have one row.
         """
         names = list(self.outputs)
-        replay = Replay(self.model, names, [repeated(self.batch, copies)])
+        replay = Replay(
+            self.model, names, [repeated(self.batch, copies)], KeptOutputs(sys.maxsize)
+        )
         for name in names[: names.index(first)]:
             replay.keep(name, 0, repeated(self.outputs[name], copies))
         for name in names[names.index(first) :]:
