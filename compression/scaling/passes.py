@@ -64,9 +64,7 @@ class Passes:
             copies: number of copies of the batch, which must then have one row.
         """
         names = list(self.outputs)
-        replay = Replay(
-            self.model, names, [repeated(self.batch, copies)], KeptOutputs(sys.maxsize)
-        )
+        replay = Replay(self.model, names, [repeated(self.batch, copies)], KeptOutputs(sys.maxsize))
         for name in names[: names.index(first)]:
             replay.keep(name, 0, repeated(self.outputs[name], copies))
         for name in names[names.index(first) :]:

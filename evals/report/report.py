@@ -1,24 +1,19 @@
-"""The report: tables for the terminal and as Markdown, and one JSON object per verdict."""
+"""The tables of a report, for the terminal and as Markdown."""
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from tabulate import tabulate
 
 from compression_gates.evals.checkpoints.checkpoint import PLAIN
-from compression_gates.evals.errors import EvalError
-from compression_gates.evals.foreign_text import fenced, in_markdown, valid_unicode
+from compression_gates.evals.foreign_text import fenced, in_markdown
 from compression_gates.evals.gates.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import IN_MARKDOWN, Regression
 from compression_gates.evals.report.layout import fit_table
 from compression_gates.evals.running import DENSE
-from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
 BASELINE = "baseline"
 MARKDOWN = "github"
@@ -312,103 +307,3 @@ def _evidence(entry: Entry) -> str:
             "</details>",
         ]
     return "\n\n".join(parts)
-
-
-def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()) -> str:
-    """Return one JSON object per verdict and line, and ``more``; NaN and infinity become null."""
-    rows = [*map(asdict, entries), *more]
-    return "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
-
-
-def _plain(value):
-    if isinstance(value, str):
-        return valid_unicode(value)
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def check_writable(directory: Path) -> None:
-    """Raise an EvalError before the run if the report cannot be written."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in ("report.md", "report.jsonl", FILE):
-            if (directory / name).is_dir():
-                raise EvalError(f"report folder {directory}: {name} is a folder; remove it")
-        probe = directory / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise EvalError(f"report folder {directory}: {error.strerror}") from error
-
-
-def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
-    """Write a report that says why a run did not start, in place of an earlier one.
-
-    Args:
-        directory: of the report.
-        reason: why the run did not start.
-        keep: whether to keep the verdicts of the earlier report for the next comparison.
-
-    Raises:
-        OSError: the directory cannot be written to.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    reason = valid_unicode(reason)
-    text = "\n".join(map(in_markdown, reason.split("\n")))
-    (directory / "report.md").write_text(f"The run did not start: {text}\n", encoding="utf-8")
-    if keep:
-        return
-    (directory / FILE).unlink(missing_ok=True)
-    row = json.dumps({"error": f"the run did not start: {reason}"})
-    (directory / "report.jsonl").write_text(f"{row}\n", encoding="utf-8")
-
-
-def write(
-    directory: Path,
-    entries: Sequence[Entry],
-    lines: Sequence[str],
-    table: str = "",
-    rows: Iterable[dict[str, object]] = (),
-    intervals: bool = False,
-    unjudged: str = "",
-    items: Mapping[Key, ItemValues] | None = None,
-) -> None:
-    """Write ``report.md``, ``report.jsonl`` and the per-item values for a later comparison.
-
-    Args:
-        directory: of the report.
-        entries: the verdicts.
-        lines: notes.
-        table: a further table.
-        rows: the rows of that table, as JSON objects.
-        intervals: whether cells show intervals.
-        unjudged: remark for the heading about what was not judged.
-        items: per-item values by candidate and metric.
-
-    Raises:
-        EvalError: the directory cannot be written to.
-    """
-    verdicts = json_lines(entries, rows).encode()
-    contents = {
-        directory / "report.md": markdown(entries, lines, table, intervals, unjudged).encode(),
-        directory / "report.jsonl": verdicts,
-        directory / FILE: pack(items or {}, digest_of(verdicts)),
-    }
-    partial = {file: file.with_name(f"{file.name}.partial") for file in contents}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for file, content in contents.items():
-            partial[file].write_bytes(content)
-        for file, written in partial.items():
-            written.replace(file)
-    except OSError as error:
-        raise EvalError(f"report folder {directory}: {error.strerror}") from error
-    finally:
-        for written in partial.values():
-            with suppress(OSError):
-                written.unlink()

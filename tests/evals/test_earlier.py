@@ -9,7 +9,8 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.earlier import read_earlier_run
 from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.metrics.result import MetricResult
-from compression_gates.evals.report.report import Entry, write
+from compression_gates.evals.report.report import Entry
+from compression_gates.evals.report.report_folder import write
 from compression_gates.evals.statistics.item_values import SCORE_CHANGE, ItemValues
 
 ORIGIN = {"baseline": "b", "data": "d", "protocol": "p"}

@@ -11,7 +11,7 @@ from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import KEPT, regression, worst_items
 from compression_gates.evals.metrics.result import NO_DATA, MetricResult
-from compression_gates.evals.report import report
+from compression_gates.evals.report import report, report_folder
 from compression_gates.evals.statistics.estimate import NO_ESTIMATE, Estimate
 
 
@@ -71,7 +71,7 @@ def test_json_lines_hold_every_number_and_no_infinity():
         entry("x", "f1_drop", math.nan, 0.1),
         entry("y", "f1_drop", 0.0, 0.1, math.inf),
     ]
-    rows = [json.loads(line) for line in report.json_lines(entries).splitlines()]
+    rows = [json.loads(line) for line in report_folder.json_lines(entries).splitlines()]
     assert len(rows) == len(entries)
     assert rows[2]["verdict"]["value"] == 0.08
     assert rows[2]["facts"] == {"kl": 0.5}
@@ -212,7 +212,7 @@ def test_a_failing_case_shows_its_worst_items_whole_and_folded():
 
 
 def test_json_has_all_items_that_got_worse_up_to_a_bound():
-    (row,) = map(json.loads, report.json_lines([worse(KEPT + 5)]).splitlines())
+    (row,) = map(json.loads, report_folder.json_lines([worse(KEPT + 5)]).splitlines())
     assert len(row["regressions"]) == KEPT
     assert row["regressions_omitted"] == 5
     first = row["regressions"][0]
@@ -220,7 +220,7 @@ def test_json_has_all_items_that_got_worse_up_to_a_bound():
         1, 1, "a", "b",
     )  # fmt: skip
     nan = replace(worse(1), regressions=(replace(worse(1).regressions[0], loss=math.nan),))
-    assert json.loads(report.json_lines([nan]))["regressions"][0]["loss"] is None
+    assert json.loads(report_folder.json_lines([nan]))["regressions"][0]["loss"] is None
 
 
 def test_a_number_that_is_none_and_a_case_that_has_none_are_said():
@@ -238,7 +238,7 @@ def test_names_cannot_write_markdown():
 
 
 def test_written_whole_or_refused(tmp_path):
-    report.write(tmp_path / "new" / "r", ENTRIES, ["note"])
+    report_folder.write(tmp_path / "new" / "r", ENTRIES, ["note"])
     assert sorted(p.name for p in (tmp_path / "new" / "r").iterdir()) == [
         "items.npz",
         "report.jsonl",
@@ -246,7 +246,7 @@ def test_written_whole_or_refused(tmp_path):
     ]
     (tmp_path / "file").touch()
     with pytest.raises(EvalError, match="report folder"):
-        report.write(tmp_path / "file", ENTRIES, [])
+        report_folder.write(tmp_path / "file", ENTRIES, [])
 
 
 def test_intervals_stand_behind_their_numbers():
@@ -256,8 +256,8 @@ def test_intervals_stand_behind_their_numbers():
 
 
 def test_a_run_that_did_not_start_leaves_nothing_of_an_earlier_report(tmp_path):
-    report.write(tmp_path / "report", ENTRIES, ["kept in  x"])
-    report.write_not_started(tmp_path / "report", "a.safetensors does not load\nb neither")
+    report_folder.write(tmp_path / "report", ENTRIES, ["kept in  x"])
+    report_folder.write_not_started(tmp_path / "report", "a.safetensors does not load\nb neither")
     text = (tmp_path / "report" / "report.md").read_text()
     assert text == "The run did not start: a.safetensors does not load\nb neither\n"
     (line,) = (tmp_path / "report" / "report.jsonl").read_text().splitlines()

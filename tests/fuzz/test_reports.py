@@ -11,7 +11,7 @@ from compression_gates.evals.gates.earlier import REPORT, Record, read_earlier_r
 from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.gates.nightly import compare_runs
 from compression_gates.evals.metrics.result import MetricResult
-from compression_gates.evals.report import report
+from compression_gates.evals.report import report, report_folder
 from compression_gates.evals.statistics.item_values import (
     FILE,
     MEAN,
@@ -47,7 +47,7 @@ class Reports:
 
     def __init__(self, folder: Path):
         (then, values), (now, mine) = run(1), run(2)
-        report.write(folder, then, [], items=values)
+        report_folder.write(folder, then, [], items=values)
         self.folder = folder
         self.whole = {name: (folder / name).read_bytes() for name in (REPORT, FILE)}
         self.records = [
