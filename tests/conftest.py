@@ -68,6 +68,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let libraries free what they hold when Python ends; bindings report it as leaks otherwise."""
+    gc.unfreeze()
+
+
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
     """Distribute units of work in their order, and cases of gates as the plugin does."""

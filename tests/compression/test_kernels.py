@@ -62,13 +62,21 @@ def result(case: partial) -> tuple[torch.Tensor, ...]:
     return solved.codes, solved.scales, solved.zeros if solved.zeros is not None else torch.empty(0)
 
 
+def run(words: list[object], environment: dict[str, str]) -> None:
+    """Run Python, whose output is that of Triton's bindings, which complain when they end."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def by_kernel(tmp_path_factory):
     if find_spec("triton") is None:
         pytest.skip("needs triton")
     path = tmp_path_factory.mktemp("kernels") / "results.pt"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, __file__, path], env=environment, check=True)
+    run([__file__, path], environment)
     return torch.load(path)
 
 
@@ -109,7 +117,7 @@ for kernel, types, constants in cases:
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_kernels_compile_for_a_gpu_without_fused_multiplications(tmp_path):
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
+    run(["-c", COMPILE], environment)
 
 
 def test_kernels_are_not_used_on_a_cpu(monkeypatch):
