@@ -138,7 +138,11 @@ def clustered_proportion(
     Raises:
         ValueError: there are no values, or the shapes differ.
     """
-    sums = ClusterSums.of(hits, clusters)
+    return proportion_of(ClusterSums.of(hits, clusters), confidence_level)
+
+
+def proportion_of(sums: ClusterSums, confidence_level: float = CONFIDENCE_LEVEL) -> Estimate:
+    """Return :func:`clustered_proportion` of the number of ones in each document."""
     if sums.has_no_interval:
         return sums.estimate_without_interval(confidence_level)
     p, size = sums.mean, _effective_sample_size(sums)

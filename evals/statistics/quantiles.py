@@ -1,0 +1,80 @@
+"""Confidence intervals of quantiles of item values, clustered by document."""
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from compression_gates.evals.statistics.clusters import ClusterSums
+from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Estimate, estimate
+from compression_gates.evals.statistics.proportions import proportion_of
+
+_ROUNDING = 1e-9
+"""Tolerance in ranks, so that 0.9 * 10 has the rank 9."""
+
+
+def clustered_quantile(
+    values: ArrayLike, clusters: ArrayLike, q: float, confidence_level: float = CONFIDENCE_LEVEL
+) -> Estimate:
+    """Return a quantile of item values, with an interval by test inversion.
+
+    The interval consists of the numbers for which the share of the values above them may be
+    ``1 - q``, by the interval of a clustered proportion
+    (:func:`evals.statistics.proportions.clustered_proportion`). For independent values it is the
+    interval between two order statistics (David and Nagaraja 2003, *Order Statistics*, section
+    7.1). If even the share above the largest value may be ``1 - q``, it has no upper end.
+
+    Args:
+        values: ``(n,)``.
+        clusters: ``(n,)``, the document of each item.
+        q: share of the values that are at most the quantile, in (0, 1).
+        confidence_level: of the two-sided interval.
+
+    Returns:
+        The smallest value that at least a share of ``q`` of the values does not exceed. The
+        interval is unbounded if there is only one cluster, and NaN if a value is. It is marked as
+        unreliable if the proportion of the values above the quantile is.
+
+    Raises:
+        ValueError: there are no values, the shapes differ, or ``q`` is not in (0, 1).
+
+    >>> clustered_quantile([4.0, 1.0, 3.0, 2.0], [0, 1, 2, 3], 0.5).value
+    2.0
+    """
+    if not 0 < q < 1:
+        raise ValueError(f"q has to be between 0 and 1, not {q}")
+    sums = ClusterSums.of(values, clusters)
+    values = np.asarray(values, dtype=np.float64)
+    ordered, n = np.sort(values), values.size
+    value = float(ordered[max(math.ceil(q * n - _ROUNDING), 1) - 1])
+    if sums.has_no_interval:
+        return replace(sums.estimate_without_interval(confidence_level), value=value)
+    _, documents = np.unique(np.asarray(clusters), return_inverse=True)
+
+    @cache
+    def share_above(threshold: float) -> Estimate:
+        totals = np.bincount(documents, values > threshold, minlength=len(sums.sizes))
+        return proportion_of(ClusterSums(totals, sums.sizes))
+
+    distinct = np.unique(ordered)
+
+    def bounds(level: float) -> tuple[float, float]:
+        # The share above a value falls with the value, and so do both ends of its interval.
+        first = _first(distinct, lambda x: share_above(x).bounds(level)[0] <= 1 - q)
+        after = _first(distinct, lambda x: share_above(x).bounds(level)[1] < 1 - q)
+        high = float(distinct[after]) if after < len(distinct) else math.inf
+        return min(float(distinct[min(first, len(distinct) - 1)]), value), max(high, value)
+
+    quantile = estimate(value, bounds, n, sums.cluster_count, confidence_level)
+    return replace(quantile, unreliable=share_above(value).unreliable)
+
+
+def _first(ordered: np.ndarray, is_true) -> int:
+    """Return the index of the first value for which a monotone condition holds."""
+    low, high = 0, len(ordered)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_true(float(ordered[middle])) else (middle + 1, high)
+    return low
