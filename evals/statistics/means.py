@@ -103,7 +103,11 @@ def series_mean(
     Raises:
         ValueError: there are no values, or the shapes differ.
     """
-    sums = ClusterSums.of(values, windows)
+    return series_of(ClusterSums.of(values, windows), confidence_level)
+
+
+def series_of(sums: ClusterSums, confidence_level: float = CONFIDENCE_LEVEL) -> Estimate:
+    """Return :func:`series_mean` of the sums of consecutive windows."""
     independent = _skewed_mean(sums, confidence_level, "windows")
     if not math.isfinite(sums.mean) or sums.cluster_count == 1:
         return independent

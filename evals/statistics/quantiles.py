@@ -1,6 +1,7 @@
 """Confidence intervals of quantiles of item values, clustered by document."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from compression_gates.evals.statistics.clusters import ClusterSums
 from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Estimate, estimate
+from compression_gates.evals.statistics.means import series_of
 from compression_gates.evals.statistics.proportions import proportion_of
 
 _ROUNDING = 1e-9
@@ -16,7 +18,11 @@ _ROUNDING = 1e-9
 
 
 def clustered_quantile(
-    values: ArrayLike, clusters: ArrayLike, q: float, confidence_level: float = CONFIDENCE_LEVEL
+    values: ArrayLike,
+    clusters: ArrayLike,
+    q: float,
+    confidence_level: float = CONFIDENCE_LEVEL,
+    is_series: bool = False,
 ) -> Estimate:
     """Return a quantile of item values, with an interval by test inversion.
 
@@ -31,6 +37,9 @@ def clustered_quantile(
         clusters: ``(n,)``, the document of each item.
         q: share of the values that are at most the quantile, in (0, 1).
         confidence_level: of the two-sided interval.
+        is_series: whether ``clusters`` are consecutive windows of one document, which are
+            autocorrelated. The interval of the share is then the wider of that of the proportion
+            and that of :func:`evals.statistics.means.series_mean`.
 
     Returns:
         The smallest value that at least a share of ``q`` of the values does not exceed. The
@@ -54,24 +63,29 @@ def clustered_quantile(
     _, documents = np.unique(np.asarray(clusters), return_inverse=True)
 
     @cache
-    def share_above(threshold: float) -> Estimate:
+    def shares_above(threshold: float) -> list[Estimate]:
         totals = np.bincount(documents, values > threshold, minlength=len(sums.sizes))
-        return proportion_of(ClusterSums(totals, sums.sizes))
+        above = ClusterSums(totals, sums.sizes)
+        return [proportion_of(above), *([series_of(above)] if is_series else [])]
 
     distinct = np.unique(ordered)
 
     def bounds(level: float) -> tuple[float, float]:
+        def share_bounds(threshold: float) -> tuple[float, float]:
+            lows, highs = zip(*(x.bounds(level) for x in shares_above(threshold)), strict=True)
+            return min(lows), max(highs)
+
         # The share above a value falls with the value, and so do both ends of its interval.
-        first = _first(distinct, lambda x: share_above(x).bounds(level)[0] <= 1 - q)
-        after = _first(distinct, lambda x: share_above(x).bounds(level)[1] < 1 - q)
+        first = _first(distinct, lambda x: share_bounds(x)[0] <= 1 - q)
+        after = _first(distinct, lambda x: share_bounds(x)[1] < 1 - q)
         high = float(distinct[after]) if after < len(distinct) else math.inf
         return min(float(distinct[min(first, len(distinct) - 1)]), value), max(high, value)
 
     quantile = estimate(value, bounds, n, sums.cluster_count, confidence_level)
-    return replace(quantile, unreliable=share_above(value).unreliable)
+    return replace(quantile, unreliable=shares_above(value)[-1].unreliable)
 
 
-def _first(ordered: np.ndarray, is_true) -> int:
+def _first(ordered: np.ndarray, is_true: Callable[[float], bool]) -> int:
     """Return the index of the first value for which a monotone condition holds."""
     low, high = 0, len(ordered)
     while low < high:
