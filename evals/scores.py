@@ -1,13 +1,13 @@
 """The scores of a baseline and a candidate on the same items, from which metrics are computed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE, LOG, Checkpoint
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.metrics.result import Scored
+from compression_gates.evals.metrics.result import MetricResult, Scored, not_judged
 from compression_gates.evals.running import EAGER
 from compression_gates.evals.store.measurement import Measurement
 
@@ -47,6 +47,14 @@ class EngineRun:
 
 
 NOT_RUN = EngineRun(reason="it was not timed")
+NO_NAIVE = not_judged("no naive counterpart was scored")
+
+
+def predicted_role(kind: str, roles: Container[str]) -> str:
+    """Return which of the ``roles`` stands for :data:`PREDICTED` for a kind of model."""
+    if kind == EXTRACTIVE:
+        return "answers"
+    return "labels" if "labels" in roles else "text"
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,9 @@ class Scores:
 
         Predictions are next tokens, classes, or the first and last tokens of extracted answers.
         """
-        if role != PREDICTED:
-            return self.by_role.get(role)
-        if self.kind == EXTRACTIVE:
-            return self.by_role.get("answers")
-        return self.by_role.get("labels") or self.by_role.get("text")
+        if role == PREDICTED:
+            role = predicted_role(self.kind, self.by_role)
+        return self.by_role.get(role)
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,8 @@ class Pair:
         baseline, candidate: the scores of each model.
         comparison: the comparison of the two checkpoints; None for logs.
         runs: what was measured of each workload, or the error that the measurement ended in.
+        naive: the scores of the candidate's naive counterpart, which was compressed in the same way
+            without data, on :data:`PREDICTED`; a result that is not judged if there are none.
         coverage: which part of the baseline each data set exercised.
         notes: notes that the methods of a recipe made while they were applied.
     """
@@ -148,6 +156,7 @@ class Pair:
     candidate: Scores
     comparison: "CheckpointComparison | None" = None
     runs: Mapping[str, EngineRun | Exception] = field(default_factory=dict)
+    naive: Scores | MetricResult = NO_NAIVE
     coverage: "Sequence[Coverage]" = ()
     notes: Sequence[str] = ()
 

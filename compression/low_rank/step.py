@@ -58,7 +58,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
                 first, second = _factors(layers[name], step, moments)
                 factors[name] = in_host_memory(first), in_host_memory(second)
     for name, (first, second) in factors.items():
-        _replace(compressed, layers[name], first, second)
+        replace_by_factors(compressed, layers[name], first, second)
 
 
 def _factors(layer: Layer, step: Step, moments: InputStatistics | None) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ def _factors(layer: Layer, step: Step, moments: InputStatistics | None) -> tuple
     return first, second
 
 
-def _replace(compressed: Compressed, layer: Layer, first: Tensor, second: Tensor) -> None:
+def replace_by_factors(compressed: Compressed, layer: Layer, first: Tensor, second: Tensor) -> None:
     rows, columns = layer.weight.shape
     rank = len(first)
     if not is_smaller(rank, rows, columns):

@@ -87,10 +87,10 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
         groups = visit_groups(model, layers, batches, with_products=True, desc=step.name)
     for group in groups:
         for name, moments in group.items():
-            _quantize(compressed, name, layers[name], step, moments)
+            quantize_layer(compressed, name, layers[name], step, moments)
 
 
-def _quantize(
+def quantize_layer(
     compressed: Compressed, name: str, layer: Layer, step: Step, moments: InputStatistics | None
 ) -> None:
     zeros = layer.weight == 0 if name in compressed.pruned else None

@@ -92,7 +92,9 @@ class Verdict:
             return self.outcome == NOT_JUDGED
         has_interval = math.isfinite(self.low) and math.isfinite(self.high)
         # Without an interval, only the point estimate can decide.
-        is_lenient = has_interval and (policy == SMOKE or METRICS[self.metric].sequential)
+        metric = METRICS[self.metric]
+        only_proven = policy == SMOKE or metric.sequential or metric.needs_naive
+        is_lenient = has_interval and only_proven
         return self.met or is_lenient
 
 

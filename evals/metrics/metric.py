@@ -65,8 +65,11 @@ class Metric:
         workload: what an engine has to run for it, such as ``forward``; empty if nothing.
         sequential: whether it is measured until it is decided, so that only a proven regression
             fails.
-        neutral: of a gain, the value of the baseline against itself; None if it is the baseline's
-            own value.
+        needs_naive: whether it needs the scores of the candidate's naive counterpart. Its limit
+            says how many times worse than that a candidate may be, and only a proven regression
+            fails.
+        neutral: of a gain or a ratio, the value of the baseline against itself; None if it is the
+            baseline's own value.
         ceiling: upper bound of the values; limits have to be below it.
         from_items: maps the mean of the item values to the metric, if they differ.
         parts: names of the weights of its gate.
@@ -98,6 +101,7 @@ class Metric:
     counted: str = "items"
     workload: str = ""
     sequential: bool = False
+    needs_naive: bool = False
     neutral: float | None = None
     ceiling: float = math.inf
     from_items: Callable[[float], float] | None = None

@@ -149,21 +149,41 @@ def _bounded_mean(
     )
 
 
-def _class_divergence(
-    baseline: Scored, candidate: Scored, name: str, maximum: float
-) -> MetricResult:
+def js_values(baseline: Scored, candidate: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Jensen-Shannon divergence of each prediction and the document of each; in place
+    of the document the window, if all are of one document.
+
+    Raises:
+        EvalError: the two sides are not comparable.
+    """
+    check_paired(baseline, candidate)
+    if JS in candidate.measurement.arrays:
+        check_same_tokens(baseline, candidate)
+        return candidate[JS], candidate["cluster"]
+    return _class_divergences(baseline, candidate)[JS], _class_documents(baseline, candidate)
+
+
+def _class_divergences(baseline: Scored, candidate: Scored) -> dict[str, np.ndarray]:
+    """Return the divergences ``(predictions,)`` of predicted classes by name."""
     import torch
 
     check_same_classes(baseline, candidate)
     sides = [torch.from_numpy(side["log_probabilities"]) for side in (baseline, candidate)]
     arrays = [values.numpy() for values in divergences(*sides)]
-    by_name = dict(zip((JS, KL_FORWARD, KL_BACKWARD), arrays, strict=True))
-    values, items = by_name[name], candidate.data.items
-    if "item" in candidate.measurement.arrays:
-        places = candidate["item"]
-        documents = np.asarray(baseline.data.documents)[places]
-    else:
-        places, documents = range(len(items)), baseline.data.documents
+    return dict(zip((JS, KL_FORWARD, KL_BACKWARD), arrays, strict=True))
+
+
+def _class_documents(baseline: Scored, candidate: Scored) -> np.ndarray:
+    documents = np.asarray(baseline.data.documents)
+    return documents[candidate["item"]] if "item" in candidate.measurement.arrays else documents
+
+
+def _class_divergence(
+    baseline: Scored, candidate: Scored, name: str, maximum: float
+) -> MetricResult:
+    by_name = _class_divergences(baseline, candidate)
+    values, documents = by_name[name], _class_documents(baseline, candidate)
+    places = candidate.measurement.arrays.get("item", range(len(values)))
     return MetricResult(
         estimate=_bounded_mean(values, documents, maximum),
         baseline=0.0,

@@ -76,7 +76,12 @@ def studentized_mean(
     Raises:
         ValueError: there are no values, or the shapes differ.
     """
-    return _skewed_mean(ClusterSums.of(values, clusters), confidence_level, "documents")
+    return studentized_of(ClusterSums.of(values, clusters), confidence_level)
+
+
+def studentized_of(sums: ClusterSums, confidence_level: float = CONFIDENCE_LEVEL) -> Estimate:
+    """Return :func:`studentized_mean` of the sums of documents."""
+    return _skewed_mean(sums, confidence_level, "documents")
 
 
 def series_mean(

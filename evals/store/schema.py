@@ -98,6 +98,7 @@ SCHEMAS: Mapping[str, Schema] = {
         **dict.fromkeys(("used", "vocabulary", "longest"), _COUNT),
         "scripts": Array("U", parse=json.loads),
     },
+    "treatments": {"treatments": Array("U", parse=json.loads)},
     "plain use": {"use": Array("U", parse=PlainUse.from_json)},
     "compare": {"comparison": Array("U", parse=CheckpointComparison.from_json)},
 }

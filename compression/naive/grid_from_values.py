@@ -1,0 +1,85 @@
+"""Recognize quantized weights by their values, where no configuration describes them.
+
+The values of a group on a uniform grid are integer multiples of the group's scale. The scale is the
+smallest distance between two values, refined by least squares::
+
+    s = min_{w_i != w_j} |w_i - w_j|      q_i = round(w_i / s)      s' = sum w q / sum q^2
+
+The group is on the grid if every ``|w - s' q|`` is within rounding error of the dtype, and the
+codes ``q`` span at most 8 bits. Zero has the code zero on every grid.
+"""
+
+import torch
+from torch import Tensor
+
+from compression_gates.compression.quantization.grids import Float8, round_to_nearest
+
+GROUPS = (256, 128, 64, 32, 16)
+"""Group sizes that are tried, if the whole matrix and whole rows share no scale."""
+ROWS = 64
+"""Largest number of rows that are examined."""
+SHARE_ON_GRID = 0.99
+"""Share of the groups that must be on the grid. In a small group, no two weights may have adjacent
+codes, so that the smallest distance is a multiple of the scale."""
+MIN_VALUES = 8
+"""Number of nonzero weights below which a group is too small to show a grid."""
+MOST_LEVELS = 255
+MIN_BITS, MAX_BITS = 2, 8
+
+
+def quantization_of_values(weight: Tensor) -> str:
+    """Return the step of a recipe that rounds to the grid of a weight; empty if there is none.
+
+    Grids of 8 bits are not recognized in bfloat16, whose rounding error is larger than half of
+    their scale.
+
+    Args:
+        weight: ``(out, in)``, any floating dtype.
+    """
+    rows, columns = weight.shape
+    sample = weight[:: max(rows // ROWS, 1)][:ROWS].detach()
+    groups = [size for size in GROUPS if size < columns and not columns % size]
+    for setting, parts in (
+        (",scale=tensor", sample.reshape(1, -1)),
+        ("", sample),
+        *((f",group={size}", sample.reshape(-1, size)) for size in groups),
+    ):
+        codes = _codes(parts)
+        if codes is not None and (text := _uniform(codes)):
+            return text.format(setting)
+    for setting, per_tensor in ((",scale=tensor", True), ("", False)):
+        values = weight.detach()
+        if torch.equal(round_to_nearest(values, Float8(), per_tensor=per_tensor).dequantized(),
+                       values):  # fmt: skip
+            return f"fp8{setting}"
+    return ""
+
+
+def _uniform(codes: Tensor) -> str:
+    """Return the step for codes ``(groups, n)``, with a placeholder for what shares a scale."""
+    lowest, highest = codes.amin(dim=-1).clamp(max=0), codes.amax(dim=-1).clamp(min=0)
+    symmetric = max(int(torch.maximum(highest, -lowest - 1).max()).bit_length() + 1, MIN_BITS)
+    affine = max(int((highest - lowest).max()).bit_length(), MIN_BITS)
+    if affine < symmetric:
+        return f"rtn-int{affine}{{}},symmetric=false"
+    return f"rtn-int{symmetric}{{}}" if symmetric <= MAX_BITS else ""
+
+
+def _codes(parts: Tensor) -> Tensor | None:
+    """Return the codes of groups ``(groups, n)``, or None if they are not on a grid."""
+    eps = torch.finfo(parts.dtype).eps
+    values = parts.double()
+    values = values[(values != 0).sum(dim=-1) >= MIN_VALUES]
+    if not len(values):
+        return None
+    with_zero = torch.cat([values, torch.zeros_like(values[:, :1])], dim=-1)
+    gaps = with_zero.sort(dim=-1).values.diff(dim=-1)
+    largest = values.abs().amax(dim=-1, keepdim=True)
+    scales = torch.where(gaps > 2 * eps * largest, gaps, torch.inf).amin(dim=-1, keepdim=True)
+    codes = (values / scales).round()
+    scales = (values * codes).sum(dim=-1, keepdim=True) / codes.square().sum(dim=-1, keepdim=True)
+    codes = (values / scales).round()
+    is_on_grid = ((values - codes * scales).abs() <= 2 * eps * values.abs()).all(dim=-1)
+    levels = codes.amax(dim=-1).clamp(min=0) - codes.amin(dim=-1).clamp(max=0)
+    is_on_grid &= levels <= min(MOST_LEVELS, 0.25 / eps)
+    return codes[is_on_grid] if is_on_grid.double().mean() >= SHARE_ON_GRID else None

@@ -1,0 +1,184 @@
+"""Read what was done to each layer of a loaded checkpoint, given its baseline."""
+
+import copy
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.errors import CompressionError
+from compression_gates.compression.low_rank.factors import LowRank
+from compression_gates.compression.model.layers import Layer, all_layers, tied_layers
+from compression_gates.compression.naive.declared import declared_quantization
+from compression_gates.compression.naive.grid_from_values import quantization_of_values
+from compression_gates.compression.naive.structure import restructure
+from compression_gates.compression.naive.treatment import Treatment, Treatments
+from compression_gates.compression.recipe import Recipe
+
+NO_CHANGE = Recipe.parse("magnitude-0")
+PATTERN_SIZES = (4, 8, 16)
+"""Sizes M of the N:M patterns that are recognized."""
+ROUNDED_ZEROS, FEWEST_ZEROS = 0.05, 0.001
+"""A layer is pruned if its share of zeros exceeds that of its naive rounding, or without rounding
+that of the baseline, by more than this."""
+LOW_RANK = 0.95
+"""Largest rank, as a share of the full rank, that counts as lower."""
+RANK_TRIALS = 4
+"""Number of layers whose singular values are computed; if none has a lower rank, the others are not
+examined."""
+
+
+@torch.no_grad()
+def read_treatments(candidate: PreTrainedModel, baseline: PreTrainedModel) -> Treatments:
+    """Return what was done to the linear layers of a candidate. Neither model is changed.
+
+    Args:
+        candidate, baseline: loaded models, in evaluation mode.
+    """
+    dtype = ""
+    if candidate.dtype != baseline.dtype:
+        dtype = str(candidate.dtype).removeprefix("torch.")
+    structure = _structure(candidate, baseline, dtype)
+    if structure.reason:
+        return structure
+    if structure.shapes or structure.layers or dtype:
+        compressed = Compressed(copy.deepcopy(baseline).to(candidate.dtype), NO_CHANGE)
+        try:
+            restructure(compressed, structure)
+        except CompressionError as error:
+            return Treatments(reason=str(error))
+        baseline = compressed.model
+    layers, unexplained = dict(structure.layers), []
+    before, after = all_layers(baseline), all_layers(candidate)
+    tied = tied_layers(baseline, before)
+    reader = _Reader(candidate)
+    for name in (name for name in before if name in after and name not in tied):
+        treatment = reader.treatment(after[name], before[name].weight)
+        if treatment:
+            layers[name] = treatment
+        elif treatment is not None and not _is_restructured(name, structure):
+            unexplained.append(name)
+    explained = len(layers) + len(structure.shapes)
+    reason = ""
+    if len(unexplained) > explained:
+        reason = (
+            f"the weights of {len(unexplained)} layers, such as {unexplained[0]}, were changed, "
+            "but they are neither on a grid, nor pruned, nor of a lower rank, as after training"
+        )
+    return Treatments(dtype, layers, structure.shapes, tuple(unexplained), reason)
+
+
+def _structure(candidate: PreTrainedModel, baseline: PreTrainedModel, dtype: str) -> Treatments:
+    """Return the layers that are factored or have other shapes."""
+    factored = {
+        name: Treatment(rank=module.first.out_features, factored=True)
+        for name, module in candidate.named_modules()
+        if isinstance(module, LowRank)
+    }
+    before, after = all_layers(baseline), all_layers(candidate)
+    parts = {f"{name}.{part}" for name in factored for part in ("first", "second")}
+    # A quantized layer of another library is not a linear layer of torch.
+    modules = {name for name, _ in candidate.named_modules()}
+    differences = sorted(
+        (after.keys() - before.keys() - parts)
+        | {name for name in before.keys() - after.keys() if name not in modules}
+    )
+    if differences:
+        return Treatments(
+            reason=f"it does not have the layers of its baseline: {differences[0]} is in one only"
+        )
+    shapes = {}
+    for name in (name for name in before if name in after):
+        shape, new = tuple(before[name].weight.shape), tuple(after[name].weight.shape)
+        if len(new) != 2 or after[name].weight.numel() == 0 or not _is_readable(after[name]):
+            continue
+        if any(now > then for now, then in zip(new, shape, strict=True)):
+            return Treatments(reason=f"layer {name} is larger than that of the baseline")
+        if new != shape:
+            shapes[name] = new
+    return Treatments(dtype, factored, shapes)
+
+
+def _is_restructured(name: str, structure: Treatments) -> bool:
+    """Return whether a layer has another shape, or is a factor."""
+    return name in structure.shapes or name.rpartition(".")[0] in structure.layers
+
+
+def _is_readable(layer: Layer) -> bool:
+    return layer.stored.is_floating_point() and layer.stored.element_size() > 1
+
+
+class _Reader:
+    """Reads the layers of one candidate.
+
+    Args:
+        candidate: the loaded model.
+    """
+
+    def __init__(self, candidate: PreTrainedModel):
+        self.candidate = candidate
+        self._rank_trials = 0
+        self._has_low_rank = False
+
+    def treatment(self, layer: Layer, before: Tensor) -> Treatment | None:
+        """Return what was done to a layer, empty if that is unknown; None if nothing was changed.
+
+        Args:
+            layer: of the candidate.
+            before: the weight of the same layer of the baseline, in the candidate's dtype.
+        """
+        quantization = declared_quantization(self.candidate, layer)
+        if not _is_readable(layer):
+            return Treatment(quantization=quantization or "")
+        weight = layer.weight.to(before.device)
+        if quantization is None:
+            if torch.equal(weight, before):
+                return None
+            quantization = quantization_of_values(weight)
+        elif not quantization and torch.equal(weight, before):
+            return None
+        zeros, pattern = _pruned(weight, before, quantization)
+        rank = None if zeros or quantization else self._lower_rank(weight)
+        return Treatment(zeros, pattern, rank, quantization=quantization)
+
+    def _lower_rank(self, weight: Tensor) -> int | None:
+        if self._rank_trials >= RANK_TRIALS and not self._has_low_rank:
+            return None
+        self._rank_trials += 1
+        rank = int(torch.linalg.matrix_rank(weight.float()))
+        if rank > LOW_RANK * min(weight.shape):
+            return None
+        self._has_low_rank = True
+        return max(rank, 1)
+
+
+def _pruned(
+    weight: Tensor, before: Tensor, quantization: str
+) -> tuple[int, tuple[int, int] | None]:
+    """Return how many weights a layer lost by pruning and the N:M pattern; 0 and None if none."""
+    zeros = int((weight == 0).sum())
+    if quantization:
+        step = Treatment(quantization=quantization).step
+        usual = step.entry.implementation(before, step, None, False).dequantized() == 0
+    else:
+        usual = before == 0
+    extra = zeros - int(usual.sum())
+    if extra <= (ROUNDED_ZEROS if quantization else FEWEST_ZEROS) * weight.numel():
+        return 0, None
+    # Rounding sets further weights to zero. Both together have to leave as many zeros.
+    magnitudes = before.abs()
+    threshold = magnitudes[~usual].float().kthvalue(extra).values
+    return int((magnitudes.float() <= threshold).sum()), _pattern(weight)
+
+
+def _pattern(weight: Tensor) -> tuple[int, int] | None:
+    """Return the N:M pattern that accounts for the zeros of a weight, or None."""
+    share = float((weight == 0).double().mean())
+    for m in PATTERN_SIZES:
+        if weight.shape[1] % m:
+            continue
+        n = int((weight != 0).unflatten(1, (-1, m)).sum(dim=-1).max())
+        if 0 < n < m and share - (m - n) / m <= ROUNDED_ZEROS:
+            return n, m
+    return None

@@ -1,0 +1,108 @@
+"""Divergence of a candidate, relative to that of its naive counterpart.
+
+The naive counterpart is the baseline with the same grids, zeros and ranks in each layer, made by
+rounding to nearest, magnitude pruning and truncated SVD. A method that uses data should not be
+worse. With the mean Jensen-Shannon divergences of both from the baseline over the same predictions::
+
+    ratio = (JS(candidate) + floor) / (JS(naive) + floor),    floor = 1e-8 nats
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE
+from compression_gates.evals.metrics.metric import Metric
+from compression_gates.evals.metrics.prediction_divergence import (
+    JS,
+    NEEDS_CLASSES,
+    NEEDS_TOKENS,
+    describe_windows,
+    group_means,
+    js_values,
+)
+from compression_gates.evals.metrics.registry import register
+from compression_gates.evals.metrics.regressions import Regressions, regression, worst_items
+from compression_gates.evals.metrics.result import (
+    MetricResult,
+    Scored,
+    chance_level_tokens,
+    not_judged,
+)
+from compression_gates.evals.metrics.units import NATS, TIMES
+from compression_gates.evals.scores import PREDICTED, Pair
+from compression_gates.evals.statistics.ratios import ratio_of_means
+
+FLOOR = 1e-8
+"""Added to both divergences, in nats. Divergences below it are numerical noise."""
+LARGEST_FACTOR = 10.0
+
+
+def naive_reference(baseline: Scored, candidate: Scored, naive: Scored) -> MetricResult:
+    """Return the ratio of the candidate's mean divergence to that of its naive counterpart.
+
+    It is not judged if the baseline is at chance level, if the naive counterpart's predictions are
+    not finite, or if there is only one window and hence no interval.
+    """
+    values, documents = js_values(baseline, candidate)
+    naive_values, _ = js_values(baseline, naive)
+    if JS in candidate.measurement.arrays:
+        at_chance = chance_level_tokens(baseline, candidate)
+        if at_chance is not None:
+            return at_chance
+    if not np.isfinite(naive_values).all():
+        return not_judged("the predictions of its naive counterpart are not finite")
+    levels = [float(side.mean(dtype=np.float64)) for side in (values, naive_values)]
+    if len(set(documents)) == 1 and math.isfinite(levels[0]):
+        return not_judged("a single window or document has no interval")
+    one_document = JS in candidate.measurement.arrays and candidate.is_one_document
+    floored = [side.astype(np.float64) + FLOOR for side in (values, naive_values)]
+    return MetricResult(
+        estimate=ratio_of_means(*floored, documents, one_document),
+        baseline=math.nan,
+        candidate=levels[0],
+        worst=_worst(candidate, values - naive_values),
+        facts={"js": levels[0], "naive_js": levels[1]},
+        reasons=(
+            f"its divergence from the baseline is {NATS(levels[0])}, and that of its naive "
+            f"counterpart {NATS(levels[1])}",
+        ),
+    )
+
+
+def _worst(candidate: Scored, excess: np.ndarray) -> Regressions:
+    """Return the items on which the candidate diverges most beyond its naive counterpart."""
+    unit = "nats more"
+    if JS in candidate.measurement.arrays:
+        losses = group_means(excess, candidate["window"])
+        return worst_items(losses, describe_windows(candidate, unit))
+    places = candidate.measurement.arrays.get("item", range(len(excess)))
+    return worst_items(excess, lambda i: regression(candidate.data, int(places[i]), unit=unit))
+
+
+def naive_reference_of_pair(pair: Pair, weights: Mapping[str, float]) -> MetricResult:
+    """Return the result for a pair; not judged if it has no naive counterpart."""
+    naive = pair.naive
+    if isinstance(naive, MetricResult):
+        return naive
+    sides = (pair.baseline, pair.candidate, naive)
+    return naive_reference(*(side.get(PREDICTED) for side in sides))
+
+
+def factor_problem(limit: float) -> str:
+    """Return why a limit is probably a mistake, or an empty string."""
+    if limit < 1:
+        return f"{limit:g} would fail the naive counterpart itself; give at least 1"
+    if limit > LARGEST_FACTOR:
+        return f"{limit:g} allows {limit:g} times the divergence of the naive counterpart"
+    return ""
+
+
+register(Metric(
+    name="naive_reference", title="JS/naive", label="divergence relative to the naive counterpart",
+    promise="predictions diverge at most {limit} as much as those of the naive counterpart",
+    unit=TIMES, function=naive_reference_of_pair,
+    needs={**NEEDS_TOKENS, **NEEDS_CLASSES, EXTRACTIVE: ("answers",)}, order=24,
+    counted="documents", needs_naive=True, neutral=1.0, check_limit=factor_problem,
+))  # fmt: skip
