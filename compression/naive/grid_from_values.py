@@ -1,7 +1,7 @@
 """Recognize quantized weights by their values, where no configuration describes them.
 
 The values of a group on a uniform grid are integer multiples of the group's scale. The scale is the
-smallest distance between two values, refined by least squares::
+smallest distance between two values or a part of it, refined by least squares::
 
     s = min_{w_i != w_j} |w_i - w_j|      q_i = round(w_i / s)      s' = sum w q / sum q^2
 
@@ -18,9 +18,11 @@ GROUPS = (256, 128, 64, 32, 16)
 """Group sizes that are tried, if the whole matrix and whole rows share no scale."""
 ROWS = 64
 """Largest number of rows that are examined."""
+DIVISORS = (1, 2, 3)
+"""The smallest distance in a group may be this many scales, if no two weights have adjacent
+codes."""
 SHARE_ON_GRID = 0.99
-"""Share of the groups that must be on the grid. In a small group, no two weights may have adjacent
-codes, so that the smallest distance is a multiple of the scale."""
+"""Share of the groups that must be on the grid."""
 MIN_VALUES = 8
 """Number of nonzero weights below which a group is too small to show a grid."""
 MOST_LEVELS = 255
@@ -75,11 +77,21 @@ def _codes(parts: Tensor) -> Tensor | None:
     with_zero = torch.cat([values, torch.zeros_like(values[:, :1])], dim=-1)
     gaps = with_zero.sort(dim=-1).values.diff(dim=-1)
     largest = values.abs().amax(dim=-1, keepdim=True)
-    scales = torch.where(gaps > 2 * eps * largest, gaps, torch.inf).amin(dim=-1, keepdim=True)
+    smallest = torch.where(gaps > 2 * eps * largest, gaps, torch.inf).amin(dim=-1, keepdim=True)
+    found, waiting = [], torch.ones(len(values), dtype=torch.bool, device=values.device)
+    for divisor in DIVISORS:
+        codes, is_on_grid = _fit(values, smallest / divisor, eps)
+        found.append(codes[is_on_grid & waiting])
+        waiting &= ~is_on_grid
+    is_rare = waiting.double().mean() <= 1 - SHARE_ON_GRID
+    return torch.cat(found) if is_rare else None
+
+
+def _fit(values: Tensor, scales: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the codes of groups for approximate scales, and which groups are on the grid."""
     codes = (values / scales).round()
     scales = (values * codes).sum(dim=-1, keepdim=True) / codes.square().sum(dim=-1, keepdim=True)
     codes = (values / scales).round()
     is_on_grid = ((values - codes * scales).abs() <= 2 * eps * values.abs()).all(dim=-1)
     levels = codes.amax(dim=-1).clamp(min=0) - codes.amin(dim=-1).clamp(max=0)
-    is_on_grid &= levels <= min(MOST_LEVELS, 0.25 / eps)
-    return codes[is_on_grid] if is_on_grid.double().mean() >= SHARE_ON_GRID else None
+    return codes, is_on_grid & (levels <= min(MOST_LEVELS, 0.25 / eps))

@@ -2,7 +2,7 @@
 
 The naive counterpart is the baseline with the same grids, zeros and ranks in each layer, made by
 rounding to nearest, magnitude pruning and truncated SVD. A method that uses data should not be
-worse. With the mean Jensen-Shannon divergences of both from the baseline over the same predictions::
+worse. With their mean Jensen-Shannon divergences from the baseline over the same predictions::
 
     ratio = (JS(candidate) + floor) / (JS(naive) + floor),    floor = 1e-8 nats
 """
