@@ -30,7 +30,7 @@ from compression_gates.evals.metrics.result import (
     chance_level_tokens,
     not_judged,
 )
-from compression_gates.evals.metrics.units import NATS, TIMES
+from compression_gates.evals.metrics.units import TIMES
 from compression_gates.evals.scores import PREDICTED, Pair
 from compression_gates.evals.statistics.ratios import ratio_of_means
 
@@ -65,8 +65,8 @@ def naive_reference(baseline: Scored, candidate: Scored, naive: Scored) -> Metri
         worst=_worst(candidate, values - naive_values),
         facts={"js": levels[0], "naive_js": levels[1]},
         reasons=(
-            f"its divergence from the baseline is {NATS(levels[0])}, and that of its naive "
-            f"counterpart {NATS(levels[1])}",
+            f"its divergence from the baseline is {levels[0]:.3g} nats, and that of its naive "
+            f"counterpart {levels[1]:.3g} nats",
         ),
     )
 
