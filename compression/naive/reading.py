@@ -166,10 +166,13 @@ def _pruned(
     extra = zeros - int(usual.sum())
     if extra <= (ROUNDED_ZEROS if quantization else FEWEST_ZEROS) * weight.numel():
         return 0, None
+    if pattern := _pattern(weight):
+        n, m = pattern
+        return weight.numel() * (m - n) // m, pattern
     # Rounding sets further weights to zero. Both together have to leave as many zeros.
     magnitudes = before.abs()
     threshold = magnitudes[~usual].float().kthvalue(extra).values
-    return int((magnitudes.float() <= threshold).sum()), _pattern(weight)
+    return int((magnitudes.float() <= threshold).sum()), None
 
 
 def _pattern(weight: Tensor) -> tuple[int, int] | None:

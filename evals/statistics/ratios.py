@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from compression_gates.evals.statistics.clusters import ClusterSums
@@ -37,8 +38,10 @@ def ratio_of_means(
         confidence_level: of the two-sided interval.
 
     Returns:
-        The ratio. It is unreliable if the interval of ``mean(a - b)`` is, unbounded if there is
-        only one cluster, and NaN if a value is.
+        The ratio. Its interval is unreliable if that of ``mean(a - b)`` is, or if that of
+        ``mean(b)`` contains 0, where the upper end is that of ``value + mean(a - value b) /
+        mean(b)``, because Fieller's is infinite. It is unbounded if there is only one cluster, and
+        NaN if a value is.
 
     Raises:
         ValueError: there are no values, the shapes differ, or the mean of ``b`` is not positive.
@@ -54,6 +57,9 @@ def ratio_of_means(
     value = top.mean / bottom.mean
     if top.has_no_interval or math.isnan(value):
         return replace(top.estimate_without_interval(confidence_level), value=value)
+    at_value = difference(value)
+    if np.array_equal(top.totals, value * bottom.totals):
+        return estimate(value, lambda level: (value, value), at_value.n, at_value.clusters)
 
     def bounds(level: float) -> tuple[float, float]:
         def low(ratio: float) -> float:
@@ -62,14 +68,20 @@ def ratio_of_means(
         def high(ratio: float) -> float:
             return difference(ratio).bounds(level)[1]
 
-        most = max(2 * value, 1.0)
-        while high(most) > 0 and most < _LARGEST:
-            most *= 2
-        upper = _root(high, value, most) if most < _LARGEST else math.inf
+        if interval(bottom).bounds(level)[0] > 0:
+            most = max(2 * value, 1.0)
+            while high(most) > 0 and most < _LARGEST:
+                most *= 2
+            upper = _root(high, value, most)
+        else:
+            upper = value + high(value) / bottom.mean
         return _root(low, 0.0, value), upper
 
-    result = estimate(value, bounds, top.item_count, top.cluster_count, confidence_level)
-    return replace(result, unreliable=difference(1.0).unreliable)
+    unreliable = difference(1.0).unreliable
+    if not unreliable and interval(bottom).low <= 0:
+        unreliable = "the interval of the denominator contains 0"
+    result = estimate(value, bounds, at_value.n, at_value.clusters, confidence_level)
+    return replace(result, unreliable=unreliable)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

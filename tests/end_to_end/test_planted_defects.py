@@ -7,7 +7,7 @@ Writing summaries takes most of the time, and 60 of them show every defect that 
 import json
 import re
 
-from compression_gates.fixtures.defects.defects import DEFECTS
+from compression_gates.fixtures.defects.quiet import DEFECTS
 from compression_gates.fixtures.suite.profile import PROFILES
 
 SUMMARIES = 'source = "summaries"\ncount = {}\n'

@@ -57,6 +57,16 @@ def test_proportional_values_have_an_exact_ratio(factor):
         assert not found.unreliable
 
 
+def test_a_denominator_that_may_be_zero_has_a_finite_but_unreliable_interval():
+    generator = np.random.default_rng(0)
+    b = np.zeros(60)
+    b[:2] = 1.0, 3.0
+    a = b + 0.01 * generator.random(60)
+    found = ratio_of_means(a, b, np.arange(60))
+    assert found.low < found.value < found.high < math.inf
+    assert found.unreliable
+
+
 def test_one_sided_false_alarms_have_the_nominal_rate():
     """The probability that the lower end exceeds the true ratio is 2.5 %."""
     alarms = 0
