@@ -49,7 +49,7 @@ def read_treatments(candidate: PreTrainedModel, baseline: PreTrainedModel) -> Tr
         except CompressionError as error:
             return Treatments(reason=str(error))
         baseline = compressed.model
-    layers, unexplained = dict(structure.layers), []
+    layers, unexplained = dict(structure.layers), list(structure.unexplained)
     before, after = all_layers(baseline), all_layers(candidate)
     tied = tied_layers(baseline, before)
     reader = _Reader(candidate)
@@ -70,7 +70,7 @@ def read_treatments(candidate: PreTrainedModel, baseline: PreTrainedModel) -> Tr
 
 
 def _structure(candidate: PreTrainedModel, baseline: PreTrainedModel, dtype: str) -> Treatments:
-    """Return the layers that are factored or have other shapes."""
+    """Return the layers that are factored, have other shapes or are not in the baseline."""
     factored = {
         name: Treatment(rank=module.first.out_features, factored=True)
         for name, module in candidate.named_modules()
@@ -80,14 +80,10 @@ def _structure(candidate: PreTrainedModel, baseline: PreTrainedModel, dtype: str
     parts = {f"{name}.{part}" for name in factored for part in ("first", "second")}
     # A quantized layer of another library is not a linear layer of torch.
     modules = {name for name, _ in candidate.named_modules()}
-    differences = sorted(
-        (after.keys() - before.keys() - parts)
-        | {name for name in before.keys() - after.keys() if name not in modules}
-    )
-    if differences:
-        return Treatments(
-            reason=f"it does not have the layers of its baseline: {differences[0]} is in one only"
-        )
+    missing = [name for name in before if name not in after and name not in modules]
+    if missing:
+        return Treatments(reason=f"it lacks layers of its baseline, such as {missing[0]}")
+    added = tuple(name for name in after if name not in before and name not in parts)
     shapes = {}
     for name in (name for name in before if name in after):
         shape, new = tuple(before[name].weight.shape), tuple(after[name].weight.shape)
@@ -97,7 +93,7 @@ def _structure(candidate: PreTrainedModel, baseline: PreTrainedModel, dtype: str
             return Treatments(reason=f"layer {name} is larger than that of the baseline")
         if new != shape:
             shapes[name] = new
-    return Treatments(dtype, factored, shapes)
+    return Treatments(dtype, factored, shapes, added)
 
 
 def _is_restructured(name: str, structure: Treatments) -> bool:

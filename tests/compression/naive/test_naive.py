@@ -144,7 +144,7 @@ def test_a_layer_whose_change_is_unknown_stays_as_in_the_baseline(baseline):
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"num_hidden_layers": 1}, "is in one only"), ({"num_hidden_layers": 3}, "is in one only"),
+    [({"num_hidden_layers": 1}, "lacks layers"), ({"num_hidden_layers": 3}, "after training"),
      ({"intermediate_size": 128}, "larger than that of the baseline")],
 )  # fmt: skip
 def test_other_layers_have_no_counterpart(baseline, changes, reason):
@@ -152,6 +152,17 @@ def test_other_layers_have_no_counterpart(baseline, changes, reason):
     for name, value in changes.items():
         setattr(config, name, value)
     assert reason in read_treatments(LlamaForCausalLM(config).eval(), baseline).reason
+
+
+@torch.no_grad()
+def test_a_layer_too_many_has_no_treatment_but_the_others_have(baseline):
+    candidate = compressed(baseline, "magnitude-30").model
+    candidate.model.layers.append(copy.deepcopy(candidate.model.layers[1]))
+    treatments = read_treatments(candidate, baseline)
+    assert not treatments.reason
+    assert {name.split(".")[2] for name in treatments.unexplained} == {"2"}
+    naive = naive_counterpart(copy.deepcopy(baseline), treatments)
+    assert same_weights(naive.model, compressed(baseline, "magnitude-30").model)
 
 
 @torch.no_grad()
