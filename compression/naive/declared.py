@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression_gates.compression.checkpoint.own_format import METHOD
@@ -28,14 +28,17 @@ def declared_quantization(model: PreTrainedModel, layer: Layer) -> str | None:
     table = config if isinstance(config, Mapping) else config.to_dict()
     if table.get("quant_method") == METHOD:
         return _of_own_format(table, layer)
-    if table.get("quant_method") == "compressed-tensors" or _is_plain(layer.module):
-        return None  # a layer without a scheme, which may still lie on a grid
+    if is_readable(layer):
+        return None  # a layer that the format leaves out, which may still lie on a grid
     return _of_settings(table)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.ndim == 2
+def is_readable(layer: Layer) -> bool:
+    """Return whether the weight of a layer is in memory as plain floating-point numbers."""
+    weight = getattr(layer.module, layer.parameter, None)
+    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor or weight.is_meta:
+        return False
+    return weight.ndim > 1 and weight.is_floating_point() and weight.element_size() > 1
 
 
 def _of_scheme(scheme: object) -> str:

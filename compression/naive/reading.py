@@ -10,7 +10,7 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.low_rank.factors import LowRank
 from compression_gates.compression.model.layers import Layer, all_layers, tied_layers
-from compression_gates.compression.naive.declared import declared_quantization
+from compression_gates.compression.naive.declared import declared_quantization, is_readable
 from compression_gates.compression.naive.grid_from_values import quantization_of_values
 from compression_gates.compression.naive.structure import restructure
 from compression_gates.compression.naive.treatment import Treatment, Treatments
@@ -53,8 +53,12 @@ def read_treatments(candidate: PreTrainedModel, baseline: PreTrainedModel) -> Tr
     before, after = all_layers(baseline), all_layers(candidate)
     tied = tied_layers(baseline, before)
     reader = _Reader(candidate)
-    for name in (name for name in before if name in after and name not in tied):
-        treatment = reader.treatment(after[name], before[name].weight)
+    for name in (name for name in before if name not in tied):
+        # A quantized layer of another library is not a linear layer of torch.
+        layer = after.get(name) or Layer(name, candidate.get_submodule(name))
+        treatment = reader.treatment(layer, before[name].weight)
+        if not treatment and not is_readable(layer):
+            return Treatments(reason=f"the form in which layer {name} is stored is not known")
         if treatment:
             layers[name] = treatment
         elif treatment is not None and not _is_restructured(name, structure):
@@ -78,7 +82,6 @@ def _structure(candidate: PreTrainedModel, baseline: PreTrainedModel, dtype: str
     }
     before, after = all_layers(baseline), all_layers(candidate)
     parts = {f"{name}.{part}" for name in factored for part in ("first", "second")}
-    # A quantized layer of another library is not a linear layer of torch.
     modules = {name for name, _ in candidate.named_modules()}
     missing = [name for name in before if name not in after and name not in modules]
     if missing:
@@ -86,9 +89,9 @@ def _structure(candidate: PreTrainedModel, baseline: PreTrainedModel, dtype: str
     added = tuple(name for name in after if name not in before and name not in parts)
     shapes = {}
     for name in (name for name in before if name in after):
-        shape, new = tuple(before[name].weight.shape), tuple(after[name].weight.shape)
-        if len(new) != 2 or after[name].weight.numel() == 0 or not _is_readable(after[name]):
+        if not is_readable(after[name]):
             continue
+        shape, new = tuple(before[name].weight.shape), tuple(after[name].weight.shape)
         if any(now > then for now, then in zip(new, shape, strict=True)):
             return Treatments(reason=f"layer {name} is larger than that of the baseline")
         if new != shape:
@@ -99,10 +102,6 @@ def _structure(candidate: PreTrainedModel, baseline: PreTrainedModel, dtype: str
 def _is_restructured(name: str, structure: Treatments) -> bool:
     """Return whether a layer has another shape, or is a factor."""
     return name in structure.shapes or name.rpartition(".")[0] in structure.layers
-
-
-def _is_readable(layer: Layer) -> bool:
-    return layer.stored.is_floating_point() and layer.stored.element_size() > 1
 
 
 class _Reader:
@@ -125,7 +124,7 @@ class _Reader:
             before: the weight of the same layer of the baseline, in the candidate's dtype.
         """
         quantization = declared_quantization(self.candidate, layer)
-        if not _is_readable(layer):
+        if not is_readable(layer):
             return Treatment(quantization=quantization or "")
         weight = layer.weight.to(before.device)
         if quantization is None:

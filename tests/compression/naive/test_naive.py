@@ -172,6 +172,42 @@ def test_a_narrower_layer_that_fewer_heads_do_not_explain_has_no_counterpart(bas
     assert "does not give its shape (48, 64)" in read_treatments(candidate, baseline).reason
 
 
+class PackedLinear(torch.nn.Module):
+    """A layer of another library: it has codes in place of a weight."""
+
+    def __init__(self, rows, columns):
+        super().__init__()
+        self.register_buffer("qweight", torch.zeros(rows, columns // 8, dtype=torch.int32))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}, "rtn-int4,group=32"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": False},
+         "rtn-int8,symmetric=false"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True},
+         "rtn-int4,group=32,symmetric=false"),
+        ({"quant_method": "hqq", "nbits": 3, "group_size": 32}, "rtn-int3,group=32"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "rtn-int8"),
+        ({"quant_method": "quip"}, None),
+    ],
+)  # fmt: skip
+def test_packed_layers_of_another_library_are_as_the_configuration_declares(
+    baseline, config, expected
+):
+    candidate = copy.deepcopy(baseline)
+    candidate.config.quantization_config = config
+    for block in candidate.model.layers:
+        block.mlp.up_proj = PackedLinear(96, 64)
+    treatments = read_treatments(candidate, baseline)
+    if expected is None:
+        assert "layer model.layers.0.mlp.up_proj is stored is not known" in treatments.reason
+    else:
+        assert treatments.summary() == f"{expected} in 2 layers"
+        assert naive_counterpart(copy.deepcopy(baseline), treatments).quantized
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("symmetric", [True, False])
