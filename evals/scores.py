@@ -147,7 +147,8 @@ class Pair:
         comparison: the comparison of the two checkpoints; None for logs.
         runs: what was measured of each workload, or the error that the measurement ended in.
         naive: the scores of the candidate's naive counterpart, which was compressed in the same way
-            without data, on :data:`PREDICTED`; a result that is not judged if there are none.
+            without data, on :data:`PREDICTED`; its label says how. A result that is not judged if
+            there are none.
         coverage: which part of the baseline each data set exercised.
         notes: notes that the methods of a recipe made while they were applied.
     """
@@ -156,7 +157,7 @@ class Pair:
     candidate: Scores
     comparison: "CheckpointComparison | None" = None
     runs: Mapping[str, EngineRun | Exception] = field(default_factory=dict)
-    naive: Scores | MetricResult = NO_NAIVE
+    naive: ModelScores | MetricResult = NO_NAIVE
     coverage: "Sequence[Coverage]" = ()
     notes: Sequence[str] = ()
 

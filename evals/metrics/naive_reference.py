@@ -39,11 +39,17 @@ FLOOR = 1e-8
 LARGEST_FACTOR = 10.0
 
 
-def naive_reference(baseline: Scored, candidate: Scored, naive: Scored) -> MetricResult:
+def naive_reference(
+    baseline: Scored, candidate: Scored, naive: Scored, treatment: str
+) -> MetricResult:
     """Return the ratio of the candidate's mean divergence to that of its naive counterpart.
 
     It is not judged if the baseline is at chance level, if the naive counterpart's predictions are
     not finite, or if there is only one window and hence no interval.
+
+    Args:
+        baseline, candidate, naive: the scored data of each model.
+        treatment: what was done to the layers of candidate and counterpart, for messages.
     """
     values, documents = js_values(baseline, candidate)
     naive_values, _ = js_values(baseline, naive)
@@ -66,7 +72,7 @@ def naive_reference(baseline: Scored, candidate: Scored, naive: Scored) -> Metri
         facts={"js": levels[0], "naive_js": levels[1]},
         reasons=(
             f"its divergence from the baseline is {levels[0]:.3g} nats, and that of its naive "
-            f"counterpart {levels[1]:.3g} nats",
+            f"counterpart {levels[1]:.3g} nats ({treatment})",
         ),
     )
 
@@ -87,7 +93,8 @@ def naive_reference_of_pair(pair: Pair, weights: Mapping[str, float]) -> MetricR
     if isinstance(naive, MetricResult):
         return naive
     sides = (pair.baseline, pair.candidate, naive)
-    return naive_reference(*(side.get(PREDICTED) for side in sides))
+    scored = (side.get(PREDICTED) for side in sides)
+    return naive_reference(*scored, naive.checkpoint.label)
 
 
 def factor_problem(limit: float) -> str:

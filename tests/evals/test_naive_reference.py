@@ -29,7 +29,7 @@ GATE = Gate("naive_reference", 1.0)
 def judged(candidate, naive, limit=1.0, **arrays):
     nll = side()["nll"] if np.isfinite(candidate).all() else candidate
     sides = side(), side(js=candidate, nll=nll), side(js=naive)
-    result = naive_reference(*sides)
+    result = naive_reference(*sides, "rtn-int4 in 28 layers")
     return result, verdict_of("c", Gate("naive_reference", limit), result)
 
 
@@ -41,7 +41,7 @@ def test_the_ratio_is_that_of_the_mean_divergences():
     }  # fmt: skip
     assert result.reasons == (
         "its divergence from the baseline is 0.0983 nats, and that of its naive counterpart 0.0907 "
-        "nats",
+        "nats (rtn-int4 in 28 layers)",
     )
 
 
@@ -98,10 +98,10 @@ def test_classes_are_compared_by_their_probabilities():
         return scored(items, log_probabilities=values - np.logaddexp(*values.T)[:, None])
 
     baseline, near, far = (classes(noise) for noise in (0.0, 0.05, 0.5))
-    failed = naive_reference(baseline, far, near)
+    failed = naive_reference(baseline, far, near, "")
     assert verdict_of("c", GATE, failed).outcome == FAILED
     assert failed.worst.items[0].unit == "nats more"
-    assert verdict_of("c", GATE, naive_reference(baseline, near, far)).outcome == PASSED
+    assert verdict_of("c", GATE, naive_reference(baseline, near, far, "")).outcome == PASSED
 
 
 @pytest.mark.parametrize(
