@@ -26,6 +26,8 @@ def test_every_planted_defect_is_caught_and_no_healthy_recipe_fails(gates, tmp_p
     assert found == planted == len(DEFECTS)
     # Perplexity alone lets some of them through, which is why there are other gates.
     assert alone < asked
+    naive = re.search(r"naive counterpart alone would have caught (\d+) of (\d+)", done.stdout)
+    assert int(naive[1]) >= 0.9 * int(naive[2])
     assert "family      no alarm" in done.stdout
     rows = map(json.loads, (tmp_path / "report" / "report.jsonl").read_text().splitlines())
     assert {row["defect"] for row in rows if "defect" in row} == set(DEFECTS)
