@@ -6,6 +6,7 @@ weights of the tile remain in registers, and the programs share only the block's
 
 import os
 from importlib.util import find_spec
+from shutil import which
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ ROWS = 8
 
 
 def usable(device: torch.device) -> bool:
-    """Return whether kernels run on a device: CUDA with Triton, or a CPU with its interpreter.
+    """Return whether kernels run on a device: CUDA with Triton and the C compiler that it needs, or
+    a CPU with its interpreter.
 
     The environment variable ``TRITON_INTERPRET=1`` selects the interpreter.
     """
@@ -23,7 +25,8 @@ def usable(device: torch.device) -> bool:
         return False
     if device.type == "cpu":
         return os.environ.get("TRITON_INTERPRET") == "1"
-    return device.type == "cuda" and torch.version.hip is None
+    has_compiler = any(map(which, (os.environ.get("CC", "gcc"), "gcc", "clang", "cc")))
+    return device.type == "cuda" and torch.version.hip is None and has_compiler
 
 
 def launch(kernel: object, block: Tensor, *args: object, **constants: object) -> None:

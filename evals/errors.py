@@ -7,6 +7,10 @@ class EvalError(Exception):
     """A checkpoint, a data set or a measurement that cannot be judged as requested."""
 
 
+class NoCacheError(EvalError):
+    """A model generates without a cache of keys and values."""
+
+
 def listed(names: Sequence[str], between: str = ", ", shown: int = 3) -> str:
     """Return the first ``shown`` names and the number of the others.
 

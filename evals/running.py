@@ -105,7 +105,7 @@ def time_pair(
             )
         time_pairs = {FORWARD: speed.time_pairs}.get(workload, speed.time_decoding)
         sides = [
-            _prepared(measurer, side, baseline, data, engine).loaded
+            _prepared_to_run(measurer, side, baseline, data, engine).loaded
             for side in (baseline, candidate)
         ]
         with all_cores():
@@ -134,7 +134,7 @@ def peak_memory(
 
         peaks = []
         for side in (baseline, candidate):
-            running = _prepared(measurer, side, baseline, data, engine)
+            running = _prepared_to_run(measurer, side, baseline, data, engine)
             ids = timed_batch(measurer.models.load(baseline), data, protocol.batch_tokens)
             peaks.append(peak_bytes(running, ids))
         return {"bytes": np.array(peaks)}
@@ -173,6 +173,20 @@ def _prepared(
     models = measurer.models
     ids = timed_batch(models.load(baseline), data, SpeedProtocol().batch_tokens)
     return prepare(models.load(checkpoint, like=baseline), engine, ids, models.formats)
+
+
+def _prepared_to_run(
+    measurer: Measurer, checkpoint: Checkpoint, baseline: Checkpoint, data: DataSet, engine: str
+) -> "Running":
+    """Return a model as an engine runs it.
+
+    Raises:
+        EvalError: its stored form cannot be run, although it could when its kernel was determined.
+    """
+    running = _prepared(measurer, checkpoint, baseline, data, engine)
+    if running.reason:
+        raise EvalError(f"{checkpoint.label}: {running.reason}")
+    return running
 
 
 def _pair_origin(

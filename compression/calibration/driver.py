@@ -55,7 +55,7 @@ from compression_gates.compression.model.capture import (
 from compression_gates.compression.model.gradients import is_seq2seq
 from compression_gates.compression.model.layers import Layer
 
-MAX_THREADS = 2**14
+MAX_THREADS = 1024
 """Largest number of threads of one pass: one for each batch, and on a CPU those of its kernels."""
 
 
@@ -110,7 +110,8 @@ def visit_groups(
         CompressionError: there is no batch, no input reaches a layer, or inputs are not finite.
     """
     with _calibration(model, layers, batches, with_products, with_magnitudes) as (recorder, place):
-        calls = trace_calls(model, layers, blocks(model, list(layers)), recorder.batches[0])
+        longest = _longest(recorder.batches)
+        calls = trace_calls(model, layers, blocks(model, list(layers)), longest)
         if calls.sequential and is_replayable(model, list(calls.groups), recorder.batches[0]):
             visits, label = _on_kept_outputs(recorder, calls, place)
         else:
@@ -121,6 +122,25 @@ def visit_groups(
             for statistics in visits:
                 yield statistics
                 bar.update(len(statistics))
+
+
+def groups_of(
+    model: PreTrainedModel,
+    layers: Mapping[str, Layer],
+    batches: Sequence[Batch],
+    is_calibrated: bool,
+    desc: str,
+) -> Iterator[dict[str, InputStatistics | None]]:
+    """Yield the groups of :func:`visit_groups` with the products of their inputs, or all layers at
+    once without statistics.
+
+    Loop over the result itself, so that it ends with an exception of the loop: as a variable it
+    would live, with its threads and hooks, as long as the traceback.
+    """
+    if is_calibrated:
+        yield from visit_groups(model, layers, batches, with_products=True, desc=desc)
+    else:
+        yield dict.fromkeys(layers)
 
 
 @torch.no_grad()
@@ -195,11 +215,18 @@ def _on_kept_outputs(
 
 
 def _fits(recorder: Recorder, calls: Calls, memory: int) -> bool:
-    """Return whether the activations of all batches fit, estimated from those of the first text."""
+    """Return whether the activations of all batches fit, estimated from those of the first text of
+    the longest batch."""
     sizes = [max(value.numel() for value in batch.values()) for batch in recorder.batches]
-    first = max(value.numel() for value in first_text(recorder.batches[0]).values())
+    longest = _longest(recorder.batches)
+    first = max(value.numel() for value in first_text(longest).values())
     threads = len(sizes) * (torch.get_num_threads() if recorder.device.type == "cpu" else 1)
     return calls.activations * sum(sizes) / first <= memory and threads <= MAX_THREADS
+
+
+def _longest(batches: Sequence[Batch]) -> Batch:
+    """Return the batch with the longest texts, whose attention takes the most memory per token."""
+    return max(batches, key=lambda batch: max(value.shape[-1] for value in batch.values()))
 
 
 def _in_one_pass(

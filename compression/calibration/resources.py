@@ -76,6 +76,15 @@ def memory_of(option: str, text: str | None) -> int | None:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
+def _reclaimable() -> int:
+    """Return the bytes of cached files in the control group, which are freed when needed."""
+    try:
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
 def free_memory(device: "torch.device") -> int:
     """Return the free bytes of a device; on a CPU those that this process may use."""
     import psutil
@@ -87,6 +96,6 @@ def free_memory(device: "torch.device") -> int:
     free = psutil.virtual_memory().available
     try:
         limit, used = ((_CGROUP / f"memory.{x}").read_text() for x in ("max", "current"))
-        return min(free, max(int(limit) - int(used), 0))
+        return min(free, max(int(limit) - int(used) + _reclaimable(), 0))
     except (OSError, ValueError):  # no control group, or no limit
         return free

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_groups
+from compression_gates.compression.calibration.driver import groups_of
 from compression_gates.compression.calibration.resources import in_host_memory
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
@@ -48,11 +48,8 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     model = compressed.model
     layers, notes = select_reached(model, step)
     compressed.notes += notes
-    groups = [dict.fromkeys(layers)]
-    if calibrates(step):
-        groups = visit_groups(model, layers, batches, with_products=True, desc=step.name)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
-    for group in groups:
+    for group in groups_of(model, layers, batches, calibrates(step), step.name):
         for name, moments in group.items():
             with naming(name):
                 first, second = _factors(layers[name], step, moments)

@@ -6,11 +6,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression_gates.compression.checkpoint.own_format import METHOD
+from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.model.layers import Layer
 
+_BY_LAYER = ("dynamic", "extra_config")
+"""Settings of GPTQModel and AutoRound that differ between layers."""
 _BITS = ("bits", "num_bits", "w_bit", "nbits")
 _GROUP = ("group_size", "q_group_size")
 """Names of settings in the ``quantization_config`` of other formats."""
+
+
+class UnknownFormError(CompressionError):
+    """A checkpoint declares a quantization that has no naive form here."""
 
 
 def declared_quantization(model: PreTrainedModel, layer: Layer) -> str | None:
@@ -46,15 +53,19 @@ def _of_scheme(scheme: object) -> str:
     weights, inputs = scheme.weights, scheme.input_activations
     if weights is None:
         return ""
+    if inputs is not None and inputs.num_bits != 8:
+        raise UnknownFormError(f"inputs in {inputs.num_bits} bits have no naive form")
     strategy = getattr(weights.strategy, "value", weights.strategy)
     kind = getattr(weights.type, "value", weights.type)
     settings = {
         "group": weights.group_size if strategy == "group" else None,
         "scale": "tensor" if strategy == "tensor" else None,
-        "activations": "true" if inputs is not None and inputs.num_bits == 8 else None,
+        "activations": None if inputs is None else "true",
     }
     if kind == "float":
-        return _step("fp8", {**settings, "group": None}) if weights.num_bits == 8 else ""
+        if weights.num_bits != 8:
+            raise UnknownFormError(f"floats of {weights.num_bits} bits have no naive form")
+        return _step("fp8", {**settings, "group": None})
     symmetric = None if weights.symmetric else "false"
     return _step(f"rtn-int{weights.num_bits}", {**settings, "symmetric": symmetric})
 
@@ -81,6 +92,9 @@ def _of_own_format(table: Mapping[str, Mapping], layer: Layer) -> str | None:
 def _of_settings(table: Mapping[str, object]) -> str:
     """Return the step for the ``quantization_config`` of another format; empty if it names no
     number of bits."""
+    for name in _BY_LAYER:
+        if table.get(name):
+            raise UnknownFormError(f"its layers have settings of their own ({name})")
     bits = next((table[name] for name in _BITS if isinstance(table.get(name), int)), None)
     group = next((table[name] for name in _GROUP if isinstance(table.get(name), int)), None)
     if table.get("load_in_4bit") or table.get("_load_in_4bit"):

@@ -27,18 +27,26 @@ MIN_VALUES = 8
 """Number of nonzero weights below which a group is too small to show a grid."""
 MOST_LEVELS = 255
 MIN_BITS, MAX_BITS = 2, 8
+MAX_HALF_BITS = 4
+"""Largest number of bits of a grid in dtypes of 16 bits, whose rounding hides the scale of finer
+grids."""
+MIN_USED = 0.9
+"""Share of the codes between a quarter and half of the largest that must occur, if there are
+:data:`MANY` weights for each. Grids of floating-point numbers leave gaps there, and pruning leaves
+them at smaller codes."""
+MANY = 32
 
 
 def quantization_of_values(weight: Tensor) -> str:
     """Return the step of a recipe that rounds to the grid of a weight; empty if there is none.
 
-    Grids of 8 bits are not recognized in bfloat16, whose rounding error is larger than half of
-    their scale.
+    In dtypes of 16 bits, only grids of up to 4 bits are recognized.
 
     Args:
         weight: ``(out, in)``, any floating dtype.
     """
     rows, columns = weight.shape
+    max_bits = MAX_HALF_BITS if torch.finfo(weight.dtype).eps > 1e-4 else MAX_BITS
     sample = weight[:: max(rows // ROWS, 1)][:ROWS].detach()
     groups = [size for size in GROUPS if size < columns and not columns % size]
     for setting, parts in (
@@ -47,7 +55,7 @@ def quantization_of_values(weight: Tensor) -> str:
         *((f",group={size}", sample.reshape(-1, size)) for size in groups),
     ):
         codes = _codes(parts)
-        if codes is not None and (text := _uniform(codes)):
+        if codes is not None and (text := _uniform(codes, max_bits)):
             return text.format(setting)
     for setting, per_tensor in ((",scale=tensor", True), ("", False)):
         values = weight.detach()
@@ -57,14 +65,21 @@ def quantization_of_values(weight: Tensor) -> str:
     return ""
 
 
-def _uniform(codes: Tensor) -> str:
-    """Return the step for codes ``(groups, n)``, with a placeholder for what shares a scale."""
+def _uniform(codes: Tensor, max_bits: int) -> str:
+    """Return the step for codes ``(groups, n)``, with a placeholder for what shares a scale; empty
+    if they leave gaps, or span too many bits."""
+    sizes = codes.abs()
+    first, last = -(-int(sizes.max()) // 4), int(sizes.max()) // 2
+    middle = codes[(sizes >= first) & (sizes <= last)]
+    possible = 2 * (last - first + 1)
+    if possible > 2 and middle.unique().numel() < MIN_USED * possible <= middle.numel() / MANY:
+        return ""
     lowest, highest = codes.amin(dim=-1).clamp(max=0), codes.amax(dim=-1).clamp(min=0)
     symmetric = max(int(torch.maximum(highest, -lowest - 1).max()).bit_length() + 1, MIN_BITS)
     affine = max(int((highest - lowest).max()).bit_length(), MIN_BITS)
-    if affine < symmetric:
+    if affine < symmetric and affine <= max_bits:
         return f"rtn-int{affine}{{}},symmetric=false"
-    return f"rtn-int{symmetric}{{}}" if symmetric <= MAX_BITS else ""
+    return f"rtn-int{symmetric}{{}}" if symmetric <= max_bits else ""
 
 
 def _codes(parts: Tensor) -> Tensor | None:

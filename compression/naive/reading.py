@@ -10,7 +10,11 @@ from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.errors import CompressionError
 from compression_gates.compression.low_rank.factors import LowRank
 from compression_gates.compression.model.layers import Layer, all_layers, tied_layers
-from compression_gates.compression.naive.declared import declared_quantization, is_readable
+from compression_gates.compression.naive.declared import (
+    UnknownFormError,
+    declared_quantization,
+    is_readable,
+)
 from compression_gates.compression.naive.grid_from_values import quantization_of_values
 from compression_gates.compression.naive.structure import restructure
 from compression_gates.compression.naive.treatment import Treatment, Treatments
@@ -24,6 +28,11 @@ ROUNDED_ZEROS, FEWEST_ZEROS = 0.05, 0.001
 that of the baseline, by more than this."""
 LOW_RANK = 0.95
 """Largest rank, as a share of the full rank, that counts as lower."""
+CERTAIN_ZEROS = 0.1
+"""Share of zeros that no rounding causes. With fewer, and without a recognized grid, a layer is
+pruned only if most of its other weights are the baseline's."""
+ROUNDED_EMBEDDING = 0.2
+"""Largest relative difference (Frobenius norm) of an embedding that was rounded."""
 RANK_TRIALS = 4
 """Number of layers whose singular values are computed; if none has a lower rank, the others are not
 examined."""
@@ -36,6 +45,13 @@ def read_treatments(candidate: PreTrainedModel, baseline: PreTrainedModel) -> Tr
     Args:
         candidate, baseline: loaded models, in evaluation mode.
     """
+    try:
+        return _read(candidate, baseline)
+    except UnknownFormError as error:
+        return Treatments(reason=str(error))
+
+
+def _read(candidate: PreTrainedModel, baseline: PreTrainedModel) -> Treatments:
     dtype = ""
     if candidate.dtype != baseline.dtype:
         dtype = str(candidate.dtype).removeprefix("torch.")
@@ -70,7 +86,32 @@ def read_treatments(candidate: PreTrainedModel, baseline: PreTrainedModel) -> Tr
             f"the weights of {len(unexplained)} layers, such as {unexplained[0]}, were changed, "
             "but they are neither on a grid, nor pruned, nor of a lower rank, as after training"
         )
+    reason = reason or _change_outside_layers(candidate, baseline, bool(explained or unexplained))
     return Treatments(dtype, layers, structure.shapes, tuple(unexplained), reason)
+
+
+def _change_outside_layers(
+    candidate: PreTrainedModel, baseline: PreTrainedModel, has_changed_layers: bool
+) -> str:
+    """Return why weights outside of the linear layers leave no naive counterpart, or an empty
+    string: the embedding was rounded, or they are all that was changed."""
+    weights = dict(candidate.named_parameters())
+    pairs = {
+        name: (weights[name].detach().to(before.device), before.detach())
+        for name, before in baseline.named_parameters()
+        if name in weights and weights[name].shape == before.shape
+    }
+    if not has_changed_layers:
+        changed = next((name for name, sides in pairs.items() if not torch.equal(*sides)), "")
+        return changed and f"only weights outside of its linear layers differ, such as {changed}"
+    embeddings = [m.get_input_embeddings().weight for m in (candidate, baseline)]
+    if embeddings[0].shape != embeddings[1].shape or not embeddings[0].is_floating_point():
+        return ""
+    after, before = (weight.detach().float().to(baseline.device) for weight in embeddings)
+    rows = (after != before).any(dim=-1).double().mean()
+    if rows > 0.5 and (after - before).norm() <= ROUNDED_EMBEDDING * before.norm():
+        return "its embedding was rounded, too"
+    return ""
 
 
 def _structure(candidate: PreTrainedModel, baseline: PreTrainedModel, dtype: str) -> Treatments:
@@ -161,6 +202,10 @@ def _pruned(
     extra = zeros - int(usual.sum())
     if extra <= (ROUNDED_ZEROS if quantization else FEWEST_ZEROS) * weight.numel():
         return 0, None
+    if not quantization and zeros <= CERTAIN_ZEROS * weight.numel():
+        kept = weight != 0
+        if int((weight == before)[kept].sum()) <= int(kept.sum()) / 2:
+            return 0, None
     if pattern := _pattern(weight):
         n, m = pattern
         return weight.numel() * (m - n) // m, pattern

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from compression_gates.compression.calibration.driver import visit_groups
+from compression_gates.compression.calibration.driver import groups_of
 from compression_gates.compression.calibration.resources import in_host_memory
 from compression_gates.compression.calibration.statistics import InputStatistics
 from compression_gates.compression.compressed import Compressed
@@ -82,10 +82,7 @@ def run(compressed: Compressed, step: Step, batches: Sequence[Batch]) -> None:
     model = compressed.model
     layers, notes = _select(model, step)
     compressed.notes += notes
-    groups = [dict.fromkeys(layers)]
-    if calibrates(step):
-        groups = visit_groups(model, layers, batches, with_products=True, desc=step.name)
-    for group in groups:
+    for group in groups_of(model, layers, batches, calibrates(step), step.name):
         for name, moments in group.items():
             quantize_layer(compressed, name, layers[name], step, moments)
 

@@ -102,9 +102,8 @@ def visit_pairs(
                 )
     layers = {name: layer for pair in pairs for name, layer in pair.consumers.items()}
     waiting, statistics = list(pairs), {}
-    visits = visit_groups(model, layers, batches, with_products, desc, with_magnitudes=True)
-    for block in visits:
-        statistics |= block
+    for group in visit_groups(model, layers, batches, with_products, desc, with_magnitudes=True):
+        statistics |= group
         for pair in [pair for pair in waiting if pair.consumers.keys() <= statistics.keys()]:
             waiting.remove(pair)
             yield pair, {name: statistics.pop(name) for name in pair.consumers}

@@ -12,6 +12,15 @@ from pathlib import Path
 from compression_gates.evals.errors import EvalError
 
 CPU, AUTO = "cpu", "auto"
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""Parts of the messages of a ``RuntimeError`` that is raised when an allocation fails."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed, on a device or in host memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    )
 
 
 def device_of(option: str, worker: int = 0) -> str:

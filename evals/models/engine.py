@@ -18,6 +18,7 @@ from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.files import weight_files
 from compression_gates.evals.checkpoints.formats import PLAIN, CustomFormat
 from compression_gates.evals.errors import kind_and_line
+from compression_gates.evals.models.device import is_out_of_memory
 from compression_gates.evals.models.kernels import KernelLinear, SparseWeights, kernel_for
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.models.loading_checks import is_plain
@@ -80,6 +81,8 @@ def _prepared(loaded: Loaded, engine: str, ids: Tensor, formats: Sequence[Custom
         if not reason:
             reason = _check_kernels(eager, ids)
     except Exception as error:  # an operator refuses the shape or the device, or a model the layer
+        if is_out_of_memory(error):
+            raise
         kernel, reason = "", f"its kernel does not run here: {kind_and_line(error)}"
     if engine == COMPILED and not reason:
         compiled = _copied(model)
@@ -223,6 +226,16 @@ def _compare(
         problems.append(
             f"{layer.kernel} is wrong by {relative:.1%} in layer {name}, so it is not used"
         )
+
+
+def stored_tensors(model: nn.Module) -> list[Tensor]:
+    """Return the tensors that a model holds between forward passes, those of its kernels included,
+    except for packed ones without a storage that Python can see."""
+    held: list[object] = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        if isinstance(module, KernelLinear):
+            held += [*vars(module).values(), *vars(module.quantized).values()]
+    return [x for x in held if isinstance(x, Tensor) and x.layout == torch.strided]
 
 
 def weight_bytes(model: nn.Module) -> int:

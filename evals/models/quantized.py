@@ -80,7 +80,7 @@ class QuantizedWeight:
 def input_scales(inputs: Tensor, levels: float) -> Tensor:
     """Return the scale ``(tokens, 1)`` of each token's inputs; 1 for a token of zeros."""
     scales = inputs.abs().amax(dim=-1, keepdim=True) / levels
-    return torch.where(scales > 0, scales, 1.0)
+    return torch.where(scales == 0, 1.0, scales)
 
 
 def quantized_weights(

@@ -4,6 +4,7 @@ They are read from files, for which the baseline has been run once, or computed 
 beside its candidate.
 """
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -133,7 +134,8 @@ def prediction_writer(
         predictor: the baseline.
         offsets: ``(windows + 1,)``, the first row of each window, then the number of rows.
         vocabulary: number of entries of a prediction.
-        max_logits_bytes: size above which logits are not written.
+        max_logits_bytes: size above which logits are not written; infinite if something has to be
+            written, because the baseline does not fit into memory beside its candidates.
 
     Yields:
         None if nothing is to be written.
@@ -155,6 +157,9 @@ def prediction_writer(
     if weights is not None and not files.head.exists():
         needed += weights[0].nbytes
     free = shutil.disk_usage(files.rows.parent).free
+    if needed > free and max_logits_bytes < math.inf:
+        yield None  # candidates run the baseline beside them
+        return
     if needed > free:
         raise EvalError(
             f"the baseline's predictions take {needed:,} bytes, but {files.rows.parent} has "

@@ -8,14 +8,12 @@ import torch
 from tqdm import tqdm
 
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.models.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
 
     from compression_gates.evals.models.loading import Loaded
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""Parts of the messages of a ``RuntimeError`` that is raised when an allocation fails."""
 
 
 def in_batches(
@@ -57,8 +55,7 @@ def _fits_into_memory(run: Callable[[list[int]], None], batch: list[int]) -> boo
         run(batch)
         return True
     except (RuntimeError, MemoryError) as error:
-        is_memory = isinstance(error, MemoryError)
-        if not is_memory and not any(text in str(error) for text in _OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
     # Outside of the handler, because its traceback keeps the batch's tensors alive.
     gc.collect()

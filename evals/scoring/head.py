@@ -108,7 +108,7 @@ class Predictor:
 
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits for rows of the result of :meth:`run`."""
-        return rows if self.head is None else self.head(rows)
+        return rows if self.head is None else self.head(rows).to(self.logits_dtype)
 
 
 class _StoppedError(Exception):
@@ -135,7 +135,8 @@ def _matching_head(
     """
     if states.shape[:-1] != logits.shape[:-1]:
         return None
-    states, logits = states.flatten(0, 1), logits.flatten(0, 1)
+    # accelerate returns the logits of a model on several devices on that of its inputs.
+    states, logits = states.flatten(0, 1), logits.flatten(0, 1).to(states.device)
     half = len(states) // 2
     raw = torch.cat([layer(part) for part in (states[:half], states[half:]) if len(part)])
     if raw.shape != logits.shape:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compression_gates.evals.models.engine import Running, weight_bytes
+from compression_gates.evals.models.engine import Running, stored_tensors, weight_bytes
 
 
 @torch.inference_mode()
@@ -34,7 +34,7 @@ def peak_bytes(running: Running, ids: Tensor) -> int:
         torch.cuda.synchronize(device)
         activations = torch.cuda.max_memory_allocated(device) - before
     else:
-        with _LiveTensors(running.eager.model.state_dict().values()) as live:
+        with _LiveTensors(stored_tensors(running.eager.model)) as live:
             running.eager.model(**running.eager.inputs(ids))
         activations = live.peak
     return weight_bytes(running.eager.model) + activations

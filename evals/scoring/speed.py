@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL
 from compression_gates.evals.data.items import DataSet, input_text
-from compression_gates.evals.errors import EvalError
+from compression_gates.evals.errors import EvalError, NoCacheError
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.scoring.protocols import DecodeProtocol, SpeedProtocol
 from compression_gates.evals.statistics.sequential import repeat_until_decided
@@ -173,9 +173,9 @@ def _token_seconds(side: Loaded, ids: torch.Tensor, steps: int) -> tuple[float, 
     start = time.perf_counter()
     for _ in range(steps + 1):
         output = side.model(input_ids=inputs, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        cache = getattr(output, "past_key_values", None)
         if cache is None:
-            raise EvalError(f"{side.checkpoint.path}: decoding needs a cache of keys and values")
+            raise NoCacheError("decoding needs a cache of keys and values, which the model has not")
         inputs = output.logits[:, -1:].argmax(-1)
         if not times:
             _synchronize(side)

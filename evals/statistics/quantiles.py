@@ -59,6 +59,7 @@ def clustered_quantile(
     ordered, n = np.sort(values), values.size
     value = float(ordered[max(math.ceil(q * n - _ROUNDING), 1) - 1])
     if sums.has_no_interval:
+        value = math.nan if math.isnan(sums.mean) else value
         return replace(sums.estimate_without_interval(confidence_level), value=value)
     _, documents = np.unique(np.asarray(clusters), return_inverse=True)
 
