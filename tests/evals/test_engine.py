@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
-from compression_gates.evals.models.engine import prepare, weight_bytes
+from compression_gates.evals.models.engine import prepare, stored_tensors, weight_bytes
 from compression_gates.evals.models.kernels import Int8InputsCpu, KernelLinear
 from compression_gates.evals.models.loading import load
 from compression_gates.evals.scoring.memory import _LiveTensors, peak_bytes
@@ -103,6 +103,18 @@ def test_a_kernel_that_the_cpu_lacks_is_not_used(causal_checkpoint, tmp_path, mo
     monkeypatch.setattr(Int8InputsCpu, "packed_product", refuse)
     reason = "its kernel does not run here: RuntimeError: could not create a primitive"
     assert run(loaded).reason == reason
+
+
+def test_memory_that_runs_out_is_not_a_missing_kernel(causal_checkpoint, tmp_path, monkeypatch):
+    def exhaust(self, codes):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 PB")
+
+    loaded = made(causal_checkpoint(), "rtn-int8,activations=true", tmp_path / "made")
+    with monkeypatch.context() as patch:
+        patch.setattr(Int8InputsCpu, "packed_product", exhaust)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            run(loaded)
+    assert run(loaded).reason == ""
 
 
 FOREIGN = {
@@ -200,6 +212,25 @@ def test_int8_weights_take_a_quarter_of_the_memory(causal_checkpoint, tmp_path):
     assert peaks[0] > weight_bytes(plain.loaded.model)
     assert peaks[0] > peaks[1] > weight_bytes(packed.loaded.model)
     assert peaks == [peak_bytes(running, IDS) for running in (plain, packed)]
+
+
+def test_the_codes_of_a_kernel_are_counted_once(causal_checkpoint, tmp_path):
+    base = causal_checkpoint()
+    packed = run(made(base, "rtn-int8", tmp_path / "made")).eager.model
+    codes = sum(
+        module.quantized.codes.nbytes
+        for module in packed.modules()
+        if isinstance(module, KernelLinear)
+    )
+    one = IDS[:1, :1]
+    with torch.inference_mode(), _LiveTensors(stored_tensors(packed)) as live:
+        packed(input_ids=one)
+    # A pass over one token converts one layer at a time, and holds few activations beside it.
+    largest = max(m.quantized.codes.numel() for m in packed.modules() if hasattr(m, "quantized"))
+    assert live.peak < codes + 4 * largest
+    with torch.inference_mode(), _LiveTensors(packed.state_dict().values()) as unaware:
+        packed(input_ids=one)
+    assert unaware.peak >= live.peak + codes - largest
 
 
 @pytest.mark.full

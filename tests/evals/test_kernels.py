@@ -138,3 +138,13 @@ def test_float8_codes_are_recovered():
     found = _recovered(unpacked, scales, None, 8, "float", 0.0)
     assert torch.equal(found.codes.float(), codes.float())
     assert found.form == "float8 weights"
+
+
+def test_inputs_that_are_not_a_number_remain_so():
+    layer = Int8InputsCpu(weight_of(*grid(8, 1), 8, 127.5), None, torch.float32)
+    inputs = torch.ones(2, COLUMNS)
+    inputs[1, 3] = torch.nan
+    with torch.inference_mode():
+        outputs = layer(inputs)
+    assert outputs[0].isfinite().all()
+    assert outputs[1].isnan().all()

@@ -242,3 +242,54 @@ def test_float8_values_are_recognized():
 def test_extra_zeros_by_rounding_are_not_pruning(baseline):
     treatments = read_treatments(compressed(baseline, "rtn-int2").model, baseline)
     assert set(treatments.layers.values()) == {Treatment(quantization="rtn-int2")}
+
+
+def fp4(weight: torch.Tensor) -> torch.Tensor:
+    """Round to floating-point numbers of four bits (E2M1) in groups of 32."""
+    positive = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    values = torch.cat((-positive.flip(0), positive))
+    groups = weight.reshape(-1, 32)
+    scales = groups.abs().amax(1, keepdim=True) / 6
+    nearest = ((groups / scales)[..., None] - values).abs().argmin(-1)
+    return (values[nearest] * scales).reshape(weight.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_floating_point_grids_are_not_taken_for_uniform_ones(dtype):
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    assert quantization_of_values(fp4(weight).to(dtype)) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bits", [6, 8])
+def test_zeros_of_an_unrecognized_grid_are_not_taken_for_pruning(baseline, dtype, bits):
+    before = copy.deepcopy(baseline).to(dtype)
+    after = copy.deepcopy(baseline)
+    for name, module in after.named_modules():
+        if name.endswith("_proj"):
+            rounded = round_to_nearest(module.weight.detach(), Uniform(bits)).dequantized()
+            module.weight.data = rounded
+    treatments = read_treatments(after.to(dtype), before)
+    assert treatments.reason.endswith("as after training")
+    assert not treatments.layers
+
+
+def test_an_embedding_alone_has_no_naive_counterpart(baseline):
+    after = copy.deepcopy(baseline)
+    after.model.embed_tokens.weight.data *= 1.01
+    expected = "only weights outside of its linear layers differ, such as model.embed_tokens.weight"
+    assert read_treatments(after, baseline).reason == expected
+
+
+def test_a_rounded_embedding_beside_rounded_layers_has_none_either(baseline):
+    after = compressed(baseline, "rtn-int4").model
+    embedding = after.model.embed_tokens.weight
+    embedding.data = round_to_nearest(embedding.detach(), Uniform(8)).dequantized()
+    assert read_treatments(after, baseline).reason == "its embedding was rounded, too"
+
+
+def test_pruning_of_few_weights_is_recognized_by_the_others(baseline):
+    after = compressed(baseline, "magnitude-5").model
+    treatments = read_treatments(after, baseline)
+    assert len(treatments.layers) == LAYERS
+    assert all(treatment.zeros for treatment in treatments.layers.values())
