@@ -61,7 +61,7 @@ class _Tracer:
         self._block_of = block_of
         self._open: list[str] = []
         self._tensors: list[tuple[weakref.ref, int]] = []
-        self._weights = {_address(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self._model = model
         self._caller = sys._getframe(1)
 
     def enter(self, block: str) -> None:
@@ -76,7 +76,9 @@ class _Tracer:
         self.inputs.setdefault(name, []).append(self._number(inputs))
         held = _held_tensors(sys._getframe(1), self._caller)
         sizes = {_address(tensor): tensor.untyped_storage().nbytes() for tensor in held}
-        size = sum(size for address, size in sizes.items() if address not in self._weights)
+        # Blocks of a model in host memory have come to the device since the pass began.
+        weights = map(_address, (*self._model.parameters(), *self._model.buffers()))
+        size = sum(sizes[address] for address in sizes.keys() - set(weights))
         self.activations = max(self.activations, size)
 
     def _number(self, inputs: Tensor) -> int:

@@ -52,6 +52,12 @@ class Coroutine:
         if self._closing:
             raise _Closed
 
+    def end_if_closed(self) -> None:
+        """End the function, which calls this, if it was closed while it ran: an exception such as
+        KeyboardInterrupt can end the wait of :meth:`resume`."""
+        if self._closing and threading.current_thread() is self._thread:
+            raise _Closed
+
     def close(self) -> None:
         """End the function where it is suspended, and wait for the end of its thread."""
         self._closing = True

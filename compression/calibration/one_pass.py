@@ -118,7 +118,9 @@ class BlockRuns:
 
     def _pause(self, name: str, inputs: Tensor) -> None:
         run, group = self._running, self._group_of[name]
-        if run is None:  # the caller runs the model while it compresses a group
+        if run is None:  # the caller runs the model while it compresses a group, or has ended
+            for other in self._runs:
+                other.coroutine.end_if_closed()
             return
         if name in run.called or (group < run.group and group not in run.passed):
             raise CompressionError(

@@ -1,5 +1,6 @@
 """A function that is suspended in the middle of its calls."""
 
+import signal
 import threading
 
 import pytest
@@ -106,3 +107,28 @@ def test_an_interrupted_caller_can_close_a_running_function():
     coroutine.close()
     assert not events
     assert not alive()
+
+
+def test_a_function_that_is_closed_while_it_runs_ends_at_its_next_check():
+    may_go_on, ended = threading.Event(), []
+
+    def function():
+        may_go_on.wait()
+        coroutine.end_if_closed()
+        ended.append("it ran to its end")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    coroutine = Coroutine(function)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            coroutine.resume()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    threading.Timer(0.05, may_go_on.set).start()
+    coroutine.close()
+    assert coroutine.finished
+    assert not ended
