@@ -35,7 +35,7 @@ def test_compress_and_gate(gates, reviews, tmp_path):
     gated = gates("--baseline", MODELS / "bert-tiny", "--candidate", out, "--text", texts,
                   "-m", "quality")  # fmt: skip
     assert gated.returncode == 0, gated.stdout
-    assert "3 passed" in gated.stdout
+    assert "4 passed" in gated.stdout
 
 
 def test_list_contains_every_method():

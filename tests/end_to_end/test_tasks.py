@@ -69,7 +69,10 @@ def test_a_quiet_break_fails_on_text_alone_and_no_healthy_candidate_does(folder,
     found = verdicts(report)
     for recipe in HEALTHY:
         own = {metric: v for (name, metric), v in found.items() if name == recipe}
-        assert all(v["met"] for metric, v in own.items() if metric != "exact_match_drop"), own
+        # At 30 %, Wanda is no better than its naive counterpart, nor is it proven to be worse.
+        unsure = ("exact_match_drop", "naive_reference")
+        assert all(v["met"] for metric, v in own.items() if metric not in unsure), own
+        assert own["naive_reference"]["outcome"] != "failed"
         assert own["confident_flips"]["value"] == 0.0
     assert found["broken", "confident_flips"]["outcome"] == "failed"
     assert found["broken", "exact_match_drop"]["outcome"] == "not judged"
