@@ -296,3 +296,7 @@ def _known(word: object, known: Iterable[str], kind: str) -> None:
         near = difflib.get_close_matches(str(word), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         raise RecipeError(f"{kind} {word!r} is not known; {hint}")
+
+
+NO_CHANGE = Recipe.parse("magnitude-0")
+"""The recipe that changes no weight."""

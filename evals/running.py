@@ -12,6 +12,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.measuring import Measurer
 from compression_gates.evals.models.device import all_cores, timed_on
 from compression_gates.evals.scoring.protocols import (
+    DECODE,
     FORWARD,
     MEMORY,
     SPEED_PROTOCOLS,
@@ -103,7 +104,7 @@ def time_pair(
             raise EvalError(
                 "it does not fit into memory beside its baseline, which timing requires"
             )
-        time_pairs = {FORWARD: speed.time_pairs}.get(workload, speed.time_decoding)
+        time_pairs = {FORWARD: speed.time_pairs, DECODE: speed.time_decoding}[workload]
         sides = [
             _prepared_to_run(measurer, side, baseline, data, engine).loaded
             for side in (baseline, candidate)

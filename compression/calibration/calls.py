@@ -62,6 +62,8 @@ class _Tracer:
         self._open: list[str] = []
         self._tensors: list[tuple[weakref.ref, int]] = []
         self._model = model
+        self._addresses: set[int] = set()
+        self._block_of_addresses: list[str] | None = None
         self._caller = sys._getframe(1)
 
     def enter(self, block: str) -> None:
@@ -76,10 +78,16 @@ class _Tracer:
         self.inputs.setdefault(name, []).append(self._number(inputs))
         held = _held_tensors(sys._getframe(1), self._caller)
         sizes = {_address(tensor): tensor.untyped_storage().nbytes() for tensor in held}
-        # Blocks of a model in host memory have come to the device since the pass began.
-        weights = map(_address, (*self._model.parameters(), *self._model.buffers()))
-        size = sum(sizes[address] for address in sizes.keys() - set(weights))
+        size = sum(sizes[address] for address in sizes.keys() - self._addresses_of_weights())
         self.activations = max(self.activations, size)
+
+    def _addresses_of_weights(self) -> set[int]:
+        """Return the addresses of all weights, which change when a block of a model in host memory
+        comes to the device."""
+        if self._block_of_addresses != self._open:
+            weights = (*self._model.parameters(), *self._model.buffers())
+            self._block_of_addresses, self._addresses = [*self._open], set(map(_address, weights))
+        return self._addresses
 
     def _number(self, inputs: Tensor) -> int:
         """Return a number that is the same for the same tensor, unless it is changed in place."""

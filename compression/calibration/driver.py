@@ -65,7 +65,7 @@ def blocks(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[str]]
     A block is a member of an outermost :class:`torch.nn.ModuleList`. A layer outside all blocks
     forms a group under its own name.
     """
-    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    lists = _outermost_lists(model)
     grouped: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         outer = next((x for x in lists if name.startswith(x + ".")), None)
@@ -76,11 +76,16 @@ def blocks(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[str]]
 
 def block_names(model: PreTrainedModel) -> list[str]:
     """Return the names of all blocks of a model: the members of its outermost lists of modules."""
-    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    outermost = [x for x in lists if not any(x.startswith(f"{other}.") for other in lists)]
     return [
-        f"{name}.{number}" for name in outermost for number in range(len(model.get_submodule(name)))
+        f"{name}.{number}"
+        for name in _outermost_lists(model)
+        for number in range(len(model.get_submodule(name)))
     ]
+
+
+def _outermost_lists(model: PreTrainedModel) -> list[str]:
+    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    return [x for x in lists if not any(x.startswith(f"{other}.") for other in lists)]
 
 
 @torch.no_grad()

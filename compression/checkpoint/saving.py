@@ -97,7 +97,7 @@ def _first_that_reloads(
     reasons: list[str] = []
     for form in forms:
         try:
-            _write(compressed, scratch / form, form)
+            write(compressed, scratch / form, form)
             save_tokenizer(tokenizer, scratch / form)
             notes = check_reloads(compressed.model, scratch / form)
         except (OSError, SafetensorError):
@@ -114,7 +114,8 @@ def _first_that_reloads(
     raise CompressionError(f"the checkpoint is wrong and was not kept: {reasons[-1]}")
 
 
-def _write(compressed: Compressed, directory: Path, form: str) -> None:
+def write(compressed: Compressed, directory: Path, form: str) -> None:
+    """Write a model in one of the forms of checkpoints, without its tokenizer."""
     model = compressed.model
     if form == PLAIN:
         tensors, description = {}, None

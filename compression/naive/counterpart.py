@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 
 from compression_gates.compression.compressed import Compressed
 from compression_gates.compression.model.layers import Layer, all_layers
-from compression_gates.compression.naive.reading import NO_CHANGE
 from compression_gates.compression.naive.structure import restructure, truncated
 from compression_gates.compression.naive.treatment import Treatment, Treatments
 from compression_gates.compression.pruning.magnitude import prune
 from compression_gates.compression.pruning.masks import PruningTask
 from compression_gates.compression.pruning.patterns import NofM, Pattern, Unstructured
 from compression_gates.compression.quantization.step import quantize_layer
+from compression_gates.compression.recipe import NO_CHANGE
 
 
 @torch.no_grad()

@@ -18,9 +18,8 @@ from compression_gates.compression.naive.declared import (
 from compression_gates.compression.naive.grid_from_values import quantization_of_values
 from compression_gates.compression.naive.structure import restructure
 from compression_gates.compression.naive.treatment import Treatment, Treatments
-from compression_gates.compression.recipe import Recipe
+from compression_gates.compression.recipe import NO_CHANGE
 
-NO_CHANGE = Recipe.parse("magnitude-0")
 PATTERN_SIZES = (4, 8, 16)
 """Sizes M of the N:M patterns that are recognized."""
 ROUNDED_ZEROS, FEWEST_ZEROS = 0.05, 0.001

@@ -19,12 +19,12 @@ def prune_columns(block: Tensor, factor: Tensor, pruned: Tensor | NofM) -> Tenso
         group, count, mask = pruned.m, pruned.m - pruned.n, block
     else:
         group, count, mask = 0, 0, pruned.contiguous().view(torch.int8)
-    launch(_prune, block, factor.contiguous(), mask, errors, GROUP=group, COUNT=count)
+    launch(prune_tile, block, factor.contiguous(), mask, errors, GROUP=group, COUNT=count)
     return errors
 
 
 @triton.jit
-def _prune(
+def prune_tile(
     block, factor, mask, errors, rows,
     GROUP: tl.constexpr, COUNT: tl.constexpr, COLUMNS: tl.constexpr, PADDED: tl.constexpr,
     ROWS: tl.constexpr,

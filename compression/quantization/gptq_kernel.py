@@ -25,7 +25,7 @@ def round_columns(
     codes = torch.empty_like(block, dtype=torch.int16)
     errors = torch.empty_like(block)
     launch(
-        _round,
+        round_tile,
         block,
         factor.contiguous(),
         scales.contiguous(),
@@ -43,7 +43,7 @@ def round_columns(
 
 
 @triton.jit
-def _round(
+def round_tile(
     block, factor, scales, zeros, mask, codes, errors, rows,
     GRID: tl.constexpr, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, AFFINE: tl.constexpr,
     PRUNED: tl.constexpr, COLUMNS: tl.constexpr, PADDED: tl.constexpr,

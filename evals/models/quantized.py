@@ -133,7 +133,7 @@ def _compressed_tensors(module: nn.Module) -> QuantizedWeight | str | None:
         if not is_dynamic or strategy != "token" or activations.num_bits != 8:
             return "inputs that are not quantized dynamically with one symmetric scale per token"
         inputs = LARGEST_INPUT if kind == INT else torch.finfo(torch.float8_e4m3fn).max
-    return _recovered(
+    return recovered(
         module.weight.detach(),
         module.weight_scale.detach(),
         getattr(module, "weight_zero_point", None),
@@ -143,7 +143,7 @@ def _compressed_tensors(module: nn.Module) -> QuantizedWeight | str | None:
     )
 
 
-def _recovered(
+def recovered(
     weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, kind: str, inputs: float
 ) -> QuantizedWeight | str:
     """Return the codes whose values are exactly ``weight`` ``(out, in)``."""

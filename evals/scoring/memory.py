@@ -34,13 +34,13 @@ def peak_bytes(running: Running, ids: Tensor) -> int:
         torch.cuda.synchronize(device)
         activations = torch.cuda.max_memory_allocated(device) - before
     else:
-        with _LiveTensors(stored_tensors(running.eager.model)) as live:
+        with LiveTensors(stored_tensors(running.eager.model)) as live:
             running.eager.model(**running.eager.inputs(ids))
         activations = live.peak
     return weight_bytes(running.eager.model) + activations
 
 
-class _LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):
     """Adds up the bytes of the storages that operators return, as long as they are in use.
 
     Args:

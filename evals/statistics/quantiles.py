@@ -1,7 +1,7 @@
 """Confidence intervals of quantiles of item values, clustered by document."""
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left
 from dataclasses import replace
 from functools import cache
 
@@ -77,19 +77,10 @@ def clustered_quantile(
             return min(lows), max(highs)
 
         # The share above a value falls with the value, and so do both ends of its interval.
-        first = _first(distinct, lambda x: share_bounds(x)[0] <= 1 - q)
-        after = _first(distinct, lambda x: share_bounds(x)[1] < 1 - q)
+        first = bisect_left(distinct, True, key=lambda x: share_bounds(x)[0] <= 1 - q)
+        after = bisect_left(distinct, True, key=lambda x: share_bounds(x)[1] < 1 - q)
         high = float(distinct[after]) if after < len(distinct) else math.inf
         return min(float(distinct[min(first, len(distinct) - 1)]), value), max(high, value)
 
     quantile = estimate(value, bounds, n, sums.cluster_count, confidence_level)
     return replace(quantile, unreliable=shares_above(value)[-1].unreliable)
-
-
-def _first(ordered: np.ndarray, is_true: Callable[[float], bool]) -> int:
-    """Return the index of the first value for which a monotone condition holds."""
-    low, high = 0, len(ordered)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_true(float(ordered[middle])) else (middle + 1, high)
-    return low

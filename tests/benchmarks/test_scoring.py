@@ -23,6 +23,7 @@ from compression_gates.evals.data.items import DROP, DataSet, Text
 from compression_gates.evals.models.loading import Loaded, load
 from compression_gates.evals.scoring.baseline_files import BaselineFiles
 from compression_gates.evals.scoring.comparison import score_logits
+from compression_gates.evals.scoring.divergence import divergences
 from compression_gates.evals.scoring.protocols import TextProtocol
 from compression_gates.evals.scoring.text import score_text
 from compression_gates.fixtures.world import corpus
@@ -33,6 +34,8 @@ PROTOCOL = TextProtocol(context=LENGTH, tail=DROP)
 ROUNDS = 3
 LIMITS = {"states": 1.7, "logits": 1.4}
 """Limits by what is kept of the baseline. The logits take 62 times the disk space."""
+FASTER_THAN_FLOAT64 = 10
+"""Least speedup of all scores together over the divergences in float64 alone."""
 GPU_LIMIT = 1.1
 """Limit for scoring a baseline and a candidate on a GPU, over two bare passes."""
 
@@ -138,8 +141,12 @@ def test_comparison_of_logits(benchmark):
     other = logits + torch.randn(256, VOCABULARY, generator=generator) * 0.1
     targets = torch.randint(VOCABULARY, (256,), generator=generator)
     benchmark.pedantic(score_logits, (logits, targets, other), rounds=ROUNDS)
-    spent = cpu_time(score_logits, logits, targets, other)
-    print(f"\n{spent / 256 * 1e6:.0f} us a token for all scores at a vocabulary of {VOCABULARY:,}")
+    spent = cpu_time(score_logits, logits, targets, other) / 256
+    few = [side[:16].double().log_softmax(-1) for side in (other, logits)]
+    reference = cpu_time(divergences, *few) / 16
+    print(f"\n{spent * 1e6:.0f} us a token for all scores at a vocabulary of {VOCABULARY:,}, and "
+          f"{reference * 1e6:.0f} us for the divergences alone in float64")  # fmt: skip
+    assert spent <= reference / FASTER_THAN_FLOAT64
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

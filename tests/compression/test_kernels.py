@@ -92,17 +92,17 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from compression_gates.compression.pruning.sparsegpt_kernel import _prune
-from compression_gates.compression.quantization.gptq_kernel import _round
+from compression_gates.compression.pruning.sparsegpt_kernel import prune_tile
+from compression_gates.compression.quantization.gptq_kernel import round_tile
 
 blocks = {"block": "*fp32", "factor": "*fp32", "errors": "*fp32", "rows": "i32"}
 codes = {"scales": "*bf16", "zeros": "*u8", "mask": "*i8", "codes": "*i16"}
 size = dict(COLUMNS=96, PADDED=128, ROWS=8)
 grid = dict(LOWEST=-7, HIGHEST=7, AFFINE=True, PRUNED=True)
 cases = [
-    (_prune, blocks | {"mask": "*i8"}, dict(GROUP=0, COUNT=0)),
-    (_prune, blocks | {"mask": "*fp32"}, dict(GROUP=4, COUNT=2)),
-    *((_round, blocks | codes, grid | dict(GRID=g)) for g in ("Uniform", "LogGrid", "Float8")),
+    (prune_tile, blocks | {"mask": "*i8"}, dict(GROUP=0, COUNT=0)),
+    (prune_tile, blocks | {"mask": "*fp32"}, dict(GROUP=4, COUNT=2)),
+    *((round_tile, blocks | codes, grid | dict(GRID=g)) for g in ("Uniform", "LogGrid", "Float8")),
 ]
 for kernel, types, constants in cases:
     constants |= size

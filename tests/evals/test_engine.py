@@ -12,7 +12,7 @@ from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.models.engine import prepare, stored_tensors, weight_bytes
 from compression_gates.evals.models.kernels import Int8InputsCpu, KernelLinear
 from compression_gates.evals.models.loading import load
-from compression_gates.evals.scoring.memory import _LiveTensors, peak_bytes
+from compression_gates.evals.scoring.memory import LiveTensors, peak_bytes
 from compression_gates.fixtures.suite.own_format import OWN_FORMATS
 from tests.end_to_end import foreign
 
@@ -180,7 +180,7 @@ def test_weights_that_only_their_library_runs(causal_checkpoint):
 
 
 def test_live_tensors_are_counted_until_they_are_freed():
-    with torch.inference_mode(), _LiveTensors([]) as live:
+    with torch.inference_mode(), LiveTensors([]) as live:
         first = torch.ones(1000)
         view = first[:10]
         del first  # its storage is still in use
@@ -223,12 +223,12 @@ def test_the_codes_of_a_kernel_are_counted_once(causal_checkpoint, tmp_path):
         if isinstance(module, KernelLinear)
     )
     one = IDS[:1, :1]
-    with torch.inference_mode(), _LiveTensors(stored_tensors(packed)) as live:
+    with torch.inference_mode(), LiveTensors(stored_tensors(packed)) as live:
         packed(input_ids=one)
     # A pass over one token converts one layer at a time, and holds few activations beside it.
     largest = max(m.quantized.codes.numel() for m in packed.modules() if hasattr(m, "quantized"))
     assert live.peak < codes + 4 * largest
-    with torch.inference_mode(), _LiveTensors(packed.state_dict().values()) as unaware:
+    with torch.inference_mode(), LiveTensors(packed.state_dict().values()) as unaware:
         packed(input_ids=one)
     assert unaware.peak >= live.peak + codes - largest
 

@@ -15,7 +15,7 @@ from compression_gates.evals.models.kernels import (
     Int8WeightsHalfCpu,
     kernel_for,
 )
-from compression_gates.evals.models.quantized import CHANGED, QuantizedWeight, _recovered
+from compression_gates.evals.models.quantized import CHANGED, QuantizedWeight, recovered
 
 CPU = torch.device("cpu")
 ROWS, COLUMNS = 48, 192
@@ -124,18 +124,18 @@ def test_codes_are_recovered_from_an_unpacked_weight(dtype, bits, groups):
     codes, scales, _ = grid(bits, groups)
     stored = weight_of(codes, scales, None, bits)
     unpacked = stored.dequantized(dtype)
-    found = _recovered(unpacked, stored.scales.to(dtype), None, bits, "int", 0.0)
+    found = recovered(unpacked, stored.scales.to(dtype), None, bits, "int", 0.0)
     assert torch.equal(found.codes, stored.codes)
     changed = unpacked.clone()
     changed[1, 1] += float(scales[1, 0]) / 2
-    assert _recovered(changed, stored.scales.to(dtype), None, bits, "int", 0.0) == CHANGED
+    assert recovered(changed, stored.scales.to(dtype), None, bits, "int", 0.0) == CHANGED
 
 
 def test_float8_codes_are_recovered():
     codes = torch.randn(8, 16).to(torch.float8_e4m3fn)
     scales = torch.rand(8, 1) + 0.5
     unpacked = codes.float() * scales
-    found = _recovered(unpacked, scales, None, 8, "float", 0.0)
+    found = recovered(unpacked, scales, None, 8, "float", 0.0)
     assert torch.equal(found.codes.float(), codes.float())
     assert found.form == "float8 weights"
 

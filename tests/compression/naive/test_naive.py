@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from compression_gates.compression.apply import compress
-from compression_gates.compression.checkpoint.saving import _write, form_of
+from compression_gates.compression.checkpoint.saving import form_of, write
 from compression_gates.compression.naive.counterpart import naive_counterpart
 from compression_gates.compression.naive.grid_from_values import quantization_of_values
 from compression_gates.compression.naive.reading import read_treatments
@@ -79,13 +79,13 @@ def test_the_counterpart_of_a_stored_naive_checkpoint_has_the_same_files(
 ):
     made = compressed(baseline, recipe)
     form = form_of(made)
-    _write(made, tmp_path / "candidate", form)
+    write(made, tmp_path / "candidate", form)
     candidate = LlamaForCausalLM.from_pretrained(tmp_path / "candidate").eval()
     candidate(torch.arange(4)[None])  # compressed-tensors unpacks weights when they are first used
     treatments = read_treatments(candidate, baseline)
     assert not treatments.reason
     naive = naive_counterpart(copy.deepcopy(baseline), treatments)
-    _write(naive, tmp_path / "naive", form)
+    write(naive, tmp_path / "naive", form)
     for name in ("model.safetensors", "config.json"):
         files = [tmp_path / side / name for side in ("candidate", "naive")]
         assert files[0].read_bytes() == files[1].read_bytes(), name
