@@ -34,7 +34,7 @@ PROTOCOL = TextProtocol(context=LENGTH, tail=DROP)
 ROUNDS = 3
 LIMITS = {"states": 1.7, "logits": 1.4}
 """Limits by what is kept of the baseline. The logits take 62 times the disk space."""
-FASTER_THAN_FLOAT64 = 10
+FASTER_THAN_FLOAT64 = 5
 """Least speedup of all scores together over the divergences in float64 alone."""
 GPU_LIMIT = 1.1
 """Limit for scoring a baseline and a candidate on a GPU, over two bare passes."""
