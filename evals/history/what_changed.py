@@ -84,6 +84,7 @@ class WhatChanged:
         changes: one for each gate of either run.
         moved: a line for each baseline whose own numbers changed on the same data.
         notes: further remarks.
+        problem: why nothing could be compared, if the history cannot be read.
         family: method of the correction for multiple testing.
     """
 
@@ -92,6 +93,7 @@ class WhatChanged:
     moved: Sequence[str] = ()
     notes: Sequence[str] = ()
     family: str = HOLM
+    problem: str = ""
 
     def of(self, category: str) -> list[GateChange]:
         """Return the gates of a category."""
@@ -109,6 +111,8 @@ class WhatChanged:
     def lines(self) -> list[str]:
         """Return the lines of the summary, the most important first."""
         lines = [f"BASELINE MOVED: {line}" for line in self.moved]
+        if self.problem:
+            return [f"nothing was compared: {self.problem}"]
         if self.reference is None:
             return ["the first run of this profile, so there is nothing to compare with"]
         if not self.compared:
@@ -137,6 +141,11 @@ class WhatChanged:
             if names := [change.name for change in self.of(category)]:
                 lines.append(f"{category}, {where}: {listed(names)}")
         return lines
+
+    def unproven(self) -> list[str]:
+        """Return why ``--strict`` fails: if there is a reference, but nothing to compare with it.
+        The first run of a history has none, and can pass."""
+        return [] if self.reference is None or self.compared else self.lines()
 
     def rows(self) -> Iterable[dict[str, object]]:
         """Yield the row of the report in JSON lines."""
