@@ -13,7 +13,7 @@ accepted reference, and for each further thirty runs.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,6 +98,13 @@ def _is_worse(now: Record, then: Record) -> bool:
     return rise > 0 if METRICS[now.metric].at_most else rise < 0
 
 
+def _is_worse_still(now: Record, later: Record, earlier: Record) -> bool:
+    """Return whether a level is worse than an earlier one, and the latest run is closer to the
+    worse one, so that the regression was not fixed meanwhile."""
+    middle = replace(earlier, value=(earlier.value + later.value) / 2)
+    return _is_worse(later, earlier) and _is_worse(now, middle)
+
+
 def _worse_steps(records: Sequence[Record], positions: Sequence[int]) -> int:
     levels = [
         mean_record(records[start:end])
@@ -118,9 +125,10 @@ def _step(records: Sequence[Record], positions: Sequence[int]) -> tuple[float, i
         return min(p_latest, 1.0), None
     before, start = [0, *positions][-2:]
     earlier = mean_record(records[before:start][-NEIGHBOURS:])
-    if not (_is_worse(mean_record(records[start:]), earlier) and _is_worse(records[last], earlier)):
+    later = mean_record(records[start:][-NEIGHBOURS:])
+    if not _is_worse_still(records[last], later, earlier):
         return min(p_latest, 1.0), None
-    p_fitted = 2 * last * p_worse(mean_record(records[start:][-NEIGHBOURS:]), earlier)
+    p_fitted = 2 * last * p_worse(later, earlier)
     return min(p_latest, p_fitted, 1.0), start
 
 
@@ -129,10 +137,10 @@ def _drift(records: Sequence[Record]) -> tuple[float, int]:
     windows = list(thirds(len(records)))
     best = 1.0, 0
     for first, latest in windows:
-        earlier = mean_record(records[first])
-        if not _is_worse(records[-1], earlier):
+        earlier, later = mean_record(records[first]), mean_record(records[latest])
+        if not _is_worse_still(records[-1], later, earlier):
             continue
-        p = min(len(windows) * p_worse(mean_record(records[latest]), earlier), 1.0)
+        p = min(len(windows) * p_worse(later, earlier), 1.0)
         best = min(best, (p, len(records) - first.start))
     return best
 

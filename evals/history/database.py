@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from compression_gates.evals.errors import EvalError, first_line
 from compression_gates.evals.foreign_text import valid_unicode
-from compression_gates.evals.history.migrations import open_database
+from compression_gates.evals.history.migrations import READ_ERRORS, open_database
 from compression_gates.evals.history.runs import Acceptance, StoredCase, StoredRun
 from compression_gates.evals.statistics.item_values import ItemValues, Key, pack, unpack
 
@@ -175,14 +176,15 @@ class History:
     def _errors_named(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             raise EvalError(f"history {self.path}: {first_line(error)}") from error
 
     def _checked(self, read: Callable[[], Any]) -> Any:
         """Return what ``read`` returns, and turn the errors of invalid values into an EvalError."""
         try:
             return read()
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+                ValueError) as error:  # fmt: skip
             raise EvalError(
                 f"history {self.path}: a row is damaged ({first_line(error)}); restore the file "
                 "from a copy, or name another one"
@@ -199,11 +201,11 @@ def _insert(
 def _run_of(row: tuple, accepted: Mapping[int, Acceptance]) -> StoredRun:
     number, *values = row
     stored = dict(zip(_RUN_FIELDS, values, strict=True))
-    exit_status = int(stored.pop("exit_status"))
+    exit_status = _of_kind(int, stored.pop("exit_status"))
     manifest = json.loads(stored.pop("manifest"))
     if not isinstance(manifest, dict):
         raise TypeError("the manifest is not an object")
-    texts = {name: str(value) for name, value in stored.items()}
+    texts = {name: _of_kind(str, value) for name, value in stored.items()}
     return StoredRun(
         **texts, exit_status=exit_status, manifest=manifest, id=number,
         acceptance=accepted.get(number),
@@ -216,11 +218,20 @@ def _case_of(row: Iterable[object], content: bytes | None) -> StoredCase:
     values: dict[str, object] = {}
     for name, value in stored.items():
         if kinds[name] is float:
-            values[name] = math.nan if value is None else float(value)
-        elif kinds[name] in (int, bool, str):
-            values[name] = kinds[name](value)
+            values[name] = math.nan if value is None else float(_of_kind(int | float, value))
+        elif kinds[name] is bool:
+            values[name] = bool(_of_kind(int, value))
+        elif kinds[name] in (int, str):
+            values[name] = _of_kind(kinds[name], value)
     origin = {str(part): str(digest) for part, digest in json.loads(stored["origin"]).items()}
     return StoredCase(**values, origin=origin, items=_items_of(content))
+
+
+def _of_kind(kind: type | UnionType, value: object) -> Any:
+    """Return ``value``, or raise a TypeError if it is not of the given type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"a value is of type {type(value).__name__}")
+    return value
 
 
 def _items_of(content: bytes | None) -> ItemValues | None:

@@ -11,6 +11,7 @@ from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.history.database import History
 from compression_gates.evals.history.runs import StoredCase, StoredRun
 from compression_gates.evals.history.series import Series, series_of
+from compression_gates.evals.history.what_changed import MAX_RUNS
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.report.layout import fit_table
 
@@ -21,19 +22,20 @@ _FORMULA = ("=", "+", "-", "@")
 """First characters of a text that a spreadsheet would compute."""
 
 
-def all_series(history: History, profile: str | None = None) -> list[Series]:
+def all_series(history: History, profile: str | None = None, last: int = MAX_RUNS) -> list[Series]:
     """Return the series of every gate in a history, in the order of the latest run.
 
     Args:
         history: the history.
         profile: name of the profile whose runs are used; default: all runs.
+        last: number of latest runs.
     """
-    runs = history.runs(profile)
+    runs = history.runs(profile)[-last:]
     keys = dict.fromkeys(case.key for run in reversed(runs) for case in history.cases(run.id))
     numbers = {run.id for run in runs}
     series = []
     for key in keys:
-        cases = history.gate(key)
+        cases = history.gate(key, runs[0].id, items=True)
         series.append(series_of(runs, {n: case for n, case in cases.items() if n in numbers}))
     return series
 
@@ -86,19 +88,19 @@ def show(history: History, what: str, width: int) -> str:
     Raises:
         EvalError: there is no such run, metric or candidate.
     """
-    runs = history.runs()
+    runs = history.runs()[-LAST:]
     if what == "latest" and runs:
         return _show_run(history, runs[-1], width)
     if what.isascii() and what.isdigit():
         return _show_run(history, history.run(int(what)), width)
-    series = all_series(history)
+    series = all_series(history, last=LAST)
     chosen = [item for item in series if what in (item.metric, item.candidate)]
     if not chosen:
         raise EvalError(
             f"history {history.path}: {what!r} is no run, metric or candidate in it; without a "
             "further argument, the command lists the runs"
         )
-    return _show_series(runs[-LAST:], chosen, what, width)
+    return _show_series(runs, chosen, what, width)
 
 
 def _show_run(history: History, run: StoredRun, width: int) -> str:

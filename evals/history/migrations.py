@@ -14,6 +14,8 @@ APPLICATION_ID = 0x43474854
 """SQLite's ``application_id`` of these files: the letters CGHT."""
 BUSY_TIMEOUT = 60.0
 """Seconds for which a writer waits for another one."""
+READ_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Exceptions that the library raises for a damaged file."""
 _HEADER = b"SQLite format 3\0"
 MIGRATIONS = (
     """
@@ -74,7 +76,7 @@ def open_database(path: Path, create: bool = True) -> sqlite3.Connection:
         raise EvalError(f"history {path}: {_reason(error)}") from error
     try:
         _prepare(connection, path)
-    except sqlite3.Error as error:
+    except READ_ERRORS as error:
         connection.close()
         raise EvalError(
             f"history {path}: {_reason(error)}; restore the file from a copy, or name another one"
@@ -136,7 +138,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             f"history {path}: has schema version {version}, but this version of compression-gates "
             f"reads up to {VERSION}; upgrade it"
         )
-    [problem] = connection.execute("PRAGMA quick_check(1)").fetchone()
+    [problem] = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if problem != "ok":
         raise sqlite3.DatabaseError(f"damaged ({problem.splitlines()[-1]})")
     for number in range(version, VERSION):

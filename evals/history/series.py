@@ -122,6 +122,9 @@ def standard_errors(records: Sequence[Record]) -> list[float]:
     standard error of the paired difference to the first run, which is used. The first run gets the
     median of the others.
     """
+    if any(record.metric not in METRICS for record in records):
+        # of a package that is not installed any more
+        return [record.standard_error for record in records]
     errors = [_standard_error(record, records[0]) for record in records]
     if len(errors) > 1 and pairing(records[0], records[0])[0]:
         errors[0] = statistics.median(errors[1:])

@@ -207,6 +207,7 @@ def what_changed(
             changes.append(GateChange(*case.key, NEW, after=case.value))
             continue
         stored = history.gate(case.key, reference.id, items=case.items is not None)
+        before[case.key] = stored[reference.id]
         past = [(other, stored[other.id].record) for other in runs if other.id in stored]
         change = _uncompared(case.record, past[0][1])
         if change is not None:

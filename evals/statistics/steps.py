@@ -72,8 +72,11 @@ def fit_steps(values: ArrayLike, errors: ArrayLike, penalty: float = PENALTY) ->
     count = values.size
     if count < 2 or not np.ptp(values) > 0:
         return []
+    scale = np.abs(values).max()  # so that squares do not overflow
+    values, errors = values / scale, np.where(np.isfinite(errors), errors, np.inf) / scale
     floor = max(run_to_run_noise(values), MIN_RELATIVE_ERROR * float(np.ptp(values)))
-    weights = 1 / np.square(np.maximum(np.where(np.isfinite(errors), errors, np.inf), floor))
+    with np.errstate(over="ignore"):  # of a value that is infinitely uncertain
+        weights = 1 / np.square(np.maximum(errors, floor))
     centred = values - np.median(values)
     sums = [np.concatenate(([0.0], np.cumsum(weights * centred**power))) for power in range(3)]
     cost_of_step = penalty * np.log(count)
