@@ -4,9 +4,10 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -20,6 +21,7 @@ from compression_gates.evals.statistics.item_values import ItemValues, Key, pack
 _NOT_COLUMNS = ("id", "acceptance")
 _RUN_FIELDS = tuple(field.name for field in fields(StoredRun) if field.name not in _NOT_COLUMNS)
 _CASE_FIELDS = tuple(field.name for field in fields(StoredCase))
+_CASE_KINDS = {field.name: field.type for field in fields(StoredCase)}
 _COLUMNS = {"commit": "commit_hash", "limit": "gate_limit"}
 """Names of columns that differ from the attribute, because they are words of SQL."""
 
@@ -136,24 +138,28 @@ class History:
         rows = self._rows(query, (number,))
         return [self._checked(lambda row=row: _case_of(row, None)) for row in rows]
 
-    def gate(self, key: Key, since: int = 0, items: bool = False) -> dict[int, StoredCase]:
+    def gate(
+        self, key: Key, runs: Sequence[int] | None = None, items: bool = False
+    ) -> dict[int, StoredCase]:
         """Return the cases of one gate by the number of the run, the oldest first.
 
         Args:
             key: candidate and metric.
-            since: number of the first run.
+            runs: numbers of the runs; default: all.
             items: whether to read the per-item values.
         """
         columns = ", ".join(f"cases.{_COLUMNS.get(name, name)}" for name in _CASE_FIELDS)
         content = "item_values.content" if items else "NULL"
+        chosen = "" if runs is None else f"AND cases.run IN ({', '.join('?' * len(runs))}) "
         rows = self._rows(
             f"SELECT cases.run, {content}, {columns} FROM cases "
             "LEFT JOIN item_values ON item_values.digest = cases.items "
-            "WHERE candidate = ? AND metric = ? AND cases.run >= ? ORDER BY cases.run",
-            (*map(valid_unicode, key), since),
+            f"WHERE candidate = ? AND metric = ? {chosen}ORDER BY cases.run",
+            (*map(valid_unicode, key), *(runs or ())),
         )
+        unpacked = cache(_items_of)  # runs that are repeated exactly share their values
         return {
-            number: self._checked(lambda row=row, content=content: _case_of(row, content))
+            number: self._checked(lambda row=row, content=content: _case_of(row, unpacked(content)))
             for number, content, *row in rows
         }
 
@@ -212,9 +218,9 @@ def _run_of(row: tuple, accepted: Mapping[int, Acceptance]) -> StoredRun:
     )  # fmt: skip
 
 
-def _case_of(row: Iterable[object], content: bytes | None) -> StoredCase:
+def _case_of(row: Iterable[object], items: ItemValues | None) -> StoredCase:
     stored = dict(zip(_CASE_FIELDS, row, strict=True))
-    kinds = {name: field.type for name, field in StoredCase.__dataclass_fields__.items()}
+    kinds = _CASE_KINDS
     values: dict[str, object] = {}
     for name, value in stored.items():
         if kinds[name] is float:
@@ -224,7 +230,7 @@ def _case_of(row: Iterable[object], content: bytes | None) -> StoredCase:
         elif kinds[name] in (int, str):
             values[name] = _of_kind(kinds[name], value)
     origin = {str(part): str(digest) for part, digest in json.loads(stored["origin"]).items()}
-    return StoredCase(**values, origin=origin, items=_items_of(content))
+    return StoredCase(**values, origin=origin, items=items)
 
 
 def _of_kind(kind: type | UnionType, value: object) -> Any:

@@ -32,12 +32,8 @@ def all_series(history: History, profile: str | None = None, last: int = MAX_RUN
     """
     runs = history.runs(profile)[-last:]
     keys = dict.fromkeys(case.key for run in reversed(runs) for case in history.cases(run.id))
-    numbers = {run.id for run in runs}
-    series = []
-    for key in keys:
-        cases = history.gate(key, runs[0].id, items=True)
-        series.append(series_of(runs, {n: case for n, case in cases.items() if n in numbers}))
-    return series
+    numbers = [run.id for run in runs]
+    return [series_of(runs, history.gate(key, numbers, items=True)) for key in keys]
 
 
 def table_of_runs(history: History, width: int) -> str:

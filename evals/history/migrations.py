@@ -78,9 +78,10 @@ def open_database(path: Path, create: bool = True) -> sqlite3.Connection:
         _prepare(connection, path)
     except READ_ERRORS as error:
         connection.close()
-        raise EvalError(
-            f"history {path}: {_reason(error)}; restore the file from a copy, or name another one"
-        ) from error
+        # An operational error is not about the content: no permission, no space, or a lock.
+        is_damaged = not isinstance(error, sqlite3.OperationalError)
+        advice = "; restore the file from a copy, or name another one" if is_damaged else ""
+        raise EvalError(f"history {path}: {_reason(error)}{advice}") from error
     except EvalError:
         connection.close()
         raise

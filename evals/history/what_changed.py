@@ -29,8 +29,9 @@ INCOMPARABLE, UNMEASURED, NEW, GONE = "not comparable", "not measured", "new", "
 MOVED = 1e-4
 """Relative change of a baseline's own value from which on it is reported. Rounding in another order
 changes the last digits of a perplexity, which is well below."""
-MAX_RUNS = 60
-"""Number of latest runs, beside the reference, in which steps and drifts are looked for."""
+MAX_RUNS = 30
+"""Number of latest runs, beside the reference, in which steps and drifts are looked for: as many as
+the longest window of :data:`evals.statistics.drift.WINDOWS`."""
 
 
 @dataclass(frozen=True)
@@ -200,13 +201,14 @@ def what_changed(
     before = {case.key: case for case in history.cases(reference.id)}
     later = [other for other in history.runs(run.profile) if other.id > reference.id]
     runs = [reference, *later[-MAX_RUNS:]]
+    numbers = [other.id for other in runs]
     changes: list[GateChange] = []
     tested: list[tuple[Watched, GateChange]] = []
     for case in cases:
         if case.key not in before:
             changes.append(GateChange(*case.key, NEW, after=case.value))
             continue
-        stored = history.gate(case.key, reference.id, items=case.items is not None)
+        stored = history.gate(case.key, numbers, items=case.items is not None)
         before[case.key] = stored[reference.id]
         past = [(other, stored[other.id].record) for other in runs if other.id in stored]
         change = _uncompared(case.record, past[0][1])
