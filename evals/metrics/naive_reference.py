@@ -21,12 +21,14 @@ from compression_gates.evals.metrics.prediction_divergence import (
     JS,
     NEEDS_CLASSES,
     NEEDS_TOKENS,
+    describe_predictions,
     describe_windows,
+    divergence_values,
     group_means,
-    js_values,
+    predicts_tokens,
 )
 from compression_gates.evals.metrics.registry import register
-from compression_gates.evals.metrics.regressions import Regressions, regression, worst_items
+from compression_gates.evals.metrics.regressions import Regressions, worst_items
 from compression_gates.evals.metrics.result import (
     MetricResult,
     Scored,
@@ -57,9 +59,9 @@ def naive_reference(
         treatment: what was done to the layers of candidate and counterpart, for messages.
         floor: added to both divergences, in nats.
     """
-    values, documents = js_values(baseline, candidate)
-    naive_values, _ = js_values(baseline, naive)
-    if JS in candidate.measurement.arrays:
+    values, documents = divergence_values(baseline, candidate, JS)
+    naive_values, _ = divergence_values(baseline, naive, JS)
+    if predicts_tokens(candidate):
         at_chance = chance_level_tokens(baseline, candidate)
         if at_chance is not None:
             return at_chance
@@ -68,7 +70,7 @@ def naive_reference(
     levels = [float(side.mean(dtype=np.float64)) for side in (values, naive_values)]
     if len(set(documents)) == 1 and math.isfinite(levels[0]):
         return not_judged("a single window or document has no interval")
-    one_document = JS in candidate.measurement.arrays and candidate.is_one_document
+    one_document = predicts_tokens(candidate) and candidate.is_one_document
     floored = [side.astype(np.float64) + floor for side in (values, naive_values)]
     return MetricResult(
         estimate=ratio_of_means(*floored, documents, one_document),
@@ -86,11 +88,10 @@ def naive_reference(
 def _worst(candidate: Scored, excess: np.ndarray) -> Regressions:
     """Return the items on which the candidate diverges most beyond its naive counterpart."""
     unit = "nats more"
-    if JS in candidate.measurement.arrays:
+    if predicts_tokens(candidate):
         losses = group_means(excess, candidate["window"])
         return worst_items(losses, describe_windows(candidate, unit))
-    places = candidate.measurement.arrays.get("item", range(len(excess)))
-    return worst_items(excess, lambda i: regression(candidate.data, int(places[i]), unit=unit))
+    return worst_items(excess, describe_predictions(candidate, unit))
 
 
 def naive_reference_of_pair(pair: Pair, weights: Mapping[str, float]) -> MetricResult:
