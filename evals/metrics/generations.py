@@ -33,6 +33,8 @@ NEEDS_GENERATIONS: Mapping[str, tuple[str, ...]] = {
     SEQ2SEQ: ("answers", "summaries"),
 }
 """Roles of data that a metric of generated texts uses, by kind of model."""
+MOST = 0.5
+"""Share of the baseline's texts with a defect from which on new defects are not judged."""
 GenerationFunction = Callable[[Scored, Scored, str], MetricResult]
 """Takes what both models generated for one role of data, and the name of the role."""
 
@@ -97,7 +99,8 @@ def new_events(
 ) -> MetricResult:
     """Return the share of texts with a defect that the baseline's text does not have.
 
-    It is not judged if every text of the baseline has the defect.
+    It is not judged if most texts of the baseline have the defect, because the share could hardly
+    exceed a limit then.
 
     Args:
         baseline, candidate: what both models generated.
@@ -108,8 +111,8 @@ def new_events(
         defect: in words, as in ``12 of 480 answers DEFECT``.
     """
     before, after = sides
-    if before.all():
-        return not_judged(f"all {len(before)} {role} of the baseline {defect}")
+    if before.mean() > MOST:
+        return not_judged(f"{before.sum()} of {len(before)} {role} of the baseline {defect}")
     values = finite_values(baseline, candidate, (after & ~before).astype(float))
     documents = np.asarray(baseline.data.documents)
     count = int(np.nansum(values))

@@ -178,14 +178,17 @@ def test_logits_that_are_not_finite_fail(name):
     assert not unmeasured("c", Gate(name, 0.9)).met
 
 
-def test_a_defect_of_every_text_of_the_baseline_is_not_judged():
+def test_a_defect_of_most_texts_of_the_baseline_is_not_judged():
     endless, empty = [[3] * NEW] * 9, [[END]] * 9
     found = read(TRUNCATED, side(endless), side(empty), "continuations")
     assert found.not_judged == ("all 9 continuations of the baseline do not end within 12 tokens")
     assert verdict_of("c", Gate(TRUNCATED, 0.1), found).outcome == NOT_JUDGED
-    assert "all 9 answers of the baseline are empty" in read(EMPTY, *[side(empty)] * 2).not_judged
+    assert "9 of 9 answers of the baseline are empty" in read(EMPTY, *[side(empty)] * 2).not_judged
     found = read(REPETITION, *[side(empty)] * 2)
     assert found.not_judged == "none of the answers has 4 tokens"
+    for endless_texts, is_judged in ((4, True), (5, True), (6, False)):
+        baseline = side([[3] * NEW] * endless_texts + [[3, END]] * (10 - endless_texts))
+        assert bool(read(TRUNCATED, baseline, baseline).not_judged) != is_judged
 
 
 def test_a_role_that_is_not_judged_leaves_the_others():
