@@ -114,8 +114,8 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     Returns:
         ``continuations`` ``(prompts,)``: the answers;
         ``tokens`` ``(prompts, new)``: what was generated, with the tokens that ended it, then -1;
-        ``ended`` ``(prompts,)``: whether an end token or ``protocol.stop`` ended the answer, and
-        not the limit of ``protocol.max_new_tokens``;
+        ``ended`` ``(prompts,)``: whether the answer ends at an end token or at ``protocol.stop``,
+        and not at the limit of ``protocol.max_new_tokens``;
         ``empty`` ``(prompts,)``: whether nothing but white space is left of the text before
         ``protocol.stop``;
         ``finite`` ``(prompts,)``: whether no logit was NaN;
@@ -149,9 +149,9 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
         for index, row in zip(batch, answers.tokens.tolist(), strict=True):
             ids = up_to_end(row, ends)
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            ended[index] = ids[-1] in ends
-            if "stop_strings" in until and not ended[index] and protocol.stop in text:
-                ended[index] = True
+            is_stopped = bool(protocol.stop) and protocol.stop in text
+            ended[index] = is_stopped or ids[-1] in ends
+            if "stop_strings" in until and ids[-1] not in ends:
                 ids = without_padding(ids, tokenizer.pad_token_id)
             tokens[index] = PADDING
             tokens[index, : len(ids)] = ids
