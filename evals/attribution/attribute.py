@@ -83,13 +83,14 @@ def attribute(
     if not measured:
         why = listed(swaps.not_swapped, "; ", shown=1)
         return not_found(f"no module of the candidate fits into the baseline: {why}", configuration)
-    shares = [Share(unit.name, value, _ratio(value, swaps.whole)) for unit, value in measured]
-    shares.sort(key=lambda share: -_sortable(share.divergence))
+    shares, blocks = (swaps.shares(items) for items in (measured, swaps.divided))
     comparisons = compare_tensors(baseline, candidate)
     return Attribution(
-        modules=tuple(share for share in shares if share.divergence != 0),
+        modules=shares,
+        blocks=blocks,
         divergence=swaps.whole,
         passes=swaps.passes,
+        data=data.name,
         tokens=tokens,
         configuration=tuple(configuration),
         not_swapped=tuple(swaps.not_swapped),
@@ -126,6 +127,8 @@ class _Swaps:
         run_equal: whether units with equal weights are run as well.
         passes: number of passes so far; the first one was that of the baseline.
         not_swapped: units that do not fit, with the reason.
+        fits: units that are known to fit.
+        divided: the blocks whose modules were measured one at a time.
         whole: divergence of the whole candidate.
     """
 
@@ -135,6 +138,8 @@ class _Swaps:
     run_equal: bool
     passes: int = 1
     not_swapped: list[str] = field(default_factory=list)
+    fits: set[Unit] = field(default_factory=set)
+    divided: Measured = field(default_factory=list)
     whole: float = math.nan
 
     def count(self, value: float) -> float:
@@ -160,8 +165,21 @@ class _Swaps:
             modules = [m for name in unit.modules for m in inside[name]]
             modules = with_tied_joined(modules, baseline, self.candidate)
             parts = self._fitting(modules, unit)
-            measured += [(unit, value)] if parts == [unit] else self._measure(parts)
+            if parts == [unit]:
+                measured.append((unit, value))
+                continue
+            self.divided.append((unit, value))
+            measured += self._measure(parts)
         return measured
+
+    def shares(self, measured: Measured) -> tuple[Share, ...]:
+        """Return the units that cause any divergence, the one that causes most first."""
+        shares = [
+            Share(unit.name, value, _ratio(value, self.whole))
+            for unit, value in measured
+            if value != 0
+        ]
+        return tuple(sorted(shares, key=lambda share: -_sortable(share.divergence)))
 
     def _measure(self, units: Sequence[Unit]) -> Measured:
         """Return the divergences of the units that fit into the baseline."""
@@ -188,12 +206,16 @@ class _Swaps:
             return self.count(self.divergence(baseline))
 
     def _check_fits(self, unit: Unit) -> None:
+        if unit in self.fits:
+            return
+
         def probe() -> None:
             rows = self.loaded.model.get_input_embeddings().num_embeddings
             ids = torch.arange(min(PROBED, rows), device=self.loaded.device)[None]
             self.loaded.model(**self.loaded.inputs(ids), **self._without_cache)
 
         check_fits(self.loaded.model, self.candidate, unit, probe)
+        self.fits.add(unit)
 
     @property
     def _without_cache(self) -> dict[str, bool]:

@@ -11,6 +11,8 @@ SHOWN = 3
 """Largest number of modules, and of remarkable tensors, that are named on the screen."""
 SMALLEST_SHOWN = 0.005
 """Smallest share of a module that is named on the screen, except for the largest one."""
+LARGE_REST = 0.1
+"""Share that modules do not explain, or explain twice, above which the worst block is named."""
 OVERLAP = "the effects of modules overlap or cancel"
 
 
@@ -36,9 +38,11 @@ class Attribution:
 
     Attributes:
         modules: the modules, the one that changes most first.
+        blocks: the blocks whose modules are among these, as a whole.
         divergence: mean divergence of the whole candidate on the same data, in nats.
-        passes: number of passes over these data.
-        tokens: number of tokens of these data.
+        passes: number of passes over the data.
+        data: name of the data set.
+        tokens: number of tokens of its first items, which were used.
         configuration: differences between the configurations that change the computation, which
             swapped modules cannot show.
         not_swapped: modules that could not be swapped, with the reason.
@@ -49,8 +53,10 @@ class Attribution:
     """
 
     modules: tuple[Share, ...] = ()
+    blocks: tuple[Share, ...] = ()
     divergence: float = math.nan
     passes: int = 0
+    data: str = ""
     tokens: int = 0
     configuration: tuple[str, ...] = ()
     not_swapped: tuple[str, ...] = ()
@@ -70,8 +76,9 @@ class Attribution:
         return self.modules[0].name if self.modules else ""
 
     def as_dict(self) -> dict[str, object]:
-        """Return the attribution as a plain mapping, for a report."""
-        return {**asdict(self), "unexplained": self.unexplained}
+        """Return the attribution as a plain mapping for a report, with its lines."""
+        lines = {"where": self.where(), "weights": self.weights()}
+        return {**asdict(self), "unexplained": self.unexplained, **lines}
 
     def to_json(self) -> str:
         """Return a text that :meth:`from_json` reads."""
@@ -86,9 +93,10 @@ class Attribution:
         """
         try:
             fields = json.loads(text)
-            shares = tuple(Share(**share) for share in fields.pop("modules"))
             fields |= {name: tuple(v) for name, v in fields.items() if isinstance(v, list)}
-            return Attribution(modules=shares, **fields)
+            for name in ("modules", "blocks"):
+                fields[name] = tuple(Share(**share) for share in fields[name])
+            return Attribution(**fields)
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ValueError("not an attribution") from error
 
@@ -116,7 +124,10 @@ class Attribution:
         rest = sum(m.share for m in self.modules[len(shown) :])
         named = ", ".join(f"{m.name} {m.share:.0%}" for m in shown)
         others = f"; all other modules {rest:.0%}" if len(self.modules) > len(shown) else ""
-        return f"{named} of the divergence{others}; {self._unexplained()}"
+        block = ""
+        if self.blocks and abs(self.unexplained) > LARGE_REST:
+            block = f"; {self.blocks[0].name} as a whole {self.blocks[0].share:.0%}"
+        return f"{named} of the divergence{others}; {self._unexplained()}{block}"
 
     def _unexplained(self) -> str:
         if self.unexplained < -SMALLEST_SHOWN:

@@ -13,6 +13,8 @@ from torch import nn
 from compression_gates.evals.attribution.units import Unit
 
 SCALARS = (bool, int, float, str, type(None))
+_OFFLOADING = {"forward", "is_staged", "_original_forward_func"}
+"""What compressed-tensors adds to every module of a model, also to those that it leaves alone."""
 
 
 class NotSwappableError(Exception):
@@ -128,8 +130,7 @@ def check_fits(
     difference = ""
     for name in unit.modules:
         before, after = _shapes(baseline.get_submodule(name)), _shapes(_submodule(candidate, name))
-        if before != after:
-            difference = difference or _difference(name, before, after)
+        difference = difference or _difference(name, before, after)
     if not difference:
         return
     try:
@@ -146,10 +147,13 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _difference(name: str, before: Mapping[str, tuple], after: Mapping[str, tuple]) -> str:
-    """Return a sentence on the first parameter whose shape differs."""
-    key = next(key for key in (*before, *after) if before.get(key) != after.get(key))
-    sides = [str(side.get(key, "missing")) for side in (after, before)]
-    return f"{name}.{key} is {sides[0]} in the candidate and {sides[1]} in the baseline"
+    """Return a sentence on the first parameter of the baseline that has another shape in the
+    candidate; empty if there is none. Quantized layers may have further parameters."""
+    for key, shape in before.items():
+        if after.get(key) != shape:
+            other = after.get(key, "missing")
+            return f"{name}.{key} is {other} in the candidate and {shape} in the baseline"
+    return ""
 
 
 def is_same(before: nn.Module, after: nn.Module) -> bool:
@@ -165,11 +169,19 @@ def is_same(before: nn.Module, after: nn.Module) -> bool:
 
 
 def _is_same_node(before: nn.Module, after: nn.Module) -> bool:
-    for module in (before, after):
-        if module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module):
-            return False
+    if any(module._forward_pre_hooks or module._forward_hooks for module in (before, after)):
+        return False
+    if not vars(after).keys() - vars(before).keys() <= _OFFLOADING or "forward" in vars(before):
+        return False
+    forward = vars(after).get("forward")
+    if forward is not None and getattr(forward, "__wrapped__", None) is not type(after).forward:
+        return False
     settings = [
-        {name: value for name, value in vars(module).items() if isinstance(value, SCALARS)}
+        {
+            name: value
+            for name, value in vars(module).items()
+            if isinstance(value, SCALARS) and name not in _OFFLOADING
+        }
         for module in (before, after)
     ]
     if type(before) is not type(after) or settings[0] != settings[1]:

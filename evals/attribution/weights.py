@@ -27,7 +27,9 @@ _NORMAL = 1.4826
 """Standard deviation of a normal distribution relative to its MAD."""
 GROUPS = (256, 128, 64, 32)
 """Sizes of groups of consecutive weights of a row that may share a scale, other than the row."""
-MOST_BITS = 8
+MOST_BITS, SHARED_SCALE = 8, 1.5
+"""Largest number of bits that is estimated; largest number of distinct values of a group that share
+a scale, over that of its first half."""
 _SAMPLED_ROWS, _STEP, _COLUMNS = 64, 1 << 22, 1024
 """Number of rows whose distinct values are counted; number of elements in float64, and of columns
 of a packed weight, at a time."""
@@ -130,15 +132,16 @@ def bits_of(weight: Tensor, baseline: Tensor) -> int | None:
     """Estimate the bits of a weight from the number of distinct values in its rows or groups.
 
     The values are those of a grid if the nonzero ones are on average repeated at least once, and if
-    the baseline has at least twice as many distinct ones.
+    the baseline has at least twice as many distinct ones. They share a scale if the halves of a row
+    or group have nearly the same values; with two scales, they would have half as many each.
 
     Args:
         weight, baseline: ``(..., columns)``.
 
     Returns:
         The smallest number of bits that could hold the values of each row, or of each group of the
-        largest of :data:`GROUPS` in which values are repeated; None if there is no such group, or
-        the bits would be more than :data:`MOST_BITS`.
+        largest of :data:`GROUPS` that share a scale; None if no values do, or the bits would be
+        more than :data:`MOST_BITS`.
     """
     if weight.ndim < 2 or torch.equal(weight, baseline):
         return None
@@ -149,7 +152,8 @@ def bits_of(weight: Tensor, baseline: Tensor) -> int | None:
     for size in (columns, *(size for size in GROUPS if size < columns and columns % size == 0)):
         groups = after.reshape(-1, size)
         levels, counts = _distinct(groups), np.count_nonzero(groups, axis=1)
-        if (levels > counts / 2).any() or not counts.any():
+        halves = _distinct(groups[:, : size // 2])
+        if (levels > counts / 2).any() or levels.sum() > SHARED_SCALE * halves.sum():
             continue
         if levels.max() > _distinct(before.reshape(-1, size)).max() / 2:
             continue
