@@ -36,7 +36,7 @@ def small_part(loaded: Loaded, data: DataSet, limit: int = TOKENS) -> tuple[Data
     """Return the first items of a data set, and the number of their tokens.
 
     A text that does not fit is cut off; any other item is left out, unless it is the first one.
-    A prompt without an expected response becomes a text.
+    Prompts of which none has an expected response become texts.
 
     Args:
         loaded: the baseline, whose tokenizer counts the tokens.
@@ -44,8 +44,9 @@ def small_part(loaded: Loaded, data: DataSet, limit: int = TOKENS) -> tuple[Data
         limit: number of tokens.
     """
     items, total = [], 0
+    is_bare = not any(isinstance(item, Prompt) and item.expected for item in data.items)
     for item in data.items:
-        if isinstance(item, Prompt) and not item.expected:
+        if isinstance(item, Prompt) and is_bare:
             item = Text(item.prompt, item.document)
         room = limit - total
         if isinstance(item, Text):

@@ -143,7 +143,7 @@ def bits_of(weight: Tensor, baseline: Tensor) -> int | None:
         largest of :data:`GROUPS` that share a scale; None if no values do, or the bits would be
         more than :data:`MOST_BITS`.
     """
-    if weight.ndim < 2 or torch.equal(weight, baseline):
+    if weight.ndim < 2 or torch.equal(weight, baseline) or not weight.any():
         return None
     rows = [side.reshape(-1, side.shape[-1]) for side in (weight, baseline)]
     index = np.unique(np.linspace(0, len(rows[0]) - 1, _SAMPLED_ROWS).round().astype(int))

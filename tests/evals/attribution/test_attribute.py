@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import BertForQuestionAnswering
 
 from compression_gates.compression.apply import compress
 from compression_gates.compression.recipe import Recipe
@@ -12,8 +13,11 @@ from compression_gates.evals.attribution import attribute as attribute_module
 from compression_gates.evals.attribution import predictions
 from compression_gates.evals.attribution.attribute import PASSES_PER_UNIT, attribute
 from compression_gates.evals.attribution.units import block_names, modules_in
+from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE
+from compression_gates.evals.data.items import DataSet, Prompt, Question
 from tests.compression import zoo
 from tests.evals.attribution.models import (
+    SEQUENCES,
     changed,
     data,
     loaded,
@@ -244,6 +248,29 @@ def test_units_with_equal_weights_are_run_if_the_configurations_differ(tiny_llam
     found = attributed(loaded(tiny_llama), candidate, configuration=("they differ in x",))
     assert found.passes > few
     assert found.where()[0] == "they differ in x; this may not show in single modules"
+
+
+def test_an_extractive_model():
+    torch.manual_seed(0)
+    config = zoo.CONFIGS["bert"]()
+    model = sharpened(BertForQuestionAnswering(config).eval())
+    items = tuple(Question("w1 w2", text, "w3", i) for i, text in enumerate(SEQUENCES))
+    candidate = changed(model, "bert.encoder.layer.0.output.dense")
+    baseline = loaded(model, EXTRACTIVE)
+    found = attribute(baseline, candidate, DataSet("questions", items), 4096)
+    assert found.worst == "bert.encoder.layer.0.output.dense"
+    found = attribute(baseline, changed(model, "qa_outputs"), DataSet("questions", items), 4096)
+    assert found.worst == "qa_outputs"
+
+
+def test_responses_are_predicted_and_bare_prompts_are_texts(tiny_llama):
+    baseline = loaded(sharpened(tiny_llama))
+    candidate = changed(tiny_llama, "model.layers.0.mlp.up_proj")
+    for response in ("w3 w4", ""):
+        items = tuple(Prompt(text, response, i) for i, text in enumerate(SEQUENCES))
+        found = attribute(baseline, candidate, DataSet("prompts", items), 4096)
+        assert found.worst == "model.layers.0.mlp.up_proj"
+        assert found.tokens >= 72
 
 
 def test_few_tokens_are_used_of_many(monkeypatch, tiny_llama):
