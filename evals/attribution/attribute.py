@@ -95,13 +95,12 @@ def attribute(
         configuration=tuple(configuration),
         not_swapped=tuple(swaps.not_swapped),
         hints=tuple(remarkable(comparisons)),
-        tensors=tuple(comparisons[name].as_dict() for name in _tensors(comparisons, shares[:1])),
+        tensors=tuple(
+            comparison.as_dict()
+            for name, comparison in comparisons.items()
+            if shares and name.rpartition(".")[0] == shares[0].name.partition(" ")[0]
+        ),
     )
-
-
-def _tensors(names: Sequence[str], shares: Sequence[Share]) -> list[str]:
-    owners = {share.name for share in shares}
-    return [name for name in names if name.rpartition(".")[0] in owners]
 
 
 def _sortable(value: float) -> float:

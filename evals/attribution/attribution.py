@@ -47,7 +47,7 @@ class Attribution:
             swapped modules cannot show.
         not_swapped: modules that could not be swapped, with the reason.
         hints: how tensors stand out among those of their kind.
-        tensors: the comparison of each tensor of the modules that change most with the baseline's;
+        tensors: the comparison of each tensor of the module that changes most with the baseline's;
             see :class:`compression_gates.evals.attribution.weights.TensorComparison`.
         reason: why nothing was found; empty otherwise.
     """

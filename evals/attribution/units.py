@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from compression_gates.evals.errors import listed
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -92,8 +94,9 @@ def modules_in(model: nn.Module, root: str = "", without: Collection[str] = ()) 
 def joined(units: Sequence[Unit]) -> Unit:
     """Return the unit that consists of all ``units``."""
     first, *others = units
+    names = listed([unit.name for unit in others])
     return Unit(
-        f"{first.name} (with {', '.join(unit.name for unit in others)})" if others else first.name,
+        f"{first.name} (with {names})" if others else first.name,
         tuple(dict.fromkeys(name for unit in units for name in unit.modules)),
         tuple(dict.fromkeys(name for unit in units for name in unit.parameters)),
     )

@@ -3,7 +3,7 @@
 Of each tensor ``W'`` and its counterpart ``W`` in the baseline: the relative error ``||W' - W|| /
 ||W||`` (Frobenius norms), the share of zeros, the largest absolute value, and the number of bits.
 A tensor *stands out* if one of these numbers is far from those of the other tensors of its kind,
-which have the same name except for numbers, by a robust z-score::
+which have the same name except for the numbers of blocks, by a robust z-score::
 
     z = |value - median of the others| / max(1.4826 * MAD of the others, floor)
 
@@ -122,10 +122,15 @@ def compare_tensor(name: str, before: Tensor, after: Tensor) -> TensorComparison
     return TensorComparison(
         name,
         math.sqrt(difference / norm) if norm else math.nan,
-        *(float((side == 0).double().mean()) for side in (after, before)),
-        *(float(side.abs().max()) if side.numel() else 0.0 for side in (after, before)),
+        *(1 - int(side.count_nonzero()) / max(side.numel(), 1) for side in (after, before)),
+        *(_largest(side) for side in (after, before)),
         bits_of(after, before),
     )
+
+
+def _largest(tensor: Tensor) -> float:
+    """Return the largest absolute value, without a copy of the tensor."""
+    return float(max(-tensor.min(), tensor.max())) if tensor.numel() else 0.0
 
 
 def bits_of(weight: Tensor, baseline: Tensor) -> int | None:
@@ -210,7 +215,7 @@ def remarkable(comparisons: Mapping[str, TensorComparison]) -> list[str]:
     largest robust z-score first."""
     kinds: dict[str, list[TensorComparison]] = {}
     for name, tensor in comparisons.items():
-        kinds.setdefault(re.sub(r"\d+", "*", name), []).append(tensor)
+        kinds.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(tensor)
     lines = [line for tensors in kinds.values() for line in _lines(tensors)]
     return [text for _, text in sorted(lines, key=lambda line: -line[0])]
 

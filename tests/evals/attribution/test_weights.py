@@ -128,6 +128,18 @@ def test_fewer_bits_than_others_stand_out():
     assert "2 bits (others 4)" in lines[0]
 
 
+def test_numbers_that_are_no_blocks_tell_kinds_apart():
+    """The two layers of OPT's feed-forward part are fc1 and fc2."""
+    baseline = nn.ModuleDict({"layers": nn.ModuleList()})
+    for _ in range(3):
+        block = nn.ModuleDict({f"fc{n}": nn.Linear(32, 32) for n in (1, 2)})
+        baseline["layers"].append(block)
+    candidate = copy.deepcopy(baseline)
+    with torch.no_grad():
+        candidate["layers"][1]["fc1"].weight.zero_()
+    assert remarkable(compare_tensors(baseline, candidate)) == []  # two others each, not five
+
+
 def test_with_few_others_nothing_stands_out():
     baseline = Stack(FEWEST_OTHERS)
     candidate = noisy(baseline)
