@@ -106,6 +106,7 @@ SCHEMAS: Mapping[str, Schema] = {
         "scripts": Array("U", parse=json.loads),
     },
     "treatments": {"treatments": Array("U", parse=json.loads)},
+    "attribution": {"attribution": Array("U", parse=json.loads)},
     "plain use": {"use": Array("U", parse=PlainUse.from_json)},
     "compare": {"comparison": Array("U", parse=CheckpointComparison.from_json)},
 }
