@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
+from compression_gates.evals.gates.decision import Decision
 from compression_gates.evals.report.report import Entry, markdown
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
@@ -76,6 +77,7 @@ def write(
     intervals: bool = False,
     unjudged: str = "",
     items: Mapping[Key, ItemValues] | None = None,
+    decision: Decision | None = None,
 ) -> None:
     """Write ``report.md``, ``report.jsonl`` and the per-item values for a later comparison.
 
@@ -88,13 +90,16 @@ def write(
         intervals: whether cells show intervals.
         unjudged: remark for the heading about what was not judged.
         items: per-item values by candidate and metric.
+        decision: the first line of ``report.md``, and a row of ``report.jsonl``.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
-    verdicts = json_lines(entries, rows).encode()
+    first = [] if decision is None else [decision.row()]
+    verdicts = json_lines(entries, [*first, *rows]).encode()
+    text = markdown(entries, lines, table, intervals, unjudged, decision)
     contents = {
-        directory / "report.md": markdown(entries, lines, table, intervals, unjudged).encode(),
+        directory / "report.md": text.encode(),
         directory / "report.jsonl": verdicts,
         directory / FILE: pack(items or {}, digest_of(verdicts)),
     }
