@@ -46,12 +46,15 @@ def check_writable(directory: Path) -> None:
         raise EvalError(f"report folder {directory}: {error.strerror}") from error
 
 
-def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
-    """Write a report that says why a run did not start, in place of an earlier one.
+def write_not_started(
+    directory: Path, reason: str, keep: bool = False, ending: str = "start"
+) -> None:
+    """Write a report that says why a run did not start or finish, in place of an earlier one.
 
     Args:
         directory: of the report.
-        reason: why the run did not start.
+        reason: why the run did not start or finish.
+        ending: ``start`` or ``finish``.
         keep: whether to keep the verdicts of the earlier report for the next comparison.
 
     Raises:
@@ -60,11 +63,11 @@ def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     reason = valid_unicode(reason)
     text = "\n".join(map(in_markdown, reason.split("\n")))
-    (directory / "report.md").write_text(f"The run did not start: {text}\n", encoding="utf-8")
+    (directory / "report.md").write_text(f"The run did not {ending}: {text}\n", encoding="utf-8")
     if keep:
         return
     (directory / FILE).unlink(missing_ok=True)
-    row = json.dumps({"error": f"the run did not start: {reason}"})
+    row = json.dumps({"error": f"the run did not {ending}: {reason}"})
     (directory / "report.jsonl").write_text(f"{row}\n", encoding="utf-8")
 
 
