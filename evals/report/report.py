@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from compression_gates.evals.checkpoints.checkpoint import PLAIN
 from compression_gates.evals.foreign_text import fenced, in_markdown
+from compression_gates.evals.gates.decision import Decision
 from compression_gates.evals.gates.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import IN_MARKDOWN, Regression
@@ -19,7 +20,7 @@ BASELINE = "baseline"
 MARKDOWN = "github"
 """tabulate's name of the Markdown style; any other style is for a terminal."""
 FAILED_MARK, KNOWN_MARK, UNSURE_MARK, UNRELIABLE_MARK = "✗", "(✗)", "≈", "?"
-UNEXPECTED_MARK = "!"
+UNEXPECTED_MARK, ADVISORY_MARK, GAIN_MARK = "!", "△", "↑"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Entry:
         regressions: the items that got worse, if the case did not pass.
         regressions_omitted: number of further such items.
         origin: digests of what was measured, as in :class:`evals.gates.earlier.Record`.
+        attribution: the modules that the difference comes from, as
+            :meth:`evals.attribution.attribution.Attribution.as_dict` returns them; empty if they
+            were not looked for.
         is_unexpected_pass: whether the case failed because a known failure passes.
     """
 
@@ -56,13 +60,22 @@ class Entry:
     regressions: tuple[Regression, ...] = ()
     regressions_omitted: int = 0
     origin: dict[str, str] = field(default_factory=dict)
+    attribution: dict[str, object] = field(default_factory=dict)
     is_unexpected_pass: bool = False
+
+    @property
+    def tier(self) -> str:
+        """The tier of the gate: :data:`evals.gates.gate.TIERS`."""
+        return self.verdict.tier
 
     @property
     def mark(self) -> str:
         if self.is_unexpected_pass:
             return UNEXPECTED_MARK
-        failed = "" if self.passed else KNOWN_MARK if self.reason else FAILED_MARK
+        if self.verdict.is_implausible_gain:
+            return GAIN_MARK
+        failed = ADVISORY_MARK if self.verdict.breaks_advice else ""
+        failed = failed if self.passed else KNOWN_MARK if self.reason else FAILED_MARK
         if self.verdict.outcome != INCONCLUSIVE:
             return failed
         return failed + (UNRELIABLE_MARK if self.verdict.unreliable else UNSURE_MARK)
@@ -141,6 +154,16 @@ def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
             any(UNRELIABLE_MARK in entry.mark for entry in shown),
             "inconclusive: the interval is unreliable, usually because there are too few documents"
             f"{_unproven(failed, UNRELIABLE_MARK)}",
+        ),
+        (
+            ADVISORY_MARK,
+            any(entry.passed and entry.verdict.breaks_advice for entry in shown),
+            "breaks the limit of an advisory gate, which never fails",
+        ),
+        (
+            GAIN_MARK,
+            any(entry.verdict.is_implausible_gain for entry in shown),
+            "implausible gain: improves by more than the loss that the limit allows",
         ),
         (
             "(-a +b)",
@@ -265,6 +288,7 @@ def markdown(
     more: str = "",
     intervals: bool = False,
     unjudged: str = "",
+    decision: Decision | None = None,
 ) -> str:
     """Return the whole report as Markdown.
 
@@ -274,9 +298,11 @@ def markdown(
         more: a further table.
         intervals: whether cells show intervals.
         unjudged: remark for the heading about what was not judged.
+        decision: the first line.
     """
     notes = [*legend(entries, intervals), *lines]
     parts = [
+        *(_decision_line(decision) if decision else ()),
         f"# Gates: {in_markdown(unjudged)}" if unjudged else "# Gates",
         *filter(None, (tables(entries, MARKDOWN, intervals), more)),
         "\n".join(f"- {in_markdown(line)}" for line in notes),
@@ -287,6 +313,10 @@ def markdown(
             parts.append(f"## {title}")
             parts += map(_evidence, chosen)
     return "\n\n".join(parts) + "\n"
+
+
+def _decision_line(decision: Decision) -> list[str]:
+    return [f"**Decision: {decision.word}**: {in_markdown(decision.reason)}"]
 
 
 def _evidence(entry: Entry) -> str:

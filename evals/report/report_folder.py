@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
+from compression_gates.evals.gates.decision import Decision
 from compression_gates.evals.report.report import Entry, markdown
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
@@ -45,12 +46,15 @@ def check_writable(directory: Path) -> None:
         raise EvalError(f"report folder {directory}: {error.strerror}") from error
 
 
-def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
-    """Write a report that says why a run did not start, in place of an earlier one.
+def write_not_started(
+    directory: Path, reason: str, keep: bool = False, ending: str = "start"
+) -> None:
+    """Write a report that says why a run did not start or finish, in place of an earlier one.
 
     Args:
         directory: of the report.
-        reason: why the run did not start.
+        reason: why the run did not start or finish.
+        ending: ``start`` or ``finish``.
         keep: whether to keep the verdicts of the earlier report for the next comparison.
 
     Raises:
@@ -59,11 +63,11 @@ def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     reason = valid_unicode(reason)
     text = "\n".join(map(in_markdown, reason.split("\n")))
-    (directory / "report.md").write_text(f"The run did not start: {text}\n", encoding="utf-8")
+    (directory / "report.md").write_text(f"The run did not {ending}: {text}\n", encoding="utf-8")
     if keep:
         return
     (directory / FILE).unlink(missing_ok=True)
-    row = json.dumps({"error": f"the run did not start: {reason}"})
+    row = json.dumps({"error": f"the run did not {ending}: {reason}"})
     (directory / "report.jsonl").write_text(f"{row}\n", encoding="utf-8")
 
 
@@ -76,6 +80,7 @@ def write(
     intervals: bool = False,
     unjudged: str = "",
     items: Mapping[Key, ItemValues] | None = None,
+    decision: Decision | None = None,
 ) -> None:
     """Write ``report.md``, ``report.jsonl`` and the per-item values for a later comparison.
 
@@ -88,13 +93,16 @@ def write(
         intervals: whether cells show intervals.
         unjudged: remark for the heading about what was not judged.
         items: per-item values by candidate and metric.
+        decision: the first line of ``report.md``, and a row of ``report.jsonl``.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
-    verdicts = json_lines(entries, rows).encode()
+    first = [] if decision is None else [decision.row()]
+    verdicts = json_lines(entries, [*first, *rows]).encode()
+    text = markdown(entries, lines, table, intervals, unjudged, decision)
     contents = {
-        directory / "report.md": markdown(entries, lines, table, intervals, unjudged).encode(),
+        directory / "report.md": text.encode(),
         directory / "report.jsonl": verdicts,
         directory / FILE: pack(items or {}, digest_of(verdicts)),
     }
