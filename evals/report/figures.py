@@ -108,13 +108,13 @@ def _task_bars(group: str, entries: Sequence[Entry], metric: Metric) -> Series:
 def size_against_quality(ranked: Sequence[Ranking]) -> Figure | None:
     """Return the scatter plot of compression ratio and quality, with the Pareto front marked."""
     shown = [r for r in ranked if {"size", "task"} <= set(r.axes)]
-    if not shown:
-        return None
     series = []
     for ranking in shown:
         points = [
             s for s in ranking.standings if not math.isnan(s.values["size"] + s.values["task"])
         ]
+        if not points:
+            continue
         series.append(
             Series(
                 name=ranking.group,
@@ -124,6 +124,8 @@ def size_against_quality(ranked: Sequence[Ranking]) -> Figure | None:
                 marked=tuple(bool(s.on_front) for s in points),
             )
         )
+    if not series:
+        return None
     axes = ", ".join(dict.fromkeys(_axes_text(ranking) for ranking in shown))
     return Figure(
         "size-quality", "Size against quality", POINTS, "compression ratio (x)",

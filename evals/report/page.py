@@ -93,18 +93,24 @@ def embedded(data: object) -> str:
     return text.translate(_ESCAPES)
 
 
-def _decision(rows: Sequence[Row]) -> dict[str, str] | None:
+def _decision(rows: Sequence[Row]) -> dict[str, object] | None:
     """Return the sentence on top of the page: the error of a run that did not start, or the
     decision on the release."""
     error = first(rows, "error")
     if error is not None:
-        return {"word": "not run", "reason": page_data.shown(error), "kind": "failed"}
+        reason = page_data.shown(error)
+        return {"word": "not run", "reason": reason, "kind": "failed", "candidates": {}}
     decision = first(rows, "decision")
     if not isinstance(decision, Mapping):
         return None
     word = page_data.shown(decision.get("word", ""))
     kind = _WORDS.get(word, "inconclusive")
-    return {"word": word, "reason": page_data.shown(decision.get("reason", "")), "kind": kind}
+    return {
+        "word": word,
+        "reason": page_data.shown(decision.get("reason", "")),
+        "kind": kind,
+        "candidates": page_data.plain(decision.get("candidates") or {}),
+    }
 
 
 def _parts(plots: bool) -> dict[str, str]:

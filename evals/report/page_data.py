@@ -35,7 +35,7 @@ ITEM_COUNTS = (IN_MARKDOWN, 5, 3, 2, 1, 0)
 """Numbers of worst items per case, of which the largest is shown that keeps the budget."""
 DIGITS = 6
 """Significant digits of numbers in figures."""
-MOST_DOMINATORS = 3
+MOST_DOMINATORS, MOST_MODULES = 3, 10
 _ITEM_TEXTS = ("prompt", "question", "expected", "baseline", "candidate")
 
 
@@ -223,9 +223,23 @@ def _evidence(
         "rerun": shown(row.get("rerun") or ""),
         "items": [_item(item, table) for item in entry.regressions[:count]],
         "itemsTotal": len(entry.regressions) + entry.regressions_omitted,
-        "attribution": plain(row.get("attribution")),
+        "attribution": _attribution(row.get("attribution")),
     }
-    return {key: value for key, value in evidence.items() if value not in ("", [], None, 0)}
+    return {key: value for key, value in evidence.items() if value not in ("", [], {}, None, 0)}
+
+
+def _attribution(value: object) -> dict[str, object]:
+    """Return what the page shows of the attribution of a divergence to modules."""
+    if not isinstance(value, Mapping):
+        return {}
+    lines = [*(value.get("where") or ()), *(value.get("weights") or ())]
+    modules = [
+        [name_of(module["name"]), f"{module['share']:.1%}"]
+        for module in (value.get("modules") or ())[:MOST_MODULES]
+        if isinstance(module.get("share"), float)
+    ]
+    found = {"lines": [shown(line) for line in lines[:MOST_MODULES]], "modules": modules}
+    return {name: part for name, part in found.items() if part}
 
 
 def _interval(entry: Entry) -> str:
@@ -284,7 +298,7 @@ def _standing(standing: Standing, ranking: Ranking) -> dict[str, object]:
     else:
         names = ", ".join(map(name_of, others[:MOST_DOMINATORS]))
         front = f"dominated by {names}{more}"
-    gates = [(standing.failed, "✗", FAILED), (standing.known, "(✗)", KNOWN),
+    gates = [(standing.failed, "✗", FAILED), (standing.known, "(✗)", "known"),
              (standing.unsure, "≈", "not proven")]  # fmt: skip
     return {
         "name": name_of(standing.row),
@@ -314,22 +328,21 @@ def _axis_text(axis: str, value: float) -> str:
 
 def figure_json(figure: Figure) -> dict[str, object]:
     """Return a figure as JSON, without fields that have their default."""
-    values = asdict(figure)
+    values = plain(asdict(figure))
     for series in values["series"]:
         for name in ("x", "y", "low", "high"):
             series[name] = [_rounded(number) for number in series[name]]
         series["labels"] = [name_of(label) for label in series["labels"]]
-        series["name"] = name_of(series["name"])
-    values["series"] = [_without_empty(series) for series in values["series"]]
-    return _without_empty(values | {"title": name_of(figure.title)}) | {"series": values["series"]}
+    series = [_without_empty(one) for one in values["series"]]
+    return _without_empty(values) | {"series": series}
 
 
 def _without_empty(values: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if value not in ("", (), [], False)}
 
 
-def _rounded(number: float) -> float | None:
-    return float(f"{number:.{DIGITS}g}") if math.isfinite(number) else None
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else float(f"{number:.{DIGITS}g}")
 
 
 def measured_with(entries: Sequence[Entry]) -> dict[str, object]:

@@ -22,6 +22,16 @@ function items(cell) {
   return [element("h3", {}, `${which} items that got worse`), ...(cell.items || []).map(item)];
 }
 
+function attribution(found) {
+  if (!found) return [];
+  const modules = found.modules || [];
+  return [
+    element("h3", {}, "Where the damage is"),
+    ...(found.lines || []).map((line) => element("p", {}, line)),
+    ...(modules.length ? [facts(modules)] : []),
+  ];
+}
+
 // Folded if the facts above hold the same; an error has nothing else.
 function message(cell) {
   if (!cell.message) return [];
@@ -53,7 +63,7 @@ function evidence(cell) {
       ["run on", cell.kernel],
     ]),
     ...(cell.lines || []).map((line) => element("p", {}, line)),
-    ...(cell.attribution ? [element("h3", {}, "Where the damage is"), tree(cell.attribution)] : []),
+    ...attribution(cell.attribution),
     ...(cell.rerun ? [element("h3", {}, "Rerun"), element("pre", {}, cell.rerun)] : []),
     ...message(cell),
     ...items(cell),

@@ -10,9 +10,11 @@ const escaped = (text) =>
   text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const isNarrow = () => window.innerWidth < 600;
+// The buttons are listed, because one of Plotly's own uploads the figure to a server.
+const BUTTONS = ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "resetScale2d"];
 const settings = () => ({
   responsive: true, displaylogo: false, displayModeBar: isNarrow() ? false : "hover",
-  modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d"],
+  modeBarButtons: [BUTTONS], plotlyServerURL: "",
 });
 
 // Only points of candidates that match the filter of the page.
@@ -76,7 +78,7 @@ function points(figure, series, index) {
     connectgaps: false, opacity: 1,
     line: {color, width: 1.5, dash: DASHES[Math.floor(index / COLOURS.length + index) % DASHES.length]},
     marker: {
-      color, size: marked.map((mark) => (mark ? 14 : isLine ? 6 : 9)),
+      color, opacity: 1, size: marked.map((mark) => (mark ? 14 : isLine ? 6 : 9)),
       symbol: marked.map((mark) => (mark ? "star" : SYMBOLS[index % SYMBOLS.length])),
       line: {width: 1, color: styleOf("--back")},
     },

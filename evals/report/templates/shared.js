@@ -26,14 +26,3 @@ function facts(pairs) {
   }
   return list;
 }
-
-// A nested value, such as the attribution of a case, as nested lists.
-function tree(value) {
-  if (Array.isArray(value)) {
-    return element("ul", {}, ...value.map((item) => element("li", {}, tree(item))));
-  }
-  if (value !== null && typeof value === "object") {
-    return facts(Object.entries(value).map(([name, item]) => [name, tree(item)]));
-  }
-  return document.createTextNode(value === null ? "unknown" : String(value));
-}
