@@ -37,9 +37,10 @@ def on_terminal(text: str) -> str:
 def printable(text: str) -> str:
     """Escape all characters except printable ones, tabs and line ends: for HTML, where commands to
     CI runners have no effect."""
-    if text.isprintable():
-        return text
-    return "".join(c if c in "\n\t" else _visible(c) for c in text)
+    return "\n".join(
+        line if line.isprintable() else "".join(c if c == "\t" else _visible(c) for c in line)
+        for line in text.split("\n")
+    )
 
 
 def on_one_line(text: str) -> str:
