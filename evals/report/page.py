@@ -17,7 +17,14 @@ from pathlib import Path
 from compression_gates.evals.report import page_data
 from compression_gates.evals.report.figures import figures, trend_figure
 from compression_gates.evals.report.ranking import rankings
-from compression_gates.evals.report.rows import Row, entries_of, first, read_items, read_rows
+from compression_gates.evals.report.rows import (
+    Row,
+    entries_of,
+    first,
+    read_items,
+    read_rows,
+    weights_of,
+)
 from compression_gates.evals.report.trend import Trend
 from compression_gates.evals.statistics.item_values import ItemValues, Key
 
@@ -49,8 +56,7 @@ def render(
     """
     judged = [row for row in rows if row.get("verdict") is not None]
     entries = entries_of(judged)
-    weights = {str(row["group"]): row["weights"] for row in rows if row.get("weights")}
-    ranked = rankings(entries, weights)
+    ranked = rankings(entries, weights_of(rows))
     trends = sorted(trends, key=lambda trend: not trend.steps)[:MOST_TRENDS]
     indexes = {(trend.candidate, trend.metric): i for i, trend in enumerate(trends)}
     drawn = figures(entries, items, ranked)

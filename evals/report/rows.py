@@ -10,6 +10,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Verdict
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import Regression
+from compression_gates.evals.metrics.weighted_score import PARTS
 from compression_gates.evals.report.report import Entry
 from compression_gates.evals.statistics.item_values import (
     FILE,
@@ -77,6 +78,24 @@ def entries_of(rows: Iterable[Row]) -> list[Entry]:
 def first(rows: Iterable[Row], key: str) -> object:
     """Return the value of ``key`` in the first row that has it; None if no row has it."""
     return next((row[key] for row in rows if row.get(key) is not None), None)
+
+
+def weights_of(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """Return the weights of the ranking by baseline, as far as the profile has them.
+
+    Raises:
+        EvalError: a row has other weights than those of the ranking.
+    """
+    weights = {}
+    for row in rows:
+        if row.get("weights") is None:
+            continue
+        try:
+            parts = {part: float(row["weights"][part]) for part in PARTS}
+        except (KeyError, TypeError, ValueError) as error:
+            raise EvalError(f"weights in a report: {row['weights']!r} is not usable") from error
+        weights[str(row.get("group"))] = parts
+    return weights
 
 
 def _entry(row: Row) -> Entry:

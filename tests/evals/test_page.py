@@ -10,6 +10,7 @@ import pytest
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.report import page, page_data, report_folder
+from compression_gates.evals.report.__main__ import main
 from compression_gates.evals.report.rows import entries_of, read_rows
 from compression_gates.evals.report.trend import Trend, TrendPoint
 from tests.evals import pages
@@ -234,3 +235,22 @@ def test_a_damaged_file_is_refused(tmp_path, line):
         read_rows(tmp_path)
     with pytest.raises(EvalError, match="report"):
         read_rows(tmp_path / "missing")
+
+
+def test_the_command_makes_page_and_figures_again(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    report_folder.write(tmp_path, pages.small_report(), [])
+    written = (tmp_path / page.PAGE).read_text(encoding="utf-8")
+    (tmp_path / page.PAGE).unlink()
+    assert main([str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
+    assert (tmp_path / page.PAGE).read_text(encoding="utf-8") == written
+    assert (tmp_path / "figures" / "size-quality.svg").exists()
+    assert str(tmp_path / "figures" / "size-quality.png") in capsys.readouterr().out
+    assert main([str(tmp_path / "missing")]) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weights", [{"task": 1.0}, {"task": "a", "size": 1, "speed": 1}, "text"])
+def test_unusable_weights_are_refused(weights):
+    with pytest.raises(EvalError, match="weights in a report"):
+        page.render([{"group": "m", "weights": weights}])
