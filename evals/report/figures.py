@@ -227,18 +227,18 @@ def perplexity_against_task(entries: Sequence[Entry]) -> Figure | None:
     }
     series = []
     for kind, name in kinds.items():
+        # Also without members, so that each kind has the same colour in every report.
         members = [(d, t) for d, t in pairs if (d.verdict.met, t.verdict.met) == kind]
-        if members:
-            series.append(
-                Series(
-                    name=name,
-                    x=_scaled([d.verdict.value for d, _ in members], 100),
-                    y=_scaled([t.verdict.value for _, t in members], 100),
-                    labels=tuple(d.verdict.candidate for d, _ in members),
-                    low=_scaled([t.verdict.low for _, t in members], 100),
-                    high=_scaled([t.verdict.high for _, t in members], 100),
-                )
+        series.append(
+            Series(
+                name=name,
+                x=_scaled([d.verdict.value for d, _ in members], 100),
+                y=_scaled([t.verdict.value for _, t in members], 100),
+                labels=tuple(d.verdict.candidate for d, _ in members),
+                low=_scaled([t.verdict.low for _, t in members], 100),
+                high=_scaled([t.verdict.high for _, t in members], 100),
             )
+        )
     tasks = [task for _, task in pairs]
     titles = ", ".join(METRICS[name].title for name in dict.fromkeys(used.values()))
     return Figure(
@@ -312,7 +312,7 @@ def trend_figure(trend: Trend) -> Figure:
         ),
         note="Band: the interval of each run. A star marks an accepted run; a vertical line marks "
         "a step.",
-        x_ticks=tuple((float(i), texts[i]) for i in shown),
+        x_ticks=tuple((float(i), points[i].time[:10]) for i in shown),
         marks=tuple(Mark("x", float(i), f"step {texts[i]}") for i in trend.steps),
     )
 

@@ -70,6 +70,7 @@ def render(
         decision=_decision(rows),
         counts=page_data.counts(entries),
         total=len(entries),
+        legend=page_data.legend_of(entries),
         matrices=page_data.matrices(entries),
         rankings=page_data.ranking_tables(ranked),
         since=page_data.plain(first(rows, "since")),

@@ -4,12 +4,13 @@ All texts are cut to a length and escaped (:func:`evals.foreign_text.printable`)
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from compression_gates.evals.foreign_text import printable
-from compression_gates.evals.gates.gate import INCONCLUSIVE, NOT_JUDGED, PASSED
+from compression_gates.evals.gates.gate import FAILED, INCONCLUSIVE, NOT_JUDGED, PASSED
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import IN_MARKDOWN, Regression
 from compression_gates.evals.report.figure_data import Figure
@@ -19,13 +20,14 @@ from compression_gates.evals.report.report import (
     baseline_level,
     cell_text,
     common_limit,
+    legend,
     shown_metrics,
 )
 
-FAILED, KNOWN, UNEXPECTED = "failed", "known failure", "unexpected pass"
-OUTCOMES = (FAILED, KNOWN, INCONCLUSIVE, NOT_JUDGED, PASSED)
+KNOWN, UNEXPECTED, TOLERATED = "known failure", "unexpected pass", "limit broken, tolerated"
+OUTCOMES = (FAILED, KNOWN, TOLERATED, INCONCLUSIVE, NOT_JUDGED, PASSED)
 """Outcomes by which the page can be filtered."""
-PASSED_MARK, NOT_JUDGED_MARK = "✓", "–"
+PASSED_MARK, NOT_JUDGED_MARK, TOLERATED_MARK = "✓", "–", "△"
 LONGEST_NAME, LONGEST_TEXT = 200, 4000
 """Largest numbers of characters of a name and of any other text."""
 ITEM_BUDGET, MESSAGE_BUDGET = 4_000_000, 2_000_000
@@ -67,6 +69,8 @@ def outcomes_of(entry: Entry) -> list[str]:
     """Return the outcomes of a case by which it can be found; the first one decides."""
     outcome = entry.verdict.outcome
     parts = [] if entry.passed else [KNOWN if entry.reason else FAILED]
+    if entry.passed and outcome == FAILED:
+        parts.append(TOLERATED)
     if outcome in (INCONCLUSIVE, NOT_JUDGED):
         parts.append(outcome)
     return parts or [PASSED]
@@ -81,7 +85,21 @@ def mark_of(entry: Entry) -> str:
     """Return the mark of a case, also if it passed."""
     if entry.mark:
         return entry.mark
-    return NOT_JUDGED_MARK if entry.verdict.outcome == NOT_JUDGED else PASSED_MARK
+    marks = {NOT_JUDGED: NOT_JUDGED_MARK, FAILED: TOLERATED_MARK}
+    return marks.get(entry.verdict.outcome, PASSED_MARK)
+
+
+def _style(entry: Entry) -> str:
+    """Return the name of the style of a case."""
+    return re.sub(r"\W+", "-", outcomes_of(entry)[0])
+
+
+def legend_of(entries: Sequence[Entry]) -> list[str]:
+    """Return what each mark in the tables means."""
+    used = {mark_of(entry) for entry in entries}
+    own = {PASSED_MARK: PASSED, NOT_JUDGED_MARK: NOT_JUDGED, TOLERATED_MARK: TOLERATED}
+    lines = [f"{mark} {text}" for mark, text in own.items() if mark in used]
+    return [*lines, *(re.sub(r"\s+", " ", line) for line in legend(entries))]
 
 
 def counts(entries: Iterable[Entry]) -> dict[str, int]:
@@ -139,7 +157,7 @@ def _cell(entry: Entry, number: int, common: float) -> dict[str, object]:
         "id": number,
         "mark": mark_of(entry),
         "word": word_of(entry),
-        "kind": outcomes_of(entry)[0].replace(" ", "-"),
+        "kind": _style(entry),
         "text": cell_text(entry, common),
         "sort": "" if math.isnan(value) else f"{metric.change(value):.9g}",
     }
@@ -204,18 +222,17 @@ def _evidence(
         "promise": metric.promise.format(limit=limit),
         "mark": mark_of(entry),
         "word": word_of(entry),
-        "kind": outcomes_of(entry)[0].replace(" ", "-"),
+        "kind": _style(entry),
         "value": "" if math.isnan(verdict.value) else metric.show(verdict.value, verdict.limit),
         "interval": _interval(entry),
         "limit": metric.show_limit(verdict.limit),
-        "n": verdict.n,
-        "clusters": verdict.clusters,
+        "size": _size(entry),
         "baselineValue": own_value(verdict.baseline),
         "candidateValue": own_value(verdict.measured),
         "unreliable": shown(verdict.unreliable),
         "notJudged": shown(verdict.reason),
         "known": shown(entry.reason),
-        "tier": name_of(row.get("tier") or ""),
+        "tier": name_of(dict(row.get("verdict") or {}).get("tier") or ""),
         "form": name_of(entry.form),
         "kernel": shown(entry.kernel),
         "lines": [shown(line) for line in entry.evidence],
@@ -226,6 +243,12 @@ def _evidence(
         "attribution": _attribution(row.get("attribution")),
     }
     return {key: value for key, value in evidence.items() if value not in ("", [], {}, None, 0)}
+
+
+def _size(entry: Entry) -> str:
+    """Return the number of items, and of documents if there are fewer."""
+    n, clusters = entry.verdict.n, entry.verdict.clusters
+    return f"{n:,} in {clusters:,} documents" if 0 < clusters < n else f"{n:,}" if n else ""
 
 
 def _attribution(value: object) -> dict[str, object]:
@@ -333,7 +356,8 @@ def figure_json(figure: Figure) -> dict[str, object]:
         for name in ("x", "y", "low", "high"):
             series[name] = [_rounded(number) for number in series[name]]
         series["labels"] = [name_of(label) for label in series["labels"]]
-    series = [_without_empty(one) for one in values["series"]]
+    series = [_without_empty(one) | {"x": one["x"], "labels": one["labels"]}
+              for one in values["series"]]  # fmt: skip
     return _without_empty(values) | {"series": series}
 
 

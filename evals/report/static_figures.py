@@ -13,7 +13,7 @@ from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line, printable
-from compression_gates.evals.report.figure_data import BARS, LINES, Figure, Series
+from compression_gates.evals.report.figure_data import BARS, LINES, POINTS, Figure, Series
 
 FORMATS = ("svg", "png")
 COLOURS = ("#3b8fc4", "#d9702b", "#2a9d76", "#c274a6", "#a58a1c", "#7a70c9", "#c04a4a", "#808080")
@@ -111,7 +111,7 @@ def _drawn(figure: Figure):
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(lambda value, _: "")
     axes.grid(visible=True, axis="x" if figure.kind == BARS else "both", alpha=0.3)
-    if len(figure.series) > 1:
+    if figure.kind == POINTS or len(figure.series) > 1:
         canvas.legend(
             *axes.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=7
         )
@@ -136,6 +136,8 @@ def _bars(axes, figure: Figure) -> None:
 
 def _points(axes, figure: Figure) -> None:
     for index, series in enumerate(figure.series):
+        if not series.labels:
+            continue
         colour, symbol = COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
         dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
         is_line = figure.kind == LINES

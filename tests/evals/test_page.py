@@ -4,11 +4,13 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.gates.gate import FAILED
 from compression_gates.evals.report import page, page_data, report_folder
 from compression_gates.evals.report.__main__ import main
 from compression_gates.evals.report.rows import entries_of, read_rows
@@ -73,7 +75,7 @@ def test_each_case_is_a_button_with_its_evidence(small):
                   and c["metric"] == "js_divergence")  # fmt: skip
     assert failed["value"] == "0.0300 nats"
     assert failed["interval"] == "0.0290 to 0.0310 nats (95%)"
-    assert (failed["limit"], failed["n"], failed["clusters"]) == ("≤ 0.0100 nats", 500, 100)
+    assert (failed["limit"], failed["size"]) == ("≤ 0.0100 nats", "500 in 100 documents")
     assert failed["rerun"] == "compression-gates -k wanda-50"
     assert failed["message"] == "js_divergence failed"
     assert (len(failed["items"]), failed["itemsTotal"]) == (10, 14)
@@ -94,6 +96,18 @@ def test_outcomes_have_a_mark_and_a_word(small):
         ("✓", "passed"), ("✗", "failed"), ("(✗)", "known failure"), ("–", "not judged"),
         ("✗≈", "failed, inconclusive"),
     ]  # fmt: skip
+
+
+def test_marks_are_explained_and_a_broken_limit_is_never_shown_as_kept():
+    entries = pages.small_report()
+    failed = next(entry for entry in entries if entry.verdict.outcome == FAILED)
+    [tolerated] = [replace(failed, passed=True, reason="", text="")]
+    assert page_data.outcomes_of(tolerated) == [page_data.TOLERATED]
+    assert page_data.mark_of(tolerated) == "△"
+    for entry in [*entries, tolerated]:
+        marks = [line.split()[0] for line in page_data.legend_of([entry])]
+        for mark in page_data.mark_of(entry).replace("✗≈", "✗ ≈").split():
+            assert mark in marks
 
 
 def test_counts_stand_on_top_and_the_decision_before_them(small):

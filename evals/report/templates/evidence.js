@@ -42,9 +42,6 @@ function message(cell) {
 }
 
 function evidence(cell) {
-  const size = cell.n
-    ? `${cell.n.toLocaleString("en")} in ${(cell.clusters || 0).toLocaleString("en")} clusters`
-    : "";
   return [
     facts([
       ["outcome", element("span", {class: cell.kind}, `${cell.mark} ${cell.word}`)],
@@ -52,7 +49,7 @@ function evidence(cell) {
       ["estimate", cell.value],
       ["interval", cell.interval],
       ["limit", cell.limit],
-      ["items", size],
+      ["items", cell.size],
       ["baseline", cell.baselineValue],
       ["candidate", cell.candidateValue],
       ["tier", cell.tier],

@@ -94,7 +94,8 @@ function shapes(figure) {
       type: "line", [`${along}0`]: mark.value, [`${along}1`]: mark.value, [`${across}0`]: 0,
       [`${across}1`]: 1, [`${across}ref`]: "paper",
       line: {color: styleOf("--soft"), width: 1, dash: "dash"},
-      label: {text: escaped(mark.label), textposition: "end", font: {size: 11, color: styleOf("--soft")}},
+      label: {text: escaped(mark.label), textposition: "end", textangle: 0,
+        xanchor: mark.axis === "x" ? "left" : "right", yanchor: mark.axis === "x" ? "top" : "bottom", font: {size: 11, color: styleOf("--soft")}},
     };
   });
 }
@@ -111,7 +112,9 @@ function layoutOf(figure, series) {
     xaxis.tickvals = figure.x_ticks.map(([value]) => value);
     xaxis.ticktext = figure.x_ticks.map(([, text]) => broken(text));
     const places = figure.x_ticks.map(([value]) => value);
-    xaxis.range = [Math.min(...places) - 0.4, Math.max(...places) + 0.4];
+    const [first, last] = [Math.min(...places), Math.max(...places)];
+    const padding = Math.max(0.4, 0.04 * (last - first));
+    xaxis.range = [first - padding, last + padding];
   }
   const yaxis = {...axis, title: {text: broken(figure.y_title || "")}};
   if (figure.is_log) Object.assign(yaxis, {type: "log", dtick: 1, exponentformat: "power"});
@@ -123,7 +126,7 @@ function layoutOf(figure, series) {
     font: {color: styleOf("--text"), family: "system-ui, sans-serif", size: isNarrow() ? 11 : 12},
     margin: {l: 10, r: 10, t: 45, b: 10}, xaxis, yaxis, shapes: shapes(figure),
     modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--text")},
-    showlegend: series.length > 1, legend: {orientation: "h", y: -0.2, yref: "container", yanchor: "bottom"},
+    showlegend: figure.kind === "points" || series.length > 1, legend: {orientation: "h", y: -0.2, yref: "container", yanchor: "bottom"},
     hovermode: "closest", bargap: 0.25,
   };
 }
