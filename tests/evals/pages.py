@@ -113,8 +113,8 @@ def hostile_report():
         {"notes": [HOSTILE, long_line]},
         {"manifest": {HOSTILE: {HOSTILE: [HOSTILE, 1, None]}}},
         {"since": {"lines": [HOSTILE], "changes": [
-            {"candidate": HOSTILE, "metric": HOSTILE, "before": 1.0, "after": 2.0, "worse": True,
-             "same": False, "before_text": HOSTILE, "after_text": HOSTILE}]}},
+            {"candidate": HOSTILE, "metric": HOSTILE, "before": 1.0, "after": 2.0,
+             "before_text": HOSTILE, "after_text": HOSTILE, "verdict": HOSTILE}]}},
         {"defect": HOSTILE, "what": HOSTILE, "baseline": HOSTILE, "caught": HOSTILE},
     ]  # fmt: skip
     found = report_rows(entries, rows)
