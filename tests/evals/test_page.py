@@ -197,7 +197,7 @@ def test_trends_with_a_step_are_kept_first(monkeypatch):
 
 
 def test_a_folder_gives_the_same_page_again(tmp_path):
-    report_folder.write(tmp_path, pages.small_report(), ["a note"], rows=[{"notes": ["a note"]}])
+    report_folder.write(tmp_path, pages.small_report(), "", [{"notes": ["a note"]}])
     assert page.render_folder(tmp_path) == (tmp_path / page.PAGE).read_text(encoding="utf-8")
 
 
@@ -211,7 +211,7 @@ def test_weights_of_the_profile_are_those_of_the_ranking():
 
 
 def test_a_run_that_did_not_start_has_a_page_that_says_so(tmp_path):
-    report_folder.write(tmp_path, pages.small_report(), [])
+    report_folder.write(tmp_path, pages.small_report(), "")
     report_folder.write_not_started(tmp_path, "no <data>")
     html = (tmp_path / page.PAGE).read_text(encoding="utf-8")
     elements = Elements(html)
@@ -253,7 +253,7 @@ def test_a_damaged_file_is_refused(tmp_path, line):
 
 def test_the_command_makes_page_and_figures_again(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    report_folder.write(tmp_path, pages.small_report(), [])
+    report_folder.write(tmp_path, pages.small_report(), "")
     written = (tmp_path / page.PAGE).read_text(encoding="utf-8")
     (tmp_path / page.PAGE).unlink()
     assert main([str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
