@@ -96,6 +96,7 @@ SCHEMAS: Mapping[str, Schema] = {
     },
     "memory": {"bytes": Array("i", (2,), low=0)},
     "engine": {"kernel": Array("U"), "reason": Array("U")},
+    "attention": {"usual": Array("U"), "other": Array("U")},
     "footprint": {
         **dict.fromkeys(("parameters", "weights", "zeros", "layers"), _COUNT),
         **dict.fromkeys(("layers_2_4", "layers_4_8"), _COUNT),
@@ -106,6 +107,7 @@ SCHEMAS: Mapping[str, Schema] = {
         "scripts": Array("U", parse=json.loads),
     },
     "treatments": {"treatments": Array("U", parse=json.loads)},
+    "attribution": {"attribution": Array("U", parse=json.loads)},
     "plain use": {"use": Array("U", parse=PlainUse.from_json)},
     "compare": {"comparison": Array("U", parse=CheckpointComparison.from_json)},
 }

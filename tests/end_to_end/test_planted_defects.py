@@ -32,6 +32,8 @@ def test_every_planted_defect_is_caught_and_no_healthy_recipe_fails(gates, tmp_p
     assert alone < asked
     naive = re.search(r"naive counterpart alone would have caught (\d+) of (\d+)", done.stdout)
     assert int(naive[1]) >= 0.9 * int(naive[2])
+    located = re.search(r"attribution named the layer in (\d+) of (\d+)", done.stdout)
+    assert int(located[1]) == int(located[2]) == sum(bool(d.modules) for d in DEFECTS.values())
     assert "family      no alarm" in done.stdout
     rows = map(json.loads, (tmp_path / "report" / "report.jsonl").read_text().splitlines())
     assert {row["defect"] for row in rows if "defect" in row} == set(DEFECTS)

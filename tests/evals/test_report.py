@@ -241,6 +241,7 @@ def test_written_whole_or_refused(tmp_path):
     report_folder.write(tmp_path / "new" / "r", ENTRIES, ["note"])
     assert sorted(p.name for p in (tmp_path / "new" / "r").iterdir()) == [
         "items.npz",
+        "report.html",
         "report.jsonl",
         "report.md",
     ]
