@@ -2,6 +2,7 @@
 
 import math
 
+from compression_gates.evals.attribution.attribution import Attribution
 from compression_gates.evals.gates.gate import (
     ADVISORY,
     DEFAULT,
@@ -33,10 +34,23 @@ MAX_SUGGESTED = 10_000_000
 """Largest number of items that is suggested."""
 
 
-def explain(verdict: Verdict, gate: Gate, result: MetricResult, rerun: str, policy: str) -> str:
+def explain(
+    verdict: Verdict,
+    gate: Gate,
+    result: MetricResult,
+    rerun: str,
+    policy: str,
+    attribution: Attribution | None = None,
+) -> str:
     """Return the message of a case that does not pass.
 
     The first line is a summary; the last one is the command ``rerun``, if it is not empty.
+
+    Args:
+        verdict, gate, result: of the case.
+        rerun: the command that runs the case again.
+        policy: how verdicts become pass or fail.
+        attribution: the modules that the difference comes from, if they were looked for.
     """
     metric = METRICS[verdict.metric]
     summary = headline(verdict, policy)
@@ -57,6 +71,9 @@ def explain(verdict: Verdict, gate: Gate, result: MetricResult, rerun: str, poli
     if len(result.worst) > len(shown):
         more = counted(len(result.worst) - len(shown), "more item")
         lines.append(f"             {more} got worse")
+    if attribution is not None:
+        lines += [f"  where      {line}" for line in attribution.where()]
+        lines += [f"  weights    {line}" for line in attribution.weights()]
     return "\n".join([*lines, *([f"  rerun      {rerun}"] if rerun else [])])
 
 

@@ -41,6 +41,9 @@ class Entry:
         regressions: the items that got worse, if the case did not pass.
         regressions_omitted: number of further such items.
         origin: digests of what was measured, as in :class:`evals.gates.earlier.Record`.
+        attribution: the modules that the difference comes from, as
+            :meth:`evals.attribution.attribution.Attribution.as_dict` returns them; empty if they
+            were not looked for.
         is_unexpected_pass: whether the case failed because a known failure passes.
     """
 
@@ -57,6 +60,7 @@ class Entry:
     regressions: tuple[Regression, ...] = ()
     regressions_omitted: int = 0
     origin: dict[str, str] = field(default_factory=dict)
+    attribution: dict[str, object] = field(default_factory=dict)
     is_unexpected_pass: bool = False
 
     @property

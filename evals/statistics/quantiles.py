@@ -30,7 +30,8 @@ def clustered_quantile(
     ``1 - q``, by the interval of a clustered proportion
     (:func:`evals.statistics.proportions.clustered_proportion`). For independent values it is the
     interval between two order statistics (David and Nagaraja 2003, *Order Statistics*, section
-    7.1). If even the share above the largest value may be ``1 - q``, it has no upper end.
+    7.1). If even the share above the largest value may be ``1 - q``, it has no upper end. If all
+    values are exactly 0, as for identical predictions, it is [0, 0], as for a mean.
 
     Args:
         values: ``(n,)``.
@@ -61,6 +62,8 @@ def clustered_quantile(
     if sums.has_no_interval:
         value = math.nan if math.isnan(sums.mean) else value
         return replace(sums.estimate_without_interval(confidence_level), value=value)
+    if not values.any():
+        return estimate(0.0, lambda level: (0.0, 0.0), n, sums.cluster_count, confidence_level)
     _, documents = np.unique(np.asarray(clusters), return_inverse=True)
 
     @cache
@@ -84,3 +87,35 @@ def clustered_quantile(
 
     quantile = estimate(value, bounds, n, sums.cluster_count, confidence_level)
     return replace(quantile, unreliable=shares_above(value)[-1].unreliable)
+
+
+NO_UPPER_BOUND = "a sample has no upper bound of the largest value"
+
+
+def sample_maximum(
+    values: ArrayLike, clusters: ArrayLike, confidence_level: float = CONFIDENCE_LEVEL
+) -> Estimate:
+    """Return the largest value of a sample, as a lower bound of the largest possible value.
+
+    Without an assumption about the distribution there is no upper bound: however many values were
+    drawn, a larger one may be so rare that none was. The interval therefore extends to infinity at
+    every confidence level, and is marked as unreliable. A largest value above a limit still proves
+    that the limit is broken, because the value occurred.
+
+    Args:
+        values: ``(n,)``.
+        clusters: ``(n,)``, the document of each item.
+        confidence_level: of the interval; it changes nothing.
+
+    Raises:
+        ValueError: there are no values, or the shapes differ.
+
+    >>> sample_maximum([4.0, 1.0, 3.0], [0, 1, 1]).high
+    inf
+    """
+    sums = ClusterSums.of(values, clusters)
+    value = float(np.max(np.asarray(values, dtype=np.float64)))
+    ends = (value, math.nan if math.isnan(value) else math.inf)
+    maximum = estimate(value, lambda level: ends, sums.item_count, sums.cluster_count,
+                       confidence_level)  # fmt: skip
+    return replace(maximum, unreliable=NO_UPPER_BOUND)

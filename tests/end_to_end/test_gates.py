@@ -104,6 +104,8 @@ def test_a_failing_case_shows_the_evidence(gates, profile, tmp_path):
         "(n = 200)",
         "worst 1",
         "expected 1, baseline 1, candidate 0",
+        "where      bert.encoder.layer.",
+        "not explained by single modules",
         "rerun      compression-gates 'tests/gates/test_accuracy_drop.py::",
     ):
         assert (
@@ -112,6 +114,30 @@ def test_a_failing_case_shows_the_evidence(gates, profile, tmp_path):
             in done.stdout
         )
     assert "Traceback" not in done.stdout
+
+
+def test_modules_are_named_only_of_failing_cases_or_on_request(gates, profile, tmp_path):
+    def attributed(name, *options):
+        words = ("--profile", profile, "-k", "accuracy_drop and bert-tiny", "--report")
+        done = gates(*words, tmp_path / name, *options)
+        assert done.returncode == 0
+        rows = map(json.loads, (tmp_path / name / "report.jsonl").read_text().splitlines())
+        found = {row["row"]: row["attribution"] for row in rows if "attribution" in row}
+        assert found.keys() == {"rtn-int8", "magnitude-30", "magnitude-90", "wanda-30"}
+        return done.stdout, {row: where for row, where in found.items() if where}
+
+    text, found = attributed("usual")
+    assert not found
+    assert "where " not in text
+    text, found = attributed("all", "--attribute")
+    assert len(found) == 4
+    for row, where in found.items():
+        assert 900 < where["tokens"] <= 1024
+        assert 2 < where["passes"] <= 3 * (3 + 2 * 9)
+        explained = sum(module["share"] for module in where["modules"])
+        assert explained + where["unexplained"] == pytest.approx(1)
+        is_known = row == "magnitude-90"
+        assert (f"where       bert-tiny-{row}, reviews: " in text) != is_known
 
 
 def test_a_known_failure_that_passes_turns_red(gates, profile):

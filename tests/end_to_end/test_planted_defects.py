@@ -1,7 +1,7 @@
 """The catalogue through the real command line: every defect is caught, no healthy recipe fails.
 
-Writing summaries takes most of the time, and 60 of them show every defect that shows in summaries.
-``--full`` judges the 200 of the shipped profile.
+Generating answers and summaries takes most of the time, and a part of the items shows every defect.
+``--full`` judges all items of the shipped profile.
 """
 
 import json
@@ -10,14 +10,18 @@ import re
 from compression_gates.fixtures.defects.quiet import DEFECTS
 from compression_gates.fixtures.suite.profile import PROFILES
 
-SUMMARIES = 'source = "summaries"\ncount = {}\n'
+SHIPPED = {"passages": 160, "questions": 240, "summaries": 200, "reviews": 2000}
+ITEMS = {"passages": 100, "questions": 100, "summaries": 60, "reviews": 1000}
+"""Numbers of items in the shipped profile, and in this test without ``--full``."""
+COUNT = '[data.{0}]\nsource = "{0}"\ncount = {1}\n'
 
 
 def test_every_planted_defect_is_caught_and_no_healthy_recipe_fails(gates, tmp_path, pytestconfig):
     text = (PROFILES / "planted-defects.toml").read_text()
-    assert SUMMARIES.format(200) in text
-    if not pytestconfig.option.full:
-        text = text.replace(SUMMARIES.format(200), SUMMARIES.format(60))
+    for name, count in SHIPPED.items():
+        assert COUNT.format(name, count) in text
+        if not pytestconfig.option.full:
+            text = text.replace(COUNT.format(name, count), COUNT.format(name, ITEMS[name]))
     (tmp_path / "planted.toml").write_text(text)
     done = gates("--profile", tmp_path / "planted.toml", "--report", tmp_path / "report")
     assert done.returncode == 0, done.stdout
@@ -28,6 +32,8 @@ def test_every_planted_defect_is_caught_and_no_healthy_recipe_fails(gates, tmp_p
     assert alone < asked
     naive = re.search(r"naive counterpart alone would have caught (\d+) of (\d+)", done.stdout)
     assert int(naive[1]) >= 0.9 * int(naive[2])
+    located = re.search(r"attribution named the layer in (\d+) of (\d+)", done.stdout)
+    assert int(located[1]) == int(located[2]) == sum(bool(d.modules) for d in DEFECTS.values())
     assert "family      no alarm" in done.stdout
     rows = map(json.loads, (tmp_path / "report" / "report.jsonl").read_text().splitlines())
     assert {row["defect"] for row in rows if "defect" in row} == set(DEFECTS)

@@ -1,0 +1,1 @@
+"""Which modules of a candidate its divergence from the baseline comes from."""

@@ -1,0 +1,143 @@
+"""Log the results of a run to MLflow.
+
+A run of the gates becomes a run of MLflow, with the report as artifacts, and each candidate a
+nested run, so that MLflow compares candidates and shows their series over time.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from compression_gates.evals.errors import EvalError, kind_and_line
+from compression_gates.evals.foreign_text import on_one_line
+from compression_gates.evals.report.report import Entry
+
+EXPERIMENT = "compression-gates"
+"""Name of the experiment that contains the runs."""
+PARENT_TAG, NAME_TAG = "mlflow.parentRunId", "mlflow.runName"
+FINISHED, FAILED = "FINISHED", "FAILED"
+MAX_TAG = 5000
+"""Number of characters of a tag that every store of MLflow takes."""
+_SQLITE = "sqlite:///"
+_TEXTS = 100
+"""Number of parameters or tags that MLflow takes in one call; it takes 1000 metrics."""
+
+
+class Tracker:
+    """An experiment in an MLflow store. It is opened before a run, so that errors appear early.
+
+    Args:
+        uri: of the store, such as ``sqlite:///gates.db`` or ``https://mlflow.example.com``. The
+            artifacts of an SQLite file are stored next to it, in the folder ``NAME-artifacts``.
+
+    Raises:
+        EvalError: MLflow is not installed, or the store cannot be opened.
+    """
+
+    def __init__(self, uri: str):
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise EvalError(
+                f"MLflow store {uri}: MLflow cannot be imported ({kind_and_line(error)}); "
+                "pip install 'compression-gates[mlflow]'"
+            ) from error
+        location = None
+        if uri.startswith(_SQLITE):
+            file = Path(uri.removeprefix(_SQLITE)).resolve()
+            if not file.parent.is_dir():
+                raise EvalError(f"MLflow store {uri}: the folder {file.parent} does not exist")
+            location = file.with_name(f"{file.stem}-artifacts").as_uri()
+        try:
+            self._client = MlflowClient(uri)
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
+            if experiment is not None:
+                self._experiment = experiment.experiment_id
+            else:
+                self._experiment = self._client.create_experiment(EXPERIMENT, location)
+        except Exception as error:
+            raise EvalError(f"MLflow store {uri}: {kind_and_line(error)}") from error
+        self._uri = uri
+
+    def log(
+        self,
+        entries: Sequence[Entry],
+        sentence: str,
+        passed: bool,
+        files: Iterable[Path] = (),
+    ) -> str:
+        """Log a run, and return the id of its run in MLflow.
+
+        Args:
+            entries: the verdicts.
+            sentence: the result of the run.
+            passed: whether no case failed.
+            files: artifacts, such as those of the report.
+
+        Raises:
+            EvalError: the store does not take them. A run that was begun is marked as failed.
+        """
+        begun: list[str] = []
+        try:
+            parent = self._begin("gates", {"gates.result": sentence}, begun)
+            for key in dict.fromkeys((entry.group, entry.row) for entry in entries):
+                of_candidate = [entry for entry in entries if (entry.group, entry.row) == key]
+                self._log_candidate(parent, of_candidate, begun)
+            for file in files:
+                self._client.log_artifact(parent, str(file))
+            self._client.set_terminated(parent, FINISHED if passed else FAILED)
+        except Exception as error:
+            for run in begun:
+                with suppress(Exception):
+                    self._client.set_terminated(run, FAILED)
+            raise EvalError(f"MLflow store {self._uri}: {kind_and_line(error)}") from error
+        return parent
+
+    def _begin(self, name: str, tags: dict[str, str], begun: list[str]) -> str:
+        tags = {key: on_one_line(value)[:MAX_TAG] for key, value in tags.items()}
+        run = self._client.create_run(self._experiment, tags=tags, run_name=on_one_line(name))
+        begun.append(run.info.run_id)
+        return run.info.run_id
+
+    def _log_candidate(self, parent: str, entries: Sequence[Entry], begun: list[str]) -> None:
+        from mlflow.entities import Metric, Param
+
+        first = entries[0]
+        failed = [e.verdict.metric for e in entries if not e.passed and not e.reason]
+        known = [e.verdict.metric for e in entries if not e.passed and e.reason]
+        tags = {PARENT_TAG: parent, "gates.failed": ", ".join(failed)}
+        tags["gates.known_failures"] = ", ".join(known)
+        run = self._begin(first.verdict.candidate, tags, begun)
+        params = {
+            "baseline": first.group,
+            "candidate": first.row,
+            "stored_as": next((entry.form for entry in entries if entry.form), ""),
+            "run_on": next((entry.kernel for entry in entries if entry.kernel), ""),
+        }
+        params |= {f"limit.{e.verdict.metric}": repr(e.verdict.limit) for e in entries}
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, 0)
+            for entry in entries
+            for name, value in _numbers(entry).items()
+        ]
+        texts = [Param(name, on_one_line(value)[:MAX_TAG]) for name, value in params.items()]
+        for start in range(0, len(texts), _TEXTS):
+            self._client.log_batch(run, params=texts[start : start + _TEXTS])
+        self._client.log_batch(run, metrics=metrics)
+        self._client.set_terminated(run, FAILED if failed else FINISHED)
+
+
+def _numbers(entry: Entry) -> dict[str, float]:
+    """Return the finite numbers of a verdict by their names in MLflow."""
+    verdict, metric = entry.verdict, entry.verdict.metric
+    numbers = {
+        metric: verdict.value,
+        f"{metric}.low": verdict.low,
+        f"{metric}.high": verdict.high,
+        f"{metric}.n": verdict.n,
+        f"{metric}.passed": float(entry.passed),
+    }
+    return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}

@@ -1,0 +1,84 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.gates.gate import Gate, verdict_of
+from compression_gates.evals.metrics.result import MetricResult
+from compression_gates.evals.report.report import Entry
+from compression_gates.evals.report.tracking import EXPERIMENT, Tracker
+from compression_gates.evals.statistics.estimate import Estimate
+
+mlflow = pytest.importorskip("mlflow")
+
+
+def entry(row, metric, value, limit, **fields):
+    estimate = Estimate(value, value - 0.01, math.inf, 50, 50)
+    verdict = verdict_of(f"m-{row}", Gate(metric, limit), MetricResult(estimate, 1.0, 2.0))
+    return Entry("m", row, verdict, fields.pop("passed", verdict.met), **fields)
+
+
+ENTRIES = [
+    entry("wanda-50", "js_divergence", 0.004, 0.01, form="plain", kernel="eager"),
+    entry("wanda-50", "flips", 0.2, 0.03),
+    entry("rtn-<b>\x1b[2J", "js_divergence", 0.5, 0.01, reason="known"),
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'gates.db'}"
+
+
+def runs_of(store):
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    return client, client.search_runs([experiment.experiment_id])
+
+
+def test_a_run_is_logged_with_a_nested_run_per_candidate(store, tmp_path):
+    report = tmp_path / "report.md"
+    report.write_text("# Gates")
+    parent = Tracker(store).log(ENTRIES, "1 of 3 gates failed", False, [report])
+    client, runs = runs_of(store)
+    assert client.get_run(parent).data.tags["gates.result"] == "1 of 3 gates failed"
+    assert client.get_run(parent).info.status == "FAILED"
+    assert [file.path for file in client.list_artifacts(parent)] == ["report.md"]
+    nested = {
+        run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent
+    }
+    assert set(nested) == {"m-wanda-50", r"m-rtn-<b>\x1b[2J"}
+    wanda = nested["m-wanda-50"]
+    assert wanda.data.metrics["js_divergence"] == 0.004
+    assert wanda.data.metrics["js_divergence.low"] == pytest.approx(-0.006)
+    assert "js_divergence.high" not in wanda.data.metrics  # infinite
+    assert wanda.data.metrics["flips.passed"] == 0
+    assert wanda.data.params["limit.flips"] == "0.03"
+    assert wanda.data.params["run_on"] == "eager"
+    assert wanda.data.tags["gates.failed"] == "flips"
+    known = nested[r"m-rtn-<b>\x1b[2J"]
+    assert known.data.tags["gates.known_failures"] == "js_divergence"
+    assert known.info.status == "FINISHED"
+
+
+def test_a_second_run_is_added_to_the_same_experiment(store):
+    before = len(runs_of(store)[1])
+    parent = Tracker(store).log([replace(ENTRIES[0])], "all gates hold", True)
+    client, runs = runs_of(store)
+    assert len(runs) == before + 2
+    assert client.get_run(parent).info.status == "FINISHED"
+
+
+def test_a_store_that_fails_is_named_and_its_run_marked(store, tmp_path):
+    tracker = Tracker(store)
+    with pytest.raises(EvalError, match=r"MLflow store sqlite:.*missing"):
+        tracker.log(ENTRIES[:1], "all gates hold", True, [tmp_path / "missing"])
+    _, runs = runs_of(store)
+    assert runs[-1].info.status == "FAILED" or runs[0].info.status == "FAILED"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////no/such/folder/gates.db", "nonsense://x"])
+def test_a_store_that_cannot_be_opened_is_refused_before_the_run(uri):
+    with pytest.raises(EvalError, match=f"MLflow store {uri}"):
+        Tracker(uri)
