@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.gates.gate import FAILED
+from compression_gates.evals.gates.gate import ADVISORY, FAILED
 from compression_gates.evals.history.series import GatePoint
 from compression_gates.evals.report import page, page_data, report_folder
 from compression_gates.evals.report.__main__ import main
@@ -101,10 +101,13 @@ def test_outcomes_have_a_mark_and_a_word(small):
 def test_marks_are_explained_and_a_broken_limit_is_never_shown_as_kept():
     entries = pages.small_report()
     failed = next(entry for entry in entries if entry.verdict.outcome == FAILED)
-    [tolerated] = [replace(failed, passed=True, reason="", text="")]
-    assert page_data.outcomes_of(tolerated) == [page_data.TOLERATED]
-    assert page_data.mark_of(tolerated) == "△"
-    for entry in [*entries, tolerated]:
+    advisory = replace(failed, verdict=replace(failed.verdict, tier=ADVISORY), passed=True, text="")
+    gain = pages.entry("gain", "exact_match_drop", -0.1)
+    shown = {"△": page_data.ADVICE, "↑": page_data.GAIN}
+    for entry, (mark, outcome) in zip([advisory, gain], shown.items(), strict=True):
+        assert page_data.outcomes_of(entry) == [outcome]
+        assert page_data.mark_of(entry) == mark
+    for entry in [*entries, advisory, gain]:
         marks = [line.split()[0] for line in page_data.legend_of([entry])]
         for mark in page_data.mark_of(entry).replace("✗≈", "✗ ≈").split():
             assert mark in marks
@@ -231,6 +234,29 @@ def test_a_run_that_did_not_start_has_a_page_that_says_so(tmp_path):
 def test_a_damaged_row_is_refused(row, message):
     with pytest.raises(EvalError, match=message):
         page.render([row])
+
+
+@pytest.mark.parametrize("row", [{"since": {}}, {"since": {"lines": 3}}, {"since": {"lines": [],
+    "changes": [1]}}])  # fmt: skip
+def test_a_damaged_comparison_is_refused(row):
+    with pytest.raises(EvalError, match="cannot be shown"):
+        page.render([row])
+
+
+def test_comparisons_and_the_noise_floor_have_tables():
+    change = {"candidate": "m-a", "metric": "flips", "before": None, "after": 0.5,
+              "before_text": "", "after_text": "0.5%", "verdict": "✗ worse"}  # fmt: skip
+    rows = [
+        {"since": {"lines": ["since a run"], "changes": [change]}},
+        {"since": {"lines": ["since the reference"], "changes": []}},
+        {"noise floor": {"metric": "flips", "batch size": 0.00123456}},
+        {"noise floor": {"metric": "EM", "dtype": "not measured: <none>"}},
+    ]
+    text = Elements(page.render([*report_folder.report_rows(pages.small_report()), *rows])).text
+    assert "since a run" in text
+    assert "since the reference" in text
+    assert "m-a flips 0.5% ✗ worse" in text
+    assert "flips 0.00123 EM not measured: <none>" in text
 
 
 def test_unknown_fields_are_ignored_and_unknown_metrics_are_named():
