@@ -10,7 +10,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.history.database import History
 from compression_gates.evals.history.runs import StoredCase, StoredRun
-from compression_gates.evals.history.series import Series, series_of
+from compression_gates.evals.history.series import GateSeries, series_of
 from compression_gates.evals.history.what_changed import MAX_RUNS
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.report.layout import fit_table
@@ -22,17 +22,29 @@ _FORMULA = ("=", "+", "-", "@")
 """First characters of a text that a spreadsheet would compute."""
 
 
-def all_series(history: History, profile: str | None = None, last: int = MAX_RUNS) -> list[Series]:
+def all_series(
+    history: History,
+    profile: str | None = None,
+    last: int = MAX_RUNS,
+    latest: tuple[StoredRun, Sequence[StoredCase]] | None = None,
+) -> list[GateSeries]:
     """Return the series of every gate in a history, in the order of the latest run.
 
     Args:
         history: the history.
         profile: name of the profile whose runs are used; default: all runs.
         last: number of latest runs.
+        latest: a run that is not stored yet, with its cases. Only their gates are returned.
     """
     runs = history.runs(profile)[-last:]
-    keys = dict.fromkeys(case.key for run in reversed(runs) for case in history.cases(run.id))
     numbers = [run.id for run in runs]
+    if latest is not None:
+        run, cases = latest
+        return [
+            series_of([*runs, run], {**history.gate(case.key, numbers, items=True), run.id: case})
+            for case in cases
+        ]
+    keys = dict.fromkeys(case.key for run in reversed(runs) for case in history.cases(run.id))
     return [series_of(runs, history.gate(key, numbers, items=True)) for key in keys]
 
 
@@ -143,7 +155,9 @@ def _row_of(case: StoredCase) -> list[str]:
     ]
 
 
-def _show_series(runs: Sequence[StoredRun], series: Sequence[Series], what: str, width: int) -> str:
+def _show_series(
+    runs: Sequence[StoredRun], series: Sequence[GateSeries], what: str, width: int
+) -> str:
     """Return a table with one row per run and one column per series, and the steps below it."""
     names = [item.candidate if what == item.metric else item.metric for item in series]
     values = [{point.run: point.value for point in item.points} for item in series]

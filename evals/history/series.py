@@ -17,7 +17,7 @@ from compression_gates.evals.statistics.steps import fit_steps
 
 
 @dataclass(frozen=True)
-class Point:
+class GatePoint:
     """The value of a gate in one run.
 
     Attributes:
@@ -38,7 +38,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Step:
+class LevelStep:
     """A change of the level of a series.
 
     Attributes:
@@ -56,7 +56,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Series:
+class GateSeries:
     """All values of a gate, the oldest first, and the steps that fit them.
 
     The steps describe the measured values. Whether one is significant is decided by
@@ -71,11 +71,11 @@ class Series:
     candidate: str
     metric: str
     limit: float
-    points: Sequence[Point]
-    steps: Sequence[Step]
+    points: Sequence[GatePoint]
+    steps: Sequence[LevelStep]
 
 
-def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> Series:
+def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> GateSeries:
     """Return the series of one gate.
 
     Args:
@@ -84,7 +84,7 @@ def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> Ser
     """
     judged = [(run, cases[run.id]) for run in runs if run.id in cases]
     points = [
-        Point(
+        GatePoint(
             run.id, run.time, run.commit, case.value, case.low, case.high,
             run.acceptance is not None,
         )
@@ -100,9 +100,11 @@ def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> Ser
     steps = []
     for position, before, after in zip(starts[1:-1], levels, levels[1:], strict=False):
         point = points[measured[position]]
-        steps.append(Step(measured[position], point.run, point.time, point.commit, before, after))
+        steps.append(
+            LevelStep(measured[position], point.run, point.time, point.commit, before, after)
+        )
     latest = judged[-1][1]
-    return Series(latest.candidate, latest.metric, latest.limit, points, steps)
+    return GateSeries(latest.candidate, latest.metric, latest.limit, points, steps)
 
 
 def positions_of_steps(records: Sequence[Record]) -> list[int]:

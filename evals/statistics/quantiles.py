@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from compression_gates.evals.statistics.clusters import ClusterSums
+from compression_gates.evals.statistics.clusters import ClusterSums, t_quantile
 from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Estimate, estimate
 from compression_gates.evals.statistics.means import series_of
 from compression_gates.evals.statistics.proportions import proportion_of
@@ -27,8 +27,9 @@ def clustered_quantile(
     """Return a quantile of item values, with an interval by test inversion.
 
     The interval consists of the numbers for which the share of the values above them may be
-    ``1 - q``, by the interval of a clustered proportion
-    (:func:`evals.statistics.proportions.clustered_proportion`). For independent values it is the
+    ``1 - q``: by the interval of a clustered proportion
+    (:func:`evals.statistics.proportions.clustered_proportion`), or by the t test of that share with
+    the cluster-robust variance around ``1 - q`` itself. For independent values it is the
     interval between two order statistics (David and Nagaraja 2003, *Order Statistics*, section
     7.1). If even the share above the largest value may be ``1 - q``, it has no upper end. If all
     values are exactly 0, as for identical predictions, it is [0, 0], as for a mean.
@@ -70,7 +71,8 @@ def clustered_quantile(
     def shares_above(threshold: float) -> list[Estimate]:
         totals = np.bincount(documents, values > threshold, minlength=len(sums.sizes))
         above = ClusterSums(totals, sums.sizes)
-        return [proportion_of(above), *([series_of(above)] if is_series else [])]
+        shares = [proportion_of(above), _by_null_variance(above, 1 - q)]
+        return [*shares, *([series_of(above)] if is_series else [])]
 
     distinct = np.unique(ordered)
 
@@ -86,7 +88,8 @@ def clustered_quantile(
         return min(float(distinct[min(first, len(distinct) - 1)]), value), max(high, value)
 
     quantile = estimate(value, bounds, n, sums.cluster_count, confidence_level)
-    return replace(quantile, unreliable=shares_above(value)[-1].unreliable)
+    # Of windows, the reason is that of the series; otherwise that of the proportion.
+    return replace(quantile, unreliable=shares_above(value)[2 if is_series else 0].unreliable)
 
 
 NO_UPPER_BOUND = "a sample has no upper bound of the largest value"
@@ -119,3 +122,20 @@ def sample_maximum(
     maximum = estimate(value, lambda level: ends, sums.item_count, sums.cluster_count,
                        confidence_level)  # fmt: skip
     return replace(maximum, unreliable=NO_UPPER_BOUND)
+
+
+def _by_null_variance(sums: ClusterSums, p: float) -> Estimate:
+    """Return the share with an interval that contains ``p`` if the t test with the variance around
+    ``p`` does not reject it, and otherwise only the share.
+
+    The variance around the share itself is too small in samples whose share is far from ``p``.
+    """
+    residuals = (sums.totals - sums.sizes * p) / np.sqrt(1 - sums.shares)
+    error = math.sqrt(np.square(residuals).sum()) / sums.item_count
+
+    def bounds(level: float) -> tuple[float, float]:
+        is_accepted = abs(sums.mean - p) <= t_quantile(level, sums.degrees_of_freedom) * error
+        ends = (sums.mean, p) if is_accepted else (sums.mean, sums.mean)
+        return min(ends), max(ends)
+
+    return sums.estimate(bounds, CONFIDENCE_LEVEL)
