@@ -67,7 +67,8 @@ def table_of_runs(history: History, width: int) -> str:
             reference = f"{reference} {when}: {run.acceptance.reason}".strip(": ").strip()
         rows.append(
             [str(run.id), _minutes(run.time), run.commit[:8], run.branch, run.profile, _result(run),
-             str(passed), str(len(cases) - passed), *([_word(run)] if has_decisions else []), reference]
+             str(passed), str(len(cases) - passed), *([_word(run)] if has_decisions else []),
+             reference]
         )  # fmt: skip
     return fit_table(heads, _escaped(rows), width, align="left")
 
