@@ -24,7 +24,7 @@ def night(folder, **changes):
     reading = MetricResult(items.estimate(), 1.0, 0.75)
     verdict = verdict_of("model", Gate("f1_drop", 0.02), reading)
     entry = Entry("base", "model", verdict, False, origin={"baseline": "b"}, **changes)
-    write(folder, [entry], [], items={("model", "f1_drop"): items})
+    write(folder, [entry], "", items={("model", "f1_drop"): items})
     return verdict
 
 
