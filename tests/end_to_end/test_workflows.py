@@ -23,7 +23,7 @@ SCHEMAS = {
     CI / "github.yml": "vendor.github-workflows",
     CI / "gitlab.yml": "vendor.gitlab-ci",
 }
-EXPRESSION = re.compile(r"\$\{\{ github.event_name == '(\w+)' && '(\S+)' \|\| '(\S+)' \}\}")
+EXPRESSION = re.compile(r"\$\{\{ github.event_name == '(\w+)' && '([^']+)' \|\| '([^']+)' \}\}")
 
 
 @pytest.mark.parametrize("file", SCHEMAS, ids=lambda file: file.name)
@@ -74,7 +74,11 @@ def test_the_workflow_of_github_fails_a_broken_checkpoint_and_says_why(repositor
     steps = workflow["jobs"]["gates"]["steps"]
     (script,) = [step["run"] for step in steps if step.get("name") == "gates"]
     event, on_event, otherwise = EXPRESSION.search(script).groups()
-    assert (event, on_event, otherwise) == ("pull_request", "--smoke", "--strict")
+    assert (event, on_event, otherwise) == (
+        "pull_request",
+        "--smoke",
+        "--strict --history .gates/history.db",
+    )
     summary = tmp_path / "summary.md"
     done = _bash(
         EXPRESSION.sub(on_event, script), repository,
@@ -82,10 +86,10 @@ def test_the_workflow_of_github_fails_a_broken_checkpoint_and_says_why(repositor
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     annotations = [line for line in done.stdout.splitlines() if line.startswith("::error ")]
-    assert any("perplexity" in line for line in annotations), done.stdout
+    assert any("confident flips" in line for line in annotations), done.stdout
     lines = summary.read_text().splitlines()
     assert lines[0].startswith("## Gates: do not release")
-    assert any(line.startswith("- **") and "perplexity" in line for line in lines)
+    assert any(line.startswith("- **") and "confident flips" in line for line in lines)
     assert "<details><summary>Complete report</summary>" in lines
     junit = ElementTree.parse(repository / "gates" / "junit.xml").getroot()
     assert any(
@@ -98,7 +102,7 @@ def test_the_pipeline_of_gitlab_fails_a_broken_checkpoint(repository):
     pipeline = yaml.YAML(typ="safe").load(CI / "gitlab.yml")
     _, script = pipeline["gates"]["script"]
     policies = [rule["variables"]["POLICY"] for rule in pipeline["gates"]["rules"]]
-    assert policies == ["--smoke", "--strict"]
+    assert policies == ["--smoke", "--strict --history .gates/history.db"]
     done = _bash(script, repository, **pipeline["variables"], POLICY=policies[0])
     assert done.returncode == 1, done.stdout + done.stderr
     assert "::error" not in done.stdout
