@@ -18,6 +18,8 @@ from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.measuring import Measurer
 from compression_gates.evals.metrics.result import Scored
+from compression_gates.evals.models.cache import Models
+from compression_gates.evals.noise import BATCH, Variant, variant_of
 from compression_gates.evals.report.coverage import Coverage, coverage_of
 from compression_gates.evals.scores import DIGEST, ModelScores
 from compression_gates.evals.scoring.baseline_files import BaselineFiles
@@ -32,14 +34,14 @@ MAX_LOGITS_BYTES = 1 << 30
 """Largest table of a baseline's logits that is kept on disk. If a table would be larger, the
 baseline is run beside each candidate. Last hidden states, from which the logits of most models can
 be computed, are always kept."""
-NOISE_BATCH = 1000
-"""Number of tokens of a batch when a baseline is compared with itself."""
 DataByRole = Mapping[str, DataSet]
 """The data sets that a model is scored on, by role."""
 
 
 class Bench(Measurer):
     """Scores, times and compares models on one device."""
+
+    _variant_models: Models | None = None
 
     def scores(
         self, checkpoint: Checkpoint, data: DataByRole, baseline: Checkpoint | None = None
@@ -73,14 +75,28 @@ class Bench(Measurer):
             for role, scored in scores.by_role.items()
         ]
 
-    def noise(self, baseline: Checkpoint, data: DataByRole) -> tuple[ModelScores, ModelScores]:
-        """Score a baseline twice, the second time in batches of another size.
+    def noise(
+        self, baseline: Checkpoint, data: DataByRole, source: str = BATCH
+    ) -> tuple[ModelScores, ModelScores]:
+        """Score a baseline twice, the second time computed in another way.
 
-        Batches of another size have other padding, and their kernels sum in another order. The
-        differences are the numerical noise between two runs of one model.
+        The differences are the numerical noise between two runs of one model.
+
+        Args:
+            baseline: the model.
+            data: the data sets by role.
+            source: what is computed in another way; one of :data:`evals.noise.SOURCES`.
+
+        Raises:
+            EvalError: the model cannot be computed in another way; the message is the reason.
         """
+        variant = variant_of(self, baseline, source)
         before = self.scores(baseline, data)
-        after = self._scored(baseline, data, baseline, NOISE_BATCH)
+        self._variant_models = variant.models(self.models)
+        try:
+            after = self._scored(baseline, data, baseline, variant)
+        finally:
+            self._variant_models = None
         return before, replace(before, by_role=after)
 
     def _scored(
@@ -88,13 +104,13 @@ class Bench(Measurer):
         checkpoint: Checkpoint,
         data: DataByRole,
         baseline: Checkpoint | None,
-        batch_tokens: int | None = None,
+        variant: Variant | None = None,
     ) -> dict[str, Scored]:
         """Score a model on the data of each role, in the order of :data:`evals.tasks.ROLES`."""
         scored = {}
         for role in ROLES:
             if role in data:
-                measurement = self._task(role, checkpoint, data[role], baseline, batch_tokens)
+                measurement = self._task(role, checkpoint, data[role], baseline, variant)
                 scored[role] = Scored(data[role], measurement)
         return scored
 
@@ -104,14 +120,14 @@ class Bench(Measurer):
         checkpoint: Checkpoint,
         data: DataSet,
         baseline: Checkpoint | None,
-        batch_tokens: int | None = None,
+        variant: Variant | None = None,
     ) -> Measurement:
         """Score a model on data in a role."""
         task = TASKS[checkpoint.kind][role]
         if task.reference is Reference.PREDICTIONS:
-            return self._text(task, checkpoint, data, baseline, batch_tokens)
-        protocol = self._protocol(task, data, batch_tokens)
-        origin = self.origin(checkpoint, data, protocol, batch_tokens)
+            return self._text(task, checkpoint, data, baseline, variant)
+        protocol = self._protocol(task, data, variant)
+        origin = self.origin(checkpoint, data, protocol, variant)
         inputs: list[object] = []
         if task.reference is Reference.OUTPUT:
             reference = baseline and self._task(role, baseline, data, None)
@@ -119,12 +135,18 @@ class Bench(Measurer):
             inputs.append(reference and reference.arrays)
 
         def run() -> Mapping[str, np.ndarray]:
-            return self._run(task, checkpoint, baseline, data, protocol, *inputs)
+            return self._run(task, checkpoint, baseline, data, protocol, *inputs, variant=variant)
 
         return self.measure(checkpoint, origin, run, data)
 
     def _run(
-        self, task: Task, checkpoint: Checkpoint, like: Checkpoint | None, *args, **options
+        self,
+        task: Task,
+        checkpoint: Checkpoint,
+        like: Checkpoint | None,
+        *args,
+        variant: Variant | None = None,
+        **options,
     ) -> dict[str, np.ndarray]:
         """Run the scorer of a task on a model, and count the tokens of each expert if the model has
         any."""
@@ -132,19 +154,29 @@ class Bench(Measurer):
 
         module, name = task.scorer.split(".")
         score = getattr(import_module(f"compression_gates.evals.scoring.{module}"), name)
-        loaded = self._loaded(checkpoint, like)
+        loaded = self._loaded(checkpoint, like, variant)
         with count_expert_tokens(loaded.model) as counts:
             return {**score(loaded, *args, **options), **counts()}
 
-    def _loaded(self, checkpoint: Checkpoint, like: Checkpoint | None = None) -> "Loaded":
+    def _loaded(
+        self,
+        checkpoint: Checkpoint,
+        like: Checkpoint | None = None,
+        variant: Variant | None = None,
+    ) -> "Loaded":
         """Load a model, on the engine that quality is scored on."""
-        loaded = self.models.load(checkpoint, like=like)
+        if variant is None or self._variant_models is None:
+            loaded = self.models.load(checkpoint, like=like)
+        else:
+            loaded = self._variant_models.load(checkpoint, like=like)
+            variant.apply(loaded)
         if self.quality_engine:
             return running.scored_on(loaded, self.quality_engine, self.models.formats)
         return loaded
 
-    def _protocol(self, task: Task, data: DataSet, batch_tokens: int | None = None) -> Protocol:
+    def _protocol(self, task: Task, data: DataSet, variant: Variant | None = None) -> Protocol:
         protocol = task.protocol().overridden(data.overrides)
+        batch_tokens = variant and variant.batch_tokens
         return replace(protocol, batch_tokens=batch_tokens or self.batch_tokens)
 
     def _text(
@@ -153,13 +185,13 @@ class Bench(Measurer):
         checkpoint: Checkpoint,
         data: DataSet,
         baseline: Checkpoint | None,
-        batch_tokens: int | None = None,
+        variant: Variant | None = None,
     ) -> Measurement:
         """Score the tokens of a data set; a candidate's predictions are compared with those of its
         baseline, from files or side by side."""
-        protocol = self._protocol(task, data, batch_tokens)
+        protocol = self._protocol(task, data, variant)
         files = self._prediction_files(baseline or checkpoint, data, protocol)
-        origin = self.origin(checkpoint, data, protocol, batch_tokens)
+        origin = self.origin(checkpoint, data, protocol, variant)
         origin["reference"] = baseline and self.model_origin(baseline)
         windows = None
         if baseline is not None:
@@ -175,7 +207,9 @@ class Bench(Measurer):
             windowed = replace(protocol, context=windows[0], stride=windows[1])
 
             def against(reference: "BaselineFiles | Loaded") -> Mapping[str, np.ndarray]:
-                return self._run(task, checkpoint, baseline, data, windowed, reference=reference)
+                return self._run(
+                    task, checkpoint, baseline, data, windowed, reference=reference, variant=variant
+                )
 
             max_bytes = math.inf
             if files.rows.exists():

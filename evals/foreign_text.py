@@ -31,7 +31,16 @@ def on_terminal(text: str) -> str:
 
     The result is valid UTF-8 and valid in XML.
     """
-    return _without_commands("".join(c if c in "\n\t" else _visible(c) for c in text))
+    return _without_commands(printable(text))
+
+
+def printable(text: str) -> str:
+    """Escape all characters except printable ones, tabs and line ends: for HTML, where commands to
+    CI runners have no effect."""
+    return "\n".join(
+        line if line.isprintable() else "".join(c if c == "\t" else _visible(c) for c in line)
+        for line in text.split("\n")
+    )
 
 
 def on_one_line(text: str) -> str:

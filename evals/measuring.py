@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from compression_gates.evals.store.provenance import (
 )
 from compression_gates.evals.store.schema import check
 from compression_gates.evals.store.store import Store
+
+if TYPE_CHECKING:
+    from compression_gates.evals.noise import Variant
 
 CPU_BATCH, GPU_BATCH = 4096, 16384
 """Initial number of tokens per batch; batches that do not fit into memory are halved."""
@@ -115,15 +119,12 @@ class Measurer:
         checkpoint: Checkpoint,
         data: DataSet,
         protocol: Protocol,
-        batch_tokens: int | None = None,
+        variant: "Variant | None" = None,
     ) -> dict[str, object]:
-        """Return the origin of a score: model, data and protocol.
-
-        ``batch_tokens`` is part of it only where the effect of the batch size is measured.
-        """
-        batches = {} if batch_tokens is None else {"batch_tokens": batch_tokens}
+        """Return the origin of a score: model, data, protocol, and how the model is computed where
+        the effect of that is measured."""
         scored = {"data": data.digest, "protocol": protocol.describe()}
-        return {**self.model_origin(checkpoint), **scored, **batches}
+        return {**self.model_origin(checkpoint), **scored, **(variant.origin() if variant else {})}
 
     def model_origin(self, checkpoint: Checkpoint) -> dict[str, object]:
         """Return a model's part of an origin: its files, the code that unpacks its weights, and the

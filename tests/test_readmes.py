@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compression_gates.compression.__main__ import main as compress
+from compression_gates.fixtures.suite.command import SUBCOMMANDS
 from compression_gates.fixtures.suite.command import main as gates
 from compression_gates.fixtures.suite.profile import PROFILES
 
@@ -74,6 +75,7 @@ def options_of(capsys, pytestconfig):
         return set(OPTION.findall(capsys.readouterr().out))
 
     of_compress, of_gates = printed(compress), printed(gates)
+    of_history = set(OPTION.findall(source_of("compression_gates.fixtures.suite.history")))
 
     def by_pytest(option: str) -> bool:
         return option in of_gates or pytestconfig.getoption(option, UNKNOWN) is not UNKNOWN
@@ -84,6 +86,8 @@ def options_of(capsys, pytestconfig):
             return lambda option: True
         if snippet.startswith("compression-gates compress"):
             return of_compress.__contains__
+        if snippet.startswith("compression-gates history"):
+            return of_history.__contains__
         if snippet.startswith("pytest tests/fuzz"):
             own = (ROOT / "tests" / "fuzz" / "conftest.py").read_text()
             return lambda option: f'"{option}"' in own
@@ -95,7 +99,9 @@ def options_of(capsys, pytestconfig):
         # An option by itself: of whichever command the sentence is about.
         architectures = source_of("compression_gates.compression.architectures")
         return lambda option: (
-            by_pytest(option) or option in of_compress or f'"{option}"' in architectures
+            by_pytest(option)
+            or option in of_compress | of_history
+            or f'"{option}"' in architectures
         )
 
     return predicate
@@ -146,6 +152,6 @@ def test_every_subcommand_and_profile_exists(name):
     profiles = {path.stem for path in PROFILES.glob("*.toml")}
     for snippet in snippets((ROOT / name).read_text(encoding="utf-8")):
         for word in re.findall(r"\bcompression-gates ([a-z]+)", snippet):
-            assert word in ("compress", "methods"), snippet
+            assert word in SUBCOMMANDS, snippet
         for profile in re.findall(r"--profile ([\w.-]+)", snippet):
             assert profile in profiles or profile in ("mine.toml", "NAME_OR_FILE"), snippet

@@ -26,6 +26,7 @@ class Record:
         origin: digests of what it was measured on, as far as they are known: of the ``baseline``,
             and for timings of the ``data`` and the ``machine``.
         items: the per-item values; None if they were not stored.
+        runs: number of runs of which it is the mean.
     """
 
     candidate: str
@@ -40,6 +41,7 @@ class Record:
     unreliable: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
     items: ItemValues | None = field(default=None, compare=False, repr=False)
+    runs: int = 1
 
     @classmethod
     def of(

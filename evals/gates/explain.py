@@ -4,11 +4,13 @@ import math
 
 from compression_gates.evals.attribution.attribution import Attribution
 from compression_gates.evals.gates.gate import (
+    ADVISORY,
     DEFAULT,
     INCONCLUSIVE,
     NOT_JUDGED,
     SMOKE,
     STRICT,
+    SUPPORTING,
     Gate,
     Verdict,
 )
@@ -23,6 +25,10 @@ _POLICIES = {
     DEFAULT: "",
     STRICT: "; the strict policy requires it of the whole interval",
     SMOKE: "; the smoke policy fails only if the whole interval is beyond",
+}
+_TIERS = {
+    SUPPORTING: "; a supporting gate fails only if the whole interval is beyond",
+    ADVISORY: "; an advisory gate never fails",
 }
 MAX_SUGGESTED = 10_000_000
 """Largest number of items that is suggested."""
@@ -51,7 +57,7 @@ def explain(
     if result.reasons:
         rest = len(result.reasons) - 1
         summary += f": {result.reasons[0]}" + (f", and {rest} more" if rest else "")
-    lines = [summary, f"  promised   {gate.promise}{_POLICIES[policy]}"]
+    lines = [summary, f"  promised   {gate.promise}{_TIERS.get(gate.tier, _POLICIES[policy])}"]
     if verdict.outcome != NOT_JUDGED:
         lines += _measured(verdict, metric, result)
         lines += [f"  run on     {result.kernel}"] if result.kernel else []

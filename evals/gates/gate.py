@@ -6,7 +6,7 @@ candidate that is better than the baseline never fails a cost.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.registry import METRICS
@@ -19,6 +19,10 @@ nothing to judge."""
 DEFAULT, STRICT, SMOKE = "default", "strict", "smoke"
 """Policies: the point estimate decides; only proven non-inferiority passes; only a proven
 regression fails."""
+CRITICAL, SUPPORTING, ADVISORY = "critical", "supporting", "advisory"
+"""Tiers: a gate that has to be shown to hold; one that must not be refuted; one that is shown and
+never fails."""
+TIERS = (CRITICAL, SUPPORTING, ADVISORY)
 UNRELIABLE_P = 1e-3
 """Significance level at which even an unreliable interval proves a regression."""
 
@@ -29,11 +33,13 @@ class Gate:
 
     Attributes:
         weights: of the parts of a weighted score; empty for other metrics.
+        tier: one of :data:`TIERS`.
     """
 
     metric: str
     limit: float
     weights: Mapping[str, float] = field(default_factory=dict)
+    tier: str = CRITICAL
 
     @property
     def promise(self) -> str:
@@ -57,6 +63,7 @@ class Verdict:
         outcome: ``passed`` or ``failed`` if the whole interval is on one side of the limit,
             ``inconclusive`` if it is not, or is unreliable, and ``not judged`` if there was nothing
             to judge.
+        tier: of the gate.
     """
 
     candidate: str
@@ -75,6 +82,7 @@ class Verdict:
     reason: str
     met: bool
     outcome: str
+    tier: str = CRITICAL
 
     @property
     def has_no_data(self) -> bool:
@@ -84,18 +92,49 @@ class Verdict:
     def holds(self, policy: str) -> bool:
         """Return whether the case passes under a policy.
 
-        NaN fails under every policy. A gate that was not judged fails only under :data:`STRICT`.
+        The policy decides about critical gates. A supporting gate fails under every policy only if
+        the whole interval breaks the limit. An advisory gate never fails. NaN fails under every
+        policy, except for an advisory gate. A gate that was not judged fails only under
+        :data:`STRICT`.
         """
-        if policy == STRICT:
+        if self.tier == ADVISORY:
+            return True
+        if self.outcome == NOT_JUDGED:
+            return policy != STRICT
+        if self.outcome in (PASSED, FAILED):
             return self.outcome == PASSED
-        if self.outcome in (FAILED, NOT_JUDGED):
-            return self.outcome == NOT_JUDGED
-        has_interval = math.isfinite(self.low) and math.isfinite(self.high)
-        # Without an interval, only the point estimate can decide.
+        if policy == STRICT and self.tier == CRITICAL:
+            return False
         metric = METRICS[self.metric]
-        only_proven = policy == SMOKE or metric.sequential or metric.needs_naive
-        is_lenient = has_interval and only_proven
-        return self.met or is_lenient
+        only_proven = (
+            self.tier == SUPPORTING or policy == SMOKE or metric.sequential or metric.needs_naive
+        )
+        # Without an interval, only the point estimate can decide.
+        return self.met or (only_proven and self.is_bounded)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether both ends of the interval are finite."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def breaks_advice(self) -> bool:
+        """Whether the gate is advisory, and would fail under the default policy if it were
+        critical."""
+        return self.tier == ADVISORY and not replace(self, tier=CRITICAL).holds(DEFAULT)
+
+    @property
+    def is_implausible_gain(self) -> bool:
+        """Whether a quality metric improves on the baseline by a proven amount that is larger than
+        the loss that the limit allows.
+
+        A compressed model seldom gains that much. Sizes and speeds are meant to improve, a distance
+        from the baseline cannot, and a limit of 0 gives no scale.
+        """
+        metric = METRICS[self.metric]
+        is_loss = metric.quality and metric.at_most and metric.always_limit is None
+        is_proven = self.outcome == PASSED and not self.unreliable and self.is_bounded
+        return is_loss and is_proven and self.limit > 0 and self.high < -self.limit
 
 
 def unmeasured(candidate: str, gate: Gate) -> Verdict:
@@ -103,7 +142,7 @@ def unmeasured(candidate: str, gate: Gate) -> Verdict:
     nan = math.nan
     return Verdict(
         candidate, gate.metric, gate.limit, nan, nan, nan, nan, 0, 0, nan, nan, nan, "", "", False,
-        FAILED,
+        FAILED, gate.tier,
     )  # fmt: skip
 
 
@@ -179,4 +218,5 @@ def verdict_of(candidate: str, gate: Gate, result: MetricResult) -> Verdict:
         reason=reason,
         met=met,
         outcome=outcome,
+        tier=gate.tier,
     )

@@ -9,11 +9,8 @@ limit for a drift, 1 % for a number that was counted, such as bytes, and 10 % fo
 of false alarms is bounded per month, and divided equally among its nights.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from compression_gates.evals.errors import listed
 from compression_gates.evals.gates.earlier import EarlierRun, Record
@@ -23,27 +20,19 @@ from compression_gates.evals.gates.families import (
     HOLM,
     alarms,
 )
-from compression_gates.evals.gates.gate import NOT_JUDGED, UNRELIABLE_P
+from compression_gates.evals.gates.rises import (
+    incomparable,
+    is_measured,
+    is_same,
+    p_worse,
+    pairing,
+)
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.statistics.item_values import Key
 
 NIGHTS = 30
 """Number of nights among which the rate of false alarms is divided."""
-DRIFT_THRESHOLD = 0.05
-"""Smallest reported rise of a drift, as a share of the gate's limit."""
-EXACT_THRESHOLD = 0.01
-"""Smallest reported relative change of a number without an interval."""
-TIMING_THRESHOLD = 0.1
-"""Smallest reported relative change of a metric that depends on timings."""
-TIMING_NOISE = 0.02
-"""Relative standard deviation of a timing between nights, beside that within a night. Memory
-layout, clock rates and other load differ, which the interval of a single run does not show."""
-_DIFFERS = {
-    "baseline": "the baseline differs",
-    "data": "the data differ",
-    "machine": "the machine differs",
-}
 
 
 @dataclass(frozen=True)
@@ -168,9 +157,9 @@ def compare_runs(now: Sequence[Record], earlier: EarlierRun, family: str = HOLM)
     changes, unpaired, refused = [], {}, {}
     for record in now:
         before = earlier.records.get(record.key)
-        if before is None or not (_is_measured(record) and _is_measured(before)):
+        if before is None or not (is_measured(record) and is_measured(before)):
             continue
-        reason = _incomparable(record, before)
+        reason = incomparable(record, before)
         if reason:
             refused[record.key] = reason
             continue
@@ -195,106 +184,9 @@ def compare_runs(now: Sequence[Record], earlier: EarlierRun, family: str = HOLM)
     )
 
 
-def _is_measured(record: Record) -> bool:
-    return record.metric in METRICS and record.outcome != NOT_JUDGED and not record.is_error
-
-
-def _incomparable(now: Record, then: Record) -> str:
-    """Return why two records of the same gate cannot be compared; empty if they can."""
-    pairs = [(now.origin, then.origin)]
-    if now.items is not None and then.items is not None:
-        pairs.append((now.items.origin, then.items.origin))
-    for part in _DIFFERS:
-        for origin, other in pairs:
-            if part in origin and part in other and origin[part] != other[part]:
-                return _DIFFERS[part]
-    return ""
-
-
 def _change(now: Record, then: Record) -> tuple[Change, str]:
     """Return the change, and why items were not paired although there are some."""
-    paired, reason = _pairing(now, then)
-    same = now.value == then.value
-    if paired:
-        same = np.array_equal(now.items.values, then.items.values)
-    if same or math.isnan(then.value):
-        p = 1.0
-    elif math.isnan(now.value):
-        p = math.nan
-    elif METRICS[now.metric].timed:
-        p = _p_slower(now, then)
-    else:
-        p = _p_paired(now, then) if paired else _p_independent(now, then)
+    paired, reason = pairing(now, then)
+    same, p = is_same(now, then), p_worse(now, then)
     change = Change(now.candidate, now.metric, then.value, now.value, p, paired, same)
     return change, reason
-
-
-def _pairing(now: Record, then: Record) -> tuple[int, str]:
-    """Return how many items can be paired, and why none can although there are some."""
-    if METRICS[now.metric].timed:
-        return 0, ""
-    if now.items is None:
-        return 0, "" if now.low == now.high else "its per-item values are not stored"
-    if then.items is None:
-        return 0, "the earlier report has no per-item values"
-    if not now.items.same_items(then.items):
-        return 0, "they were measured by another protocol"
-    if not all(np.isfinite(side.items.values).all() for side in (now, then)):
-        return 0, "not all of their values are finite"
-    return len(now.items.values), ""
-
-
-def _p_paired(now: Record, then: Record) -> float:
-    rise = now.items.rise_since(then.items)
-    rise = rise if METRICS[now.metric].at_most else -rise
-    flips = now.items.flips_since(then.items)
-    if flips is not None:
-        losses, gains = flips if METRICS[now.metric].at_most else flips[::-1]
-        return _p_sign(losses, gains) if rise.value > _threshold(now) else 1.0
-    return _reliable(rise.p_above(_threshold(now)), rise.unreliable)
-
-
-def _p_sign(losses: int, gains: int) -> float:
-    """Return the p-value of McNemar's exact one-sided test that losses are no likelier than gains.
-
-    At the small p-values that matter if many gates are judged, it has more power than an interval.
-    """
-    from scipy.stats import binom
-
-    return float(binom.sf(losses - 1, losses + gains, 0.5))
-
-
-def _p_independent(now: Record, then: Record) -> float:
-    rise = now.value - then.value
-    rise = rise if METRICS[now.metric].at_most else -rise
-    error = math.hypot(now.standard_error, then.standard_error)
-    threshold = (
-        _threshold(now) if METRICS[now.metric].at_most else EXACT_THRESHOLD * abs(then.value)
-    )
-    return _reliable(_p_normal(rise - threshold, error), now.unreliable or then.unreliable)
-
-
-def _p_slower(now: Record, then: Record) -> float:
-    """Return the p-value of a gain that depends on timings, on the scale of relative changes."""
-    if not (now.value > 0 and then.value > 0):
-        return 1.0 if now.value >= then.value else _p_independent(now, then)
-    errors = [record.standard_error / record.value for record in (now, then)]
-    error = math.hypot(*errors, TIMING_NOISE, TIMING_NOISE)
-    fall = math.log(then.value / now.value) + math.log1p(-TIMING_THRESHOLD)
-    return _reliable(_p_normal(fall, error), now.unreliable or then.unreliable)
-
-
-def _threshold(now: Record) -> float:
-    return DRIFT_THRESHOLD * abs(now.limit)
-
-
-def _p_normal(rise: float, error: float) -> float:
-    if not rise > 0:
-        return 1.0
-    return 0.5 * math.erfc(rise / error / math.sqrt(2)) if error > 0 else 0.0
-
-
-def _reliable(p: float, unreliable: str) -> float:
-    """Return ``p``, or 1 if it is from an unreliable interval and above
-    :data:`evals.gates.gate.UNRELIABLE_P`."""
-    return 1.0 if unreliable and not p < UNRELIABLE_P else p

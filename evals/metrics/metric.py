@@ -76,6 +76,8 @@ class Metric:
         check_limit: returns why a limit is probably a mistake, in addition to the checks of all
             metrics, or an empty string. With ``parts`` it replaces these checks, and takes the
             limit, the weights, and whether a model that guesses is right about some items.
+        fails_destroyed: whether a model with random weights breaks every limit that makes sense, so
+            that it is a control of the gate.
         always_limit: limit for every candidate with a checkpoint; profiles cannot set one.
     """
 
@@ -107,6 +109,7 @@ class Metric:
     from_items: Callable[[float], float] | None = None
     parts: tuple[str, ...] = ()
     check_limit: Callable[..., str] | None = None
+    fails_destroyed: bool = True
     always_limit: float | None = None
 
     def __post_init__(self):

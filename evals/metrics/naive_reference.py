@@ -21,12 +21,14 @@ from compression_gates.evals.metrics.prediction_divergence import (
     JS,
     NEEDS_CLASSES,
     NEEDS_TOKENS,
+    describe_predictions,
     describe_windows,
+    divergence_values,
     group_means,
-    js_values,
+    predicts_tokens,
 )
 from compression_gates.evals.metrics.registry import register
-from compression_gates.evals.metrics.regressions import Regressions, regression, worst_items
+from compression_gates.evals.metrics.regressions import Regressions, worst_items
 from compression_gates.evals.metrics.result import (
     MetricResult,
     Scored,
@@ -35,6 +37,7 @@ from compression_gates.evals.metrics.result import (
 )
 from compression_gates.evals.metrics.units import TIMES
 from compression_gates.evals.scores import PREDICTED, ModelScores, Pair
+from compression_gates.evals.statistics.estimate import Estimate
 from compression_gates.evals.statistics.ratios import ratio_of_means
 
 FLOOR, HALF_FLOOR = 1e-8, 1e-5
@@ -42,6 +45,22 @@ FLOOR, HALF_FLOOR = 1e-8, 1e-5
 are numerical noise: changing the last digit of 2 % of the logits in bfloat16 causes 3e-6."""
 HALVES = ("bfloat16", "float16")
 LARGEST_FACTOR = 10.0
+PROOF_LEVEL = 0.99
+"""Confidence level of the interval, whose lower end decides. A candidate that is as good as its
+naive counterpart fails in half of the remaining samples: 0.5 %, and 2.5 % at a level of 95 %."""
+
+
+def ratio_to_naive(
+    values: np.ndarray, naive_values: np.ndarray, documents: np.ndarray, one_document: bool = False
+) -> Estimate:
+    """Return the ratio of two mean divergences with an interval at :data:`PROOF_LEVEL`.
+
+    Args:
+        values, naive_values: ``(n,)``, of the candidate and of its naive counterpart.
+        documents: ``(n,)``, the document of each, or its window.
+        one_document: whether ``documents`` are windows of one document.
+    """
+    return ratio_of_means(values, naive_values, documents, one_document, PROOF_LEVEL)
 
 
 def naive_reference(
@@ -57,9 +76,9 @@ def naive_reference(
         treatment: what was done to the layers of candidate and counterpart, for messages.
         floor: added to both divergences, in nats.
     """
-    values, documents = js_values(baseline, candidate)
-    naive_values, _ = js_values(baseline, naive)
-    if JS in candidate.measurement.arrays:
+    values, documents = divergence_values(baseline, candidate, JS)
+    naive_values, _ = divergence_values(baseline, naive, JS)
+    if predicts_tokens(candidate):
         at_chance = chance_level_tokens(baseline, candidate)
         if at_chance is not None:
             return at_chance
@@ -68,10 +87,10 @@ def naive_reference(
     levels = [float(side.mean(dtype=np.float64)) for side in (values, naive_values)]
     if len(set(documents)) == 1 and math.isfinite(levels[0]):
         return not_judged("a single window or document has no interval")
-    one_document = JS in candidate.measurement.arrays and candidate.is_one_document
+    one_document = predicts_tokens(candidate) and candidate.is_one_document
     floored = [side.astype(np.float64) + floor for side in (values, naive_values)]
     return MetricResult(
-        estimate=ratio_of_means(*floored, documents, one_document),
+        estimate=ratio_to_naive(*floored, documents, one_document),
         baseline=math.nan,
         candidate=levels[0],
         worst=_worst(candidate, values - naive_values),
@@ -86,11 +105,10 @@ def naive_reference(
 def _worst(candidate: Scored, excess: np.ndarray) -> Regressions:
     """Return the items on which the candidate diverges most beyond its naive counterpart."""
     unit = "nats more"
-    if JS in candidate.measurement.arrays:
+    if predicts_tokens(candidate):
         losses = group_means(excess, candidate["window"])
         return worst_items(losses, describe_windows(candidate, unit))
-    places = candidate.measurement.arrays.get("item", range(len(excess)))
-    return worst_items(excess, lambda i: regression(candidate.data, int(places[i]), unit=unit))
+    return worst_items(excess, describe_predictions(candidate, unit))
 
 
 def naive_reference_of_pair(pair: Pair, weights: Mapping[str, float]) -> MetricResult:

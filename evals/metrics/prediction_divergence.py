@@ -32,8 +32,9 @@ from compression_gates.evals.statistics.means import series_mean, studentized_me
 
 MAX_JS = math.log(2)
 """Upper bound of the Jensen-Shannon divergence in nats."""
-JS, KL_FORWARD, KL_BACKWARD = "js", "kl_forward", "kl_backward"
-"""Jensen-Shannon, KL(baseline || candidate) and KL(candidate || baseline)."""
+JS, KL_FORWARD, KL_BACKWARD, TV = "js", "kl_forward", "kl_backward", "tv"
+"""Jensen-Shannon, KL(baseline || candidate), KL(candidate || baseline), and the total variation
+distance."""
 NEEDS_CLASSES: Mapping[str, tuple[str, ...]] = {CLASSIFIER: ("labels", "text")}
 NEEDS_TOKENS: Mapping[str, tuple[str, ...]] = {CAUSAL: ("text",), SEQ2SEQ: ("text",)}
 """Roles of data that a metric of predicted classes or of next tokens needs, by kind of model."""
@@ -82,7 +83,11 @@ def kl_to_baseline(baseline: Scored, candidate: Scored) -> MetricResult:
 
 
 def mean_divergence(
-    baseline: Scored, candidate: Scored, name: str, maximum: float = math.inf
+    baseline: Scored,
+    candidate: Scored,
+    name: str,
+    maximum: float = math.inf,
+    unit: str = "nats",
 ) -> MetricResult:
     """Return the mean divergence of the candidate's predictions from the baseline's.
 
@@ -91,13 +96,20 @@ def mean_divergence(
 
     Args:
         baseline, candidate: both sides.
-        name: :data:`JS`, :data:`KL_FORWARD` or :data:`KL_BACKWARD`.
+        name: :data:`JS`, :data:`KL_FORWARD`, :data:`KL_BACKWARD` or :data:`TV`.
         maximum: upper bound of the divergence.
+        unit: of the divergence, in messages.
     """
     check_paired(baseline, candidate)
-    if name not in candidate.measurement.arrays:
-        return _class_divergence(baseline, candidate, name, maximum)
-    return token_mean_result(baseline, candidate, candidate[name], maximum, "nats per token")
+    if not predicts_tokens(candidate):
+        return _class_divergence(baseline, candidate, name, maximum, unit)
+    return token_mean_result(baseline, candidate, candidate[name], maximum, f"{unit} per token")
+
+
+def predicts_tokens(candidate: Scored) -> bool:
+    """Return whether the predictions are tokens, whose divergences were computed when they were
+    scored; otherwise they are classes, or the start and end of an answer."""
+    return JS in candidate.measurement.arrays
 
 
 def token_mean_result(
@@ -117,7 +129,9 @@ def token_mean_result(
         return at_chance
     losses = group_means(values, candidate["window"])
     return MetricResult(
-        estimate=_bounded_mean(values, candidate["cluster"], maximum, candidate.is_one_document),
+        estimate=bounded_mean(
+            values, candidate["cluster"], (0.0, maximum), candidate.is_one_document
+        ),
         baseline=0.0,
         candidate=float(values.mean()),
         worst=worst_items(losses, describe_windows(candidate, unit)),
@@ -138,29 +152,39 @@ def check_same_classes(baseline: Scored, candidate: Scored) -> None:
         raise EvalError(f"the label sets differ: {classes[0]} and {classes[1]} classes")
 
 
-def _bounded_mean(
-    values: np.ndarray, documents: ArrayLike, maximum: float, one_document: bool = False
+def bounded_mean(
+    values: np.ndarray,
+    documents: ArrayLike,
+    bounds: tuple[float, float],
+    one_document: bool = False,
 ) -> Estimate:
     """Return the mean over documents, or over the windows of one document, with the interval
-    clipped to [0, ``maximum``]."""
+    clipped to the ``bounds`` of the values."""
     mean = series_mean if one_document else studentized_mean
+    low, high = bounds
     return mean(values, documents).map(
-        lambda value: value if math.isnan(value) else min(max(value, 0.0), maximum)
+        lambda value: value if math.isnan(value) else min(max(value, low), high)
     )
 
 
-def js_values(baseline: Scored, candidate: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Jensen-Shannon divergence of each prediction and the document of each; in place
-    of the document the window, if all are of one document.
+def divergence_values(
+    baseline: Scored, candidate: Scored, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a divergence of each prediction and the document of each; in place of the document
+    the window, if all tokens are of one document.
+
+    Args:
+        baseline, candidate: both sides.
+        name: :data:`JS`, :data:`KL_FORWARD`, :data:`KL_BACKWARD` or :data:`TV`.
 
     Raises:
         EvalError: the two sides are not comparable.
     """
     check_paired(baseline, candidate)
-    if JS in candidate.measurement.arrays:
+    if predicts_tokens(candidate):
         check_same_tokens(baseline, candidate)
-        return candidate[JS], candidate["cluster"]
-    return _class_divergences(baseline, candidate)[JS], _class_documents(baseline, candidate)
+        return candidate[name], candidate["cluster"]
+    return _class_divergences(baseline, candidate)[name], _class_documents(baseline, candidate)
 
 
 def _class_divergences(baseline: Scored, candidate: Scored) -> dict[str, np.ndarray]:
@@ -170,7 +194,9 @@ def _class_divergences(baseline: Scored, candidate: Scored) -> dict[str, np.ndar
     check_same_classes(baseline, candidate)
     sides = [torch.from_numpy(side["log_probabilities"]) for side in (baseline, candidate)]
     arrays = [values.numpy() for values in divergences(*sides)]
-    return dict(zip((JS, KL_FORWARD, KL_BACKWARD), arrays, strict=True))
+    before, after = (side.double().exp().numpy() for side in sides)
+    arrays.append(np.abs(before - after).sum(axis=1) / 2)
+    return dict(zip((JS, KL_FORWARD, KL_BACKWARD, TV), arrays, strict=True))
 
 
 def _class_documents(baseline: Scored, candidate: Scored) -> np.ndarray:
@@ -178,19 +204,22 @@ def _class_documents(baseline: Scored, candidate: Scored) -> np.ndarray:
     return documents[candidate["item"]] if "item" in candidate.measurement.arrays else documents
 
 
+def describe_predictions(candidate: Scored, unit: str) -> Callable[[int], Regression]:
+    """Return a function that describes the item of the predicted class at an index."""
+    places = candidate.measurement.arrays.get("item", range(len(candidate["log_probabilities"])))
+    return lambda index: regression(candidate.data, int(places[index]), unit=unit)
+
+
 def _class_divergence(
-    baseline: Scored, candidate: Scored, name: str, maximum: float
+    baseline: Scored, candidate: Scored, name: str, maximum: float, unit: str
 ) -> MetricResult:
     by_name = _class_divergences(baseline, candidate)
     values, documents = by_name[name], _class_documents(baseline, candidate)
-    places = candidate.measurement.arrays.get("item", range(len(values)))
     return MetricResult(
-        estimate=_bounded_mean(values, documents, maximum),
+        estimate=bounded_mean(values, documents, (0.0, maximum)),
         baseline=0.0,
         candidate=float(values.mean()),
-        worst=worst_items(
-            values, lambda i: regression(candidate.data, int(places[i]), unit="nats")
-        ),
+        worst=worst_items(values, describe_predictions(candidate, unit)),
         facts={
             "kl_from_baseline": float(by_name[KL_FORWARD].mean()),
             "kl_to_baseline": float(by_name[KL_BACKWARD].mean()),
@@ -199,19 +228,20 @@ def _class_divergence(
     )
 
 
-_divergence = partial(
+Divergence = partial(
     Metric, unit=NATS, scored="predicted", lm_eval=(CHOICES,), counted="documents",
     is_distance=True, needs={**NEEDS_TOKENS, **NEEDS_CLASSES, EXTRACTIVE: ("answers",)},
 )  # fmt: skip
-register(_divergence(
+"""A metric of the divergence of predictions."""
+register(Divergence(
     name="js_divergence", title="JS", label="JS divergence", function=js_divergence, order=20,
     promise="predictions diverge by at most {limit} (Jensen-Shannon)", ceiling=MAX_JS,
 ))  # fmt: skip
-register(_divergence(
+register(Divergence(
     name="kl_from_baseline", title="KL from", label="KL divergence from the baseline", order=21,
     promise="KL(baseline || candidate) is at most {limit}", function=kl_from_baseline,
 ))  # fmt: skip
-register(_divergence(
+register(Divergence(
     name="kl_to_baseline", title="KL to", label="KL divergence to the baseline", order=22,
     promise="KL(candidate || baseline) is at most {limit}", function=kl_to_baseline,
 ))  # fmt: skip

@@ -20,7 +20,8 @@ KEPT = 2
 """Maximum number of models in memory: a baseline and its candidate."""
 HEADROOM = 1.2
 """Memory of a model relative to its weights; the excess is for activations."""
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+AUTO_DTYPE = "auto"
+DTYPES = (AUTO_DTYPE, "float32", "bfloat16", "float16")
 """Dtypes of weights in memory; ``auto`` is the dtype that the checkpoint names."""
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -48,6 +49,11 @@ class Models:
         self.trust_remote_code, self.formats = trust_remote_code, tuple(formats)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._used: dict[str, Checkpoint] = {}
+
+    def again(self, dtype: str | None = None) -> "Models":
+        """Return an empty cache with the same settings, or with another dtype."""
+        settings = (self.threads, self.trust_remote_code, self.formats)
+        return Models(self.device, dtype or self.dtype, *settings)
 
     def load(self, checkpoint: Checkpoint, like: Checkpoint | None = None) -> "Loaded":
         """Return the model of a checkpoint, from the cache if it is there.

@@ -1,1 +1,1 @@
-"""Tables, Markdown and JSON lines."""
+"""Tables, Markdown, JSON lines, the page of a report and its figures."""

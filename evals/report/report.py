@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from compression_gates.evals.checkpoints.checkpoint import PLAIN
 from compression_gates.evals.foreign_text import fenced, in_markdown
+from compression_gates.evals.gates.decision import Decision
 from compression_gates.evals.gates.gate import INCONCLUSIVE, NOT_JUDGED, Verdict
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import IN_MARKDOWN, Regression
@@ -19,7 +20,7 @@ BASELINE = "baseline"
 MARKDOWN = "github"
 """tabulate's name of the Markdown style; any other style is for a terminal."""
 FAILED_MARK, KNOWN_MARK, UNSURE_MARK, UNRELIABLE_MARK = "✗", "(✗)", "≈", "?"
-UNEXPECTED_MARK = "!"
+UNEXPECTED_MARK, ADVISORY_MARK, GAIN_MARK = "!", "△", "↑"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Entry:
             :meth:`evals.attribution.attribution.Attribution.as_dict` returns them; empty if they
             were not looked for.
         is_unexpected_pass: whether the case failed because a known failure passes.
+        rerun: the command that runs the case again.
     """
 
     group: str
@@ -61,12 +63,21 @@ class Entry:
     origin: dict[str, str] = field(default_factory=dict)
     attribution: dict[str, object] = field(default_factory=dict)
     is_unexpected_pass: bool = False
+    rerun: str = ""
+
+    @property
+    def tier(self) -> str:
+        """The tier of the gate: :data:`evals.gates.gate.TIERS`."""
+        return self.verdict.tier
 
     @property
     def mark(self) -> str:
         if self.is_unexpected_pass:
             return UNEXPECTED_MARK
-        failed = "" if self.passed else KNOWN_MARK if self.reason else FAILED_MARK
+        if self.verdict.is_implausible_gain:
+            return GAIN_MARK
+        failed = ADVISORY_MARK if self.verdict.breaks_advice else ""
+        failed = failed if self.passed else KNOWN_MARK if self.reason else FAILED_MARK
         if self.verdict.outcome != INCONCLUSIVE:
             return failed
         return failed + (UNRELIABLE_MARK if self.verdict.unreliable else UNSURE_MARK)
@@ -83,11 +94,10 @@ def tables(
     parts = []
     for group in dict.fromkeys(entry.group for entry in entries):
         members = [entry for entry in entries if entry.group == group]
-        shown = {entry.verdict.metric for entry in members if _is_shown(entry)}
-        metrics = [metric for metric in METRICS if metric in shown]
-        limits = {metric: _common_limit(members, metric) for metric in metrics}
+        metrics = shown_metrics(members)
+        limits = {metric: common_limit(members, metric) for metric in metrics}
         rows, zeros = [], {e.row: _zeros(e) for e in members if e.facts.get("weights")}
-        levels = [_level(members, metric) for metric in metrics]
+        levels = [baseline_level(members, metric) for metric in metrics]
         if any(levels):
             rows.append([BASELINE, *levels, *([""] if zeros else [])])
         for row in dict.fromkeys(entry.row for entry in members):
@@ -107,6 +117,12 @@ def tables(
         align = ["left"] + ["right"] * (len(heads) - 1)
         parts.append(tabulate(rows, heads, style, colalign=align, disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def shown_metrics(entries: Iterable[Entry]) -> list[str]:
+    """Return the metrics that have a column, in the order of the columns."""
+    shown = {entry.verdict.metric for entry in entries if _is_shown(entry)}
+    return [metric for metric in METRICS if metric in shown]
 
 
 def _is_shown(entry: Entry) -> bool:
@@ -147,6 +163,16 @@ def legend(entries: Sequence[Entry], intervals: bool = False) -> list[str]:
             f"{_unproven(failed, UNRELIABLE_MARK)}",
         ),
         (
+            ADVISORY_MARK,
+            any(entry.passed and entry.verdict.breaks_advice for entry in shown),
+            "breaks the limit of an advisory gate, which never fails",
+        ),
+        (
+            GAIN_MARK,
+            any(entry.verdict.is_implausible_gain for entry in shown),
+            "implausible gain: improves by more than the loss that the limit allows",
+        ),
+        (
             "(-a +b)",
             any(map(_has_counts, entries)),
             "a right answers became wrong, b wrong answers became right",
@@ -167,7 +193,7 @@ def _unproven(failed: Iterable[Entry], mark: str) -> str:
     return f"; {FAILED_MARK}{mark}: {reason}"
 
 
-def _level(entries: Iterable[Entry], metric: str) -> str:
+def baseline_level(entries: Iterable[Entry], metric: str) -> str:
     """Return the baseline's own value; empty for a metric without one."""
     levels = [e.verdict.baseline for e in entries if e.verdict.metric == metric]
     value = next((level for level in levels if not math.isnan(level)), math.nan)
@@ -175,7 +201,8 @@ def _level(entries: Iterable[Entry], metric: str) -> str:
     return "" if unit is None or math.isnan(value) else unit(value)
 
 
-def _common_limit(entries: Iterable[Entry], metric: str) -> float:
+def common_limit(entries: Iterable[Entry], metric: str) -> float:
+    """Return the limit that most gates on a metric have."""
     limits = [entry.verdict.limit for entry in entries if entry.verdict.metric == metric]
     return max(limits, key=limits.count)
 
@@ -191,13 +218,22 @@ def _zeros(entry: Entry) -> str:
 
 
 def _cell(entry: Entry | None, common: float, intervals: bool) -> str:
-    if entry is None:
-        return ""
+    return "" if entry is None else f"{entry.mark} {cell_text(entry, common, intervals)}".strip()
+
+
+def cell_text(entry: Entry, common: float, intervals: bool = False) -> str:
+    """Return what a table shows of a verdict, without its mark.
+
+    Args:
+        entry: the verdict.
+        common: the limit in the heading of the column; another limit is shown in the cell.
+        intervals: whether to show the interval.
+    """
     verdict, metric = entry.verdict, METRICS[entry.verdict.metric]
     if verdict.outcome == NOT_JUDGED:
-        return f"{entry.mark} not judged".strip()
+        return NOT_JUDGED
     if math.isnan(verdict.value):
-        return f"{entry.mark} {'not a number' if verdict.n else 'error'}"
+        return "not a number" if verdict.n else "error"
     text = metric.show(verdict.value, verdict.limit, bare=True)
     if _has_counts(entry):
         text += f" (-{entry.facts['worse']:.0f} +{entry.facts['better']:.0f})"
@@ -206,7 +242,7 @@ def _cell(entry: Entry | None, common: float, intervals: bool) -> str:
         text += f" [{ends}]"
     if verdict.limit != common:
         text += f" ({metric.show_limit(verdict.limit)})"
-    return f"{entry.mark} {text}".strip()
+    return text
 
 
 def _has_counts(entry: Entry) -> bool:
@@ -269,6 +305,7 @@ def markdown(
     more: str = "",
     intervals: bool = False,
     unjudged: str = "",
+    decision: Decision | None = None,
 ) -> str:
     """Return the whole report as Markdown.
 
@@ -278,9 +315,11 @@ def markdown(
         more: a further table.
         intervals: whether cells show intervals.
         unjudged: remark for the heading about what was not judged.
+        decision: the first line.
     """
     notes = [*legend(entries, intervals), *lines]
     parts = [
+        *(_decision_line(decision) if decision else ()),
         f"# Gates: {in_markdown(unjudged)}" if unjudged else "# Gates",
         *filter(None, (tables(entries, MARKDOWN, intervals), more)),
         "\n".join(f"- {in_markdown(line)}" for line in notes),
@@ -291,6 +330,10 @@ def markdown(
             parts.append(f"## {title}")
             parts += map(_evidence, chosen)
     return "\n\n".join(parts) + "\n"
+
+
+def _decision_line(decision: Decision) -> list[str]:
+    return [f"**Decision: {decision.word}**: {in_markdown(decision.reason)}"]
 
 
 def _evidence(entry: Entry) -> str:

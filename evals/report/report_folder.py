@@ -1,4 +1,4 @@
-"""Writing of a report to a folder: tables, one JSON object per verdict, and per-item values."""
+"""Writing of a report to a folder: tables, a page, JSON lines, and per-item values."""
 
 import json
 import math
@@ -9,14 +9,26 @@ from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
-from compression_gates.evals.report.report import Entry, markdown
+from compression_gates.evals.history.series import GateSeries
+from compression_gates.evals.report.page import PAGE, render
+from compression_gates.evals.report.report import Entry
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
 
 def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()) -> str:
     """Return one JSON object per verdict and line, and ``more``; NaN and infinity become null."""
-    rows = [*map(asdict, entries), *more]
-    return "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
+    return _lines(report_rows(entries, more))
+
+
+def report_rows(
+    entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()
+) -> list[dict[str, object]]:
+    """Return one JSON object per verdict, and ``more``; NaN and infinity become null."""
+    return [_plain(row) for row in (*map(asdict, entries), *more)]
+
+
+def _lines(rows: Iterable[dict[str, object]]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def _plain(value):
@@ -35,7 +47,7 @@ def check_writable(directory: Path) -> None:
     """Raise an EvalError before the run if the report cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("report.md", "report.jsonl", FILE):
+        for name in ("report.md", "report.jsonl", PAGE, FILE):
             if (directory / name).is_dir():
                 raise EvalError(f"report folder {directory}: {name} is a folder; remove it")
         probe = directory / ".probe"
@@ -45,12 +57,15 @@ def check_writable(directory: Path) -> None:
         raise EvalError(f"report folder {directory}: {error.strerror}") from error
 
 
-def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
-    """Write a report that says why a run did not start, in place of an earlier one.
+def write_not_started(
+    directory: Path, reason: str, keep: bool = False, ending: str = "start"
+) -> None:
+    """Write a report that says why a run did not start or finish, in place of an earlier one.
 
     Args:
         directory: of the report.
-        reason: why the run did not start.
+        reason: why the run did not start or finish.
+        ending: ``start`` or ``finish``.
         keep: whether to keep the verdicts of the earlier report for the next comparison.
 
     Raises:
@@ -59,42 +74,42 @@ def write_not_started(directory: Path, reason: str, keep: bool = False) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     reason = valid_unicode(reason)
     text = "\n".join(map(in_markdown, reason.split("\n")))
-    (directory / "report.md").write_text(f"The run did not start: {text}\n", encoding="utf-8")
+    (directory / "report.md").write_text(f"The run did not {ending}: {text}\n", encoding="utf-8")
+    row = {"error": f"the run did not {ending}: {reason}"}
+    (directory / PAGE).write_text(render([row]), encoding="utf-8")
     if keep:
         return
     (directory / FILE).unlink(missing_ok=True)
-    row = json.dumps({"error": f"the run did not start: {reason}"})
-    (directory / "report.jsonl").write_text(f"{row}\n", encoding="utf-8")
+    (directory / "report.jsonl").write_text(_lines([row]), encoding="utf-8")
 
 
 def write(
     directory: Path,
     entries: Sequence[Entry],
-    lines: Sequence[str],
-    table: str = "",
+    text: str,
     rows: Iterable[dict[str, object]] = (),
-    intervals: bool = False,
-    unjudged: str = "",
     items: Mapping[Key, ItemValues] | None = None,
+    trends: Sequence[GateSeries] = (),
 ) -> None:
-    """Write ``report.md``, ``report.jsonl`` and the per-item values for a later comparison.
+    """Write ``report.md``, ``report.html``, ``report.jsonl`` and the per-item values for a later
+    comparison.
 
     Args:
         directory: of the report.
         entries: the verdicts.
-        lines: notes.
-        table: a further table.
-        rows: the rows of that table, as JSON objects.
-        intervals: whether cells show intervals.
-        unjudged: remark for the heading about what was not judged.
+        text: the report as Markdown.
+        rows: further JSON objects, such as the decision.
         items: per-item values by candidate and metric.
+        trends: of each gate over the runs of a history.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
-    verdicts = json_lines(entries, rows).encode()
+    written_rows = report_rows(entries, rows)
+    verdicts = _lines(written_rows).encode()
     contents = {
-        directory / "report.md": markdown(entries, lines, table, intervals, unjudged).encode(),
+        directory / "report.md": text.encode(),
+        directory / PAGE: render(written_rows, items, trends).encode(),
         directory / "report.jsonl": verdicts,
         directory / FILE: pack(items or {}, digest_of(verdicts)),
     }

@@ -15,12 +15,9 @@ from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.scoring.batches import in_batches, padded
-from compression_gates.evals.scoring.generation import greedy
+from compression_gates.evals.scoring.generation import PADDING, greedy, up_to_end
 from compression_gates.evals.scoring.prompts import encode_prompts
 from compression_gates.evals.scoring.protocols import ContinuationProtocol
-
-PADDING = -1
-"""Fills the rows of token arrays after the end of a continuation."""
 
 
 def continue_prompts(
@@ -45,6 +42,8 @@ def continue_prompts(
     Returns:
         ``tokens`` ``(prompts, new)``: the continuation with its end token, then -1;
         ``continuations`` ``(prompts,)``: the same as text;
+        ``ended`` ``(prompts,)``: whether an end token ended the continuation;
+        ``empty`` ``(prompts,)``: whether its text is nothing but white space;
         ``choices`` ``(prompts, new)``: the most likely token at each position of the reference
         continuation, then -1;
         ``chances`` ``(prompts, new)``: the probability of each token of the reference continuation
@@ -69,10 +68,13 @@ def continue_prompts(
     prompts = [_truncated(ids, room, loaded.tokenizer.bos_token_id) for ids in encoded]
     tokens, free_finite = _generate(loaded, data, prompts, protocol)
     expected = tokens if reference is None else reference["tokens"]
+    texts = [_decoded(loaded, row) for row in tokens]
     choices, chances, forced_finite = _teacher_forced(loaded, data, prompts, expected, protocol)
     return {
         "tokens": tokens,
-        "continuations": np.array([_decoded(loaded, row) for row in tokens]),
+        "continuations": np.array(texts),
+        "ended": np.isin(tokens, loaded.eos_token_ids).any(axis=1),
+        "empty": np.array([not text.strip() for text in texts]),
         "choices": choices,
         "chances": chances,
         "pieces": _pieces(loaded, tokens),
@@ -104,7 +106,7 @@ def _generate(
         generated = greedy(loaded, rows, protocol.max_new_tokens, until)
         finite[batch] = generated.finite
         for index, row in zip(batch, generated.tokens.tolist(), strict=True):
-            ids = _up_to_end(row, loaded.eos_token_ids)
+            ids = up_to_end(row, loaded.eos_token_ids)
             tokens[index] = PADDING
             tokens[index, : len(ids)] = ids
 
@@ -112,12 +114,6 @@ def _generate(
     label = f"{loaded.checkpoint.label}: {data.name}, continued"
     in_batches(lengths, protocol.batch_tokens, run, label, "prompt")
     return tokens, finite
-
-
-def _up_to_end(ids: list[int], eos_token_ids: list[int]) -> list[int]:
-    """Return generated tokens up to the first end token; what follows is padding."""
-    places = [index for index, token in enumerate(ids) if token in eos_token_ids]
-    return ids[: places[0] + 1] if places else ids
 
 
 @torch.inference_mode()

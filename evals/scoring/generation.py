@@ -1,6 +1,6 @@
 """Greedy answers to prompts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,10 @@ from compression_gates.evals.scoring.protocols import GenerationProtocol
 NEAR_TIE = 4.0
 """Two logits are a near-tie if they differ by at most this times the precision of the model's dtype
 times the larger one. A batch may then choose another token than a prompt by itself."""
+
+
+PADDING = -1
+"""Fills the rows of token arrays after the end of a generation."""
 
 
 class Continuations(NamedTuple):
@@ -87,6 +91,20 @@ def greedy(
     return Continuations(tokens, finite, near_ties)
 
 
+def up_to_end(ids: list[int], end_token_ids: Collection[int]) -> list[int]:
+    """Return generated tokens up to the first end token; what follows is padding."""
+    places = [index for index, token in enumerate(ids) if token in end_token_ids]
+    return ids[: places[0] + 1] if places else ids
+
+
+def without_padding(ids: list[int], padding: int | None) -> list[int]:
+    """Return tokens without the padding at their end, which follows a stop text in a batch."""
+    length = len(ids)
+    while length > 1 and ids[length - 1] == padding:
+        length -= 1
+    return ids[:length]
+
+
 def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dict[str, np.ndarray]:
     """Answer each prompt by greedy decoding.
 
@@ -95,6 +113,11 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
 
     Returns:
         ``continuations`` ``(prompts,)``: the answers;
+        ``tokens`` ``(prompts, new)``: what was generated, with the tokens that ended it, then -1;
+        ``ended`` ``(prompts,)``: whether the answer ends at an end token or at ``protocol.stop``,
+        and not at the limit of ``protocol.max_new_tokens``;
+        ``empty`` ``(prompts,)``: whether nothing but white space is left of the text before
+        ``protocol.stop``;
         ``finite`` ``(prompts,)``: whether no logit was NaN;
         ``near_ties`` ``(prompts,)``: whether the answer may be another one in a batch of another
         size, see :data:`NEAR_TIE`.
@@ -114,22 +137,39 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
             "max_new_tokens"
         )
     until = _stopping_criteria(loaded, protocol.stop)
+    ends = until.get("eos_token_id") or ()
     texts = [""] * len(encoded)
-    finite, near_ties = np.ones(len(encoded), bool), np.zeros(len(encoded), bool)
+    tokens = np.full((len(encoded), protocol.max_new_tokens), PADDING, np.int64)
+    finite, near_ties, ended, empty = np.zeros((4, len(encoded)), bool)
 
     def run(batch: list[int]) -> None:
         rows = [encoded[index] for index in batch]
         answers = greedy(loaded, rows, protocol.max_new_tokens, until)
         finite[batch], near_ties[batch] = answers.finite, answers.near_ties
-        for index, ids in zip(batch, answers.tokens.tolist(), strict=True):
+        for index, row in zip(batch, answers.tokens.tolist(), strict=True):
+            ids = up_to_end(row, ends)
             text = tokenizer.decode(ids, skip_special_tokens=True)
+            is_stopped = bool(protocol.stop) and protocol.stop in text
+            ended[index] = is_stopped or ids[-1] in ends
+            if "stop_strings" in until and ids[-1] not in ends:
+                ids = without_padding(ids, tokenizer.pad_token_id)
+            tokens[index] = PADDING
+            tokens[index, : len(ids)] = ids
             text = (text.partition(protocol.stop)[0] if protocol.stop else text).strip()
+            empty[index] = not text
             texts[index] = extracted(text, protocol.extract)
 
     label = f"{loaded.checkpoint.label}: {data.name}"
     lengths = [len(ids) + protocol.max_new_tokens for ids in encoded]
     in_batches(lengths, protocol.batch_tokens, run, label, "prompt")
-    return {"continuations": np.array(texts), "finite": finite, "near_ties": near_ties}
+    return {
+        "continuations": np.array(texts),
+        "tokens": tokens,
+        "ended": ended,
+        "empty": empty,
+        "finite": finite,
+        "near_ties": near_ties,
+    }
 
 
 def _stopping_criteria(loaded: Loaded, stop: str) -> dict[str, object]:

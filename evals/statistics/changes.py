@@ -59,6 +59,31 @@ def clustered_sign_test(changes: ArrayLike, clusters: ArrayLike) -> float:
     return float(probabilities[sums > observed].sum() + probabilities[sums == observed].sum() / 2)
 
 
+def sign_flip_test(net_changes: ArrayLike) -> float:
+    """Return the one-sided p-value of the test that documents get worse no more than better.
+
+    Under the null hypothesis the net change of each document is symmetric about zero. The p-value
+    is that of the exact sign-flipping test on the sum, ``P(sum_g +-d_g >= sum_g d_g)``. For changes
+    of -1, 0 and 1 this is McNemar's exact one-sided test.
+
+    Args:
+        net_changes: ``(documents,)`` integers; positive for a loss.
+
+    >>> sign_flip_test([2, 2, 2, 0, -2])  # P(Binomial(4, 1/2) >= 3)
+    0.3125
+    """
+    net = np.asarray(net_changes, dtype=np.int64)
+    net = net[net != 0]
+    if not net.size:
+        return 1.0
+    net //= np.gcd.reduce(net)
+    sizes, counts = np.unique(np.abs(net), return_counts=True)
+    probabilities = _positive_sum_distribution(sizes, counts)
+    # A sum s of the signed changes has a sum (total + s) / 2 of the positive ones.
+    smallest = int(np.abs(net).sum() + net.sum()) // 2
+    return min(float(probabilities[smallest:].sum()), 1.0)
+
+
 def _positive_sum_distribution(sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the distribution ``(total + 1,)`` of the sum of the changes with a positive sign.
 

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from compression_gates.evals.statistics.clusters import ClusterSums
+from compression_gates.evals.statistics.clusters import ClusterSums, t_quantile
 from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Estimate, estimate
 from compression_gates.evals.statistics.means import series_of
 from compression_gates.evals.statistics.proportions import proportion_of
@@ -27,10 +27,12 @@ def clustered_quantile(
     """Return a quantile of item values, with an interval by test inversion.
 
     The interval consists of the numbers for which the share of the values above them may be
-    ``1 - q``, by the interval of a clustered proportion
-    (:func:`evals.statistics.proportions.clustered_proportion`). For independent values it is the
+    ``1 - q``: by the interval of a clustered proportion
+    (:func:`evals.statistics.proportions.clustered_proportion`), or by the t test of that share with
+    the cluster-robust variance around ``1 - q`` itself. For independent values it is the
     interval between two order statistics (David and Nagaraja 2003, *Order Statistics*, section
-    7.1). If even the share above the largest value may be ``1 - q``, it has no upper end.
+    7.1). If even the share above the largest value may be ``1 - q``, it has no upper end. If all
+    values are exactly 0, as for identical predictions, it is [0, 0], as for a mean.
 
     Args:
         values: ``(n,)``.
@@ -61,13 +63,16 @@ def clustered_quantile(
     if sums.has_no_interval:
         value = math.nan if math.isnan(sums.mean) else value
         return replace(sums.estimate_without_interval(confidence_level), value=value)
+    if not values.any():
+        return estimate(0.0, lambda level: (0.0, 0.0), n, sums.cluster_count, confidence_level)
     _, documents = np.unique(np.asarray(clusters), return_inverse=True)
 
     @cache
     def shares_above(threshold: float) -> list[Estimate]:
         totals = np.bincount(documents, values > threshold, minlength=len(sums.sizes))
         above = ClusterSums(totals, sums.sizes)
-        return [proportion_of(above), *([series_of(above)] if is_series else [])]
+        shares = [proportion_of(above), _by_null_variance(above, 1 - q)]
+        return [*shares, *([series_of(above)] if is_series else [])]
 
     distinct = np.unique(ordered)
 
@@ -83,4 +88,54 @@ def clustered_quantile(
         return min(float(distinct[min(first, len(distinct) - 1)]), value), max(high, value)
 
     quantile = estimate(value, bounds, n, sums.cluster_count, confidence_level)
-    return replace(quantile, unreliable=shares_above(value)[-1].unreliable)
+    # Of windows, the reason is that of the series; otherwise that of the proportion.
+    return replace(quantile, unreliable=shares_above(value)[2 if is_series else 0].unreliable)
+
+
+NO_UPPER_BOUND = "a sample has no upper bound of the largest value"
+
+
+def sample_maximum(
+    values: ArrayLike, clusters: ArrayLike, confidence_level: float = CONFIDENCE_LEVEL
+) -> Estimate:
+    """Return the largest value of a sample, as a lower bound of the largest possible value.
+
+    Without an assumption about the distribution there is no upper bound: however many values were
+    drawn, a larger one may be so rare that none was. The interval therefore extends to infinity at
+    every confidence level, and is marked as unreliable. A largest value above a limit still proves
+    that the limit is broken, because the value occurred.
+
+    Args:
+        values: ``(n,)``.
+        clusters: ``(n,)``, the document of each item.
+        confidence_level: of the interval; it changes nothing.
+
+    Raises:
+        ValueError: there are no values, or the shapes differ.
+
+    >>> sample_maximum([4.0, 1.0, 3.0], [0, 1, 1]).high
+    inf
+    """
+    sums = ClusterSums.of(values, clusters)
+    value = float(np.max(np.asarray(values, dtype=np.float64)))
+    ends = (value, math.nan if math.isnan(value) else math.inf)
+    maximum = estimate(value, lambda level: ends, sums.item_count, sums.cluster_count,
+                       confidence_level)  # fmt: skip
+    return replace(maximum, unreliable=NO_UPPER_BOUND)
+
+
+def _by_null_variance(sums: ClusterSums, p: float) -> Estimate:
+    """Return the share with an interval that contains ``p`` if the t test with the variance around
+    ``p`` does not reject it, and otherwise only the share.
+
+    The variance around the share itself is too small in samples whose share is far from ``p``.
+    """
+    residuals = (sums.totals - sums.sizes * p) / np.sqrt(1 - sums.shares)
+    error = math.sqrt(np.square(residuals).sum()) / sums.item_count
+
+    def bounds(level: float) -> tuple[float, float]:
+        is_accepted = abs(sums.mean - p) <= t_quantile(level, sums.degrees_of_freedom) * error
+        ends = (sums.mean, p) if is_accepted else (sums.mean, sums.mean)
+        return min(ends), max(ends)
+
+    return sums.estimate(bounds, CONFIDENCE_LEVEL)

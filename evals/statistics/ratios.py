@@ -11,8 +11,8 @@ from compression_gates.evals.statistics.clusters import ClusterSums
 from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Estimate, estimate
 from compression_gates.evals.statistics.means import series_of, studentized_of
 
-_STEPS = 40
-"""Number of bisections for an end of the interval."""
+_PRECISION = 1e-11
+"""Precision of an end of the interval, relative to the upper bound of where it can be."""
 _LARGEST = 1e12
 """Largest ratio that is distinguished from infinity."""
 
@@ -59,7 +59,8 @@ def ratio_of_means(
         return replace(top.estimate_without_interval(confidence_level), value=value)
     at_value = difference(value)
     if np.array_equal(top.totals, value * bottom.totals):
-        return estimate(value, lambda level: (value, value), at_value.n, at_value.clusters)
+        ends = (value, value)
+        return estimate(value, lambda level: ends, at_value.n, at_value.clusters, confidence_level)
 
     def bounds(level: float) -> tuple[float, float]:
         def low(ratio: float) -> float:
@@ -85,10 +86,12 @@ def ratio_of_means(
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a decreasing function reaches zero between ``low`` and ``high``."""
-    if function(low) <= 0:
+    """Return where a decreasing function reaches zero between ``low`` and ``high``, or the end that
+    is nearer to it."""
+    from scipy.optimize import brentq
+
+    if not function(low) > 0:
         return low
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if function(middle) > 0 else (low, middle)
-    return high
+    if not function(high) < 0:
+        return high
+    return float(brentq(function, low, high, xtol=_PRECISION * high, rtol=_PRECISION))

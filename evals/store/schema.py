@@ -45,6 +45,14 @@ Schema = Mapping[str, Array]
 _COUNT = Array("i", low=0)
 
 
+_GENERATED: Schema = {
+    "tokens": Array("i", ("items", "new"), low=-1),
+    "continuations": Array("U", ("items",)),
+    "ended": Array("b", ("items",)),
+    "empty": Array("b", ("items",)),
+}
+
+
 def _seconds(name: str) -> Array:
     """Return the schema of times of baseline and candidate in pairs."""
     return Array("f", (name, 2), low=1e-9, is_finite=True)
@@ -63,7 +71,7 @@ SCHEMAS: Mapping[str, Schema] = {
         "longest": Array("i", low=1),
         "nll": Array("f", ("tokens",), low=-ROUNDING),
     },
-    "generation": {"continuations": Array("U", ("items",)), "finite": Array("b", ("items",))},
+    "generation": {**_GENERATED, "finite": Array("b", ("items",))},
     "extraction": {
         "continuations": Array("U", ("items",)),
         "finite": Array("b", ("items",)),
@@ -72,8 +80,7 @@ SCHEMAS: Mapping[str, Schema] = {
     },
     "classes": {"log_probabilities": Array("f", ("items", "classes"), high=ROUNDING)},
     "continuation": {
-        "tokens": Array("i", ("items", "new"), low=-1),
-        "continuations": Array("U", ("items",)),
+        **_GENERATED,
         "choices": Array("i", ("items", "new"), low=-1),
         "chances": Array("f", ("items", "new"), low=0, high=1 + ROUNDING),
         "pieces": Array("U", ("items", "new")),
@@ -89,6 +96,7 @@ SCHEMAS: Mapping[str, Schema] = {
     },
     "memory": {"bytes": Array("i", (2,), low=0)},
     "engine": {"kernel": Array("U"), "reason": Array("U")},
+    "attention": {"usual": Array("U"), "other": Array("U")},
     "footprint": {
         **dict.fromkeys(("parameters", "weights", "zeros", "layers"), _COUNT),
         **dict.fromkeys(("layers_2_4", "layers_4_8"), _COUNT),

@@ -32,7 +32,8 @@ def test_a_recipe_that_changed_nothing_is_said_first(tmp_path):
     assert done.returncode == 0, done.stdout
     told = "candidate bert-tiny-magnitude-0 has the same weights as the baseline bert-tiny"
     report = (tmp_path / "report" / "report.md").read_text()
-    assert report.splitlines()[0] == f"# Gates: {told}"
+    assert report.startswith("**Decision: cannot tell**: ")
+    assert report.splitlines()[2] == f"# Gates: {told}"
     assert f"unchanged   {told}" in done.stdout
     assert "bert-tiny-rtn-int8 has the same" not in done.stdout
     assert "coverage    labels (reviews): " in done.stdout

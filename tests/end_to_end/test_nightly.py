@@ -1,4 +1,9 @@
-"""The comparison with an earlier report through the real command line."""
+"""The comparison with earlier runs through the real command line."""
+
+import json
+
+from compression_gates.evals.history.database import History
+from compression_gates.fixtures.suite import command
 
 PROFILE = """
 [data.reviews]
@@ -39,3 +44,43 @@ def test_a_night_after_another(gates, tmp_path):
     damaged = gates(*words)
     assert damaged.returncode == 4
     assert "report.jsonl: line 1 is not a verdict" in damaged.stderr
+
+
+def test_a_history_of_nights(gates, tmp_path, capsys):
+    """The first night, one without a change, one that is broken although every gate passes, and one
+    after the broken one was accepted."""
+    profile, file = tmp_path / "nightly.toml", tmp_path / "nights" / "history.db"
+    report = tmp_path / "report"
+    words = ("--profile", profile, "--history", file)
+    profile.write_text(PROFILE.format(sparsity=0.2))
+    first = gates(*words, "--strict", "-n", "2")
+    assert first.returncode == 0, first.stdout
+    assert "history     the first run of this profile" in first.stdout
+    assert f"history     stored as run 1 in {file}" in first.stdout
+    quiet = gates(*words, "--report", report)
+    assert quiet.returncode == 0, quiet.stdout
+    assert "unchanged within noise: 4 gates, 3 compared item by item" in quiet.stdout
+    rows = [json.loads(line) for line in (report / "report.jsonl").read_text().splitlines()]
+    [changes] = [row["history"] for row in rows if "history" in row]
+    assert {change["category"] for change in changes["changes"]} == {"unchanged"}
+    [manifest] = [row["manifest"] for row in rows if "manifest" in row]
+    assert manifest["candidates"]["bert-tiny-pruned"]["digest"]
+    profile.write_text(PROFILE.format(sparsity=0.9))
+    broken = gates(*words)
+    assert broken.returncode == 1, broken.stdout
+    assert "history     WORSE (Holm" in broken.stdout
+    assert "4 passed" in broken.stdout
+    with History(file) as history:
+        assert [run.exit_status for run in history.runs()] == [0, 0, 1]
+        assert history.runs()[1].manifest == manifest
+    assert command.main(["history", str(file), "accept"]) == 2
+    accept = ["history", str(file), "accept", "--force", "--reason", "smaller"]
+    assert command.main(accept) == 0
+    assert "run 3" in capsys.readouterr().out
+    after = gates(*words)
+    assert after.returncode == 0, after.stdout
+    assert "compared with run 3" in after.stdout
+    file.write_bytes(b"cut")
+    damaged = gates(*words)
+    assert damaged.returncode == 4
+    assert "not a database of runs" in damaged.stderr

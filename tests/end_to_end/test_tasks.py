@@ -86,7 +86,10 @@ def test_a_run_without_a_task_says_so_and_fails_where_proof_is_asked_for(folder)
     done = run_gates(*common, "--report", folder / "r", store=folder / "store")
     assert done.returncode == 0, done.stdout
     assert f"not judged: {said}" in done.stdout.partition("collected")[0]
-    assert (folder / "r" / "report.md").read_text().startswith(f"# Gates: {said}\n")
+    lines = (folder / "r" / "report.md").read_text().splitlines()
+    assert lines[0].startswith("**Decision: cannot tell**: only 2 of ")
+    assert said in lines[0]
+    assert lines[2] == f"# Gates: {said}"
     done = run_gates(*common, "--strict", store=folder / "store")
     assert done.returncode == 1
     assert "exact match not judged: there are no prompts with right answers" in done.stdout

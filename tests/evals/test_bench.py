@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from compression_gates.evals.bench import NOISE_BATCH, Bench
+from compression_gates.evals.bench import Bench
 from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.models.cache import Models
 from compression_gates.evals.models.device import cores, cpu_model
+from compression_gates.evals.noise import ATTENTION, BATCH, DTYPE, NOISE_BATCH, SOURCES
+from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.sequential import repeat_until_decided
 from compression_gates.evals.store.measurement import Measurement
 from compression_gates.evals.store.store import Store
@@ -47,6 +51,49 @@ def test_noise_is_measured_with_another_batch_size(causal_checkpoint, tmp_path):
     assert noisy["text"].measurement.origin["batch_tokens"] == NOISE_BATCH
     np.testing.assert_allclose(plain["text"]["nll"], noisy["text"]["nll"], rtol=1e-4)
     assert noisy["text"]["js"].max() < 1e-5
+
+
+@pytest.mark.parametrize("source", [DTYPE, ATTENTION])
+def test_noise_is_measured_in_another_dtype_and_with_another_attention(
+    causal_checkpoint, tmp_path, source
+):
+    """Only the second scoring is computed in another way, and it is kept like any measurement."""
+    one = causal_checkpoint("one")
+    bench = Bench(Store(tmp_path))
+    plain, noisy = bench.noise(one, TASKS, source)
+    assert not np.array_equal(plain["text"]["nll"], noisy["text"]["nll"])
+    # A rounding to bfloat16 changes a number by up to 2^-9, and several follow each other.
+    rounding = 2.0**-6 if source == DTYPE else 1e-5
+    np.testing.assert_allclose(plain["text"]["nll"], noisy["text"]["nll"], rtol=rounding)
+    assert 0 < noisy["text"]["js"].max() < rounding
+    usual = bench.models.load(one).model
+    assert (usual.dtype, usual.config._attn_implementation) == (torch.float32, "sdpa")
+    origin = noisy["text"].measurement.origin
+    expected = {DTYPE: ("computed_in", "bfloat16"), ATTENTION: ("attention", "eager")}[source]
+    assert origin[expected[0]] == expected[1]
+    assert expected[0] not in plain["text"].measurement.origin
+    frozen = Bench(Store(tmp_path, frozen=True)).noise(one, TASKS, source)
+    assert np.array_equal(frozen[1]["text"]["nll"], noisy["text"]["nll"])
+    # A metric accepts the pair.
+    assert METRICS["perplexity_drift"].read(Pair(plain, noisy)).estimate.value != 0
+    batch = bench.noise(one, TASKS, BATCH)[1]["text"].measurement.origin
+    assert batch != origin
+
+
+def test_a_model_without_another_dtype_or_attention_has_no_noise(causal_checkpoint, tmp_path):
+    one, bench = causal_checkpoint("one"), Bench(Store(tmp_path))
+    with pytest.raises(EvalError, match="it is computed in float64"):
+        bench.noise(replace(one, dtype="float64"), TASKS, DTYPE)
+    with pytest.raises(EvalError, match="its configuration names no dtype"):
+        bench.noise(replace(one, dtype=""), TASKS, DTYPE)
+    with pytest.raises(EvalError, match="its weights are stored as packed"):
+        bench.noise(replace(one, form="packed"), TASKS, DTYPE)
+    model = bench.models.load(one).model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "set_attn_implementation", lambda name: None)
+        with pytest.raises(EvalError, match="no other attention implementation than sdpa"):
+            bench.noise(one, TASKS, ATTENTION)
+    assert set(SOURCES) == {BATCH, DTYPE, ATTENTION}
 
 
 class Timer:

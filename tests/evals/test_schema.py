@@ -96,7 +96,10 @@ def test_times_are_finite_and_positive():
 
 def test_number_of_items_is_that_of_the_data_set():
     origin = {"protocol": {"task": "generation"}}
-    arrays = {"continuations": np.array(["a", "b"]), "finite": np.ones(2, bool)}
+    arrays = {
+        "continuations": np.array(["a", "b"]), "tokens": np.array([[5, 2], [6, -1]]),
+        **dict.fromkeys(("ended", "empty", "finite"), np.ones(2, bool)),
+    }  # fmt: skip
     check(arrays, origin, 2)
     with pytest.raises(ValueError, match="shape"):
         check(arrays, origin, 3)

@@ -8,19 +8,37 @@ from compression_gates.fixtures.experiments.simulation import (
     IntervalCoverage,
     coverage,
     main,
+    naive_alarms,
     rejections,
     runs,
 )
+from compression_gates.fixtures.experiments.tail_scenarios import NAIVE, TAILS
 
 REPEATS = 200
 NAMES = {scenario.name: scenario for scenario in SCENARIOS}
 
 
+def check_coverage(scenario, repeats):
+    (found,) = coverage(scenario, repeats, seed=1, compare=False).values()
+    # Three standard errors of so many repeats above what may be wrong.
+    assert found.missed <= 0.065 + 3 * math.sqrt(0.065 * 0.935 / repeats)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_intervals_that_gates_use_cover_the_truth_or_say_that_they_do_not(name):
-    (found,) = coverage(NAMES[name], REPEATS, seed=1, compare=False).values()
-    # Three standard errors of so many repeats above what may be wrong.
-    assert found.missed <= 0.065 + 3 * math.sqrt(0.065 * 0.935 / REPEATS)
+    check_coverage(NAMES[name], REPEATS)
+
+
+@pytest.mark.parametrize("scenario", TAILS, ids=lambda scenario: scenario.name)
+def test_intervals_of_quantiles_and_generated_texts_cover_the_truth(scenario):
+    check_coverage(scenario, 60)
+
+
+@pytest.mark.parametrize("scenario", [NAIVE[0], NAIVE[-2]], ids=lambda scenario: scenario.name)
+def test_a_candidate_as_good_as_its_counterpart_hardly_ever_fails(scenario):
+    """Two of 60 samples have a probability of 3.5 % at a rate of 0.5 %, and of 45 % at 2.5 %."""
+    at_level, at_usual_level = naive_alarms(scenario, 60, seed=1)
+    assert at_level <= min(at_usual_level, 1 / 60)
 
 
 def test_every_kind_of_distribution_is_there():
@@ -32,6 +50,8 @@ def test_every_kind_of_distribution_is_there():
         "by some 0.02", "weighted score",
     ):  # fmt: skip
         assert any(part in name for name in NAMES), part
+    for part in ("50.0% quantile", "99.9% quantile", "one document", "largest share", "lengths of"):
+        assert any(part in scenario.name for scenario in TAILS), part
 
 
 def test_documents_of_one_item_that_hold_all_the_rest_are_mostly_flagged():
@@ -75,6 +95,10 @@ def test_the_command_prints_what_was_asked_for(capsys):
     assert "true null" not in first
     main(["--repeats", "20", "--only", "weighted", "--seed", "3"])
     assert capsys.readouterr().out == first
+    main(["--repeats", "2", "--only", "naive counterpart under another seed, 40"])
+    naive = capsys.readouterr().out
+    assert "false alarms at 99%" in naive
+    assert "coverage" not in naive
     with pytest.raises(SystemExit):
         main(["--only", "nothing of the kind"])
     assert "no name of the data contains it" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from scipy import stats
 
-from compression_gates.evals.statistics.changes import clustered_sign_test, mcnemar
+from compression_gates.evals.statistics.changes import clustered_sign_test, mcnemar, sign_flip_test
 
 
 def test_mcnemar_agrees_with_statsmodels():
@@ -55,3 +55,21 @@ def test_items_that_share_the_fate_of_their_document_are_one_change():
     clusters = np.repeat(np.arange(15), 20)
     assert clustered_sign_test(changes, clusters) == pytest.approx(mcnemar(10, 5))
     assert mcnemar(200, 100) < 1e-8
+
+
+@pytest.mark.parametrize(
+    "net", [[], [0, 0], [1], [-1], [3, -1, 2], [1, 1, 1, 1, -1], [5, -5, 2, 0, 7], [-2, -4, 1]]
+)
+def test_the_sign_flip_test_counts_all_signs(net):
+    sums = [
+        sum(sign * abs(change) for sign, change in zip(signs, net, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(net))
+    ]
+    expected = sum(total >= sum(net) for total in sums) / len(sums)
+    assert sign_flip_test(net) == pytest.approx(expected)
+
+
+def test_the_sign_flip_test_of_single_changes_is_binomial():
+    expected = stats.binomtest(40, 52, alternative="greater").pvalue
+    assert sign_flip_test([1] * 40 + [-1] * 12 + [0] * 500) == pytest.approx(expected)
+    assert sign_flip_test([6] * 40 + [-6] * 12) == pytest.approx(expected)

@@ -1,0 +1,148 @@
+"""The series of a gate over the runs of a history, with the steps in it."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compression_gates.evals.gates.earlier import Record
+from compression_gates.evals.gates.rises import TIMING_NOISE, pairing
+from compression_gates.evals.history.runs import StoredCase, StoredRun
+from compression_gates.evals.metrics.registry import METRICS
+from compression_gates.evals.statistics.clusters import ClusterSums
+from compression_gates.evals.statistics.steps import fit_steps
+
+
+@dataclass(frozen=True)
+class GatePoint:
+    """The value of a gate in one run.
+
+    Attributes:
+        run: number of the run; 0 for one that is not stored yet.
+        time: ISO 8601, UTC.
+        commit: of the working folder; empty if unknown.
+        value, low, high: the estimate and its interval; NaN if it was not measured.
+        accepted: whether the run was accepted as a reference.
+    """
+
+    run: int
+    time: str
+    commit: str
+    value: float
+    low: float
+    high: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class LevelStep:
+    """A change of the level of a series.
+
+    Attributes:
+        point: index of the first point on the new level.
+        run, time, commit: of that point.
+        before, after: the means of the values on both levels.
+    """
+
+    point: int
+    run: int
+    time: str
+    commit: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class GateSeries:
+    """All values of a gate, the oldest first, and the steps that fit them.
+
+    The steps describe the measured values. Whether one is significant is decided by
+    :mod:`evals.history.what_changed`.
+
+    Attributes:
+        candidate, metric, limit: of the gate; the limit is the latest.
+        points: one for each run that has the case.
+        steps: from :func:`evals.statistics.steps.fit_steps`.
+    """
+
+    candidate: str
+    metric: str
+    limit: float
+    points: Sequence[GatePoint]
+    steps: Sequence[LevelStep]
+
+
+def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> GateSeries:
+    """Return the series of one gate.
+
+    Args:
+        runs: of the history, the oldest first.
+        cases: the cases of the gate, by the number of the run; at least one.
+    """
+    judged = [(run, cases[run.id]) for run in runs if run.id in cases]
+    points = [
+        GatePoint(
+            run.id, run.time, run.commit, case.value, case.low, case.high,
+            run.acceptance is not None,
+        )
+        for run, case in judged
+    ]  # fmt: skip
+    measured = [index for index, (_, case) in enumerate(judged) if case.is_measured]
+    records = [judged[index][1].record for index in measured]
+    starts = [0, *positions_of_steps(records), len(records)]
+    levels = [
+        sum(record.value for record in records[start:end]) / max(end - start, 1)
+        for start, end in itertools.pairwise(starts)
+    ]
+    steps = []
+    for position, before, after in zip(starts[1:-1], levels, levels[1:], strict=False):
+        point = points[measured[position]]
+        steps.append(
+            LevelStep(measured[position], point.run, point.time, point.commit, before, after)
+        )
+    latest = judged[-1][1]
+    return GateSeries(latest.candidate, latest.metric, latest.limit, points, steps)
+
+
+def positions_of_steps(records: Sequence[Record]) -> list[int]:
+    """Return the positions at which the values of a gate step to another level.
+
+    Args:
+        records: with finite values, the oldest first.
+    """
+    values = [record.value for record in records]
+    return fit_steps(values, standard_errors(records))
+
+
+def standard_errors(records: Sequence[Record]) -> list[float]:
+    """Return the standard error of each value, apart from errors that all runs share.
+
+    Runs on the same items share the error of the choice of items. What is left is at most the
+    standard error of the paired difference to the first run, which is used. The first run gets the
+    median of the others.
+    """
+    if any(record.metric not in METRICS for record in records):
+        # of a package that is not installed any more
+        return [record.standard_error for record in records]
+    errors = [_standard_error(record, records[0]) for record in records]
+    if len(errors) > 1 and pairing(records[0], records[0])[0]:
+        errors[0] = statistics.median(errors[1:])
+    return errors
+
+
+def _standard_error(record: Record, first: Record) -> float:
+    if METRICS[record.metric].timed:
+        return math.hypot(record.standard_error, TIMING_NOISE * record.value)
+    if not pairing(record, first)[0]:
+        return record.standard_error
+    items = record.items
+    rise = (items.values.astype(float) - first.items.values) * items.sizes
+    sums = ClusterSums(
+        np.bincount(items.documents, rise), np.bincount(items.documents, items.sizes)
+    )
+    if sums.cluster_count == 1:
+        return record.standard_error
+    return sums.standard_error

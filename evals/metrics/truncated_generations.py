@@ -1,0 +1,27 @@
+"""Generated texts that do not end."""
+
+from compression_gates.evals.metrics.generations import generation_metric, new_events
+from compression_gates.evals.metrics.registry import register
+from compression_gates.evals.metrics.result import MetricResult, Scored
+from compression_gates.evals.metrics.units import PERCENT
+
+
+def truncated_generations(baseline: Scored, candidate: Scored, role: str) -> MetricResult:
+    """Return the share of texts that reach the limit of new tokens where the baseline's text ends
+    before it.
+
+    Args:
+        baseline, candidate: what both models generated.
+        role: role of the data, for messages.
+    """
+    sides = ~baseline["ended"], ~candidate["ended"]
+    limit = candidate["tokens"].shape[1]
+    defect = f"do not end within {limit} tokens"
+    return new_events(baseline, candidate, role, sides, "truncated", defect)
+
+
+register(generation_metric(
+    truncated_generations, name="truncated_generations", title="endless", label="endless texts",
+    promise="at most {limit} of the generated texts do not end where the baseline's do",
+    unit=PERCENT, order=56, ceiling=1.0,
+))  # fmt: skip

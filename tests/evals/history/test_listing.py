@@ -1,0 +1,113 @@
+"""Tables and exports of a history."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from compression_gates.evals.errors import EvalError
+from compression_gates.evals.history.database import History
+from compression_gates.evals.history.listing import all_series, export, show, table_of_runs
+from tests.evals.history.small import case_of, run_at, size_of
+
+HOSTILE = "m\x1b[31m\u202e::error::"
+
+
+@pytest.fixture
+def history(tmp_path):
+    with History(tmp_path / "history.db") as opened:
+        for day in range(1, 9):
+            cases = [case_of([0, 1] * 40), size_of(2.0 if day < 5 else 1.5)]
+            opened.append(run_at(day, exit_status=int(day == 6)), cases)
+        opened.accept(3, "2026-11-09T00:00:00Z", "looks right")
+        yield opened
+
+
+def test_an_empty_history(tmp_path):
+    with History(tmp_path / "empty.db") as empty:
+        assert table_of_runs(empty, 100) == "no run is stored yet"
+        assert all_series(empty) == []
+        assert export(empty, "jsonl") == ""
+        with pytest.raises(EvalError, match="'latest' is no run"):
+            show(empty, "latest", 100)
+
+
+def test_the_table_of_runs(history):
+    lines = table_of_runs(history, 200).splitlines()
+    assert lines[0].split() == ["run", "time", "(UTC)", "commit", "branch", "profile", "result",
+                                "passed", "failed", "reference"]  # fmt: skip
+    assert len(lines) == 2 + 8
+    assert lines[4].endswith("reference accepted: looks right")
+    assert "2026-11-06 02:00  00000006  main    nightly  red (1)" in lines[7]
+
+
+def test_decisions_have_a_column_if_there_are_any(history):
+    history.append(run_at(9, decision="release"), [])
+    assert "decision" in table_of_runs(history, 200).splitlines()[0]
+
+
+def test_a_run_is_shown(history):
+    text = show(history, "3", 120)
+    assert "run         3" in text
+    assert "accepted    2026-11-09 00:00: looks right" in text
+    assert "model      exact_match_drop   -50.00 pt" in text
+    assert show(history, "latest", 120).startswith("run         8")
+
+
+@pytest.mark.parametrize(("what", "heads"), [
+    ("model", ["exact_match_drop", "compression_ratio"]), ("compression_ratio", ["model"]),
+])  # fmt: skip
+def test_a_metric_or_candidate_is_shown_with_its_steps(history, what, heads):
+    lines = show(history, what, 120).splitlines()
+    assert lines[0].split() == ["run", "date", "commit", *heads]
+    assert lines[2].split()[:3] == ["1", "2026-11-01", "00000001"]
+    name = "model" if what == "compression_ratio" else "compression_ratio"
+    assert lines[-1] == f"step        {name}: 2.00x -> 1.50x at run 5 (2026-11-05, commit 00000005)"
+
+
+def test_what_is_not_there_is_one_error(history):
+    with pytest.raises(EvalError, match="'speedup' is no run, metric or candidate in it"):
+        show(history, "speedup", 100)
+    with pytest.raises(EvalError, match="there is no run 99"):
+        show(history, "99", 100)
+
+
+def test_exports_hold_every_case(history):
+    rows = [json.loads(line) for line in export(history, "jsonl").splitlines()]
+    assert len(rows) == 16
+    assert rows[5]["run"] == 3
+    assert rows[5]["accepted"] is True
+    assert rows[0]["value"] == 0.5
+    assert rows[0]["origin_baseline"] == "b"
+    table = list(csv.DictReader(io.StringIO(export(history, "csv"))))
+    assert len(table) == 16
+    assert [float(row["value"]) for row in table] == [row["value"] for row in rows]
+
+
+def test_numbers_that_are_missing_are_null(history):
+    history.append(run_at(9), [replace(size_of(1.0), value=math.nan, high=math.inf)])
+    row = json.loads(export(history, "jsonl").splitlines()[-1])
+    assert row["value"] is None
+    assert row["high"] is None
+    assert list(csv.DictReader(io.StringIO(export(history, "csv"))))[-1]["value"] == ""
+
+
+def test_foreign_names_are_escaped(history):
+    case = case_of([0, 1] * 40, candidate=HOSTILE)
+    history.append(run_at(9, branch="=1+1", commit="@x"), [case])
+    texts = [table_of_runs(history, 200), show(history, "9", 120), show(history, HOSTILE, 120)]
+    texts += [show(history, "exact_match_drop", 120), export(history, "csv")]
+    for text in texts:
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    row = list(csv.DictReader(io.StringIO(export(history, "csv"))))[-1]
+    assert (row["branch"], row["commit"]) == ("'=1+1", "'@x")
+
+
+def test_a_metric_of_a_package_that_is_gone(history):
+    history.append(run_at(9), [replace(size_of(0.25), metric="zork")])
+    assert "0.25" in show(history, "zork", 100)
+    assert "zork" in show(history, "9", 120)

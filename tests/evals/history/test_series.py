@@ -1,0 +1,64 @@
+"""The series of a gate, and the steps in it."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from compression_gates.evals.gates.rises import TIMING_NOISE
+from compression_gates.evals.history.series import series_of, standard_errors
+from tests.evals.history.small import case_of, run_at, size_of
+from tests.evals.test_nightly_comparison import bare, sampled
+
+
+def test_points_and_steps():
+    runs = [replace(run_at(day), id=day) for day in range(1, 9)]
+    cases = {run.id: size_of(2.0 if run.id < 6 else 1.5) for run in runs if run.id != 3}
+    series = series_of(runs, cases)
+    assert (series.candidate, series.metric, series.limit) == ("model", "compression_ratio", 0.9)
+    assert [point.run for point in series.points] == [1, 2, 4, 5, 6, 7, 8]
+    [step] = series.steps
+    assert (step.point, step.run, step.before, step.after) == (4, 6, 2.0, 1.5)
+    assert (step.time, step.commit) == (runs[5].time, runs[5].commit)
+    assert series.points[step.point].run == step.run
+
+
+def test_values_that_are_no_numbers_are_points_but_no_steps():
+    runs = [replace(run_at(day), id=day) for day in range(1, 6)]
+    cases = {run.id: size_of(2.0) for run in runs}
+    cases[3] = replace(cases[3], value=math.nan)
+    series = series_of(runs, cases)
+    assert len(series.points) == 5
+    assert math.isnan(series.points[2].value)
+    assert series.steps == []
+
+
+def test_runs_without_the_case_are_left_out():
+    runs = [replace(run_at(day), id=day) for day in (1, 2)]
+    assert [point.run for point in series_of(runs, {2: size_of(1.0)}).points] == [2]
+
+
+def test_errors_are_those_of_paired_differences():
+    generator = np.random.default_rng(0)
+    easy_or_hard = generator.normal(0, 5, 500)  # is the same in each run
+    records = [
+        sampled(easy_or_hard + generator.normal(0, 0.1, 500), metric="js_divergence")
+        for _ in range(5)
+    ]
+    expected = 0.1 * math.sqrt(2 / 500)
+    assert standard_errors(records) == pytest.approx([expected] * 5, rel=0.15)
+    assert records[0].standard_error > 10 * expected
+
+
+def test_errors_without_items():
+    assert standard_errors([bare(0.1, 0.0)] * 3) == [0.0] * 3
+    fast = bare(2.0, 0.0, metric="speedup")
+    assert standard_errors([fast] * 2) == pytest.approx([2 * TIMING_NOISE] * 2)
+
+
+def test_noise_is_no_step():
+    runs = [replace(run_at(day), id=day) for day in range(1, 21)]
+    generator = np.random.default_rng(4)
+    cases = {run.id: case_of(generator.random(500) < 0.05) for run in runs}
+    assert series_of(runs, cases).steps == []

@@ -1,0 +1,300 @@
+"""The decision about a release, as a truth table and by its invariants."""
+
+import math
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from compression_gates.evals.gates.decision import (
+    REFUSE,
+    RELEASE,
+    UNDECIDED,
+    CaseOutcome,
+    Evidence,
+    decide,
+)
+from compression_gates.evals.gates.gate import (
+    ADVISORY,
+    CRITICAL,
+    DEFAULT,
+    SMOKE,
+    STRICT,
+    SUPPORTING,
+    TIERS,
+    Gate,
+    unmeasured,
+    verdict_of,
+)
+from compression_gates.evals.metrics.metric import Metric
+from compression_gates.evals.metrics.registry import METRICS
+from compression_gates.evals.metrics.result import MetricResult, not_judged
+from compression_gates.evals.statistics.estimate import Estimate
+
+POLICIES = (DEFAULT, STRICT, SMOKE)
+LIMIT = 0.02
+# Each outcome by its point estimate and interval: a drop of accuracy with a limit of 2 points.
+INTERVALS = {
+    "proven": (0.0, -0.01, 0.01),
+    "met": (0.015, 0.0, 0.03),
+    "unmet": (0.025, 0.01, 0.04),
+    "refuted": (0.05, 0.03, 0.07),
+    "unbounded": (0.0, -math.inf, math.inf),
+    "nan": (math.nan, math.nan, math.nan),
+}
+KINDS = (*INTERVALS, "not judged", "error")
+
+
+def verdict(kind="proven", tier=CRITICAL, metric="accuracy_drop", name="m", limit=LIMIT):
+    gate = Gate(metric, limit, tier=tier)
+    if kind == "error":
+        return unmeasured(name, gate)
+    if kind == "not judged":
+        return verdict_of(name, gate, not_judged("there is no kernel"))
+    estimate = Estimate(*INTERVALS[kind], 1000, 1000)
+    return verdict_of(name, gate, MetricResult(estimate, 1.0, 1.0))
+
+
+def case(kind="proven", tier=CRITICAL, policy=DEFAULT, known=False, **options):
+    """The outcome of a case, as pytest's strict expected failures have it."""
+    judged = verdict(kind, tier, **options)
+    passed = kind != "error" and judged.holds(policy)
+    if known and passed and tier != ADVISORY:
+        return CaseOutcome(judged, False, is_unexpected_pass=True)
+    return CaseOutcome(judged, passed, "known" if known and kind != "error" and not passed else "")
+
+
+def decided(*cases, **options):
+    planned = {}
+    for one in cases:
+        planned[one.verdict.candidate] = planned.get(one.verdict.candidate, 0) + 1
+    return decide(Evidence(cases, **{"planned": planned, **options}))
+
+
+PROVEN = case(metric="flips")
+"""A gate that lets nothing but the other case decide."""
+
+
+def expected(kind, tier, policy, known):
+    """The rules of the README, written a second time."""
+    if kind == "error":
+        return REFUSE
+    if tier == ADVISORY:
+        return RELEASE
+    holds = verdict(kind, tier).holds(policy)
+    if known and holds:
+        return UNDECIDED  # it is to be removed from the profile
+    if known and kind != "not judged":
+        return RELEASE
+    if kind in ("refuted", "nan"):
+        return REFUSE
+    if kind == "unmet" and not holds:
+        return REFUSE
+    if tier == SUPPORTING:
+        is_open = kind == "unbounded" or (kind == "not judged" and policy == STRICT)
+        return UNDECIDED if is_open else RELEASE
+    return RELEASE if kind == "proven" else UNDECIDED
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_truth_table(kind, tier, policy, known):
+    decision = decided(PROVEN, case(kind, tier, policy, known))
+    assert decision.word == expected(kind, tier, policy, known), decision
+    assert decision.candidates["m"].word == decision.word
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_tiers_decide_which_cases_pass(policy):
+    table = {
+        SUPPORTING: {"met": True, "unmet": True, "refuted": False, "nan": False,
+                     "unbounded": True, "not judged": policy != STRICT},
+        ADVISORY: dict.fromkeys(KINDS[1:-1], True),
+        CRITICAL: {"met": policy != STRICT, "unmet": policy == SMOKE, "refuted": False,
+                   "nan": False, "unbounded": policy != STRICT, "not judged": policy != STRICT},
+    }  # fmt: skip
+    for tier, outcomes in table.items():
+        for kind, passes in outcomes.items():
+            assert verdict(kind, tier).holds(policy) == passes, (tier, kind)
+
+
+def test_a_supporting_gate_without_an_interval_is_decided_by_its_estimate():
+    broken = replace(verdict("unbounded", SUPPORTING), value=0.5, met=False)
+    assert not any(broken.holds(policy) for policy in POLICIES)
+
+
+def test_only_a_broken_advisory_gate_is_marked():
+    assert [verdict(kind, ADVISORY).breaks_advice for kind in ("proven", "met", "not judged")] == [
+        False, False, False,
+    ]  # fmt: skip
+    assert verdict("unmet", ADVISORY).breaks_advice
+    assert verdict("nan", ADVISORY).breaks_advice
+    assert not verdict("refuted", SUPPORTING).breaks_advice
+
+
+CASES = st.builds(
+    case,
+    st.sampled_from(KINDS),
+    st.sampled_from(TIERS),
+    st.sampled_from(POLICIES),
+    st.booleans(),
+    metric=st.sampled_from(["accuracy_drop", "flips", "perplexity_drift"]),
+    name=st.sampled_from(["a", "b"]),
+)
+SEVERAL = st.lists(CASES, min_size=1, max_size=6)
+
+
+def planned_for(cases):
+    return {name: sum(c.verdict.candidate == name for c in cases) for name in ("a", "b")
+            if any(c.verdict.candidate == name for c in cases)}  # fmt: skip
+
+
+@given(SEVERAL, st.data())
+def test_a_run_without_all_of_its_cases_is_never_released(cases, data):
+    kept = data.draw(st.lists(st.sampled_from(cases), max_size=len(cases) - 1))
+    assert decide(Evidence(kept, planned_for(cases))).word != RELEASE
+
+
+@given(SEVERAL, st.data())
+def test_weaker_evidence_on_a_critical_gate_never_leads_to_a_release(cases, data):
+    """A supporting gate is different by definition: a wider interval refutes less."""
+    before = decide(Evidence(cases, planned_for(cases)))
+    index = data.draw(st.integers(0, len(cases) - 1))
+    weaker = data.draw(st.sampled_from(["met", "unbounded", "not judged"]))
+    old = cases[index].verdict
+    replaced = case(weaker, CRITICAL, metric=old.metric, name=old.candidate)
+    after = [*cases[:index], replaced, *cases[index + 1 :]]
+    assert decide(Evidence(after, planned_for(cases))).word == (
+        REFUSE if before.word == REFUSE and any(c.is_refuted for c in after) else UNDECIDED
+    )
+
+
+@given(
+    SEVERAL,
+    st.sampled_from(
+        [
+            {"exit_code": 1}, {"missing": ["no data"]}, {"problems": ["the run was interrupted"]},
+            {"checks": 2, "checks_run": 1}, {"checks_failed": ["a control"]},
+            {"regressions": ["flips"]}, {"planned": {"a": 9, "b": 9, "c": 1}},
+        ]
+    ),
+)  # fmt: skip
+def test_a_further_problem_never_leads_to_a_release(cases, problem):
+    evidence = Evidence(cases, planned_for(cases))
+    before, after = decide(evidence), decide(replace(evidence, **problem))
+    assert after.word != RELEASE
+    assert before.word != REFUSE or after.word == REFUSE
+
+
+@given(SEVERAL)
+def test_what_is_released_is_proven(cases):
+    decision = decide(Evidence(cases, planned_for(cases)))
+    judged = [c.verdict for c in cases if not c.is_accepted]
+    if decision.word == RELEASE:
+        assert all(v.outcome == "passed" for v in judged if v.tier == CRITICAL)
+        assert not any(v.outcome == "failed" for v in judged if v.tier == SUPPORTING)
+        assert all(d.word == RELEASE for d in decision.candidates.values())
+    if any(d.word == REFUSE for d in decision.candidates.values()):
+        assert decision.word == REFUSE
+    assert "\n" not in str(decision)
+
+
+def test_the_sentence_of_a_release():
+    known = case("refuted", known=True, metric="perplexity_drift")
+    assert str(decided(PROVEN)) == "release: 1 critical gate is proven to hold"
+    assert str(decided(PROVEN, case(), known, case("met", SUPPORTING))) == (
+        "release: all 2 critical gates are proven to hold, and no supporting gate is refuted; "
+        "1 known failure is accepted by the profile"
+    )
+    assert "; 1 gate that is not critical was not judged: accuracy of m" in str(
+        decided(PROVEN, case("not judged", SUPPORTING))
+    )
+    assert "; 1 advisory limit is broken: accuracy of m" in str(
+        decided(PROVEN, case("refuted", ADVISORY))
+    )
+
+
+def test_a_failure_names_the_candidates_and_what_is_unknown_about_the_others():
+    decision = decided(
+        case("refuted", name="a"), case(name="b"), case("met", name="c"), case("error", name="d")
+    )
+    assert str(decision) == (
+        "do not release: 2 of 4 candidates fail: a (accuracy fails), d (it could not be measured); "
+        "nothing can be told about c"
+    )
+    assert decision.candidates["b"].word == RELEASE
+    assert str(decided(case("refuted"))) == "do not release: m (accuracy fails)"
+
+
+def test_what_is_missing_is_named_with_the_number_of_items():
+    # The half width of 1.5 points has to shrink to the distance of 0.5 points: 9 times the items.
+    assert str(decided(PROVEN, case("met"))) == (
+        "cannot tell: 1 gate inconclusive: accuracy of m (about 8,000 more items would settle it)"
+    )
+    unreliable = replace(case("met").verdict, unreliable="there are too few documents")
+    assert "(there are too few documents)" in str(decided(PROVEN, CaseOutcome(unreliable, True)))
+    assert str(decided(PROVEN, case("not judged"))) == (
+        "cannot tell: 1 gate not judged: accuracy of m (there is no kernel)"
+    )
+    assert str(decided(PROVEN, case(), planned={"m": 178})).startswith(
+        "cannot tell: only 2 of 178 gates were run"
+    )
+    controls = decided(PROVEN, checks=60, checks_run=3)
+    assert str(controls) == "cannot tell: only 3 of 60 controls were run"
+
+
+def test_a_candidate_without_a_gate_on_quality_is_not_released():
+    size = case(metric="artifact_differences", limit=0.0)
+    zero = replace(size.verdict, value=0.0, low=0.0, high=0.0, outcome="passed", met=True)
+    alone = CaseOutcome(zero, True)
+    assert str(decided(alone)) == "cannot tell: m: no critical gate on quality was judged"
+    assert decided(alone, case("proven", SUPPORTING)).word == UNDECIDED
+    assert decided(alone, PROVEN).word == RELEASE
+    assert decide(Evidence([], {})).word == UNDECIDED
+
+
+def gain(metric, value, half, limit, tier=CRITICAL):
+    estimate = Estimate(value, value - half, value + half, 1000, 1000)
+    judged = verdict_of("m", Gate(metric, limit, tier=tier), MetricResult(estimate, 1.0, 1.0))
+    return CaseOutcome(judged, True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "half", "limit", "flagged"),
+    [
+        ("accuracy_drop", -0.04, 0.01, 0.02, True),
+        ("accuracy_drop", -0.04, 0.03, 0.02, False),  # not proven to be more than 2 points
+        ("accuracy_drop", -0.015, 0.001, 0.02, False),  # less than the limit
+        ("perplexity_drift", -0.08, 0.01, 0.05, True),
+        ("perplexity_drift", -0.04, 0.001, 0.05, False),
+        ("accuracy_drop", -0.04, 0.01, 0.0, False),  # a limit of 0 gives no scale
+        ("js_divergence", 0.0, 0.0, 0.01, False),
+        ("compression_ratio", 4.0, 0.0, 0.99, False),
+        ("speedup", 4.0, 0.1, 0.8, False),
+        ("naive_reference", 0.1, 0.01, 1.0, False),
+    ],
+)
+def test_an_implausible_gain_prevents_a_release(metric, value, half, limit, flagged):
+    one = gain(metric, value, half, limit)
+    assert one.verdict.is_implausible_gain == flagged
+    decision = decided(PROVEN, one)
+    assert decision.word == (UNDECIDED if flagged else RELEASE)
+    assert ("implausible gain: " in str(decision)) == flagged
+    unsure = replace(one.verdict, unreliable="there are too few documents", outcome="inconclusive")
+    assert not unsure.is_implausible_gain
+
+
+def test_the_sentence_of_an_implausible_gain():
+    assert str(decided(PROVEN, gain("accuracy_drop", -0.04, 0.01, 0.02))).startswith(
+        "cannot tell: implausible gain: accuracy of m changes by +4.00 pt with a limit of -2.00 pt;"
+        " check whether items of the test are in the calibration or training data"
+    )
+
+
+def test_every_metric_on_quality_that_can_improve_is_covered():
+    """A gain is a negative value of a cost, so no metric on quality may be a gain itself."""
+    shipped = [m for m in METRICS.values() if isinstance(m, Metric) and m.quality]
+    assert all(metric.at_most for metric in shipped)
