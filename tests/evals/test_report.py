@@ -265,3 +265,7 @@ def test_a_run_that_did_not_start_leaves_nothing_of_an_earlier_report(tmp_path):
     assert json.loads(line) == {
         "error": "the run did not start: a.safetensors does not load\nb neither"
     }
+    report_folder.write_not_started(tmp_path / "report", "it was killed", ending="finish")
+    assert (
+        tmp_path / "report" / "report.md"
+    ).read_text() == "The run did not finish: it was killed\n"
