@@ -41,16 +41,11 @@ class Variant:
 
     Attributes:
         source: one of :data:`SOURCES`.
-        usual: the number of tokens of a batch, the dtype or the attention that is usual.
-        value: the one that replaces it.
+        value: the number of tokens of a batch, the dtype, or the attention implementation.
     """
 
     source: str
-    usual: str | int
     value: str | int
-
-    def __str__(self) -> str:
-        return f"{self.usual} → {self.value}"
 
     def origin(self) -> dict[str, object]:
         """Return its part of the origin of a measurement."""
@@ -82,7 +77,7 @@ def variant_of(measurer: "Measurer", checkpoint: Checkpoint, source: str) -> Var
         EvalError: the model has no other dtype or attention; the message is the reason.
     """
     if source == BATCH:
-        return Variant(BATCH, measurer.batch_tokens, NOISE_BATCH)
+        return Variant(BATCH, NOISE_BATCH)
     if source == ATTENTION:
         return _attention(measurer, checkpoint)
     if checkpoint.form != PLAIN:
@@ -93,7 +88,7 @@ def variant_of(measurer: "Measurer", checkpoint: Checkpoint, source: str) -> Var
         raise EvalError(
             f"it is computed in {dtype}" if dtype else "its configuration names no dtype"
         )
-    return Variant(DTYPE, dtype, OTHER_DTYPE[dtype])
+    return Variant(DTYPE, OTHER_DTYPE[dtype])
 
 
 def _attention(measurer: "Measurer", checkpoint: Checkpoint) -> Variant:
@@ -117,4 +112,4 @@ def _attention(measurer: "Measurer", checkpoint: Checkpoint) -> Variant:
     usual, other = str(found["usual"]), str(found["other"])
     if not other:
         raise EvalError(f"it has no other attention implementation than {usual}")
-    return Variant(ATTENTION, usual, other)
+    return Variant(ATTENTION, other)

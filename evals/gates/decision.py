@@ -280,12 +280,16 @@ def _open_gates(cases: Iterable[CaseOutcome], data_named: bool = False) -> list[
             continue
         name = f"{METRICS[verdict.metric].label} of {verdict.candidate}"
         if case.is_unexpected_pass:
-            groups.setdefault("listed as known failures, but passing", []).append(name)
+            groups.setdefault("listed as a known failure, but passing", []).append(name)
         elif verdict.outcome == NOT_JUDGED:
             groups.setdefault("not judged", []).append(f"{name} ({verdict.reason})")
         else:
             groups.setdefault("inconclusive", []).append(f"{name} ({_missing_data(verdict)})")
-    return [f"{counted(len(n), 'gate')} {kind}: {listed(n)}" for kind, n in groups.items()]
+    return [f"{_gates_are(len(n))} {kind}: {listed(n)}" for kind, n in groups.items()]
+
+
+def _gates_are(count: int) -> str:
+    return f"{counted(count, 'gate')} {'is' if count == 1 else 'are'}"
 
 
 def _missing_data(verdict: Verdict) -> str:

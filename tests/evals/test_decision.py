@@ -232,12 +232,13 @@ def test_a_failure_names_the_candidates_and_what_is_unknown_about_the_others():
 def test_what_is_missing_is_named_with_the_number_of_items():
     # The half width of 1.5 points has to shrink to the distance of 0.5 points: 9 times the items.
     assert str(decided(PROVEN, case("met"))) == (
-        "cannot tell: 1 gate inconclusive: accuracy of m (about 8,000 more items would settle it)"
+        "cannot tell: 1 gate is inconclusive: accuracy of m "
+        "(about 8,000 more items would settle it)"
     )
     unreliable = replace(case("met").verdict, unreliable="there are too few documents")
     assert "(there are too few documents)" in str(decided(PROVEN, CaseOutcome(unreliable, True)))
     assert str(decided(PROVEN, case("not judged"))) == (
-        "cannot tell: 1 gate not judged: accuracy of m (there is no kernel)"
+        "cannot tell: 1 gate is not judged: accuracy of m (there is no kernel)"
     )
     assert str(decided(PROVEN, case(), planned={"m": 178})).startswith(
         "cannot tell: only 2 of 178 gates were run"
