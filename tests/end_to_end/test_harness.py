@@ -137,6 +137,7 @@ def judged(logs, tmp_path_factory):
     done = run_gates("--baseline", logs[0].parent, "--candidate", logs[1], "--report", folder,
                      store=folder / "store")  # fmt: skip
     rows = [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "verdict" in row]
     return done, {(row["group"].split()[0], row["verdict"]["metric"]): row for row in rows}
 
 
