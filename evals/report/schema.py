@@ -17,7 +17,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.report.coverage import Coverage
 from compression_gates.evals.report.report import Entry
 
-NAME, VERSION = "compression-gates report", 1
+NAME, VERSION = "compression_gates.report", 1
 
 
 @dataclass(frozen=True)

@@ -121,5 +121,5 @@ def test_an_interval_that_is_none_is_one_error(tmp_path, change):
 
 def test_a_line_that_is_nested_too_deeply_is_one_error(tmp_path):
     (tmp_path / "report.jsonl").write_text("[" * 100_000)
-    with pytest.raises(EvalError, match=r"line 2 is not a verdict"):
+    with pytest.raises(EvalError, match=r"line 1 is not a verdict"):
         read_earlier_run(tmp_path)

@@ -63,7 +63,7 @@ def test_keys_that_a_later_version_adds_are_allowed():
 
 @pytest.mark.parametrize("read", [read_rows, read_earlier_run])
 def test_a_report_of_a_later_version_is_refused(tmp_path, read):
-    row = {"schema": {"name": "compression-gates report", "version": VERSION + 1}}
+    row = {"schema": {"name": "compression_gates.report", "version": VERSION + 1}}
     (tmp_path / "report.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(EvalError, match=r"later version of compression-gates.*update"):
         read(tmp_path)
