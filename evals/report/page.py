@@ -64,7 +64,7 @@ def render(
         "figures": [page_data.figure_json(figure) for figure in drawn],
         "trends": [page_data.figure_json(trend_figure(trend)) for trend in trends],
     }
-    notes, noise = first(rows, "notes"), _all(rows, "noise floor")
+    notes, noise = first(rows, "notes"), _all(rows, "noise_floor")
     return _rendered(
         title=TITLE,
         decision=_decision(rows),
@@ -146,10 +146,11 @@ def _parts(plots: bool) -> dict[str, str]:
     script = "\n".join(map(_text, SCRIPTS))
     plotly = _plotly() if plots else ""
     hashes = " ".join(_hash(part) for part in (script, plotly) if part)
-    # Plotly sets the styles of its elements itself, which cannot be listed by hash.
+    # Plotly sets the styles of its elements itself, which cannot be listed by hash, and version 6
+    # looks whether the browser reads WebP images by an image inside a data: address.
     policy = (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; base-uri 'none'; "
-        "form-action 'none'"
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
     return {"style": style, "script": script, "plotly": plotly, "policy": policy}
 
