@@ -64,7 +64,7 @@ def render(
         "figures": [page_data.figure_json(figure) for figure in drawn],
         "trends": [page_data.figure_json(trend_figure(trend)) for trend in trends],
     }
-    notes, noise = first(rows, "notes"), _all(rows, "noise floor")
+    notes, noise = first(rows, "notes"), _all(rows, "noise_floor")
     return _rendered(
         title=TITLE,
         decision=_decision(rows),

@@ -253,8 +253,8 @@ def test_comparisons_and_the_noise_floor_have_tables():
     rows = [
         {"since": {"lines": ["since a run"], "changes": [quiet, change]}},
         {"since": {"lines": ["since the reference"], "changes": []}},
-        {"noise floor": {"metric": "flips", "batch size": 0.00123456}},
-        {"noise floor": {"metric": "EM", "dtype": "not measured: <none>"}},
+        {"noise_floor": {"metric": "flips", "batch size": 0.00123456}},
+        {"noise_floor": {"metric": "EM", "dtype": "not measured: <none>"}},
     ]
     text = Elements(page.render([*report_folder.report_rows(pages.small_report()), *rows])).text
     assert "since a run" in text
