@@ -12,6 +12,7 @@ from compression_gates.evals.foreign_text import in_markdown, valid_unicode
 from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.report.page import PAGE, render
 from compression_gates.evals.report.report import Entry
+from compression_gates.evals.report.schema import schema_row
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
 
@@ -75,12 +76,12 @@ def write_not_started(
     reason = valid_unicode(reason)
     text = "\n".join(map(in_markdown, reason.split("\n")))
     (directory / "report.md").write_text(f"The run did not {ending}: {text}\n", encoding="utf-8")
-    row = {"error": f"the run did not {ending}: {reason}"}
-    (directory / PAGE).write_text(render([row]), encoding="utf-8")
+    rows = [schema_row(), {"error": f"the run did not {ending}: {reason}"}]
+    (directory / PAGE).write_text(render(rows), encoding="utf-8")
     if keep:
         return
     (directory / FILE).unlink(missing_ok=True)
-    (directory / "report.jsonl").write_text(_lines([row]), encoding="utf-8")
+    (directory / "report.jsonl").write_text(_lines(rows), encoding="utf-8")
 
 
 def write(
@@ -105,7 +106,7 @@ def write(
     Raises:
         EvalError: the directory cannot be written to.
     """
-    written_rows = report_rows(entries, rows)
+    written_rows = [schema_row(), *report_rows(entries, rows)]
     verdicts = _lines(written_rows).encode()
     contents = {
         directory / "report.md": text.encode(),

@@ -261,7 +261,7 @@ def test_a_run_that_did_not_start_leaves_nothing_of_an_earlier_report(tmp_path):
     report_folder.write_not_started(tmp_path / "report", "a.safetensors does not load\nb neither")
     text = (tmp_path / "report" / "report.md").read_text()
     assert text == "The run did not start: a.safetensors does not load\nb neither\n"
-    (line,) = (tmp_path / "report" / "report.jsonl").read_text().splitlines()
+    _, line = (tmp_path / "report" / "report.jsonl").read_text().splitlines()
     assert json.loads(line) == {
         "error": "the run did not start: a.safetensors does not load\nb neither"
     }
