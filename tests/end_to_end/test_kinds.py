@@ -66,6 +66,6 @@ def test_an_encoder_decoder(gates, files):
     done = gates(*both, "--data", f"summaries={files / 'summaries.jsonl'}", "-m", "quality")
     assert done.returncode == 0, done.stdout
     heads = next(line for line in done.stdout.splitlines() if line.startswith("base "))
-    assert heads.split()[1:] == ["perplexity", "JS", "JS/naive", "ROUGE-1"]
+    assert heads.split()[1:] == ["perplexity", "JS", "JS/naive", "ROUGE-1", "length"]
     assert "with a vocabulary of 576, which is no better than chance" in done.stdout
     assert "the baseline has ROUGE-1 0%" in done.stdout
