@@ -55,6 +55,12 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of this process, without the variables by which GitHub Actions is
+    recognized: the gates of a test would annotate the run of all tests."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("GITHUB_")}
+
+
 def start(target: Callable, *arguments: object) -> multiprocessing.Process:
     """Start a process that calls ``target``, which can be pickled."""
     process = _CONTEXT.Process(target=target, args=arguments)
@@ -106,13 +112,13 @@ def run_module(
     """Run ``python -m module *words`` in a forked process and return it with its output.
 
     Args:
-        env: the environment; that of this process by default.
+        env: the environment; by default that of this process, except what a CI service set.
     """
     command = [module, *map(str, words)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         # Files that were opened here are passed by number, which the process opens anew.
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (output, errors)]
-        process = start(_run_module, command, str(cwd), dict(env or os.environ), paths)
+        process = start(_run_module, command, str(cwd), dict(env or environment()), paths)
         _join(process)
         texts = []
         for file in (output, errors):
@@ -144,4 +150,5 @@ def run_fresh(
 ) -> subprocess.CompletedProcess:
     """Run ``python -m module *words`` in an interpreter that has imported nothing yet."""
     command = [sys.executable, "-m", module, *map(str, words)]
+    options = {"env": environment(), **options}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **options)

@@ -11,6 +11,7 @@ from typing import Any
 from compression_gates.evals.data.paths import is_stream
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Verdict
+from compression_gates.evals.report.schema import check_version
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, unpack
 
 REPORT = "report.jsonl"
@@ -156,6 +157,7 @@ def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> li
     for number, line in enumerate(content.splitlines(), 1):
         try:
             row = json.loads(line)
+            check_version(row, file)
             if row.get("verdict") is not None:
                 record = Record.of(row["verdict"], row.get("origin"))
                 records.append(replace(record, items=values.get(record.key)))

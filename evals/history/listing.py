@@ -67,7 +67,7 @@ def table_of_runs(history: History, width: int) -> str:
             reference = f"{reference} {when}: {run.acceptance.reason}".strip(": ").strip()
         rows.append(
             [str(run.id), _minutes(run.time), run.commit[:8], run.branch, run.profile, _result(run),
-             str(passed), str(len(cases) - passed), *([run.decision] if has_decisions else []),
+             str(passed), str(len(cases) - passed), *([_word(run)] if has_decisions else []),
              reference]
         )  # fmt: skip
     return fit_table(heads, _escaped(rows), width, align="left")
@@ -75,6 +75,11 @@ def table_of_runs(history: History, width: int) -> str:
 
 def _minutes(time: str) -> str:
     return time[:16].replace("T", " ")
+
+
+def _word(run: StoredRun) -> str:
+    """Return the decision without its reason."""
+    return run.decision.partition(":")[0]
 
 
 def _result(run: StoredRun) -> str:

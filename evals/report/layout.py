@@ -48,6 +48,15 @@ def fit_table(
     )
 
 
+def wrapped_note(line: str, width: int, indent: int) -> str:
+    """Return a note in lines of at most ``width`` characters, if its words allow, of which all but
+    the first are indented."""
+    return textwrap.fill(
+        line, width, subsequent_indent=" " * indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
 def shortened(names: Sequence[str], length: int) -> list[str]:
     """Return names of at most ``length`` characters, without the middle of longer ones.
 

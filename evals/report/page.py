@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from compression_gates.evals.errors import EvalError
 from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.report import page_data
 from compression_gates.evals.report.figures import figures, trend_figure
@@ -52,20 +53,19 @@ def render(
         trends: the values of metrics over the runs of a history.
 
     Raises:
-        EvalError: a row is not an entry, or its metric is not registered.
+        EvalError: a row is damaged, or its metric is not registered.
     """
-    judged = [row for row in rows if row.get("verdict") is not None]
-    entries = entries_of(judged)
+    entries = entries_of(rows)
     ranked = rankings(entries, weights_of(rows))
     trends = sorted(trends, key=lambda trend: not trend.steps)[:MOST_TRENDS]
     indexes = {(trend.candidate, trend.metric): i for i, trend in enumerate(trends)}
     drawn = figures(entries, items, ranked)
-    data = page_data.details(entries, judged, indexes) | {
+    data = page_data.details(entries, indexes) | {
         "figures": [page_data.figure_json(figure) for figure in drawn],
         "trends": [page_data.figure_json(trend_figure(trend)) for trend in trends],
     }
-    notes = first(rows, "notes")
-    return _template().render(
+    notes, noise = first(rows, "notes"), _all(rows, "noise_floor")
+    return _rendered(
         title=TITLE,
         decision=_decision(rows),
         counts=page_data.counts(entries),
@@ -73,7 +73,9 @@ def render(
         legend=page_data.legend_of(entries),
         matrices=page_data.matrices(entries),
         rankings=page_data.ranking_tables(ranked),
-        since=page_data.plain(first(rows, "since")),
+        comparisons=page_data.plain(_all(rows, "since")),
+        noise=page_data.plain(noise),
+        noise_heads=list(dict.fromkeys(key for row in noise for key in page_data.plain(row))),
         notes=page_data.plain(notes if isinstance(notes, list) else []),
         defects=[page_data.plain(row) for row in rows if "defect" in row],
         manifest=page_data.plain(first(rows, "manifest")) or page_data.measured_with(entries),
@@ -83,6 +85,20 @@ def render(
         data=embedded(data),
         **_parts(bool(drawn or trends)),
     )
+
+
+def _all(rows: Sequence[Row], key: str) -> list[Mapping[str, object]]:
+    """Return the mappings under ``key`` in all rows."""
+    return [row[key] for row in rows if isinstance(row.get(key), Mapping)]
+
+
+def _rendered(**values: object) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return _template().render(**values)
+    except (TemplateError, TypeError) as error:
+        raise EvalError(f"a row of the report cannot be shown: {error}") from error
 
 
 def render_folder(directory: Path, trends: Sequence[GateSeries] = ()) -> str:
@@ -130,10 +146,11 @@ def _parts(plots: bool) -> dict[str, str]:
     script = "\n".join(map(_text, SCRIPTS))
     plotly = _plotly() if plots else ""
     hashes = " ".join(_hash(part) for part in (script, plotly) if part)
-    # Plotly sets the styles of its elements itself, which cannot be listed by hash.
+    # Plotly sets the styles of its elements itself, which cannot be listed by hash, and version 6
+    # looks whether the browser reads WebP images by an image inside a data: address.
     policy = (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; base-uri 'none'; "
-        "form-action 'none'"
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
     return {"style": style, "script": script, "plotly": plotly, "policy": policy}
 

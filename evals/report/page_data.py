@@ -24,10 +24,11 @@ from compression_gates.evals.report.report import (
     shown_metrics,
 )
 
-KNOWN, UNEXPECTED, TOLERATED = "known failure", "unexpected pass", "limit broken, tolerated"
-OUTCOMES = (FAILED, KNOWN, TOLERATED, INCONCLUSIVE, NOT_JUDGED, PASSED)
+KNOWN, UNEXPECTED = "known failure", "unexpected pass"
+ADVICE, GAIN = "advisory limit broken", "implausible gain"
+OUTCOMES = (FAILED, KNOWN, ADVICE, GAIN, INCONCLUSIVE, NOT_JUDGED, PASSED)
 """Outcomes by which the page can be filtered."""
-PASSED_MARK, NOT_JUDGED_MARK, TOLERATED_MARK = "✓", "–", "△"
+PASSED_MARK, NOT_JUDGED_MARK = "✓", "–"
 LONGEST_NAME, LONGEST_TEXT = 200, 4000
 """Largest numbers of characters of a name and of any other text."""
 ITEM_BUDGET, MESSAGE_BUDGET = 4_000_000, 2_000_000
@@ -69,8 +70,10 @@ def outcomes_of(entry: Entry) -> list[str]:
     """Return the outcomes of a case by which it can be found; the first one decides."""
     outcome = entry.verdict.outcome
     parts = [] if entry.passed else [KNOWN if entry.reason else FAILED]
-    if entry.passed and outcome == FAILED:
-        parts.append(TOLERATED)
+    if entry.passed and entry.verdict.breaks_advice:
+        parts.append(ADVICE)
+    if entry.verdict.is_implausible_gain:
+        parts.append(GAIN)
     if outcome in (INCONCLUSIVE, NOT_JUDGED):
         parts.append(outcome)
     return parts or [PASSED]
@@ -85,19 +88,18 @@ def mark_of(entry: Entry) -> str:
     """Return the mark of a case, also if it passed."""
     if entry.mark:
         return entry.mark
-    marks = {NOT_JUDGED: NOT_JUDGED_MARK, FAILED: TOLERATED_MARK}
-    return marks.get(entry.verdict.outcome, PASSED_MARK)
+    return NOT_JUDGED_MARK if entry.verdict.outcome == NOT_JUDGED else PASSED_MARK
 
 
 def _style(entry: Entry) -> str:
     """Return the name of the style of a case."""
-    return re.sub(r"\W+", "-", outcomes_of(entry)[0])
+    return outcomes_of(entry)[0].replace(" ", "-")
 
 
 def legend_of(entries: Sequence[Entry]) -> list[str]:
     """Return what each mark in the tables means."""
     used = {mark_of(entry) for entry in entries}
-    own = {PASSED_MARK: PASSED, NOT_JUDGED_MARK: NOT_JUDGED, TOLERATED_MARK: TOLERATED}
+    own = {PASSED_MARK: PASSED, NOT_JUDGED_MARK: NOT_JUDGED}
     lines = [f"{mark} {text}" for mark, text in own.items() if mark in used]
     return [*lines, *(re.sub(r"\s+", " ", line) for line in legend(entries))]
 
@@ -164,9 +166,7 @@ def _cell(entry: Entry, number: int, common: float) -> dict[str, object]:
 
 
 def details(
-    entries: Sequence[Entry],
-    rows: Sequence[Mapping[str, object]] = (),
-    trends: Mapping[tuple[str, str], int] | None = None,
+    entries: Sequence[Entry], trends: Mapping[tuple[str, str], int] | None = None
 ) -> dict[str, object]:
     """Return the evidence of all cases, for the script of the page.
 
@@ -174,7 +174,6 @@ def details(
 
     Args:
         entries: the verdicts.
-        rows: the rows of the report that the entries were made of, for what later versions add.
         trends: indexes of trends by candidate and metric.
     """
     table: dict[str, int] = {}
@@ -182,9 +181,8 @@ def details(
     failing = sum(bool(entry.text) for entry in entries)
     length = max(SHORTEST_MESSAGE, min(LONGEST_TEXT, MESSAGE_BUDGET // max(failing, 1)))
     cells = []
-    for number, entry in enumerate(entries):
-        row = rows[number] if rows else {}
-        cell = _evidence(entry, row, table, count, length)
+    for entry in entries:
+        cell = _evidence(entry, table, count, length)
         trend = (trends or {}).get((entry.verdict.candidate, entry.verdict.metric))
         cells.append(cell if trend is None else cell | {"trend": trend})
     return {"cells": cells, "texts": list(table)}
@@ -204,9 +202,7 @@ def _texts(item: Regression) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def _evidence(
-    entry: Entry, row: Mapping[str, object], table: dict[str, int], count: int, length: int
-) -> dict[str, object]:
+def _evidence(entry: Entry, table: dict[str, int], count: int, length: int) -> dict[str, object]:
     verdict, metric = entry.verdict, METRICS[entry.verdict.metric]
     limit = metric.unit.exactly(verdict.limit, signed=False)
     level = metric.level_unit
@@ -232,15 +228,15 @@ def _evidence(
         "unreliable": shown(verdict.unreliable),
         "notJudged": shown(verdict.reason),
         "known": shown(entry.reason),
-        "tier": name_of(dict(row.get("verdict") or {}).get("tier") or ""),
+        "tier": name_of(entry.tier),
         "form": name_of(entry.form),
         "kernel": shown(entry.kernel),
         "lines": [shown(line) for line in entry.evidence],
         "message": shown(entry.text, length),
-        "rerun": shown(row.get("rerun") or ""),
+        "rerun": shown(entry.rerun),
         "items": [_item(item, table) for item in entry.regressions[:count]],
         "itemsTotal": len(entry.regressions) + entry.regressions_omitted,
-        "attribution": _attribution(row.get("attribution")),
+        "attribution": _attribution(entry.attribution),
     }
     return {key: value for key, value in evidence.items() if value not in ("", [], {}, None, 0)}
 

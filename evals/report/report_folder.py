@@ -9,10 +9,10 @@ from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
-from compression_gates.evals.gates.decision import Decision
 from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.report.page import PAGE, render
-from compression_gates.evals.report.report import Entry, markdown
+from compression_gates.evals.report.report import Entry
+from compression_gates.evals.report.schema import schema_row
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
 
@@ -76,24 +76,20 @@ def write_not_started(
     reason = valid_unicode(reason)
     text = "\n".join(map(in_markdown, reason.split("\n")))
     (directory / "report.md").write_text(f"The run did not {ending}: {text}\n", encoding="utf-8")
-    row = {"error": f"the run did not {ending}: {reason}"}
-    (directory / PAGE).write_text(render([row]), encoding="utf-8")
+    rows = [schema_row(), {"error": f"the run did not {ending}: {reason}"}]
+    (directory / PAGE).write_text(render(rows), encoding="utf-8")
     if keep:
         return
     (directory / FILE).unlink(missing_ok=True)
-    (directory / "report.jsonl").write_text(_lines([row]), encoding="utf-8")
+    (directory / "report.jsonl").write_text(_lines(rows), encoding="utf-8")
 
 
 def write(
     directory: Path,
     entries: Sequence[Entry],
-    lines: Sequence[str],
-    table: str = "",
+    text: str,
     rows: Iterable[dict[str, object]] = (),
-    intervals: bool = False,
-    unjudged: str = "",
     items: Mapping[Key, ItemValues] | None = None,
-    decision: Decision | None = None,
     trends: Sequence[GateSeries] = (),
 ) -> None:
     """Write ``report.md``, ``report.html``, ``report.jsonl`` and the per-item values for a later
@@ -102,21 +98,16 @@ def write(
     Args:
         directory: of the report.
         entries: the verdicts.
-        lines: notes.
-        table: a further table.
-        rows: the rows of that table, as JSON objects.
-        intervals: whether cells show intervals.
-        unjudged: remark for the heading about what was not judged.
+        text: the report as Markdown.
+        rows: further JSON objects, such as the decision.
         items: per-item values by candidate and metric.
-        decision: the first line of ``report.md``, and a row of ``report.jsonl``.
+        trends: of each gate over the runs of a history.
 
     Raises:
         EvalError: the directory cannot be written to.
     """
-    first = [] if decision is None else [decision.row()]
-    written_rows = report_rows(entries, [*first, *rows])
+    written_rows = [schema_row(), *report_rows(entries, rows)]
     verdicts = _lines(written_rows).encode()
-    text = markdown(entries, lines, table, intervals, unjudged, decision)
     contents = {
         directory / "report.md": text.encode(),
         directory / PAGE: render(written_rows, items, trends).encode(),

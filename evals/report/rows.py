@@ -12,6 +12,7 @@ from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import Regression
 from compression_gates.evals.metrics.weighted_score import PARTS
 from compression_gates.evals.report.report import Entry
+from compression_gates.evals.report.schema import check_version
 from compression_gates.evals.statistics.item_values import (
     FILE,
     ItemValues,
@@ -45,6 +46,7 @@ def read_rows(directory: Path) -> list[dict[str, object]]:
             raise EvalError(f"report {file}: line {number} is not JSON") from error
         if not isinstance(row, dict):
             raise EvalError(f"report {file}: line {number} is not a JSON object")
+        check_version(row, file)
         rows.append(row)
     return rows
 

@@ -61,6 +61,9 @@ class Tracker:
             raise EvalError(f"MLflow store {uri}: {kind_and_line(error)}") from error
         self._uri = uri
 
+    def __str__(self) -> str:
+        return f"the MLflow store {self._uri}"
+
     def log(
         self,
         entries: Sequence[Entry],

@@ -57,7 +57,7 @@ def test_page_of_500_candidates_answers(benchmark, large, tmp_path):
     """A cell opens, and a filter is applied, in at most 0.5 s."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     entries, items = large
-    report_folder.write(tmp_path, entries, [], items=items)
+    report_folder.write(tmp_path, entries, "", items=items)
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)

@@ -246,7 +246,7 @@ def test_a_run_that_does_not_start_says_so_in_its_report(place):
     assert len(lines) == 1
     first = (report / "report.md").read_text().splitlines()[0]
     assert first.startswith(f"The run did not start: {place / 'model'}")
-    (row,) = map(json.loads, (report / "report.jsonl").read_text().splitlines())
+    _, row = map(json.loads, (report / "report.jsonl").read_text().splitlines())
     assert "does not load" in row["error"]
     assert not list((place / "store").rglob("*.npz"))
 

@@ -24,7 +24,7 @@ def night(folder, **changes):
     reading = MetricResult(items.estimate(), 1.0, 0.75)
     verdict = verdict_of("model", Gate("f1_drop", 0.02), reading)
     entry = Entry("base", "model", verdict, False, origin={"baseline": "b"}, **changes)
-    write(folder, [entry], [], items={("model", "f1_drop"): items})
+    write(folder, [entry], "", items={("model", "f1_drop"): items})
     return verdict
 
 
@@ -91,7 +91,7 @@ def test_without_its_items_a_report_is_still_read(tmp_path):
 def test_items_of_another_report_are_left_out(tmp_path):
     """As a run that was killed while it wrote its report leaves them."""
     night(tmp_path)
-    row = json.loads((tmp_path / "report.jsonl").read_text())
+    row = json.loads((tmp_path / "report.jsonl").read_text().splitlines()[1])
     row["verdict"]["value"] = 0.5
     (tmp_path / "report.jsonl").write_text(json.dumps(row) + "\n")
     found = read_earlier_run(tmp_path)
@@ -113,9 +113,9 @@ def test_a_report_of_an_older_version_is_read(tmp_path):
 def test_an_interval_that_is_none_is_one_error(tmp_path, change):
     night(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
-    rows[0]["verdict"] |= change
+    rows[1]["verdict"] |= change
     (tmp_path / "report.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(EvalError, match=r"line 1 is not a verdict"):
+    with pytest.raises(EvalError, match=r"line 2 is not a verdict"):
         read_earlier_run(tmp_path)
 
 

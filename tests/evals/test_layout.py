@@ -9,6 +9,7 @@ from compression_gates.evals.report.layout import (
     NARROWEST_NAME,
     fit_table,
     shortened,
+    wrapped_note,
 )
 
 HEADS = ["model", *(f"metric {i}\n≤ 0.0{i}" for i in range(8))]
@@ -74,3 +75,14 @@ def test_shortened_names_are_told_apart_by_their_ends_or_beginnings():
     assert len(set(shortened(runs, 40))) == 2
     heads = [f"{run}/very/long/path/of/a/project/checkpoints/model-final" for run in "ab"]
     assert len(set(shortened(heads, 20))) == 2
+
+
+def test_a_note_is_wrapped_between_words_with_an_indent():
+    note = "policy      the point estimate decides; inconclusive cases are marked"
+    assert wrapped_note(note, 40, 12).splitlines() == [
+        "policy      the point estimate decides;",
+        "            inconclusive cases are",
+        "            marked",
+    ]
+    assert wrapped_note(f"store       {'x' * 60}", 40, 12).splitlines()[-1].strip() == "x" * 60
+    assert wrapped_note("short", 40, 12) == "short"

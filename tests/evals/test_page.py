@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.gates.gate import FAILED
+from compression_gates.evals.gates.gate import ADVISORY, FAILED
 from compression_gates.evals.history.series import GatePoint
 from compression_gates.evals.report import page, page_data, report_folder
 from compression_gates.evals.report.__main__ import main
@@ -101,10 +101,13 @@ def test_outcomes_have_a_mark_and_a_word(small):
 def test_marks_are_explained_and_a_broken_limit_is_never_shown_as_kept():
     entries = pages.small_report()
     failed = next(entry for entry in entries if entry.verdict.outcome == FAILED)
-    [tolerated] = [replace(failed, passed=True, reason="", text="")]
-    assert page_data.outcomes_of(tolerated) == [page_data.TOLERATED]
-    assert page_data.mark_of(tolerated) == "△"
-    for entry in [*entries, tolerated]:
+    advisory = replace(failed, verdict=replace(failed.verdict, tier=ADVISORY), passed=True, text="")
+    gain = pages.entry("gain", "exact_match_drop", -0.1)
+    shown = {"△": page_data.ADVICE, "↑": page_data.GAIN}
+    for entry, (mark, outcome) in zip([advisory, gain], shown.items(), strict=True):
+        assert page_data.outcomes_of(entry) == [outcome]
+        assert page_data.mark_of(entry) == mark
+    for entry in [*entries, advisory, gain]:
         marks = [line.split()[0] for line in page_data.legend_of([entry])]
         for mark in page_data.mark_of(entry).replace("✗≈", "✗ ≈").split():
             assert mark in marks
@@ -123,12 +126,14 @@ def test_the_policy_admits_the_scripts_of_the_page_and_nothing_else(small):
     [policy] = [attributes["content"] for tag, attributes in Elements(small).elements
                 if attributes.get("http-equiv") == "Content-Security-Policy"]  # fmt: skip
     directives = dict(part.strip().partition(" ")[::2] for part in policy.split(";"))
-    assert directives["default-src"] == "'none'"
     digests = [hashlib.sha256(text.encode()).digest() for text in SCRIPT.findall(small)]
     hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     assert len(hashes) == 2
     assert directives["script-src"].split() == hashes
-    assert set(directives) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
+    assert {name: value for name, value in directives.items() if name != "script-src"} == {
+        "default-src": "'none'", "style-src": "'unsafe-inline'", "img-src": "data:",
+        "base-uri": "'none'", "form-action": "'none'",
+    }  # fmt: skip
 
 
 def test_nothing_is_loaded_from_elsewhere(small):
@@ -197,7 +202,7 @@ def test_trends_with_a_step_are_kept_first(monkeypatch):
 
 
 def test_a_folder_gives_the_same_page_again(tmp_path):
-    report_folder.write(tmp_path, pages.small_report(), ["a note"], rows=[{"notes": ["a note"]}])
+    report_folder.write(tmp_path, pages.small_report(), "", [{"notes": ["a note"]}])
     assert page.render_folder(tmp_path) == (tmp_path / page.PAGE).read_text(encoding="utf-8")
 
 
@@ -211,7 +216,7 @@ def test_weights_of_the_profile_are_those_of_the_ranking():
 
 
 def test_a_run_that_did_not_start_has_a_page_that_says_so(tmp_path):
-    report_folder.write(tmp_path, pages.small_report(), [])
+    report_folder.write(tmp_path, pages.small_report(), "")
     report_folder.write_not_started(tmp_path, "no <data>")
     html = (tmp_path / page.PAGE).read_text(encoding="utf-8")
     elements = Elements(html)
@@ -231,6 +236,29 @@ def test_a_run_that_did_not_start_has_a_page_that_says_so(tmp_path):
 def test_a_damaged_row_is_refused(row, message):
     with pytest.raises(EvalError, match=message):
         page.render([row])
+
+
+@pytest.mark.parametrize("row", [{"since": {}}, {"since": {"lines": 3}}, {"since": {"lines": [],
+    "changes": [1]}}])  # fmt: skip
+def test_a_damaged_comparison_is_refused(row):
+    with pytest.raises(EvalError, match="cannot be shown"):
+        page.render([row])
+
+
+def test_comparisons_and_the_noise_floor_have_tables():
+    change = {"candidate": "m-a", "metric": "flips", "before": None, "after": 0.5,
+              "before_text": "", "after_text": "0.5%", "verdict": "✗ worse"}  # fmt: skip
+    rows = [
+        {"since": {"lines": ["since a run"], "changes": [change]}},
+        {"since": {"lines": ["since the reference"], "changes": []}},
+        {"noise_floor": {"metric": "flips", "batch size": 0.00123456}},
+        {"noise_floor": {"metric": "EM", "dtype": "not measured: <none>"}},
+    ]
+    text = Elements(page.render([*report_folder.report_rows(pages.small_report()), *rows])).text
+    assert "since a run" in text
+    assert "since the reference" in text
+    assert "m-a flips 0.5% ✗ worse" in text
+    assert "flips 0.00123 EM not measured: <none>" in text
 
 
 def test_unknown_fields_are_ignored_and_unknown_metrics_are_named():
@@ -253,7 +281,7 @@ def test_a_damaged_file_is_refused(tmp_path, line):
 
 def test_the_command_makes_page_and_figures_again(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    report_folder.write(tmp_path, pages.small_report(), [])
+    report_folder.write(tmp_path, pages.small_report(), "")
     written = (tmp_path / page.PAGE).read_text(encoding="utf-8")
     (tmp_path / page.PAGE).unlink()
     assert main([str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0

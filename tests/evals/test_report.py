@@ -238,7 +238,7 @@ def test_names_cannot_write_markdown():
 
 
 def test_written_whole_or_refused(tmp_path):
-    report_folder.write(tmp_path / "new" / "r", ENTRIES, ["note"])
+    report_folder.write(tmp_path / "new" / "r", ENTRIES, report.markdown(ENTRIES, ["note"]))
     assert sorted(p.name for p in (tmp_path / "new" / "r").iterdir()) == [
         "items.npz",
         "report.html",
@@ -247,7 +247,7 @@ def test_written_whole_or_refused(tmp_path):
     ]
     (tmp_path / "file").touch()
     with pytest.raises(EvalError, match="report folder"):
-        report_folder.write(tmp_path / "file", ENTRIES, [])
+        report_folder.write(tmp_path / "file", ENTRIES, "")
 
 
 def test_intervals_stand_behind_their_numbers():
@@ -257,11 +257,15 @@ def test_intervals_stand_behind_their_numbers():
 
 
 def test_a_run_that_did_not_start_leaves_nothing_of_an_earlier_report(tmp_path):
-    report_folder.write(tmp_path / "report", ENTRIES, ["kept in  x"])
+    report_folder.write(tmp_path / "report", ENTRIES, report.markdown(ENTRIES, ["kept in  x"]))
     report_folder.write_not_started(tmp_path / "report", "a.safetensors does not load\nb neither")
     text = (tmp_path / "report" / "report.md").read_text()
     assert text == "The run did not start: a.safetensors does not load\nb neither\n"
-    (line,) = (tmp_path / "report" / "report.jsonl").read_text().splitlines()
+    _, line = (tmp_path / "report" / "report.jsonl").read_text().splitlines()
     assert json.loads(line) == {
         "error": "the run did not start: a.safetensors does not load\nb neither"
     }
+    report_folder.write_not_started(tmp_path / "report", "it was killed", ending="finish")
+    assert (
+        tmp_path / "report" / "report.md"
+    ).read_text() == "The run did not finish: it was killed\n"

@@ -47,7 +47,7 @@ class Reports:
 
     def __init__(self, folder: Path):
         (then, values), (now, mine) = run(1), run(2)
-        report_folder.write(folder, then, [], items=values)
+        report_folder.write(folder, then, "", items=values)
         self.folder = folder
         self.whole = {name: (folder / name).read_bytes() for name in (REPORT, FILE)}
         self.records = [

@@ -45,8 +45,12 @@ def test_the_table_of_runs(history):
 
 
 def test_decisions_have_a_column_if_there_are_any(history):
-    history.append(run_at(9, decision="release"), [])
-    assert "decision" in table_of_runs(history, 200).splitlines()[0]
+    history.append(run_at(9, decision="cannot tell: a reason"), [])
+    lines = table_of_runs(history, 200).splitlines()
+    assert "decision" in lines[0]
+    assert "cannot tell" in lines[-1]
+    assert "a reason" not in lines[-1]
+    assert "decision    cannot tell: a reason" in show(history, "latest", 200)
 
 
 def test_a_run_is_shown(history):
