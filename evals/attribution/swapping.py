@@ -196,6 +196,6 @@ def _is_same_node(before: nn.Module, after: nn.Module) -> bool:
 
 
 def _is_equal(one: torch.Tensor, two: torch.Tensor) -> bool:
-    if one.is_meta or two.is_meta or one.dtype != two.dtype:
+    if type(one) is not type(two) or one.is_meta or two.is_meta or one.dtype != two.dtype:
         return False
     return torch.equal(one, two)

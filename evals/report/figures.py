@@ -292,7 +292,9 @@ def trend_figure(trend: GateSeries) -> Figure:
     ends = [sorted((p.low * scale, p.high * scale)) for p in points]
     count = len(points)
     shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST_TICKS))})
-    texts = [" ".join(filter(None, (p.time[:10], p.commit[:8]))) for p in points]
+    days = [p.time[:10] for p in points]
+    times = days if len(set(days)) == count else [p.time[:16].replace("T", " ") for p in points]
+    texts = [f"{time} {p.commit[:8]}".rstrip() for time, p in zip(times, points, strict=True)]
     return Figure(
         name=f"trend-{_file_name(trend.candidate)}-{_file_name(trend.metric)}",
         title=f"{trend.candidate}: {metric.title}",
@@ -312,7 +314,7 @@ def trend_figure(trend: GateSeries) -> Figure:
         ),
         note="Band: the interval of each run. A star marks an accepted run; a vertical line marks "
         "a step.",
-        x_ticks=tuple((float(i), points[i].time[:10]) for i in shown),
+        x_ticks=tuple((float(i), times[i]) for i in shown),
         marks=tuple(Mark("x", float(s.point), f"step {texts[s.point]}") for s in trend.steps),
     )
 

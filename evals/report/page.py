@@ -31,7 +31,7 @@ from compression_gates.evals.statistics.item_values import ItemValues, Key
 
 PAGE = "report.html"
 MOST_TRENDS = 1000
-"""Largest number of trends in a page; those with a step are kept first."""
+"""Largest number of trends in a page; those with a step are first, and constant ones last."""
 TITLE = "Compression gates"
 SCRIPTS = ("shared.js", "tables.js", "evidence.js", "plots.js")
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
@@ -57,7 +57,7 @@ def render(
     """
     entries = entries_of(rows)
     ranked = rankings(entries, weights_of(rows))
-    trends = sorted(trends, key=lambda trend: not trend.steps)[:MOST_TRENDS]
+    trends = sorted(trends, key=_interest)[:MOST_TRENDS]
     indexes = {(trend.candidate, trend.metric): i for i, trend in enumerate(trends)}
     drawn = figures(entries, items, ranked)
     data = page_data.details(entries, indexes) | {
@@ -85,6 +85,12 @@ def render(
         data=embedded(data),
         **_parts(bool(drawn or trends)),
     )
+
+
+def _interest(trend: GateSeries) -> int:
+    if trend.steps:
+        return 0
+    return 2 if len({point.value for point in trend.points}) == 1 else 1
 
 
 def _all(rows: Sequence[Row], key: str) -> list[Mapping[str, object]]:

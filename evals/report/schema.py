@@ -59,12 +59,13 @@ class DecisionRow:
 
 @dataclass(frozen=True)
 class DefectRow:
-    """A planted defect, and the gates that caught it."""
+    """A planted defect, the gates that caught it, and the module that attribution named."""
 
     defect: str
     what: str
     baseline: str
     caught: str = ""
+    worst_module: str = ""
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,8 @@ def test_a_method_of_ones_own_is_gated_like_any_other_by_several_workers(run, fo
     done = run("pytest", "--pyargs", "compression_gates.tests.gates", *given, *CASES, "-n", "2",
                files={"conftest.py": plugin + METHOD})  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
+    page = (folder / "own_method" / "report.html").read_text(encoding="utf-8")
+    assert "shrink+rtn-int8" in page
     found = verdicts_of(folder / "own_method")
     assert all(found["rtn-int8"].values())
     assert not found["shrink+rtn-int8"]["js_divergence"]

@@ -114,7 +114,8 @@ def hostile_report():
         {"manifest": {HOSTILE: {HOSTILE: [HOSTILE, 1, None]}}},
         {"since": {"lines": [HOSTILE], "changes": [
             {"candidate": HOSTILE, "metric": HOSTILE, "before": 1.0, "after": 2.0,
-             "before_text": HOSTILE, "after_text": HOSTILE, "verdict": HOSTILE}]}},
+             "before_text": HOSTILE, "after_text": HOSTILE, "is_quiet": False,
+             "verdict": HOSTILE}]}},
         {"defect": HOSTILE, "what": HOSTILE, "baseline": HOSTILE, "caught": HOSTILE},
     ]  # fmt: skip
     found = report_rows(entries, rows)

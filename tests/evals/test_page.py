@@ -247,9 +247,11 @@ def test_a_damaged_comparison_is_refused(row):
 
 def test_comparisons_and_the_noise_floor_have_tables():
     change = {"candidate": "m-a", "metric": "flips", "before": None, "after": 0.5,
-              "before_text": "", "after_text": "0.5%", "verdict": "✗ worse"}  # fmt: skip
+              "before_text": "", "after_text": "0.5%", "verdict": "✗ worse",
+              "is_quiet": False}  # fmt: skip
+    quiet = change | {"candidate": "m-b", "verdict": "≈ within noise", "is_quiet": True}
     rows = [
-        {"since": {"lines": ["since a run"], "changes": [change]}},
+        {"since": {"lines": ["since a run"], "changes": [quiet, change]}},
         {"since": {"lines": ["since the reference"], "changes": []}},
         {"noise_floor": {"metric": "flips", "batch size": 0.00123456}},
         {"noise_floor": {"metric": "EM", "dtype": "not measured: <none>"}},
@@ -257,7 +259,8 @@ def test_comparisons_and_the_noise_floor_have_tables():
     text = Elements(page.render([*report_folder.report_rows(pages.small_report()), *rows])).text
     assert "since a run" in text
     assert "since the reference" in text
-    assert "m-a flips 0.5% ✗ worse" in text
+    assert text.index("m-a flips 0.5% ✗ worse") < text.index("1 gate without a change")
+    assert text.index("1 gate without a change") < text.index("m-b flips 0.5% ≈ within noise")
     assert "flips 0.00123 EM not measured: <none>" in text
 
 

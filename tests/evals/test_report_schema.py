@@ -29,7 +29,11 @@ def test_the_schema_is_one():
 
 def test_the_rows_of_a_report_follow_the_schema(tmp_path):
     decision = Decision("release", "all", {"m-a": Decision("cannot tell", "too few items")})
-    more = [decision.row(), {"notes": ["a"]}, {"group": "m", "weights": {"task": 0.6, "size": 0.2, "speed": 0.2}}]
+    more = [
+        decision.row(),
+        {"notes": ["a"]},
+        {"group": "m", "weights": {"task": 0.6, "size": 0.2, "speed": 0.2}},
+    ]
     entries = pages.small_report()
     report_folder.write(tmp_path, entries, "", more)
     rows = read_rows(tmp_path)

@@ -166,6 +166,19 @@ def test_rounded_activations_are_swapped_with_their_module(tiny_llama):
     assert found.unexplained == pytest.approx(0, abs=1e-6)
 
 
+def test_packed_weights_and_rounded_activations_of_a_library(tiny_llama):
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    baseline, before = loaded(sharpened(tiny_llama)), state_of(tiny_llama)
+    candidate = changed(tiny_llama, "model.layers.1.self_attn.k_proj")
+    quantize_(candidate, Int8DynamicActivationInt8WeightConfig())
+    found = attributed(baseline, candidate)
+    assert found.worst == "model.layers.1.self_attn.k_proj"
+    assert len(found.modules) == 14 + 1  # all linear layers of the blocks, and the head
+    assert found.tensors[0]["error"] == pytest.approx(0.5, rel=0.01)
+    assert_restored(tiny_llama, before)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_candidate_of_another_dtype_computes_in_it(tiny_llama, dtype):
     baseline, before = loaded(sharpened(tiny_llama)), state_of(tiny_llama)
