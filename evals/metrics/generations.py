@@ -27,40 +27,47 @@ from compression_gates.evals.metrics.result import (
 from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.item_values import INTERVALS, PROPORTION, ItemValues
 from compression_gates.evals.statistics.largest import largest
+from compression_gates.evals.tasks import TASKS
 
-NEEDS_GENERATIONS: Mapping[str, tuple[str, ...]] = {
-    CAUSAL: ("continuations", "answers", "summaries"),
-    SEQ2SEQ: ("answers", "summaries"),
-}
-"""Roles of data that a metric of generated texts uses, by kind of model."""
+GENERATED = ("continuations", "answers", "summaries")
+"""Roles of data for which texts are generated. Continuations are cut after a few tokens; of the
+others, most texts are expected to end."""
 MOST = 0.5
 """Share of the baseline's texts with a defect from which on new defects are not judged."""
 GenerationFunction = Callable[[Scored, Scored, str], MetricResult]
 """Takes what both models generated for one role of data, and the name of the role."""
 
 
-def generation_metric(function: GenerationFunction, **fields) -> Metric:
+def generation_metric(
+    function: GenerationFunction, roles: tuple[str, ...] = GENERATED, **fields
+) -> Metric:
     """Return a metric of generated texts, whose value is the largest over the roles of data.
 
     Args:
         function: computes the metric for one role.
+        roles: of the data that it uses.
         fields: of :class:`evals.metrics.metric.Metric`.
     """
+    needs = {kind: tuple(r for r in roles if r in TASKS[kind]) for kind in (CAUSAL, SEQ2SEQ)}
     return Metric(
-        function=partial(worst_role, function=function), needs=NEEDS_GENERATIONS, **fields
+        function=partial(worst_role, function=function, roles=roles), needs=needs, **fields
     )
 
 
 def worst_role(
-    pair: Pair, weights: Mapping[str, float] = NO_WEIGHTS, *, function: GenerationFunction
+    pair: Pair,
+    weights: Mapping[str, float] = NO_WEIGHTS,
+    *,
+    function: GenerationFunction,
+    roles: tuple[str, ...] = GENERATED,
 ) -> MetricResult:
     """Return the result of the role of data with the largest value, with an interval that holds for
-    the largest value of all roles (:func:`evals.statistics.largest.largest`).
+    the largest value of all ``roles`` (:func:`evals.statistics.largest.largest`).
 
     It is not judged if no role is. The facts ``in_ROLE`` are the values of all judged roles.
     """
     results = {}
-    for role in NEEDS_GENERATIONS[CAUSAL]:
+    for role in roles:
         baseline, candidate = pair.baseline.get(role), pair.candidate.get(role)
         if baseline is not None and candidate is not None:
             check_paired(baseline, candidate)

@@ -6,7 +6,7 @@ from compression_gates.evals.metrics.continuation_agreement import finite_values
 from compression_gates.evals.metrics.generations import describe_texts, generation_metric
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
-from compression_gates.evals.metrics.result import MetricResult, Scored, not_judged
+from compression_gates.evals.metrics.result import MetricResult, Scored
 from compression_gates.evals.metrics.units import POINTS
 from compression_gates.evals.statistics.item_values import INTERVALS, SCORE_CHANGE, ItemValues
 
@@ -43,16 +43,11 @@ def repeated_share(tokens: np.ndarray, n: int = N) -> np.ndarray:
 def repetition_rise(baseline: Scored, candidate: Scored, role: str) -> MetricResult:
     """Return the rise of the mean share of repeated 4-grams in a text (:func:`repeated_share`).
 
-    It is not judged if no text of either model has a 4-gram.
-
     Args:
         baseline, candidate: what both models generated.
         role: role of the data, for messages.
     """
-    sides = baseline["tokens"], candidate["tokens"]
-    if not any((tokens[:, N - 1 :] >= 0).any() for tokens in sides):
-        return not_judged(f"none of the {role} has {N} tokens")
-    before, after = map(repeated_share, sides)
+    before, after = (repeated_share(side["tokens"]) for side in (baseline, candidate))
     rise = finite_values(baseline, candidate, after - before)
     documents = np.asarray(baseline.data.documents)
     return MetricResult(

@@ -8,7 +8,7 @@ from compression_gates.evals.metrics.units import PERCENT
 
 def truncated_generations(baseline: Scored, candidate: Scored, role: str) -> MetricResult:
     """Return the share of texts that reach the limit of new tokens where the baseline's text ends
-    before it.
+    before it. Continuations are left out, because most of them are cut.
 
     Args:
         baseline, candidate: what both models generated.
@@ -21,7 +21,8 @@ def truncated_generations(baseline: Scored, candidate: Scored, role: str) -> Met
 
 
 register(generation_metric(
-    truncated_generations, name="truncated_generations", title="endless", label="endless texts",
+    truncated_generations, roles=("answers", "summaries"), name="truncated_generations",
+    title="endless", label="endless texts",
     promise="at most {limit} of the generated texts do not end where the baseline's do",
     unit=PERCENT, order=56, ceiling=1.0,
 ))  # fmt: skip

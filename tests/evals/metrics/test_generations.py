@@ -180,12 +180,10 @@ def test_logits_that_are_not_finite_fail(name):
 
 def test_a_defect_of_most_texts_of_the_baseline_is_not_judged():
     endless, empty = [[3] * NEW] * 9, [[END]] * 9
-    found = read(TRUNCATED, side(endless), side(empty), "continuations")
-    assert found.not_judged == ("all 9 continuations of the baseline do not end within 12 tokens")
+    found = read(TRUNCATED, side(endless), side(empty), "summaries")
+    assert found.not_judged == ("9 of 9 summaries of the baseline do not end within 12 tokens")
     assert verdict_of("c", Gate(TRUNCATED, 0.1), found).outcome == NOT_JUDGED
     assert "9 of 9 answers of the baseline are empty" in read(EMPTY, *[side(empty)] * 2).not_judged
-    found = read(REPETITION, *[side(empty)] * 2)
-    assert found.not_judged == "none of the answers has 4 tokens"
     for endless_texts, is_judged in ((4, True), (5, True), (6, False)):
         baseline = side([[3] * NEW] * endless_texts + [[3, END]] * (10 - endless_texts))
         assert bool(read(TRUNCATED, baseline, baseline).not_judged) != is_judged
@@ -194,20 +192,28 @@ def test_a_defect_of_most_texts_of_the_baseline_is_not_judged():
 def test_a_role_that_is_not_judged_leaves_the_others():
     endless, ended = side([[3] * NEW] * 9), side([[3, END]] * 9)
     pair = Pair(
-        Scores({"answers": ended, "continuations": endless}),
-        Scores({"answers": endless, "continuations": endless}),
+        Scores({"answers": ended, "summaries": endless}),
+        Scores({"answers": endless, "summaries": endless}),
     )
     found = METRICS[TRUNCATED].read(pair)
     assert not found.not_judged
     assert found.estimate.value == 1.0
-    assert found.facts.keys() & {"in_answers", "in_continuations"} == {"in_answers"}
+    assert found.facts.keys() & {"in_answers", "in_summaries"} == {"in_answers"}
+
+
+def test_continuations_are_cut_and_not_expected_to_end():
+    sides = side([[3, END]] * 9), side([[3] * NEW] * 9)
+    assert read(TRUNCATED, *sides, "continuations").not_judged.startswith(NO_DATA)
+    assert read(REPETITION, *sides, "continuations").estimate.value > 0.5
 
 
 def test_without_generated_texts_they_are_not_judged():
     for name in NAMES:
         assert METRICS[name].read(Pair(Scores({}), Scores({}))).not_judged.startswith(NO_DATA)
-        assert METRICS[name].needed_roles(CAUSAL) == ("continuations", "answers", "summaries")
-        assert METRICS[name].needed_roles(SEQ2SEQ) == ("answers", "summaries")
+        ended = ("answers", "summaries")
+        roles = ended if name == TRUNCATED else ("continuations", *ended)
+        assert METRICS[name].needed_roles(CAUSAL) == roles
+        assert METRICS[name].needed_roles(SEQ2SEQ) == ended
         assert METRICS[name].needed_roles(CLASSIFIER) is None
         assert METRICS[name].needed_roles(LOG) is None
 
