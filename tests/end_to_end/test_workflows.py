@@ -50,6 +50,10 @@ def repository(tmp_path_factory) -> Path:
             for passage in passages
             for question in passage.questions[:1]
         ],
+        "prompts": [
+            {"prompt": corpus.summary_prompt(passage.text), "response": passage.summary}
+            for passage in passages
+        ],
     }
     for name, lines in rows.items():
         (folder / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
