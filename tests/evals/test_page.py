@@ -215,6 +215,33 @@ def test_weights_of_the_profile_are_those_of_the_ranking():
     assert sliders == ["0.1", "0.5", "0.4"]
 
 
+@pytest.mark.parametrize("weights", [(3.0, 1.0, 1.0), (0.33, 0.33, 0.34), (0.6, 0.2, 0.2)])
+def test_a_slider_represents_the_weight_of_the_profile_exactly(weights):
+    """A browser moves a value outside of the range, or between two steps, to the next allowed
+    one."""
+    rows = report_folder.report_rows(pages.small_report())
+    row = {"group": "m", "weights": dict(zip(("task", "size", "speed"), weights, strict=True))}
+    sliders = [attributes for tag, attributes in Elements(page.render([*rows, row])).elements
+               if tag == "input" and attributes["type"] == "range"]  # fmt: skip
+    assert [float(slider["value"]) for slider in sliders] == list(weights)
+    for slider in sliders:
+        assert slider["step"] == "any"
+        assert float(slider["min"]) <= float(slider["value"]) <= float(slider["max"])
+    assert {float(slider["max"]) for slider in sliders} == {max(1.0, *weights)}
+
+
+def test_a_candidate_with_a_known_failure_is_not_named_as_the_best():
+    entries = [
+        *pages.candidate("good", 0.1),
+        *pages.candidate("known", 0.05, passed=False, reason="accepted"),
+    ]
+    elements = Elements(page.render(report_folder.report_rows(entries)))
+    assert "Highest score without a failed gate: good" in elements.text
+    eligible = [attributes["data-eligible"] for tag, attributes in elements.elements
+                if tag == "tr" and "data-eligible" in attributes]  # fmt: skip
+    assert sorted(eligible) == ["false", "true"]
+
+
 def test_a_run_that_did_not_start_has_a_page_that_says_so(tmp_path):
     report_folder.write(tmp_path, pages.small_report(), "")
     report_folder.write_not_started(tmp_path, "no <data>")
