@@ -13,7 +13,7 @@ from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.report import page, static_figures
 from compression_gates.evals.report.figures import figures
 from compression_gates.evals.report.ranking import rankings
-from compression_gates.evals.report.rows import entries_of, read_items, read_rows, weights_of
+from compression_gates.evals.report.rows import entries_of, read_report, weights_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.figures:
             static_figures.check_directory(options.figures)
-        rows, items = read_rows(options.report), read_items(options.report)
+        report = read_report(options.report)
+        rows, items = report.rows, report.items
         file = options.report / page.PAGE
         file.write_text(page.render(rows, items), encoding="utf-8")
         print(file)

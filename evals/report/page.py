@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.history.series import GateSeries
@@ -23,8 +22,6 @@ from compression_gates.evals.report.rows import (
     Row,
     entries_of,
     first,
-    read_items,
-    read_rows,
     weights_of,
 )
 from compression_gates.evals.statistics.item_values import ItemValues, Key
@@ -105,15 +102,6 @@ def _rendered(**values: object) -> str:
         return _template().render(**values)
     except (TemplateError, TypeError) as error:
         raise EvalError(f"a row of the report cannot be shown: {error}") from error
-
-
-def render_folder(directory: Path, trends: Sequence[GateSeries] = ()) -> str:
-    """Return the page for the report in a folder.
-
-    Raises:
-        EvalError: the report is damaged or cannot be read.
-    """
-    return render(read_rows(directory), read_items(directory), trends)
 
 
 def embedded(data: object) -> str:

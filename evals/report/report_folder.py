@@ -12,6 +12,7 @@ from compression_gates.evals.foreign_text import in_markdown, valid_unicode
 from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.report.page import PAGE, render
 from compression_gates.evals.report.report import Entry
+from compression_gates.evals.report.rows import REPORT
 from compression_gates.evals.report.schema import schema_row
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
@@ -48,7 +49,7 @@ def check_writable(directory: Path) -> None:
     """Raise an EvalError before the run if the report cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("report.md", "report.jsonl", PAGE, FILE):
+        for name in ("report.md", REPORT, PAGE, FILE):
             if (directory / name).is_dir():
                 raise EvalError(f"report folder {directory}: {name} is a folder; remove it")
         probe = directory / ".probe"
@@ -81,7 +82,7 @@ def write_not_started(
     if keep:
         return
     (directory / FILE).unlink(missing_ok=True)
-    (directory / "report.jsonl").write_text(_lines(rows), encoding="utf-8")
+    (directory / REPORT).write_text(_lines(rows), encoding="utf-8")
 
 
 def write(
@@ -111,7 +112,7 @@ def write(
     contents = {
         directory / "report.md": text.encode(),
         directory / PAGE: render(written_rows, items, trends).encode(),
-        directory / "report.jsonl": verdicts,
+        directory / REPORT: verdicts,
         directory / FILE: pack(items or {}, digest_of(verdicts)),
     }
     partial = {file: file.with_name(f"{file.name}.partial") for file in contents}

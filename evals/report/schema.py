@@ -152,13 +152,18 @@ def schema_row() -> dict[str, object]:
     return {"schema": {"name": NAME, "version": VERSION}}
 
 
-def check_version(row: Mapping[str, object], file: object) -> None:
-    """Raise an EvalError if a row names a later version of the schema than this one."""
+def check_version(row: Mapping[str, object], name: str) -> None:
+    """Raise an EvalError if a row names a later version of the schema than this one.
+
+    Args:
+        row: of the report.
+        name: of the report, for the error message.
+    """
     schema = row.get("schema")
     version = schema.get("version") if isinstance(schema, Mapping) else None
     if isinstance(version, int) and version > VERSION:
         raise EvalError(
-            f"report {file}: it was written by a later version of compression-gates (schema "
+            f"{name}: it was written by a later version of compression-gates (schema "
             f"{version}, and this version reads {VERSION}); update compression-gates"
         )
 

@@ -56,14 +56,20 @@ def test_a_report_without_a_verdict_is_no_error(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["nonsense\n", "[1]\n", '{"verdict": {"a": 1}}\n', '{"verdict": {"candidate": "m", ']
+    ("content", "what"),
+    [
+        (b"nonsense\n", "JSON"),
+        (b"[1]\n", "a JSON object"),
+        (b'{"verdict": {"a": 1}}\n', "a verdict"),
+        (b'{"verdict": {"candidate": "m", ', "JSON"),
+        (b"\xff\xfe", "JSON"),
+        (b"[" * 100_000, "JSON"),
+    ],
 )
-def test_a_damaged_report_is_one_error(tmp_path, text):
-    (tmp_path / "report.jsonl").write_text(text)
-    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is not a verdict; delete"):
-        read_earlier_run(tmp_path)
-    (tmp_path / "report.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is not a verdict"):
+def test_a_damaged_report_is_one_error(tmp_path, content, what):
+    (tmp_path / "report.jsonl").write_bytes(content)
+    expected = f"^earlier report .*report.jsonl: line 1 is not {what}; delete the damaged report$"
+    with pytest.raises(EvalError, match=expected):
         read_earlier_run(tmp_path)
 
 
@@ -116,10 +122,4 @@ def test_an_interval_that_is_none_is_one_error(tmp_path, change):
     rows[1]["verdict"] |= change
     (tmp_path / "report.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(EvalError, match=r"line 2 is not a verdict"):
-        read_earlier_run(tmp_path)
-
-
-def test_a_line_that_is_nested_too_deeply_is_one_error(tmp_path):
-    (tmp_path / "report.jsonl").write_text("[" * 100_000)
-    with pytest.raises(EvalError, match=r"line 1 is not a verdict"):
         read_earlier_run(tmp_path)

@@ -14,7 +14,7 @@ from compression_gates.evals.gates.gate import ADVISORY, FAILED
 from compression_gates.evals.history.series import GatePoint
 from compression_gates.evals.report import page, page_data, report_folder
 from compression_gates.evals.report.__main__ import main
-from compression_gates.evals.report.rows import entries_of, read_rows
+from compression_gates.evals.report.rows import entries_of, read_report
 from tests.evals import pages
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -201,11 +201,6 @@ def test_trends_with_a_step_are_kept_first(monkeypatch):
     assert data["cells"][1]["trend"] == 0
 
 
-def test_a_folder_gives_the_same_page_again(tmp_path):
-    report_folder.write(tmp_path, pages.small_report(), "", [{"notes": ["a note"]}])
-    assert page.render_folder(tmp_path) == (tmp_path / page.PAGE).read_text(encoding="utf-8")
-
-
 def test_weights_of_the_profile_are_those_of_the_ranking():
     rows = report_folder.report_rows(pages.small_report())
     weights = {"task": 0.1, "size": 0.5, "speed": 0.4}
@@ -304,9 +299,9 @@ def test_a_damaged_file_is_refused(tmp_path, line):
     content = line if isinstance(line, bytes) else line.encode()
     (tmp_path / "report.jsonl").write_bytes(content + b"\n")
     with pytest.raises(EvalError, match="line 1 is not"):
-        read_rows(tmp_path)
+        read_report(tmp_path)
     with pytest.raises(EvalError, match="report"):
-        read_rows(tmp_path / "missing")
+        read_report(tmp_path / "missing")
 
 
 def test_the_command_makes_page_and_figures_again(tmp_path, capsys):
