@@ -55,17 +55,22 @@ def read_report(directory: Path, name: str = "report", advice: str = "") -> Stor
     Raises:
         EvalError: a file cannot be read or is damaged.
     """
-    content = _read(directory / REPORT, name)
+    content = read_file(directory / REPORT, name)
     rows = parsed_rows(content, f"{name} {directory / REPORT}", advice)
     if not (directory / FILE).exists():
         return StoredReport(rows, {})
-    values, run = unpack(_read(directory / FILE, name), f"{name} {directory}: {FILE}")
+    values, run = unpack(read_file(directory / FILE, name), f"{name} {directory}: {FILE}")
     if run != digest_of(content):
         return StoredReport(rows, {}, ignored_items=True)
     return StoredReport(rows, values)
 
 
-def _read(file: Path, name: str) -> bytes:
+def read_file(file: Path, name: str) -> bytes:
+    """Return the content of a file of the report ``name``.
+
+    Raises:
+        EvalError: it cannot be read, or is not a regular file.
+    """
     if is_stream(file):
         raise EvalError(f"{name} {file}: not a regular file")
     try:
