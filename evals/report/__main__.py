@@ -14,6 +14,7 @@ from compression_gates.evals.report import page, static_figures
 from compression_gates.evals.report.figures import figures
 from compression_gates.evals.report.ranking import rankings
 from compression_gates.evals.report.rows import entries_of, read_report, weights_of
+from compression_gates.evals.report.trends import trends_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file)
         if options.figures:
             entries = entries_of(rows)
-            drawn = figures(entries, items, rankings(entries, weights_of(rows)))
+            ranked = rankings(entries, weights_of(rows))
+            drawn = figures(entries, items, ranked, trends_of(rows))
             for written in static_figures.write_figures(drawn, options.figures):
                 print(written)
     except (EvalError, OSError) as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
-from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.report.page import PAGE, render
 from compression_gates.evals.report.report import Entry
 from compression_gates.evals.report.rows import REPORT, parsed_rows, read_file, read_report
@@ -113,7 +112,6 @@ def write(
     text: str,
     rows: Iterable[dict[str, object]] = (),
     items: Mapping[Key, ItemValues] | None = None,
-    trends: Sequence[GateSeries] = (),
 ) -> None:
     """Write ``report.md``, ``report.html``, ``report.jsonl`` and the per-item values for a later
     comparison.
@@ -124,7 +122,6 @@ def write(
         text: the report as Markdown.
         rows: further JSON objects, such as the decision.
         items: per-item values by candidate and metric.
-        trends: of each gate over the runs of a history.
 
     Raises:
         EvalError: the directory cannot be written to.
@@ -133,7 +130,7 @@ def write(
     verdicts = _lines(written_rows).encode()
     contents = {
         directory / "report.md": text.encode(),
-        directory / PAGE: render(written_rows, items, trends).encode(),
+        directory / PAGE: render(written_rows, items).encode(),
         directory / REPORT: verdicts,
         directory / FILE: pack(items or {}, digest_of(verdicts)),
     }

@@ -136,12 +136,12 @@ def weights_of(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
 
 def _entry(row: Row) -> Entry:
     try:
-        verdict = Verdict(**_known(Verdict, _with_nan(row["verdict"], _NUMBERS)))
-        values = _known(Entry, row) | {"verdict": verdict}
+        verdict = Verdict(**known_fields(Verdict, with_nan(row["verdict"], _NUMBERS)))
+        values = known_fields(Entry, row) | {"verdict": verdict}
         values["evidence"] = tuple(map(str, row.get("evidence", ())))
-        values["facts"] = _with_nan(row.get("facts", {}), tuple(row.get("facts", {})))
+        values["facts"] = with_nan(row.get("facts", {}), tuple(row.get("facts", {})))
         values["regressions"] = tuple(
-            Regression(**_known(Regression, _with_nan(item, ("loss",))))
+            Regression(**known_fields(Regression, with_nan(item, ("loss",))))
             for item in row.get("regressions", ())
         )
         entry = Entry(**values)
@@ -152,13 +152,13 @@ def _entry(row: Row) -> Entry:
     return entry
 
 
-def _known(kind: type, values: Row) -> dict[str, object]:
+def known_fields(kind: type, values: Row) -> dict[str, object]:
     """Return those of ``values`` that are fields of a dataclass; a later version may write more."""
     names = {field.name for field in fields(kind)}
     return {name: value for name, value in values.items() if name in names}
 
 
-def _with_nan(values: Row, names: Iterable[str]) -> dict[str, object]:
+def with_nan(values: Row, names: Iterable[str]) -> dict[str, object]:
     """Return ``values`` with the numbers ``names`` as floats, NaN in place of null."""
     numbers = {
         name: math.nan if values[name] is None else float(values[name])

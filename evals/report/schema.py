@@ -128,6 +128,13 @@ class SinceRow:
 
 
 @dataclass(frozen=True)
+class TrendRow:
+    """The values of a gate over the runs of a history, and the steps in them."""
+
+    trend: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class NotesRow:
     """The notes of the summary."""
 
@@ -143,7 +150,7 @@ class ErrorRow:
 
 KINDS = (
     SchemaRow, DecisionRow, Entry, DefectRow, ComparisonRow, CoverageRow, NoiseRow, ManifestRow,
-    HistoryRow, WeightsRow, SinceRow, NotesRow, ErrorRow,
+    HistoryRow, WeightsRow, SinceRow, TrendRow, NotesRow, ErrorRow,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from compression_gates.evals.report import page, report_folder
+from compression_gates.evals.report.trends import trend_rows
 from tests.evals import pages
 
 CHROMIUM = (
@@ -64,9 +65,8 @@ def opened(browser, tmp_path):
 def report():
     entries = pages.small_report()
     decision = {"decision": {"word": "do not release", "reason": "m-wanda-50 failed"}}
-    return page.render(
-        report_folder.report_rows(entries, [decision]), trends=pages.trends(entries[:12])
-    )
+    trends = trend_rows(pages.trends(entries[:12]))
+    return page.render(report_folder.report_rows(entries, [decision, *trends]))
 
 
 def find(browser, selector):

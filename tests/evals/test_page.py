@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from compression_gates.evals.history.series import GatePoint
 from compression_gates.evals.report import page, page_data, report_folder
 from compression_gates.evals.report.__main__ import main
 from compression_gates.evals.report.rows import entries_of, read_report
+from compression_gates.evals.report.trends import trend_rows, trends_of
 from tests.evals import pages
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -59,7 +61,8 @@ def small():
 def hostile():
     rows = pages.hostile_report()
     point = GatePoint(1, pages.HOSTILE, pages.HOSTILE, 0.1, 0.0, 0.2, False)
-    return page.render(rows, trends=[pages.series(pages.HOSTILE, "flips", (point, point), 1)])
+    trend = pages.series(pages.HOSTILE, "flips", (point, point), 1)
+    return page.render([*rows, *report_folder.report_rows([], trend_rows([trend]))])
 
 
 def test_each_case_is_a_button_with_its_evidence(small):
@@ -194,7 +197,7 @@ def test_trends_with_a_step_are_kept_first(monkeypatch):
     entries = pages.small_report()[:2]
     first, second = pages.trends(entries)
     quiet = pages.series(first.candidate, first.metric, first.points)
-    html = page.render(report_folder.report_rows(entries), trends=[quiet, second])
+    html = page.render(report_folder.report_rows(entries, trend_rows([quiet, second])))
     data = data_of(html)
     assert len(data["trends"]) == 1
     assert "trend" not in data["cells"][0]
@@ -306,15 +309,43 @@ def test_a_damaged_file_is_refused(tmp_path, line):
 
 def test_the_command_makes_page_and_figures_again(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    report_folder.write(tmp_path, pages.small_report(), "")
+    entries = pages.small_report()
+    trends = pages.trends(entries[:2])
+    report_folder.write(tmp_path, entries, "", [{"notes": ["a note"]}, *trend_rows(trends)])
     written = (tmp_path / page.PAGE).read_text(encoding="utf-8")
     (tmp_path / page.PAGE).unlink()
     assert main([str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
     assert (tmp_path / page.PAGE).read_text(encoding="utf-8") == written
+    assert len(data_of(written)["trends"]) == 2
     assert (tmp_path / "figures" / "size-quality.svg").exists()
+    assert (tmp_path / "figures" / "trend-m-rtn-int8-js_divergence.svg").exists()
     assert str(tmp_path / "figures" / "size-quality.png") in capsys.readouterr().out
     assert main([str(tmp_path / "missing")]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_trends_are_read_as_they_were_written():
+    entries = pages.small_report()[:2]
+    trends = pages.trends(entries, runs=4)
+    missing = replace(trends[0].points[0], value=math.nan, low=math.nan, high=math.inf)
+    trends.append(pages.series("m-a", "flips", (missing,)))
+    rows = json.dumps(report_folder.report_rows([], trend_rows(trends)), allow_nan=False)
+    [*read, last] = trends_of(json.loads(rows))
+    assert read == [replace(trend, steps=tuple(trend.steps)) for trend in trends[:-1]]
+    assert math.isnan(last.points[0].value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"points": 3}, {"points": [{}]}, {"steps": [{"point": 0}]}, {"limit": "a"}, {"points": []}],
+    ids=str,
+)
+def test_a_damaged_trend_is_refused(change):
+    [row] = report_folder.report_rows([], trend_rows(pages.trends(pages.small_report()[:1])))
+    with pytest.raises(EvalError, match="not a trend"):
+        page.render([{"trend": row["trend"] | change}])
+    with pytest.raises(EvalError, match="metric other is not registered"):
+        page.render([{"trend": row["trend"] | {"metric": "other"}}])
 
 
 @pytest.mark.parametrize("weights", [{"task": 1.0}, {"task": "a", "size": 1, "speed": 1}, "text"])
