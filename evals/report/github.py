@@ -33,7 +33,7 @@ def step_summary(sentence: str, failures: Sequence[Failure], report: str) -> str
     text = "\n\n".join([*parts, *folded]) + "\n"
     if len(text.encode()) <= MAX_SUMMARY_BYTES:
         return text
-    note = "The complete report is too large for this summary; `--report DIR` writes it to files."
+    note = "The complete report is too large for this summary; keep it as files of the job."
     size = MAX_SUMMARY_BYTES - len(f"\n\n{note}\n")
     lines = "\n\n".join(parts)
     while len(lines.encode()) > size:  # whole lines, so that no escape is cut in two
