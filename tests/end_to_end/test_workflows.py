@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from compression_gates.evals.history.database import History
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.conftest import ROOT, compress
@@ -111,3 +112,81 @@ def test_the_pipeline_of_gitlab_fails_a_broken_checkpoint(repository):
     assert done.returncode == 1, done.stdout + done.stderr
     assert "::error" not in done.stdout
     assert (repository / pipeline["gates"]["artifacts"]["reports"]["junit"]).exists()
+
+
+def _steps(job: dict, action: str) -> list[dict]:
+    return [step for step in job["steps"] if step.get("uses", "").startswith(f"{action}@")]
+
+
+def test_red_nights_are_kept_on_github():
+    """actions/cache saves only after a success, and a step is skipped after a failed one."""
+    workflow = yaml.YAML(typ="safe").load(CI / "github.yml")
+    keys = set()
+    for name, job in workflow["jobs"].items():
+        assert not _steps(job, "actions/cache")
+        [restored], [saved] = (
+            _steps(job, "actions/cache/restore"),
+            _steps(job, "actions/cache/save"),
+        )
+        [command] = [step for step in job["steps"] if step.get("name") == name]
+        steps = job["steps"]
+        assert steps.index(restored) < steps.index(command) < steps.index(saved)
+        assert saved["with"]["path"] == restored["with"]["path"] == ".gates"
+        assert saved["with"]["key"] == restored["with"]["key"]
+        assert restored["with"]["key"].startswith(restored["with"]["restore-keys"])
+        assert "run_attempt" in restored["with"]["key"]  # a key cannot be saved twice
+        keys.add(saved["with"]["key"])
+    assert len(keys) == 1  # so that a night finds what was accepted
+    assert _steps(workflow["jobs"]["gates"], "actions/cache/save")[0]["if"] == "always()"
+    assert workflow["concurrency"]["group"] == "gates-${{ github.ref }}"
+    assert "pull_request" in workflow["concurrency"]["cancel-in-progress"]
+
+
+def test_red_nights_are_kept_on_gitlab():
+    pipeline = yaml.YAML(typ="safe").load(CI / "gitlab.yml")
+    assert pipeline[".gates"]["cache"]["when"] == "always"
+    assert pipeline[".gates"]["resource_group"]
+    assert {pipeline[job]["extends"] for job in ("gates", "accept")} == {".gates"}
+    policies = {
+        rule["if"].split('"')[1]: rule["variables"]["CACHE_POLICY"]
+        for job in ("gates", "accept")
+        for rule in pipeline[job]["rules"]
+    }
+    # A merge request that ends later than a night must not replace its history.
+    assert policies == {
+        "merge_request_event": "pull", "schedule": "pull-push", "web": "pull-push",
+    }  # fmt: skip
+
+
+def _accept_scripts() -> list[str]:
+    """The scripts that accept a night, of both services."""
+    workflow = yaml.YAML(typ="safe").load(CI / "github.yml")
+    accept = workflow["jobs"]["accept"]
+    [step] = [step for step in accept["steps"] if step.get("name") == "accept"]
+    assert step["env"] == {"ACCEPT": "${{ inputs.accept }}", "REASON": "${{ inputs.reason }}"}
+    assert accept["if"] == "${{ inputs.accept }}"
+    assert workflow["jobs"]["gates"]["if"] == "${{ !inputs.accept }}"
+    pipeline = yaml.YAML(typ="safe").load(CI / "gitlab.yml")
+    return [step["run"], pipeline["accept"]["script"][-1]]
+
+
+def test_a_red_night_is_stored_and_can_be_accepted_with_a_reason(repository):
+    pipeline = yaml.YAML(typ="safe").load(CI / "gitlab.yml")
+    policy = pipeline["gates"]["rules"][1]["variables"]["POLICY"]
+    night = _bash(
+        pipeline["gates"]["script"][-1], repository, **pipeline["variables"], POLICY=policy
+    )
+    assert night.returncode == 1, night.stdout + night.stderr
+    assert "history     stored as run 1 in .gates/history.db" in night.stdout
+    for script in _accept_scripts():
+        refused = _bash(script, repository, ACCEPT="latest", REASON="")
+        assert refused.returncode == 2
+        assert "run 1 is red" in refused.stderr
+        for number in ("latest", "1"):
+            done = _bash(script, repository, ACCEPT=number, REASON="the limits change; see $(x)")
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.startswith("run 1 ")
+            assert "is now the reference of profile checkpoints" in done.stdout
+    with History(repository / ".gates" / "history.db", create=False) as history:
+        [run] = history.runs()
+        assert run.acceptance.reason == "the limits change; see $(x)"
