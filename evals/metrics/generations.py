@@ -14,7 +14,6 @@ from functools import partial
 import numpy as np
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ
-from compression_gates.evals.metrics.continuation_agreement import finite_values
 from compression_gates.evals.metrics.metric import NO_WEIGHTS, Metric
 from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
 from compression_gates.evals.metrics.result import (
@@ -84,6 +83,11 @@ def worst_role(
     items = worst.items if len(judged) == 1 else None
     estimates = [result.estimate for result in judged.values()]
     return replace(worst, estimate=largest(estimates), facts=worst.facts | facts, items=items)
+
+
+def finite_values(baseline: Scored, candidate: Scored, values: np.ndarray) -> np.ndarray:
+    """Return ``values`` ``(prompts,)`` with NaN where the logits of a model were not finite."""
+    return np.where(baseline["finite"] & candidate["finite"], values, np.nan)
 
 
 def describe_texts(baseline: Scored, candidate: Scored) -> Callable[[int], Regression]:
