@@ -111,7 +111,7 @@ def new_events(
     """Return the share of texts with a defect that the baseline's text does not have.
 
     It is not judged if most texts of the baseline have the defect, because the share could hardly
-    exceed a limit then.
+    exceed a limit then. Logits of the candidate that are not finite fail in any case.
 
     Args:
         baseline, candidate: what both models generated.
@@ -122,7 +122,7 @@ def new_events(
         defect: in words, as in ``12 of 480 answers DEFECT``.
     """
     before, after = sides
-    if before.mean() > MOST:
+    if before.mean() > MOST and candidate["finite"].all():
         return not_judged(f"{before.sum()} of {len(before)} {role} of the baseline {defect}")
     values = finite_values(baseline, candidate, (after & ~before).astype(float))
     documents = np.asarray(baseline.data.documents)

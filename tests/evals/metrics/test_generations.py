@@ -225,3 +225,11 @@ def test_the_repeated_share_is_that_of_sets_of_tuples(texts, n):
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text
     assert repeated_share(tokens, n).tolist() == [pytest.approx(repeated(t, n)) for t in texts]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("text", [[3] * NEW, [END]])
+def test_logits_that_are_not_finite_fail_also_if_the_baseline_is_defective(name, text):
+    texts = [text] * 20
+    found = read(name, side(texts), side(texts, finite=np.arange(20) != 3))
+    assert verdict_of("c", Gate(name, 0.9), found).outcome == FAILED
