@@ -62,7 +62,8 @@ def explain(
     if verdict.outcome != NOT_JUDGED:
         lines += _measured(verdict, metric, result)
         lines += [f"  run on     {result.kernel}"] if result.kernel else []
-        lines += [f"  times      {line}" for line in result.evidence]
+        label = "times" if metric.timed else "also"
+        lines += [f"  {label:<10} {line}" for line in result.evidence]
     lines += [f"  because    {reason}" for reason in result.reasons]
     if verdict.outcome == INCONCLUSIVE and policy != STRICT:
         where = "the limit is inside the interval" if verdict.has_interval else "no interval"

@@ -63,7 +63,8 @@ def worst_role(
     """Return the result of the role of data with the largest value, with an interval that holds for
     the largest value of all ``roles`` (:func:`evals.statistics.largest.largest`).
 
-    It is not judged if no role is. The facts ``in_ROLE`` are the values of all judged roles.
+    It is not judged if no role is. The facts ``in_ROLE`` are the values of all judged roles, and
+    the evidence names those that are not judged.
     """
     results = {}
     for role in roles:
@@ -82,7 +83,17 @@ def worst_role(
     # The role with the largest value can be another one in a later run.
     items = worst.items if len(judged) == 1 else None
     estimates = [result.estimate for result in judged.values()]
-    return replace(worst, estimate=largest(estimates), facts=worst.facts | facts, items=items)
+    return replace(
+        worst,
+        estimate=largest(estimates),
+        facts=worst.facts | facts,
+        items=items,
+        evidence=tuple(
+            f"{role} not judged: {result.not_judged}"
+            for role, result in results.items()
+            if result.not_judged
+        ),
+    )
 
 
 def finite_values(baseline: Scored, candidate: Scored, values: np.ndarray) -> np.ndarray:
@@ -98,6 +109,27 @@ def describe_texts(baseline: Scored, candidate: Scored) -> Callable[[int], Regre
         return regression(candidate.data, index, baseline=texts[0], candidate=texts[1])
 
     return describe
+
+
+def truncated_texts(scored: Scored) -> np.ndarray:
+    """Return whether each text reaches the limit of new tokens, ``(prompts,)``."""
+    return ~scored["ended"]
+
+
+def never_ends(scored: Scored) -> str:
+    """Return the defect of a text that reaches the limit of new tokens, in words."""
+    return f"do not end within {scored['tokens'].shape[1]} tokens"
+
+
+def baseline_defect(has_defect: np.ndarray, role: str, defect: str) -> str:
+    """Return why a metric is not judged if most texts of the baseline have a defect.
+
+    Args:
+        has_defect: whether each text of the baseline has it, ``(prompts,)``.
+        role: role of the data.
+        defect: in words.
+    """
+    return f"{has_defect.sum()} of {len(has_defect)} {role} of the baseline {defect}"
 
 
 def new_events(
@@ -123,7 +155,7 @@ def new_events(
     """
     before, after = sides
     if before.mean() > MOST and candidate["finite"].all():
-        return not_judged(f"{before.sum()} of {len(before)} {role} of the baseline {defect}")
+        return not_judged(baseline_defect(before, role, defect))
     values = finite_values(baseline, candidate, (after & ~before).astype(float))
     documents = np.asarray(baseline.data.documents)
     count = int(np.nansum(values))
