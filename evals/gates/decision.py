@@ -89,12 +89,12 @@ class CaseOutcome:
         return is_unbounded or not self.passed
 
     @property
-    def judges_quality(self) -> bool:
-        """Whether it is a critical gate on quality that is proven to hold, or accepted."""
+    def proves_quality(self) -> bool:
+        """Whether it is a critical gate on quality that is proven to hold."""
         metric = METRICS[self.verdict.metric]
         is_quality = metric.quality and metric.always_limit is None
         is_proven = self.passed and self.verdict.outcome == PASSED
-        return is_quality and self.verdict.tier == CRITICAL and (is_proven or self.is_accepted)
+        return is_quality and self.verdict.tier == CRITICAL and is_proven
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,13 @@ def decide(evidence: Evidence) -> Decision:
     by_name: dict[str, list[CaseOutcome]] = {name: [] for name in evidence.planned}
     for case in evidence.cases:
         by_name.setdefault(case.verdict.candidate, []).append(case)
-    candidates = {
+    decided = {
         name: _of_candidate(cases, evidence.planned.get(name, len(cases)))
         for name, cases in by_name.items()
+    }
+    candidates = {
+        name: Decision(word, "; ".join([*reasons, *_remarks(by_name[name])]))
+        for name, (word, reasons) in decided.items()
     }
     against = [*_failures(by_name), *_other_failures(evidence)]
     open_reasons = _open_reasons(evidence)
@@ -174,9 +178,9 @@ def decide(evidence: Evidence) -> Decision:
     elif open_reasons or words != {RELEASE}:
         # A candidate can lack gates on quality although none of its gates is open.
         unnamed = [
-            f"{name}: {decision.reason}"
-            for name, decision in candidates.items()
-            if decision.word == UNDECIDED
+            f"{name}: {'; '.join(reasons)}"
+            for name, (word, reasons) in decided.items()
+            if word == UNDECIDED
         ]
         reasons = open_reasons or unnamed or ["there is no candidate"]
         word = UNDECIDED
@@ -188,19 +192,17 @@ def decide(evidence: Evidence) -> Decision:
     return Decision(word, "; ".join([*reasons, *_remarks(evidence.cases)]), candidates)
 
 
-def _of_candidate(cases: Sequence[CaseOutcome], planned: int) -> Decision:
-    """Return the decision about one candidate with the given number of gates."""
+def _of_candidate(cases: Sequence[CaseOutcome], planned: int) -> tuple[str, list[str]]:
+    """Return the decision about one candidate with the given number of gates, and the reasons."""
     failures = _named_failures(cases)
     reasons = [*_not_run(len(cases), planned, "gate"), *_open_gates(cases), *_implausible(cases)]
-    if not reasons and not any(case.judges_quality for case in cases):
-        reasons = ["no critical gate on quality was judged"]
+    if not reasons and not any(case.proves_quality for case in cases):
+        reasons = ["no critical gate on quality is proven to hold"]
     if failures:
-        word, reasons = REFUSE, [failures]
-    elif reasons:
-        word = UNDECIDED
-    else:
-        word, reasons = RELEASE, [_proof(cases)]
-    return Decision(word, "; ".join([*reasons, *_remarks(cases)]))
+        return REFUSE, [failures]
+    if reasons:
+        return UNDECIDED, reasons
+    return RELEASE, [_proof(cases)]
 
 
 def _proof(cases: Iterable[CaseOutcome], candidates: int = 1) -> str:

@@ -107,6 +107,17 @@ def test_the_truth_table(kind, tier, policy, known):
     assert decision.candidates["m"].word == decision.word
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_gate_is_released_only_if_it_is_critical_and_proven(kind, tier, policy, known):
+    decision = decided(case(kind, tier, policy, known))
+    is_proof = kind == "proven" and tier == CRITICAL and not known
+    word = expected(kind, tier, policy, known)
+    assert decision.word == (UNDECIDED if word == RELEASE and not is_proof else word), decision
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_tiers_decide_which_cases_pass(policy):
     table = {
@@ -197,6 +208,8 @@ def test_what_is_released_is_proven(cases):
         assert all(v.outcome == "passed" for v in judged if v.tier == CRITICAL)
         assert not any(v.outcome == "failed" for v in judged if v.tier == SUPPORTING)
         assert all(d.word == RELEASE for d in decision.candidates.values())
+        for name in decision.candidates:
+            assert any(v.candidate == name and v.tier == CRITICAL for v in judged)
     if any(d.word == REFUSE for d in decision.candidates.values()):
         assert decision.word == REFUSE
     assert "\n" not in str(decision)
@@ -251,10 +264,16 @@ def test_a_candidate_without_a_gate_on_quality_is_not_released():
     size = case(metric="artifact_differences", limit=0.0)
     zero = replace(size.verdict, value=0.0, low=0.0, high=0.0, outcome="passed", met=True)
     alone = CaseOutcome(zero, True)
-    assert str(decided(alone)) == "cannot tell: m: no critical gate on quality was judged"
+    unproven = "cannot tell: m: no critical gate on quality is proven to hold"
+    assert str(decided(alone)) == unproven
     assert decided(alone, case("proven", SUPPORTING)).word == UNDECIDED
     assert decided(alone, PROVEN).word == RELEASE
     assert decide(Evidence([], {})).word == UNDECIDED
+    # A known failure is accepted, but it proves nothing.
+    known = case("refuted", known=True)
+    accepted = f"{unproven}; 1 known failure is accepted by the profile"
+    assert str(decided(known)) == str(decided(known, alone)) == accepted
+    assert decided(known, PROVEN).word == RELEASE
 
 
 def gain(metric, value, half, limit, tier=CRITICAL):
