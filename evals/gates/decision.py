@@ -310,7 +310,11 @@ def _missing_data(verdict: Verdict) -> str:
 
 
 def _implausible(cases: Iterable[CaseOutcome]) -> list[str]:
-    gains = [gain_of(case.verdict) for case in cases if case.verdict.is_implausible_gain]
+    gains = [
+        gain_of(case.verdict)
+        for case in cases
+        if case.verdict.is_implausible_gain and case.verdict.tier != ADVISORY
+    ]
     return [f"implausible gain: {listed(gains)}; {GAIN_CAUSES}"] if gains else []
 
 

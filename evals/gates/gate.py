@@ -129,10 +129,12 @@ class Verdict:
         the loss that the limit allows.
 
         A compressed model seldom gains that much. Sizes and speeds are meant to improve, a distance
-        from the baseline cannot, and a limit of 0 gives no scale.
+        from the baseline cannot, and a limit of 0 gives no scale. Other exceptions are the metrics
+        with ``gain_is_plausible``.
         """
         metric = METRICS[self.metric]
         is_loss = metric.quality and metric.at_most and metric.always_limit is None
+        is_loss &= not metric.gain_is_plausible
         is_proven = self.outcome == PASSED and not self.unreliable and self.is_bounded
         return is_loss and is_proven and self.limit > 0 and self.high < -self.limit
 

@@ -290,6 +290,7 @@ def gain(metric, value, half, limit, tier=CRITICAL):
         ("accuracy_drop", -0.015, 0.001, 0.02, False),  # less than the limit
         ("perplexity_drift", -0.08, 0.01, 0.05, True),
         ("perplexity_drift", -0.04, 0.001, 0.05, False),
+        ("repetition_rise", -0.3, 0.01, 0.1, False),  # a baseline that repeats itself can improve
         ("accuracy_drop", -0.04, 0.01, 0.0, False),  # a limit of 0 gives no scale
         ("js_divergence", 0.0, 0.0, 0.01, False),
         ("compression_ratio", 4.0, 0.0, 0.99, False),
@@ -305,6 +306,14 @@ def test_an_implausible_gain_prevents_a_release(metric, value, half, limit, flag
     assert ("implausible gain: " in str(decision)) == flagged
     unsure = replace(one.verdict, unreliable="there are too few documents", outcome="inconclusive")
     assert not unsure.is_implausible_gain
+
+
+def test_an_implausible_gain_of_an_advisory_gate_is_shown_and_ignored():
+    values = "accuracy_drop", -0.04, 0.01, 0.02
+    advisory = gain(*values, tier=ADVISORY)
+    assert advisory.verdict.is_implausible_gain
+    assert str(decided(PROVEN, advisory)) == "release: 1 critical gate is proven to hold"
+    assert decided(PROVEN, gain(*values, tier=SUPPORTING)).word == UNDECIDED
 
 
 def test_the_sentence_of_an_implausible_gain():
