@@ -108,6 +108,8 @@ class Evidence:
         checks_run: number of those that ran.
         checks_failed: names of those that failed.
         missing: what could not be judged at all, such as for lack of data.
+        unchanged: of each candidate in which nothing is compressed, by its name, a sentence that
+            says so.
         regressions: proven regressions since an earlier run.
         problems: other reasons why nothing is known, such as an interruption.
         exit_code: of the run, as far as it is known.
@@ -119,6 +121,7 @@ class Evidence:
     checks_run: int = 0
     checks_failed: Sequence[str] = ()
     missing: Sequence[str] = ()
+    unchanged: Mapping[str, str] = field(default_factory=dict)
     regressions: Sequence[str] = ()
     problems: Sequence[str] = ()
     exit_code: int = 0
@@ -160,7 +163,9 @@ def decide(evidence: Evidence) -> Decision:
     for case in evidence.cases:
         by_name.setdefault(case.verdict.candidate, []).append(case)
     decided = {
-        name: _of_candidate(cases, evidence.planned.get(name, len(cases)))
+        name: _of_candidate(
+            cases, evidence.planned.get(name, len(cases)), evidence.unchanged.get(name)
+        )
         for name, cases in by_name.items()
     }
     candidates = {
@@ -192,10 +197,23 @@ def decide(evidence: Evidence) -> Decision:
     return Decision(word, "; ".join([*reasons, *_remarks(evidence.cases)]), candidates)
 
 
-def _of_candidate(cases: Sequence[CaseOutcome], planned: int) -> tuple[str, list[str]]:
-    """Return the decision about one candidate with the given number of gates, and the reasons."""
+def _of_candidate(
+    cases: Sequence[CaseOutcome], planned: int, unchanged: str | None
+) -> tuple[str, list[str]]:
+    """Return the decision about one candidate, and the reasons.
+
+    Args:
+        cases: outcomes of its gates.
+        planned: number of its gates.
+        unchanged: that nothing is compressed, if so.
+    """
     failures = _named_failures(cases)
-    reasons = [*_not_run(len(cases), planned, "gate"), *_open_gates(cases), *_implausible(cases)]
+    reasons = [
+        *_not_run(len(cases), planned, "gate"),
+        *filter(None, [unchanged]),
+        *_open_gates(cases),
+        *_implausible(cases),
+    ]
     if not reasons and not any(case.proves_quality for case in cases):
         reasons = ["no critical gate on quality is proven to hold"]
     if failures:
@@ -254,6 +272,7 @@ def _open_reasons(evidence: Evidence) -> list[str]:
     planned = sum(evidence.planned.values())
     return [
         *evidence.problems,
+        *evidence.unchanged.values(),
         *_not_run(len(evidence.cases), planned, "gate"),
         *_not_run(evidence.checks_run, evidence.checks, "control"),
         *evidence.missing,

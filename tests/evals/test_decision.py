@@ -189,7 +189,8 @@ def test_weaker_evidence_on_a_critical_gate_never_leads_to_a_release(cases, data
         [
             {"exit_code": 1}, {"missing": ["no data"]}, {"problems": ["the run was interrupted"]},
             {"checks": 2, "checks_run": 1}, {"checks_failed": ["a control"]},
-            {"regressions": ["flips"]}, {"planned": {"a": 9, "b": 9, "c": 1}},
+            {"regressions": ["flips"]}, {"unchanged": {"a": "it is a copy"}},
+            {"planned": {"a": 9, "b": 9, "c": 1}},
         ]
     ),
 )  # fmt: skip
@@ -213,6 +214,14 @@ def test_what_is_released_is_proven(cases):
     if any(d.word == REFUSE for d in decision.candidates.values()):
         assert decision.word == REFUSE
     assert "\n" not in str(decision)
+
+
+def test_an_uncompressed_candidate_is_not_released_and_the_others_are():
+    decision = decided(PROVEN, case(metric="flips", name="copy"), unchanged={"copy": "it is one"})
+    assert str(decision) == "cannot tell: it is one"
+    assert {name: d.word for name, d in decision.candidates.items()} == {
+        "m": RELEASE, "copy": UNDECIDED,
+    }  # fmt: skip
 
 
 def test_the_sentence_of_a_release():
