@@ -105,10 +105,7 @@ class Verdict:
             return self.outcome == PASSED
         if policy == STRICT and self.tier == CRITICAL:
             return False
-        metric = METRICS[self.metric]
-        only_proven = (
-            self.tier == SUPPORTING or policy == SMOKE or metric.sequential or metric.needs_naive
-        )
+        only_proven = fails_only_if_proven(self.metric, self.tier, policy)
         # Without an interval, only the point estimate can decide.
         return self.met or (only_proven and self.is_bounded)
 
@@ -137,6 +134,13 @@ class Verdict:
         is_loss &= not metric.gain_is_plausible
         is_proven = self.outcome == PASSED and not self.unreliable and self.is_bounded
         return is_loss and is_proven and self.limit > 0 and self.high < -self.limit
+
+
+def fails_only_if_proven(metric: str, tier: str, policy: str) -> bool:
+    """Return whether a gate that is not advisory fails only if its limit is proven to be broken."""
+    if tier == SUPPORTING or policy == SMOKE:
+        return True
+    return policy != STRICT and (METRICS[metric].sequential or METRICS[metric].needs_naive)
 
 
 def unmeasured(candidate: str, gate: Gate) -> Verdict:
