@@ -56,9 +56,7 @@ def test_p_values_do_not_depend_on_the_unit(power):
     drawn = [level * generator.lognormal(-0.02, 0.2, 300) for level in levels]
 
     def p_of(scale: float) -> float:
-        records = [
-            sampled(scale * values, metric="js_divergence", limit=scale) for values in drawn
-        ]
+        records = [sampled(scale * values, metric="js_divergence", limit=scale) for values in drawn]
         return p_worse(mean_record(records[6:]), mean_record(records[:6]))
 
     assert p_of(2.0**power) == pytest.approx(p_of(1.0))
@@ -71,7 +69,8 @@ def test_means_of_graded_answers_have_the_interval_of_any_numbers():
     answers = [sampled(values) for values in drawn]
     numbers = [sampled(values, metric="js_divergence") for values in drawn]
     p_of_answers, p_of_numbers = (
-        p_worse(mean_record(records[2:]), mean_record(records[:2])) for records in (answers, numbers)
+        p_worse(mean_record(records[2:]), mean_record(records[:2]))
+        for records in (answers, numbers)
     )
     assert p_of_answers == pytest.approx(p_of_numbers)
     assert p_of_answers < 1e-6
