@@ -45,7 +45,8 @@ class GateChange:
         before, after: its values in the reference and in this run; NaN where there is none.
         paired: number of items that were compared one by one; 0 if none were.
         kinds: the kinds of tests that prove a regression, see :mod:`evals.gates.watch`.
-        step: the run that begins the worse level, in words; empty if no step fits the values.
+        step: the run that begins the worse level, in words; empty if no step fits the values. If
+            the run before it was not compared, the step may be there, and no commit is named.
         drift: number of runs over which it drifts; 0 if that is not proven.
         reason: why it was not compared; empty if it was.
     """
@@ -201,6 +202,7 @@ def what_changed(
     before = {case.key: case for case in history.cases(reference.id)}
     later = [other for other in history.runs(run.profile) if other.id > reference.id]
     runs = [reference, *later[-MAX_RUNS:]]
+    numbers_since = [other.id for other in (reference, *later, run)]
     numbers = [other.id for other in runs]
     changes: list[GateChange] = []
     tested: list[tuple[Watched, GateChange]] = []
@@ -215,7 +217,7 @@ def what_changed(
         if change is not None:
             changes.append(change)
         else:
-            tested.append(_test(run, case.record, past))
+            tested.append(_test(run, case.record, past, numbers_since))
     measured = {case.key for case in cases}
     changes += [
         GateChange(*key, GONE, before=case.value)
@@ -243,12 +245,21 @@ def _uncompared(now: Record, then: Record) -> GateChange | None:
 
 
 def _test(
-    run: StoredRun, now: Record, past: Sequence[tuple[StoredRun, Record]]
+    run: StoredRun,
+    now: Record,
+    past: Sequence[tuple[StoredRun, Record]],
+    numbers: Sequence[int],
 ) -> tuple[Watched, GateChange]:
     """Return the tests of a gate, and its change without the decision.
 
     Runs that cannot be compared with this one, or whose items cannot be paired although those of
     the reference can, are left out.
+
+    Args:
+        run: this run.
+        now: its record of the gate.
+        past: the reference, and the later runs that are compared, each with its record.
+        numbers: of all runs since the reference, including this one.
     """
     paired = pairing(now, past[0][1])[0]
     comparable = [
@@ -262,9 +273,25 @@ def _test(
     watched = watch([*(record for _, record in comparable), now], positions_of_steps)
     change = GateChange(
         *now.key, UNCHANGED, past[0][1].value, now.value, paired,
-        step="" if watched.step is None else runs[watched.step].label, drift=watched.drift,
+        step=_date(runs, watched.step, numbers), drift=watched.drift,
     )  # fmt: skip
     return watched, change
+
+
+def _date(runs: Sequence[StoredRun], step: int | None, numbers: Sequence[int]) -> str:
+    """Return in words which run begins a level.
+
+    Args:
+        runs: that were compared.
+        step: index of the first of them on the level; None if there is no step.
+        numbers: of all runs since the reference.
+    """
+    if step is None:
+        return ""
+    first = runs[step]
+    if numbers[numbers.index(first.id) - 1] == runs[step - 1].id:
+        return first.label
+    return f"{replace(first, commit='').label}, or an earlier run that was not compared"
 
 
 def _decided(tested: Sequence[tuple[Watched, GateChange]], family: str) -> list[GateChange]:

@@ -158,6 +158,23 @@ def test_only_the_latest_runs_are_read(history):
     assert change.before == 0.0
 
 
+def test_a_step_in_a_run_that_was_not_read_is_not_blamed_on_a_later_commit(history):
+    for number in range(1, 51):
+        day = (number - 1) % 28 + 1
+        lost = 60 if number >= 5 else 0
+        history.append(run_at(day), [answers(lost, seed=number)])
+    change = only(what_changed(run_at(29), [answers(60, seed=51)], history).regressions)
+    assert change.step == "run 21 (2026-11-21), or an earlier run that was not compared"
+
+
+def test_a_step_after_a_run_without_a_value_has_no_commit(history):
+    for day in range(1, 13):
+        case = answers(40 if day >= 9 else 0, seed=day)
+        history.append(run_at(day), [] if day == 8 else [case])
+    change = only(what_changed(run_at(13), [answers(40, seed=13)], history).regressions)
+    assert change.step == "run 9 (2026-11-09), or an earlier run that was not compared"
+
+
 def test_a_candidate_whose_name_is_no_valid_unicode(history):
     history.append(run_at(1), [answers(0, candidate="m\udc80")])
     found = what_changed(run_at(2), [answers(0, candidate="m\udc80")], history)
