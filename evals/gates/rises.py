@@ -42,7 +42,8 @@ _WHOLE = 1e-6
 
 
 def is_measured(record: Record) -> bool:
-    """Return whether a record holds a measured value of a metric that exists."""
+    """Return whether a record holds the measurement of a metric that exists. The value may be NaN,
+    which is a failure in a later run, and nothing to compare with in an earlier one."""
     return record.metric in METRICS and record.outcome != NOT_JUDGED and not record.is_error
 
 

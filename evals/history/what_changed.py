@@ -122,7 +122,11 @@ class WhatChanged:
         elif self.regressions:
             lines.append(f"WORSE ({_bound(self.family)}): {_listed(map(str, self.regressions))}")
         else:
-            lines.append(f"nothing got worse beyond noise ({_bound(self.family)})")
+            total = counted(len(self.changes) - len(self.of(GONE)), "gate")
+            lines.append(
+                f"nothing got worse beyond noise in {self.compared:,} of {total} "
+                f"({_bound(self.family)})"
+            )
         accepted = self.reference.acceptance is not None
         how = "accepted" if accepted else "the first run, because none was accepted"
         lines.append(f"compared with {self.reference.label}, {how}")
@@ -240,6 +244,9 @@ def _uncompared(now: Record, then: Record) -> GateChange | None:
         if not is_measured(record):
             reason = f"an error or not judged {where}"
             return GateChange(*now.key, UNMEASURED, reason=reason, **values)
+    if not math.isfinite(then.value):
+        reason = "no finite value in the reference"
+        return GateChange(*now.key, UNMEASURED, reason=reason, **values)
     reason = incomparable(now, then)
     return GateChange(*now.key, INCOMPARABLE, reason=reason, **values) if reason else None
 
@@ -252,8 +259,8 @@ def _test(
 ) -> tuple[Watched, GateChange]:
     """Return the tests of a gate, and its change without the decision.
 
-    Runs that cannot be compared with this one, or whose items cannot be paired although those of
-    the reference can, are left out.
+    Runs are left out that have no finite value, that cannot be compared with this one, or whose
+    items cannot be paired although those of the reference can.
 
     Args:
         run: this run.
@@ -266,6 +273,7 @@ def _test(
         (other, record)
         for other, record in past
         if is_measured(record)
+        and math.isfinite(record.value)
         and not incomparable(now, record)
         and (pairing(now, record)[0] or not paired)
     ]

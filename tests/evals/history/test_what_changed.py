@@ -56,7 +56,8 @@ def test_an_unchanged_run(history):
     found = what_changed(run_at(2), [answers(3), size_of(2.0)], history)
     assert [change.category for change in found.changes] == [UNCHANGED, UNCHANGED]
     assert found.lines() == [
-        "nothing got worse beyond noise (Holm: false alarms in at most 1% of months of 30 runs)",
+        "nothing got worse beyond noise in 2 of 2 gates (Holm: false alarms in at most 1% of "
+        "months of 30 runs)",
         "compared with run 1 (2026-11-01, commit 00000001), the first run, because none was "
         "accepted",
         "unchanged within noise: 2 gates, 1 compared item by item",
@@ -94,6 +95,24 @@ def test_every_category(history):
     assert row["history"]["reference"] == 1
     assert row["history"]["accepted"] is True
     assert {c["candidate"]: c["category"] for c in row["history"]["changes"]} == expected
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reference_without_a_finite_value_is_nothing_to_compare_with(history, value):
+    """Otherwise a gate that is NaN in every run would be unchanged."""
+    broken = replace(answers(0, candidate="broken"), value=value, low=value, high=value)
+    history.append(run_at(1), [broken, answers(0)])
+    found = what_changed(run_at(2), [broken, answers(0)], history)
+    [change] = found.of(UNMEASURED)
+    assert (change.candidate, change.reason) == ("broken", "no finite value in the reference")
+    assert found.compared == 1
+    assert found.lines()[0].startswith("nothing got worse beyond noise in 1 of 2 gates (Holm")
+
+
+def test_a_value_that_is_no_number_any_more_is_worse(history):
+    history.append(run_at(1), [answers(0)])
+    now = replace(answers(0), value=math.nan, low=math.nan, high=math.nan, items=None)
+    assert only(what_changed(run_at(2), [now], history).changes).category == REGRESSED
 
 
 def test_the_reference_is_the_accepted_run(history):
