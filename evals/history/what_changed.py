@@ -18,7 +18,7 @@ from compression_gates.evals.gates.watch import (
 )
 from compression_gates.evals.history.database import History
 from compression_gates.evals.history.runs import ENVIRONMENT, StoredCase, StoredRun
-from compression_gates.evals.history.series import positions_of_steps
+from compression_gates.evals.history.series import GateSeries, positions_of_steps, series_of
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.statistics.item_values import Key
@@ -88,6 +88,8 @@ class WhatChanged:
         notes: further remarks.
         problem: why nothing could be compared, if the history cannot be read.
         family: method of the correction for multiple testing.
+        series: of each gate of this run, over the latest :data:`MAX_RUNS` runs of the profile and
+            this one.
     """
 
     reference: StoredRun | None
@@ -96,6 +98,7 @@ class WhatChanged:
     notes: Sequence[str] = ()
     family: str = HOLM
     problem: str = ""
+    series: Sequence[GateSeries] = ()
 
     def of(self, category: str) -> list[GateChange]:
         """Return the gates of a category."""
@@ -200,21 +203,26 @@ def what_changed(
     Raises:
         EvalError: the history is damaged.
     """
+    stored_runs = history.runs(run.profile)
     reference = history.reference(run.profile)
     if reference is None:
-        return WhatChanged(None, family=family)
+        series = [series_of([run], {run.id: case}) for case in cases]
+        return WhatChanged(None, family=family, series=series)
     before = {case.key: case for case in history.cases(reference.id)}
-    later = [other for other in history.runs(run.profile) if other.id > reference.id]
+    later = [other for other in stored_runs if other.id > reference.id]
     runs = [reference, *later[-MAX_RUNS:]]
     numbers_since = [other.id for other in (reference, *later, run)]
-    numbers = [other.id for other in runs]
+    shown = stored_runs[-MAX_RUNS:]
+    numbers = list(dict.fromkeys(other.id for other in (*runs, *shown)))
     changes: list[GateChange] = []
     tested: list[tuple[Watched, GateChange]] = []
+    series: list[GateSeries] = []
     for case in cases:
+        stored = history.gate(case.key, numbers, items=case.items is not None)
+        series.append(series_of([*shown, run], {**stored, run.id: case}))
         if case.key not in before:
             changes.append(GateChange(*case.key, NEW, after=case.value))
             continue
-        stored = history.gate(case.key, numbers, items=case.items is not None)
         before[case.key] = stored[reference.id]
         past = [(other, stored[other.id].record) for other in runs if other.id in stored]
         change = _uncompared(case.record, past[0][1])
@@ -234,6 +242,7 @@ def what_changed(
         moved_baselines(run, cases, reference, before),
         _notes(run, reference),
         family,
+        series=series,
     )
 
 

@@ -239,3 +239,26 @@ def test_timings_and_sizes_over_the_runs(history):
         history.append(run_at(day), [size_of(2.0 if day < 5 else 1.9)])
     change = only(what_changed(run_at(9), [size_of(1.9)], history).regressions)
     assert change.step == "run 5 (2026-11-05, commit 00000005)"
+
+
+def test_each_gate_is_read_once_and_has_its_series(history, monkeypatch):
+    for day in range(1, 9):
+        history.append(run_at(day), [size_of(2.0 if day < 5 else 1.9), answers(0)])
+    history.accept(6, "2026-11-08T00:00:00Z")
+    read = []
+    gate = History.gate
+    monkeypatch.setattr(
+        History, "gate", lambda self, key, *a, **k: read.append(key) or gate(self, key, *a, **k)
+    )
+    new = answers(0, candidate="new")
+    found = what_changed(run_at(9), [size_of(1.9), answers(0), new], history)
+    assert read == [size_of(1.9).key, answers(0).key, new.key]
+    sizes, scores, news = found.series
+    assert [point.run for point in sizes.points] == [*range(1, 9), 0]
+    assert [step.run for step in sizes.steps] == [5]
+    assert (len(scores.points), len(news.points)) == (9, 1)
+
+
+def test_the_first_run_has_series_of_one_point(history):
+    [series] = what_changed(run_at(1), [answers(0)], history).series
+    assert len(series.points) == 1
