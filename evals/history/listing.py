@@ -238,10 +238,10 @@ def export(history: History, form: str) -> str:
         return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(_csv_cell, columns))
     for row in rows:
-        writer.writerow({name: _csv_cell(value) for name, value in row.items()})
+        writer.writerow([_csv_cell(row.get(name, "")) for name in columns])
     return stream.getvalue()
 
 

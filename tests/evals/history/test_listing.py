@@ -146,6 +146,14 @@ def test_foreign_names_are_escaped(history):
     assert (row["branch"], row["commit"]) == ("'=1+1", "'@x")
 
 
+def test_names_of_columns_are_escaped(history):
+    case = replace(size_of(1.0), origin={"\x1b[31m": "x", "baseline": "b"})
+    history.append(run_at(9), [case])
+    heads, *rows = csv.reader(io.StringIO(export(history, "csv")))
+    assert "origin_\\x1b[31m" in heads
+    assert dict(zip(heads, rows[-1], strict=True))["origin_\\x1b[31m"] == "x"
+
+
 def test_a_metric_of_a_package_that_is_gone(history):
     history.append(run_at(9), [replace(size_of(0.25), metric="zork")])
     assert "0.25" in show(history, "zork", 100)
