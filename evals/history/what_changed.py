@@ -152,8 +152,8 @@ class WhatChanged:
         return lines
 
     def unproven(self) -> list[str]:
-        """Return why ``--strict`` fails: if there is a reference, but nothing to compare with it.
-        The first run of a history has none, and can pass."""
+        """Return why it is not proven that nothing got worse: if there is a reference, but nothing
+        to compare with it. For the first run of a history, which has none, nothing is returned."""
         return [] if self.reference is None or self.compared else self.lines()
 
     def rows(self) -> Iterable[dict[str, object]]:
