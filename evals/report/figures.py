@@ -316,9 +316,12 @@ def trend_figure(trend: GateSeries) -> Figure:
             ),
         ),
         note="Band: the interval of each run. A star marks an accepted run; a vertical line marks "
-        "a step.",
+        "a step, or a run that cannot be compared with the one before it.",
         x_ticks=tuple((float(i), times[i]) for i in shown),
-        marks=tuple(Mark("x", float(s.point), f"step {texts[s.point]}") for s in trend.steps),
+        marks=(
+            *(Mark("x", float(s.point), f"step {texts[s.point]}") for s in trend.steps),
+            *(Mark("x", float(point), reason) for point, reason in trend.breaks.items()),
+        ),
     )
 
 

@@ -175,6 +175,13 @@ def test_names_of_files_are_safe():
     assert trend_figure(trend).name == "trend-etc-rm-b-flips"
 
 
+def test_a_trend_marks_where_runs_cannot_be_compared():
+    points = [GatePoint(n, f"2026-11-0{n}", "", 0.1, 0.0, 0.2, False) for n in (1, 2)]
+    trend = GateSeries("m-a", "flips", 0.1, points, (), {1: "the data differ"})
+    [mark] = trend_figure(trend).marks
+    assert (mark.value, mark.label) == (1.0, "the data differ")
+
+
 def test_both_formats_are_drawn_from_the_same_data(tmp_path):
     pytest.importorskip("matplotlib")
     hostile = [replace(e, group="$x_{1}$<b>\u202e\x1b[31m") for e in ENTRIES]
