@@ -76,7 +76,7 @@ def family_summary(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) ->
     judged = [v for v, _ in cases if _kind(v) not in (_ERROR, _NOT_JUDGED)]
     rejected = alarms([verdict.p for verdict in judged], method)
     alarmed = [verdict for verdict, alarm in zip(judged, rejected, strict=True) if alarm]
-    bound = f"({_bound(method)})"
+    bound = f"({family_bound(method)})"
     if alarmed:
         parts.append(f"ALARM {bound}: {_named(alarmed)}")
     elif parts:
@@ -99,10 +99,21 @@ def _kind(verdict: Verdict) -> str:
     return _NOT_PROVEN if verdict.outcome == INCONCLUSIVE and verdict.met else _FAILED
 
 
-def _bound(method: str) -> str:
+def family_bound(method: str, period: int = 1, run: str = "run") -> str:
+    """Return what a correction for multiple testing bounds, in words.
+
+    Args:
+        method: ``holm`` or ``bh``.
+        period: number of runs among which :data:`FALSE_ALARM_RATE` is divided: 1, or a month.
+        run: word for a run.
+    """
     if method == HOLM:
-        return f"Holm: false alarms in at most {FALSE_ALARM_RATE:.0%} of runs"
-    return f"Benjamini-Hochberg: at most {FALSE_ALARM_RATE:.0%} of them false"
+        among = "runs" if period == 1 else f"months of {period} {run}s"
+        return f"Holm: false alarms in at most {FALSE_ALARM_RATE:.0%} of {among}"
+    if period == 1:
+        return f"Benjamini-Hochberg: at most {FALSE_ALARM_RATE:.0%} of them false"
+    rate = FALSE_ALARM_RATE / period
+    return f"Benjamini-Hochberg: at most {rate:.3%} of a {run}'s alarms false"
 
 
 def _named(verdicts: Sequence[Verdict]) -> str:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from compression_gates.evals.errors import listed
 from compression_gates.evals.gates.earlier import EarlierRun, Record
 from compression_gates.evals.gates.families import (
-    BENJAMINI_HOCHBERG,
     FALSE_ALARM_RATE,
     HOLM,
     alarms,
+    family_bound,
 )
 from compression_gates.evals.gates.rises import (
     incomparable,
@@ -117,19 +117,11 @@ class Comparison:
     def _verdict(self) -> str:
         worse = [str(change) for change in self.regressions]
         paired = sum(change.paired > 0 for change in self.changes)
-        bound = f"({_bound(self.family)})"
+        bound = f"({family_bound(self.family, NIGHTS, 'night')})"
         if not worse:
             count = f"{counted(len(self.changes), 'gate')}, {paired} compared item by item"
             return f"nothing got worse beyond noise in {count} {bound}"
         return f"WORSE {bound}: {listed(worse, '; ')}"
-
-
-def _bound(family: str) -> str:
-    if family == BENJAMINI_HOCHBERG:
-        return (
-            f"Benjamini-Hochberg: at most {FALSE_ALARM_RATE / NIGHTS:.3%} of a night's alarms false"
-        )
-    return f"Holm: false alarms in at most {FALSE_ALARM_RATE:.0%} of months of {NIGHTS} nights"
 
 
 def _by_reason(reasons: Mapping[Key, str]) -> list[tuple[str, list[Key]]]:

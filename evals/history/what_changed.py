@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from compression_gates.evals.errors import listed
 from compression_gates.evals.gates.earlier import Record
-from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG, FALSE_ALARM_RATE, HOLM
+from compression_gates.evals.gates.families import HOLM, family_bound
 from compression_gates.evals.gates.nightly import NIGHTS
 from compression_gates.evals.gates.rises import incomparable, is_measured, pairing
 from compression_gates.evals.gates.watch import (
@@ -123,12 +123,13 @@ class WhatChanged:
         if not self.compared:
             lines.append("no gate has a comparable value in both runs")
         elif self.regressions:
-            lines.append(f"WORSE ({_bound(self.family)}): {_listed(map(str, self.regressions))}")
+            bound = family_bound(self.family, NIGHTS)
+            lines.append(f"WORSE ({bound}): {_listed(map(str, self.regressions))}")
         else:
             total = counted(len(self.changes) - len(self.of(GONE)), "gate")
             lines.append(
                 f"nothing got worse beyond noise in {self.compared:,} of {total} "
-                f"({_bound(self.family)})"
+                f"({family_bound(self.family, NIGHTS)})"
             )
         accepted = self.reference.acceptance is not None
         how = "accepted" if accepted else "the first run, because none was accepted"
@@ -172,14 +173,6 @@ class WhatChanged:
                 ],
             }
         }
-
-
-def _bound(family: str) -> str:
-    if family == BENJAMINI_HOCHBERG:
-        return (
-            f"Benjamini-Hochberg: at most {FALSE_ALARM_RATE / NIGHTS:.3%} of a run's alarms false"
-        )
-    return f"Holm: false alarms in at most {FALSE_ALARM_RATE:.0%} of months of {NIGHTS} runs"
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -4,6 +4,33 @@ from dataclasses import dataclass
 
 BARS, POINTS, LINES = "bars", "points", "lines"
 """Kinds of figures: horizontal bars; single points; points joined by lines."""
+COLOURS = ("#3b8fc4", "#d9702b", "#2a9d76", "#c274a6", "#a58a1c", "#7a70c9", "#c04a4a", "#808080")
+SYMBOLS = (
+    "circle", "square", "diamond", "cross", "triangle-up", "x", "pentagon", "hexagon",
+)  # fmt: skip
+DASHES = ("solid", "dash", "dot", "dashdot")
+"""Colours, symbols of points and dashes of lines of series, with the names that Plotly uses."""
+
+
+@dataclass(frozen=True)
+class SeriesStyle:
+    """Colour, symbol of points, and dash of lines of a series."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+def style_of(index: int) -> SeriesStyle:
+    """Return the style of the series ``index`` of a figure.
+
+    Series with the same colour and symbol have different dashes, until all are used.
+    """
+    return SeriesStyle(
+        COLOURS[index % len(COLOURS)],
+        SYMBOLS[index % len(SYMBOLS)],
+        DASHES[(index + index // len(COLOURS)) % len(DASHES)],
+    )
 
 
 @dataclass(frozen=True)

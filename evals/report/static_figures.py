@@ -14,12 +14,15 @@ from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line, printable
-from compression_gates.evals.report.figure_data import BARS, LINES, POINTS, Figure, Series
+from compression_gates.evals.report.figure_data import BARS, LINES, POINTS, Figure, Series, style_of
 
 FORMATS = ("svg", "png")
-COLOURS = ("#3b8fc4", "#d9702b", "#2a9d76", "#c274a6", "#a58a1c", "#7a70c9", "#c04a4a", "#808080")
-SYMBOLS = ("o", "s", "D", "P", "^", "X", "p", "h")
-DASHES = ("-", "--", ":", "-.")
+MARKERS = {
+    "circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "x": "X",
+    "pentagon": "p", "hexagon": "h",
+}  # fmt: skip
+LINE_STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+"""What matplotlib calls the symbols and dashes of :mod:`evals.report.figure_data`."""
 WIDTH, HEIGHT, BAR_HEIGHT = 8.0, 5.0, 0.24
 """Size of a figure, and height of a bar, in inches."""
 DPI = 150
@@ -145,7 +148,7 @@ def _bars(axes, figure: Figure) -> None:
     for index, series in enumerate(figure.series):
         places = range(place, place + len(series.labels))
         axes.barh(
-            places, series.x, color=COLOURS[index % len(COLOURS)], label=_label(series.name),
+            places, series.x, color=style_of(index).colour, label=_label(series.name),
             xerr=_errors(series.x, series), error_kw={"ecolor": "#555555", "elinewidth": 1},
         )  # fmt: skip
         for y, value in zip(places, series.x, strict=True):
@@ -160,16 +163,16 @@ def _points(axes, figure: Figure) -> None:
     for index, series in enumerate(figure.series):
         if not series.labels:
             continue
-        colour, symbol = COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
-        dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
+        style = style_of(index)
+        colour = style.colour
         is_line = figure.kind == LINES
         marked = series.marked or (False,) * len(series.x)
         if is_line and series.low:
             axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2)
         axes.errorbar(
             series.x, series.y, yerr=None if is_line else _errors(series.y, series), color=colour,
-            marker=symbol, markersize=3 if is_line else 5, elinewidth=1, capsize=2,
-            linestyle=dash if is_line else "none", linewidth=1,
+            marker=MARKERS[style.symbol], markersize=3 if is_line else 5, elinewidth=1, capsize=2,
+            linestyle=LINE_STYLES[style.dash] if is_line else "none", linewidth=1,
             label=_label(series.name),
         )  # fmt: skip
         stars = [i for i, mark in enumerate(marked) if mark]

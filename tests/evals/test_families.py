@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from statsmodels.stats.multitest import multipletests
 
-from compression_gates.evals.gates.families import BENJAMINI_HOCHBERG, HOLM, alarms, family_summary
+from compression_gates.evals.gates.families import (
+    BENJAMINI_HOCHBERG,
+    HOLM,
+    alarms,
+    family_bound,
+    family_summary,
+)
 from compression_gates.evals.gates.gate import Verdict
 
 P_VALUES = st.lists(st.floats(0, 1) | st.floats(0, 0.01), min_size=1, max_size=30)
@@ -127,3 +133,16 @@ def test_a_largest_value_rests_on_its_documents():
     assert family_summary([GOOD, (alone, True)]).endswith(
         "; 1 of them rests on one document or none"
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "period", "text"),
+    [
+        (HOLM, 1, "Holm: false alarms in at most 1% of runs"),
+        (HOLM, 30, "Holm: false alarms in at most 1% of months of 30 nights"),
+        (BENJAMINI_HOCHBERG, 1, "Benjamini-Hochberg: at most 1% of them false"),
+        (BENJAMINI_HOCHBERG, 30, "Benjamini-Hochberg: at most 0.033% of a night's alarms false"),
+    ],
+)
+def test_what_a_correction_bounds_is_stated_for_its_period(method, period, text):
+    assert family_bound(method, period, "night") == text

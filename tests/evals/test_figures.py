@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 
 import numpy as np
@@ -11,7 +11,8 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.history.series import GatePoint, GateSeries
 from compression_gates.evals.metrics.result import MetricResult
-from compression_gates.evals.report import static_figures
+from compression_gates.evals.report import page_data, static_figures
+from compression_gates.evals.report.figure_data import style_of
 from compression_gates.evals.report.figures import (
     MOST_BARS,
     MOST_LINES,
@@ -223,6 +224,16 @@ def test_names_of_files_are_unique(names):
     files = static_figures.unique_names(names)
     assert len({name.casefold() for name in files}) == len(names)
     assert all(file.startswith(name) for file, name in zip(files, names, strict=True))
+
+
+def test_series_of_a_figure_have_styles_that_differ_and_that_both_libraries_draw():
+    styles = [style_of(index) for index in range(32)]
+    assert len(set(styles)) == len(styles)
+    assert {style.symbol for style in styles} == set(static_figures.MARKERS)
+    assert {style.dash for style in styles} == set(static_figures.LINE_STYLES)
+    [figure] = [figure for figure in figures(ENTRIES) if figure.name == "perplexity-task"]
+    drawn = page_data.figure_json(figure)["series"]
+    assert [series["style"] for series in drawn] == [asdict(style) for style in styles[:4]]
 
 
 def test_figures_are_refused_before_the_run(tmp_path, monkeypatch):

@@ -327,6 +327,7 @@ def test_the_command_makes_page_and_figures_again(tmp_path, capsys):
 def test_trends_are_read_as_they_were_written():
     entries = pages.small_report()[:2]
     trends = pages.trends(entries, runs=4)
+    trends[0] = replace(trends[0], breaks={1: "the data differ"}, profile="nightly")
     missing = replace(trends[0].points[0], value=math.nan, low=math.nan, high=math.inf)
     trends.append(pages.series("m-a", "flips", (missing,)))
     rows = json.dumps(report_folder.report_rows([], trend_rows(trends)), allow_nan=False)
@@ -337,7 +338,14 @@ def test_trends_are_read_as_they_were_written():
 
 @pytest.mark.parametrize(
     "change",
-    [{"points": 3}, {"points": [{}]}, {"steps": [{"point": 0}]}, {"limit": "a"}, {"points": []}],
+    [
+        {"points": 3},
+        {"points": [{}]},
+        {"steps": [{"point": 0}]},
+        {"limit": "a"},
+        {"points": []},
+        {"breaks": {"999": "a"}},
+    ],
     ids=str,
 )
 def test_a_damaged_trend_is_refused(change):

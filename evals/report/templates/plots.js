@@ -1,10 +1,6 @@
 // Figures, drawn with Plotly from their data when they come into view.
 "use strict";
 
-const COLOURS = ["#3b8fc4", "#d9702b", "#2a9d76", "#c274a6", "#a58a1c", "#7a70c9", "#c04a4a", "#808080"];
-const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "pentagon", "hexagon"];
-const DASHES = ["solid", "dash", "dot", "dashdot"];
-
 // Plotly interprets some HTML in texts.
 const escaped = (text) =>
   text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -49,41 +45,41 @@ function hoverTexts(figure, series) {
   });
 }
 
-function bars(figure, series, index) {
+function bars(figure, series) {
   return [{
     type: "bar", orientation: "h", name: escaped(series.name), x: series.x,
     y: series.labels.map(escaped), error_x: {...errorBars(series.x, series), color: styleOf("--soft")},
-    marker: {color: COLOURS[index % COLOURS.length]},
+    marker: {color: series.style.colour},
     hoverinfo: "text", hovertext: hoverTexts(figure, series), text: series.x.map(number),
     textposition: "inside", insidetextanchor: "start", insidetextfont: {color: "#fff"},
   }];
 }
 
-function band(series, index) {
+function band(series) {
   const x = [...series.x, ...[...series.x].reverse()];
   const y = [...series.high, ...[...series.low].reverse()];
   return {
     type: "scatter", mode: "lines", x, y, fill: "toself", hoverinfo: "skip", showlegend: false,
-    line: {width: 0}, fillcolor: `${COLOURS[index % COLOURS.length]}33`,
+    line: {width: 0}, fillcolor: `${series.style.colour}33`,
   };
 }
 
-function points(figure, series, index) {
+function points(figure, series) {
   const isLine = figure.kind === "lines";
   const marked = series.marked || series.labels.map(() => false);
-  const color = COLOURS[index % COLOURS.length];
+  const color = series.style.colour;
   const trace = {
     type: "scatter", mode: isLine ? "lines+markers" : "markers", name: escaped(series.name),
     x: series.x, y: series.y, hoverinfo: "text", hovertext: hoverTexts(figure, series),
     connectgaps: false, opacity: 1,
-    line: {color, width: 1.5, dash: DASHES[Math.floor(index / COLOURS.length + index) % DASHES.length]},
+    line: {color, width: 1.5, dash: series.style.dash},
     marker: {
       color, opacity: 1, size: marked.map((mark) => (mark ? 14 : isLine ? 6 : 9)),
-      symbol: marked.map((mark) => (mark ? "star" : SYMBOLS[index % SYMBOLS.length])),
+      symbol: marked.map((mark) => (mark ? "star" : series.style.symbol)),
       line: {width: 1, color: styleOf("--back")},
     },
   };
-  if (isLine) return series.low ? [band(series, index), trace] : [trace];
+  if (isLine) return series.low ? [band(series), trace] : [trace];
   return [{...trace, error_y: errorBars(series.y, series)}];
 }
 
@@ -134,7 +130,7 @@ function layoutOf(figure, series) {
 function draw(place, figure, byCandidate) {
   const series = byCandidate ? figure.series.map(filtered) : figure.series;
   const make = figure.kind === "bars" ? bars : points;
-  const traces = series.flatMap((one, index) => (one.labels.length ? make(figure, one, index) : []));
+  const traces = series.flatMap((one) => (one.labels.length ? make(figure, one) : []));
   Plotly.react(place, traces, layoutOf(figure, series), settings());
   place.classList.add("drawn");
 }
