@@ -144,7 +144,8 @@ def _records(file: Path, report: StoredReport) -> list[Record]:
             if row.get("verdict") is not None:
                 record = Record.of(row["verdict"], row.get("origin"))
                 records.append(replace(record, items=report.items.get(record.key)))
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+                ValueError) as error:  # fmt: skip
             raise EvalError(
                 f"earlier report {file}: line {number} is not a verdict{_ADVICE}"
             ) from error

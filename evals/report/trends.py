@@ -33,7 +33,7 @@ def _series(row: object) -> GateSeries:
         series = GateSeries(**values)
         for at in (*(step.point for step in series.steps), *values.get("breaks", ())):
             series.points[at]  # raises an IndexError if there is no such point
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise EvalError(f"a row of the report is not a trend: {error}") from error
     if series.metric not in METRICS:
         raise EvalError(f"metric {series.metric} is not registered; import its module first")

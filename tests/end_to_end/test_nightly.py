@@ -3,6 +3,7 @@
 import json
 
 from compression_gates.evals.history.database import History
+from compression_gates.evals.report.__main__ import main as make_page_again
 from compression_gates.fixtures.suite import command
 
 PROFILE = """
@@ -65,6 +66,10 @@ def test_a_history_of_nights(gates, tmp_path, capsys):
     assert {change["category"] for change in changes["changes"]} == {"unchanged"}
     [manifest] = [row["manifest"] for row in rows if "manifest" in row]
     assert manifest["candidates"]["bert-tiny-pruned"]["digest"]
+    assert [len(row["trend"]["points"]) for row in rows if "trend" in row] == [2] * 4
+    page = (report / "report.html").read_bytes()
+    assert make_page_again([str(report)]) == 0
+    assert (report / "report.html").read_bytes() == page
     profile.write_text(PROFILE.format(sparsity=0.9))
     broken = gates(*words)
     assert broken.returncode == 1, broken.stdout
