@@ -116,7 +116,10 @@ class Attribution:
         if not math.isfinite(self.unexplained):
             broken = [m.name for m in self.modules if not math.isfinite(m.divergence)]
             if not broken:
-                return "the predictions are not finite, but those with any single module are"
+                return (
+                    "The candidate's predictions are not finite, but no single module alone "
+                    "causes this"
+                )
             more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
             names = ", ".join(broken[:SHOWN])
             return f"with {names}{more} alone, the baseline's predictions are not finite"

@@ -49,7 +49,9 @@ def test_the_shares_and_what_they_do_not_explain(values, line):
 def test_only_the_whole_is_not_finite():
     modules = tuple(Share(name, 0.1, math.nan) for name in "ab")
     (line,) = Attribution(modules, divergence=math.nan).where()
-    assert line == "the predictions are not finite, but those with any single module are"
+    assert line == (
+        "The candidate's predictions are not finite, but no single module alone causes this"
+    )
 
 
 def test_configurations_are_named_before_the_modules():
