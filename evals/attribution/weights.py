@@ -12,6 +12,7 @@ which have the same name except for the numbers of blocks and experts, by a robu
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -60,19 +61,38 @@ class TensorComparison:
         return asdict(self)
 
 
-def compare_tensors(baseline: nn.Module, candidate: nn.Module) -> dict[str, TensorComparison]:
+def compare_tensors(
+    baseline: nn.Module,
+    candidate: nn.Module,
+    first: str = "",
+    seconds: float = math.inf,
+) -> dict[str, TensorComparison]:
     """Compare each parameter of a baseline with that of the candidate, by name.
 
     Packed and factored linear layers are compared by their dequantized weights. Parameters of other
     shapes are left out.
+
+    Args:
+        baseline, candidate: the models.
+        first: name of a module whose parameters are compared first.
+        seconds: time limit, after which no further parameter is compared.
     """
-    pairs = _pairs(baseline, candidate)
-    return {name: compare_tensor(name, *pair) for name, *pair in pairs}
+    end = time.monotonic() + seconds
+    comparisons: dict[str, TensorComparison] = {}
+    for name, *pair in _pairs(baseline, candidate, first):
+        comparisons[name] = compare_tensor(name, *pair)
+        if time.monotonic() > end:
+            break
+    return comparisons
 
 
-def _pairs(baseline: nn.Module, candidate: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _pairs(
+    baseline: nn.Module, candidate: nn.Module, first: str
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     modules = dict(candidate.named_modules(remove_duplicate=False))
-    for name, before in baseline.named_parameters():
+    parameters = list(baseline.named_parameters())
+    parameters.sort(key=lambda parameter: parameter[0].rpartition(".")[0] != first)
+    for name, before in parameters:
         owner, _, key = name.rpartition(".")
         module = modules.get(owner)
         if module is None or before.is_meta or not before.is_floating_point():

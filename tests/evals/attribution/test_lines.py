@@ -59,6 +59,7 @@ def test_configurations_are_named_before_the_modules():
     lines = found.where()
     assert lines[0] == "they differ in eps; this may not show in single modules"
     assert lines[2:] == ["not swapped: x"] * 3 + ["not swapped: 2 more modules"]
+    assert Attribution(shares(1.0), limited=("5 blocks\n",)).where()[1:] == ["5 blocks\\n"]
     assert not_found("why", ["they differ"]).where()[1] == "not found: why"
 
 

@@ -113,6 +113,14 @@ def noisy(model, size=0.01):
     return candidate
 
 
+def test_a_time_limit_leaves_the_tensors_of_the_first_module():
+    baseline = Stack(6)
+    found = compare_tensors(baseline, noisy(baseline), "layers.4", seconds=-1)
+    assert list(found) == ["layers.4.weight"]
+    names = ["layers.4.weight", "layers.4.bias", "layers.0.weight"]
+    assert list(compare_tensors(baseline, noisy(baseline), "layers.4"))[:3] == names
+
+
 def test_a_tensor_that_stands_out_is_told_with_what_differs():
     baseline = Stack(6)
     candidate = noisy(baseline)
