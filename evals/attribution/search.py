@@ -1,7 +1,7 @@
 """Search for the modules of a candidate that cause most of its divergence, within a budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -89,7 +89,7 @@ class Search:
             open_ = [
                 item
                 for item in measured
-                if set(item[0].modules) <= set(blocks) and item[0] not in closed and item[1] != 0
+                if is_of_blocks(item[0], blocks) and item[0] not in closed and item[1] != 0
             ]
             worst = min(open_, key=lambda item: -sortable(item[1]), default=None)
             if worst is None:
@@ -126,7 +126,7 @@ class Search:
         outside = at_most(modules_in(baseline, without=blocks), MOST_MODULES)
         units = [*outside, *(Unit(name, (name,)) for name in blocks)]
         units = self._different(with_tied_joined(units, baseline, self.candidate))
-        whole = [unit for unit in units if set(unit.modules) <= set(blocks)]
+        whole = [unit for unit in units if is_of_blocks(unit, blocks)]
         others = [unit for unit in units if unit not in whole]
         left = self.budget.planned
         largest = max((len(divided(baseline, name, MOST_MODULES)) for name in blocks), default=0)
@@ -136,9 +136,14 @@ class Search:
         reason = self.budget.reason()
         others = at_most(others, max(most // 4, 1)) if others else []
         groups = self._grouped(whole, max(most - len(others), 1))
-        self.limited.append(
-            f"{len(whole)} blocks were first swapped in {len(groups)} groups, because {reason}"
-        )
+        if len(groups) < len(whole):
+            self.limited.append(
+                f"{len(whole)} blocks were first swapped in {len(groups)} groups, because {reason}"
+            )
+        elif others:
+            self.limited.append(
+                f"modules outside of blocks were swapped together, because {reason}"
+            )
         return [*others, *groups]
 
     def _grouped(self, units: Sequence[Unit], count: int) -> list[Unit]:
@@ -260,6 +265,11 @@ class Search:
                 if parent in ("", *block.modules):
                     return block
                 module = Unit(parent, (parent,))
+
+
+def is_of_blocks(unit: Unit, blocks: Collection[str]) -> bool:
+    """Return whether a unit consists of blocks."""
+    return bool(unit.modules) and not unit.parameters and set(unit.modules) <= set(blocks)
 
 
 def sortable(value: float) -> float:

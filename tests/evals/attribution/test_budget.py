@@ -11,7 +11,7 @@ from compression_gates.evals.attribution import predictions
 from compression_gates.evals.attribution.attribute import attribute
 from compression_gates.evals.attribution.attribution import Attribution
 from compression_gates.evals.attribution.budget import MOST_PASSES, SECONDS, Budget
-from compression_gates.evals.attribution.search import MOST_MODULES
+from compression_gates.evals.attribution.search import MOST_MODULES, is_of_blocks
 from compression_gates.evals.attribution.units import (
     Unit,
     block_names,
@@ -213,6 +213,13 @@ def test_few_experts_are_divided_and_many_are_not():
         "block.mlp.experts",
         "block.norm",
     ]
+
+
+def test_parameters_outside_of_blocks_are_not_divided_as_a_block():
+    blocks = ["layers.0", "layers.1"]
+    assert is_of_blocks(Unit("layers.0 to layers.1", tuple(blocks)), blocks)
+    assert not is_of_blocks(Unit("norm", ("norm",)), blocks)
+    assert not is_of_blocks(Unit("the model", parameters=("class_token",)), blocks)
 
 
 def names_in(model, units):
