@@ -93,9 +93,9 @@ class Verdict:
         """Return whether the case passes under a policy.
 
         The policy decides about critical gates. A supporting gate fails under every policy only if
-        the whole interval breaks the limit. An advisory gate never fails. NaN fails under every
-        policy, except for an advisory gate. A gate that was not judged fails only under
-        :data:`STRICT`.
+        the whole interval breaks the limit, or, without an interval that could, if the point
+        estimate does. An advisory gate never fails. NaN fails under every policy, except for an
+        advisory gate. A gate that was not judged fails only under :data:`STRICT`.
         """
         if self.tier == ADVISORY:
             return True
@@ -105,12 +105,24 @@ class Verdict:
             return self.outcome == PASSED
         if policy == STRICT and self.tier == CRITICAL:
             return False
-        metric = METRICS[self.metric]
-        only_proven = (
-            self.tier == SUPPORTING or policy == SMOKE or metric.sequential or metric.needs_naive
-        )
-        # Without an interval, only the point estimate can decide.
-        return self.met or (only_proven and self.is_bounded)
+        only_proven = fails_only_if_proven(self.metric, self.tier, policy)
+        return self.met or (only_proven and self.is_refutable)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval, one end of which may be infinite.
+
+        A single document has none.
+        """
+        is_half_bounded = math.isfinite(self.low) or math.isfinite(self.high)
+        return self.is_bounded or (is_half_bounded and self.clusters > 1)
+
+    @property
+    def is_refutable(self) -> bool:
+        """Whether the end of the interval that would be beyond a broken limit is finite, so that
+        the interval, and not only the point estimate, could refute that the limit is kept."""
+        best = self.low if METRICS[self.metric].at_most else self.high
+        return self.has_interval and math.isfinite(best)
 
     @property
     def is_bounded(self) -> bool:
@@ -129,12 +141,21 @@ class Verdict:
         the loss that the limit allows.
 
         A compressed model seldom gains that much. Sizes and speeds are meant to improve, a distance
-        from the baseline cannot, and a limit of 0 gives no scale.
+        from the baseline cannot, and a limit of 0 gives no scale. Other exceptions are the metrics
+        with ``gain_is_plausible``.
         """
         metric = METRICS[self.metric]
         is_loss = metric.quality and metric.at_most and metric.always_limit is None
+        is_loss &= not metric.gain_is_plausible
         is_proven = self.outcome == PASSED and not self.unreliable and self.is_bounded
         return is_loss and is_proven and self.limit > 0 and self.high < -self.limit
+
+
+def fails_only_if_proven(metric: str, tier: str, policy: str) -> bool:
+    """Return whether a gate that is not advisory fails only if its limit is proven to be broken."""
+    if tier == SUPPORTING or policy == SMOKE:
+        return True
+    return policy != STRICT and (METRICS[metric].sequential or METRICS[metric].needs_naive)
 
 
 def unmeasured(candidate: str, gate: Gate) -> Verdict:

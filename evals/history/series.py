@@ -13,7 +13,7 @@ from compression_gates.evals.gates.rises import TIMING_NOISE, incomparable, pair
 from compression_gates.evals.history.runs import StoredCase, StoredRun
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.statistics.clusters import ClusterSums
-from compression_gates.evals.statistics.steps import fit_steps
+from compression_gates.evals.statistics.steps import FEW_VALUES, fit_steps
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _why_broken(now: Record, then: Record) -> str:
 
 def _levels(records: Sequence[Record]) -> Iterator[tuple[int, float, float]]:
     """Yield the position of each step, and the means of the values before and after it."""
-    positions = positions_of_steps(records)
+    positions = positions_of_steps(records, FEW_VALUES)
     levels = [
         statistics.fmean(record.value for record in records[start:end])
         for start, end in itertools.pairwise([0, *positions, len(records)])
@@ -134,14 +134,15 @@ def _levels(records: Sequence[Record]) -> Iterator[tuple[int, float, float]]:
     yield from zip(positions, levels, levels[1:], strict=False)
 
 
-def positions_of_steps(records: Sequence[Record]) -> list[int]:
+def positions_of_steps(records: Sequence[Record], min_count: int = 2) -> list[int]:
     """Return the positions at which the values of a gate step to another level.
 
     Args:
         records: with finite values, the oldest first.
+        min_count: smallest number of values that the penalty of a step assumes.
     """
     values = [record.value for record in records]
-    return fit_steps(values, standard_errors(records))
+    return fit_steps(values, standard_errors(records), min_count=min_count)
 
 
 def standard_errors(records: Sequence[Record]) -> list[float]:
