@@ -177,7 +177,7 @@ def test_a_trend_marks_where_runs_cannot_be_compared():
     points = [GatePoint(n, f"2026-11-0{n}", "", 0.1, 0.0, 0.2, False) for n in (1, 2)]
     trend = GateSeries("m-a", "flips", 0.1, points, (), {1: "the data differ"})
     [mark] = trend_figure(trend).marks
-    assert (mark.at, mark.label) == (1.0, "the data differ")
+    assert (mark.value, mark.label) == (1.0, "the data differ")
 
 
 def test_both_formats_are_drawn_from_the_same_data(tmp_path):
