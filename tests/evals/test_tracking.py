@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,36 @@ def test_a_store_that_fails_is_named_and_its_run_marked(store, tmp_path):
         tracker.log(ENTRIES[:1], "all gates hold", True, [tmp_path / "missing"])
     _, runs = runs_of(store)
     assert runs[-1].info.status == "FAILED" or runs[0].info.status == "FAILED"
+
+
+def test_a_logged_run_is_corrected(store, tmp_path):
+    report = tmp_path / "report.md"
+    report.write_text("release")
+    tracker = Tracker(store)
+    parent = tracker.log(ENTRIES[:1], "release", True, [report])
+    report.write_text("cannot tell")
+    tracker.correct(parent, "cannot tell: x\n", [report])
+    client, _ = runs_of(store)
+    run = client.get_run(parent)
+    assert (run.data.tags["gates.result"], run.info.status) == (r"cannot tell: x\n", "FAILED")
+    assert Path(client.download_artifacts(parent, "report.md")).read_text() == "cannot tell"
+    with pytest.raises(EvalError, match="MLflow store sqlite:"):
+        tracker.correct("0" * 32, "cannot tell")
+
+
+def test_a_run_that_is_interrupted_while_it_is_logged_is_marked(store):
+    tracker = Tracker(store)
+    before = {run.info.run_id for run in runs_of(store)[1]}
+
+    def files():
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        tracker.log(ENTRIES[:1], "release", True, files())
+    begun = [run for run in runs_of(store)[1] if run.info.run_id not in before]
+    assert len(begun) == 2
+    assert {run.info.status for run in begun} == {"FAILED"}
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////no/such/folder/gates.db", "nonsense://x"])
