@@ -84,9 +84,9 @@ class CaseOutcome:
             return True
         if self.verdict.tier == CRITICAL:
             return self.verdict.outcome != PASSED
-        # The family of all gates cannot be decided if an interval is unbounded.
-        is_unbounded = self.verdict.outcome == INCONCLUSIVE and not self.verdict.is_bounded
-        return is_unbounded or not self.passed
+        # Without an interval, the gate could not be refuted.
+        has_none = self.verdict.outcome == INCONCLUSIVE and not self.verdict.has_interval
+        return has_none or not self.passed
 
     @property
     def proves_quality(self) -> bool:

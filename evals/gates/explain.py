@@ -21,13 +21,14 @@ from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.metrics.units import COUNT, counted
 from compression_gates.evals.statistics.item_values import SERIES
 
+_PROOF = "fails only if the whole interval is beyond, or the estimate if there is no interval"
 _POLICIES = {
     DEFAULT: "",
     STRICT: "; the strict policy requires it of the whole interval",
-    SMOKE: "; the smoke policy fails only if the whole interval is beyond",
+    SMOKE: f"; the smoke policy {_PROOF}",
 }
 _TIERS = {
-    SUPPORTING: "; a supporting gate fails only if the whole interval is beyond",
+    SUPPORTING: f"; a supporting gate {_PROOF}",
     ADVISORY: "; an advisory gate never fails",
 }
 MAX_SUGGESTED = 10_000_000
@@ -61,10 +62,12 @@ def explain(
     if verdict.outcome != NOT_JUDGED:
         lines += _measured(verdict, metric, result)
         lines += [f"  run on     {result.kernel}"] if result.kernel else []
-        lines += [f"  times      {line}" for line in result.evidence]
+        label = "times" if metric.timed else "also"
+        lines += [f"  {label:<10} {line}" for line in result.evidence]
     lines += [f"  because    {reason}" for reason in result.reasons]
     if verdict.outcome == INCONCLUSIVE and policy != STRICT:
-        reason = verdict.unreliable or f"the limit is inside the interval; {_advice(verdict)}"
+        where = "the limit is inside the interval" if verdict.has_interval else "no interval"
+        reason = verdict.unreliable or f"{where}; {_advice(verdict)}"
         lines.append(f"  note       inconclusive: {reason}")
     shown = result.worst.items[:ON_SCREEN]
     lines += [f"  worst {i}    {item.line()}" for i, item in enumerate(shown, 1)]
@@ -94,7 +97,7 @@ def headline(verdict: Verdict, policy: str) -> str:
         return f"{amount} (limit {limit})"
     if policy != STRICT:
         return f"{amount} (limit {limit}), inconclusive"
-    interval = f", {_interval(verdict, metric)}" if _bounded(verdict) else ""
+    interval = f", {_interval(verdict, metric)}" if verdict.has_interval else ""
     reason = verdict.unreliable or _advice(verdict)
     return f"{name} not proven: {value}{interval} against {limit}; {reason}"
 
@@ -135,10 +138,6 @@ def _count(verdict: Verdict) -> int:
     return verdict.clusters if METRICS[verdict.metric].counted == "documents" else verdict.n
 
 
-def _bounded(verdict: Verdict) -> bool:
-    return math.isfinite(verdict.low) and math.isfinite(verdict.high)
-
-
 def _interval(verdict: Verdict, metric: Metric) -> str:
     ends = metric.show_interval(verdict.low, verdict.high, verdict.limit)
     return f"{verdict.confidence:.0%} interval {ends}"
@@ -147,7 +146,7 @@ def _interval(verdict: Verdict, metric: Metric) -> str:
 def _measured(verdict: Verdict, metric: Metric, result: MetricResult) -> list[str]:
     nan = math.isnan(verdict.value)
     parts = ["not a number" if nan else metric.show(verdict.value, verdict.limit)]
-    if not _bounded(verdict):
+    if not verdict.has_interval:
         parts += [] if nan else ["no interval"]
     elif verdict.low < verdict.high:
         parts.append(_interval(verdict, metric))

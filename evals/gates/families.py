@@ -5,7 +5,6 @@ in every run. A family raises an alarm only for gates that are significant after
 multiple testing.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -84,9 +83,10 @@ def family_summary(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) ->
         parts.append(f"none stands out among {counted(len(judged), 'measured gate')} {bound}")
     else:
         parts.append(f"no alarm over {counted(len(judged), 'gate')} {bound}")
-    unbounded = sum(not math.isfinite(verdict.high - verdict.low) for verdict in judged)
-    if unbounded and not alarmed:
-        parts.append(f"{unbounded} of them rest on one document or none")
+    without_interval = sum(not verdict.has_interval for verdict in judged)
+    if without_interval and not alarmed:
+        verb = "rests" if without_interval == 1 else "rest"
+        parts.append(f"{without_interval} of them {verb} on one document or none")
     return "; ".join(parts)
 
 

@@ -93,9 +93,9 @@ class Verdict:
         """Return whether the case passes under a policy.
 
         The policy decides about critical gates. A supporting gate fails under every policy only if
-        the whole interval breaks the limit. An advisory gate never fails. NaN fails under every
-        policy, except for an advisory gate. A gate that was not judged fails only under
-        :data:`STRICT`.
+        the whole interval breaks the limit, or, without an interval that could, if the point
+        estimate does. An advisory gate never fails. NaN fails under every policy, except for an
+        advisory gate. A gate that was not judged fails only under :data:`STRICT`.
         """
         if self.tier == ADVISORY:
             return True
@@ -106,8 +106,23 @@ class Verdict:
         if policy == STRICT and self.tier == CRITICAL:
             return False
         only_proven = fails_only_if_proven(self.metric, self.tier, policy)
-        # Without an interval, only the point estimate can decide.
-        return self.met or (only_proven and self.is_bounded)
+        return self.met or (only_proven and self.is_refutable)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval, one end of which may be infinite.
+
+        A single document has none.
+        """
+        is_half_bounded = math.isfinite(self.low) or math.isfinite(self.high)
+        return self.is_bounded or (is_half_bounded and self.clusters > 1)
+
+    @property
+    def is_refutable(self) -> bool:
+        """Whether the end of the interval that would be beyond a broken limit is finite, so that
+        the interval, and not only the point estimate, could refute that the limit is kept."""
+        best = self.low if METRICS[self.metric].at_most else self.high
+        return self.has_interval and math.isfinite(best)
 
     @property
     def is_bounded(self) -> bool:

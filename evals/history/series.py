@@ -13,7 +13,7 @@ from compression_gates.evals.gates.rises import TIMING_NOISE, pairing
 from compression_gates.evals.history.runs import StoredCase, StoredRun
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.statistics.clusters import ClusterSums
-from compression_gates.evals.statistics.steps import fit_steps
+from compression_gates.evals.statistics.steps import FEW_VALUES, fit_steps
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> Gat
     ]  # fmt: skip
     measured = [index for index, (_, case) in enumerate(judged) if case.is_measured]
     records = [judged[index][1].record for index in measured]
-    starts = [0, *positions_of_steps(records), len(records)]
+    starts = [0, *positions_of_steps(records, FEW_VALUES), len(records)]
     levels = [
         sum(record.value for record in records[start:end]) / max(end - start, 1)
         for start, end in itertools.pairwise(starts)
@@ -107,14 +107,15 @@ def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> Gat
     return GateSeries(latest.candidate, latest.metric, latest.limit, points, steps)
 
 
-def positions_of_steps(records: Sequence[Record]) -> list[int]:
+def positions_of_steps(records: Sequence[Record], min_count: int = 2) -> list[int]:
     """Return the positions at which the values of a gate step to another level.
 
     Args:
         records: with finite values, the oldest first.
+        min_count: smallest number of values that the penalty of a step assumes.
     """
     values = [record.value for record in records]
-    return fit_steps(values, standard_errors(records))
+    return fit_steps(values, standard_errors(records), min_count=min_count)
 
 
 def standard_errors(records: Sequence[Record]) -> list[float]:

@@ -4,10 +4,10 @@ import numpy as np
 
 from compression_gates.evals.metrics.continuation_agreement import (
     ContinuationMetric,
-    finite_values,
     judged_if_confident,
     sure_tokens,
 )
+from compression_gates.evals.metrics.generations import finite_values
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
 from compression_gates.evals.metrics.result import MetricResult, Scored

@@ -15,8 +15,9 @@ from functools import partial, wraps
 import numpy as np
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL
+from compression_gates.evals.metrics.generations import describe_texts, finite_values
 from compression_gates.evals.metrics.metric import Metric
-from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
+from compression_gates.evals.metrics.regressions import worst_items
 from compression_gates.evals.metrics.result import MetricResult, Scored, check_paired, not_judged
 from compression_gates.evals.metrics.units import PERCENT
 from compression_gates.evals.statistics.item_values import INTERVALS, ItemValues
@@ -103,11 +104,6 @@ def longer_lengths(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.maximum((first >= 0).sum(axis=1), (second >= 0).sum(axis=1))
 
 
-def finite_values(baseline: Scored, candidate: Scored, values: np.ndarray) -> np.ndarray:
-    """Return ``values`` ``(prompts,)`` with NaN where the logits of a model were not finite."""
-    return np.where(baseline["finite"] & candidate["finite"], values, np.nan)
-
-
 def distance_result(
     baseline: Scored,
     candidate: Scored,
@@ -127,16 +123,11 @@ def distance_result(
     """
     distances = finite_values(baseline, candidate, distances)
     documents = np.asarray(baseline.data.documents)
-
-    def describe(index: int) -> Regression:
-        texts = [str(side["continuations"][index]) for side in (baseline, candidate)]
-        return regression(candidate.data, index, baseline=texts[0], candidate=texts[1])
-
     return MetricResult(
         estimate=INTERVALS[kind](distances, documents),
         baseline=0.0,
         candidate=float(distances.mean()),
-        worst=worst_items(distances * severity, describe),
+        worst=worst_items(distances * severity, describe_texts(baseline, candidate)),
         facts=facts or {},
         items=ItemValues.of(kind, distances, documents, baseline),
     )

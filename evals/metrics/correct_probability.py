@@ -57,7 +57,8 @@ def correct_probability_rms(baseline: Scored, candidate: Scored) -> MetricResult
     def root_mean_square(drop: np.ndarray) -> Estimate:
         documents, squares = candidate["cluster"], np.square(drop)
         mean = bounded_mean(squares, documents, (0.0, 1.0), candidate.is_one_document)
-        return mean.map(math.sqrt)
+        # The mean of a single document has no interval, so that its lower end is -inf.
+        return mean.map(lambda square: square if square < 0 else math.sqrt(square))
 
     def by_window(drop: np.ndarray, windows: np.ndarray) -> np.ndarray:
         return np.sqrt(group_means(np.square(drop), windows))

@@ -5,11 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from compression_gates.evals.metrics.continuation_agreement import finite_values
-from compression_gates.evals.metrics.generations import describe_texts, generation_metric
+from compression_gates.evals.metrics.generations import (
+    MOST,
+    baseline_defect,
+    describe_texts,
+    finite_values,
+    generation_metric,
+    never_ends,
+    truncated_texts,
+)
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
-from compression_gates.evals.metrics.result import MetricResult, Scored
+from compression_gates.evals.metrics.result import MetricResult, Scored, not_judged
 from compression_gates.evals.metrics.units import PERCENT
 from compression_gates.evals.statistics.estimate import Estimate, estimate
 from compression_gates.evals.statistics.ratios import ratio_of_means
@@ -31,6 +38,8 @@ def change_of(ratio: Estimate) -> Estimate:
 
     def bounds(level: float) -> tuple[float, float]:
         low, high = ratio.bounds(level)
+        if math.isinf(low):  # there is no interval
+            return low, high
         ends = sorted((relative_change(max(low, 0.0)), relative_change(high)))
         return (0.0 if low <= 1 <= high else ends[0]), ends[1]
 
@@ -50,18 +59,25 @@ def generation_length_change(baseline: Scored, candidate: Scored, role: str) -> 
     With the ratio r of the candidate's mean to the baseline's it is ``max(r, 1 / r) - 1``: texts of
     twice and of half the length both have 100 %.
 
+    If most texts of the baseline reach the limit of new tokens, it is not judged, unless a change
+    is proven: texts of which both models reach the limit have the same length, whatever the models
+    would generate after it.
+
     Args:
         baseline, candidate: what both models generated.
         role: role of the data, for messages.
     """
     before = lengths(baseline)
     after = finite_values(baseline, candidate, lengths(candidate))
-    ratio = ratio_of_means(after, before, np.asarray(baseline.data.documents))
+    change = change_of(ratio_of_means(after, before, np.asarray(baseline.data.documents)))
+    truncated = truncated_texts(baseline)
+    if truncated.mean() > MOST and change.low <= 0:
+        return not_judged(baseline_defect(truncated, role, never_ends(baseline)))
     means = float(before.mean()), float(after.mean())
     return MetricResult(
-        estimate=change_of(ratio),
+        estimate=change,
         baseline=0.0,
-        candidate=relative_change(ratio.value),
+        candidate=change.value,
         worst=worst_items(
             np.abs(np.log(after / before)), describe_texts(baseline, candidate)
         ),

@@ -14,7 +14,6 @@ from functools import partial
 import numpy as np
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, SEQ2SEQ
-from compression_gates.evals.metrics.continuation_agreement import finite_values
 from compression_gates.evals.metrics.metric import NO_WEIGHTS, Metric
 from compression_gates.evals.metrics.regressions import Regression, regression, worst_items
 from compression_gates.evals.metrics.result import (
@@ -67,7 +66,8 @@ def worst_role(
     """Return the result of the role of data with the largest value, with an interval that holds for
     the largest value of all ``roles`` (:func:`evals.statistics.largest.largest`).
 
-    It is not judged if no role is. The facts ``in_ROLE`` are the values of all judged roles.
+    It is not judged if no role is. The facts ``in_ROLE`` are the values of all judged roles, and
+    the evidence names those that are not judged.
     """
     results = {}
     for role in roles:
@@ -86,7 +86,22 @@ def worst_role(
     # The role with the largest value can be another one in a later run.
     items = worst.items if len(judged) == 1 else None
     estimates = [result.estimate for result in judged.values()]
-    return replace(worst, estimate=largest(estimates), facts=worst.facts | facts, items=items)
+    return replace(
+        worst,
+        estimate=largest(estimates),
+        facts=worst.facts | facts,
+        items=items,
+        evidence=tuple(
+            f"{role} not judged: {result.not_judged}"
+            for role, result in results.items()
+            if result.not_judged
+        ),
+    )
+
+
+def finite_values(baseline: Scored, candidate: Scored, values: np.ndarray) -> np.ndarray:
+    """Return ``values`` ``(prompts,)`` with NaN where the logits of a model were not finite."""
+    return np.where(baseline["finite"] & candidate["finite"], values, np.nan)
 
 
 def describe_texts(baseline: Scored, candidate: Scored) -> Callable[[int], Regression]:
@@ -97,6 +112,27 @@ def describe_texts(baseline: Scored, candidate: Scored) -> Callable[[int], Regre
         return regression(candidate.data, index, baseline=texts[0], candidate=texts[1])
 
     return describe
+
+
+def truncated_texts(scored: Scored) -> np.ndarray:
+    """Return whether each text reaches the limit of new tokens, ``(prompts,)``."""
+    return ~scored["ended"]
+
+
+def never_ends(scored: Scored) -> str:
+    """Return the defect of a text that reaches the limit of new tokens, in words."""
+    return f"do not end within {scored['tokens'].shape[1]} tokens"
+
+
+def baseline_defect(has_defect: np.ndarray, role: str, defect: str) -> str:
+    """Return why a metric is not judged if most texts of the baseline have a defect.
+
+    Args:
+        has_defect: whether each text of the baseline has it, ``(prompts,)``.
+        role: role of the data.
+        defect: in words.
+    """
+    return f"{has_defect.sum()} of {len(has_defect)} {role} of the baseline {defect}"
 
 
 def new_events(
@@ -110,7 +146,7 @@ def new_events(
     """Return the share of texts with a defect that the baseline's text does not have.
 
     It is not judged if most texts of the baseline have the defect, because the share could hardly
-    exceed a limit then.
+    exceed a limit then. Logits of the candidate that are not finite fail in any case.
 
     Args:
         baseline, candidate: what both models generated.
@@ -121,8 +157,8 @@ def new_events(
         defect: in words, as in ``12 of 480 answers DEFECT``.
     """
     before, after = sides
-    if before.mean() > MOST:
-        return not_judged(f"{before.sum()} of {len(before)} {role} of the baseline {defect}")
+    if before.mean() > MOST and candidate["finite"].all():
+        return not_judged(baseline_defect(before, role, defect))
     values = finite_values(baseline, candidate, (after & ~before).astype(float))
     documents = np.asarray(baseline.data.documents)
     count = int(np.nansum(values))

@@ -176,6 +176,9 @@ def drift_of(rise: ArrayLike, documents: ArrayLike, one_document: bool = False) 
 
 
 def _expm1(value: float) -> float:
+    """Return ``exp(value) - 1``; -inf, the end of a missing interval, stays -inf."""
+    if value == -math.inf:
+        return value
     try:
         return math.expm1(value)
     except OverflowError:

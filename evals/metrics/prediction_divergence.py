@@ -159,11 +159,15 @@ def bounded_mean(
     one_document: bool = False,
 ) -> Estimate:
     """Return the mean over documents, or over the windows of one document, with the interval
-    clipped to the ``bounds`` of the values."""
+    clipped to the ``bounds`` of the values.
+
+    Infinite ends are not clipped: a single document has no interval, and the range of the values
+    is none.
+    """
     mean = series_mean if one_document else studentized_mean
     low, high = bounds
     return mean(values, documents).map(
-        lambda value: value if math.isnan(value) else min(max(value, low), high)
+        lambda value: min(max(value, low), high) if math.isfinite(value) else value
     )
 
 

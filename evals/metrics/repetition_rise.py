@@ -2,8 +2,11 @@
 
 import numpy as np
 
-from compression_gates.evals.metrics.continuation_agreement import finite_values
-from compression_gates.evals.metrics.generations import describe_texts, generation_metric
+from compression_gates.evals.metrics.generations import (
+    describe_texts,
+    finite_values,
+    generation_metric,
+)
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.regressions import worst_items
 from compression_gates.evals.metrics.result import MetricResult, Scored

@@ -1,6 +1,11 @@
 """Generated texts that do not end."""
 
-from compression_gates.evals.metrics.generations import generation_metric, new_events
+from compression_gates.evals.metrics.generations import (
+    generation_metric,
+    never_ends,
+    new_events,
+    truncated_texts,
+)
 from compression_gates.evals.metrics.registry import register
 from compression_gates.evals.metrics.result import MetricResult, Scored
 from compression_gates.evals.metrics.units import PERCENT
@@ -14,10 +19,8 @@ def truncated_generations(baseline: Scored, candidate: Scored, role: str) -> Met
         baseline, candidate: what both models generated.
         role: role of the data, for messages.
     """
-    sides = ~baseline["ended"], ~candidate["ended"]
-    limit = candidate["tokens"].shape[1]
-    defect = f"do not end within {limit} tokens"
-    return new_events(baseline, candidate, role, sides, "truncated", defect)
+    sides = truncated_texts(baseline), truncated_texts(candidate)
+    return new_events(baseline, candidate, role, sides, "truncated", never_ends(candidate))
 
 
 register(generation_metric(

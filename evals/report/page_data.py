@@ -263,7 +263,7 @@ def _attribution(value: object) -> dict[str, object]:
 
 def _interval(entry: Entry) -> str:
     verdict = entry.verdict
-    if not (math.isfinite(verdict.low) and math.isfinite(verdict.high)):
+    if not verdict.has_interval:
         return ""
     ends = METRICS[verdict.metric].show_interval(verdict.low, verdict.high, verdict.limit)
     return f"{ends} ({verdict.confidence * 100:g}%)"

@@ -1,6 +1,8 @@
 """Greedy answers to prompts."""
 
-from collections.abc import Collection, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -97,8 +99,18 @@ def up_to_end(ids: list[int], end_token_ids: Collection[int]) -> list[int]:
     return ids[: places[0] + 1] if places else ids
 
 
+def up_to_stop(ids: list[int], stop: str, decode: Callable[[list[int]], str]) -> list[int]:
+    """Return generated tokens up to the first one with which their text contains ``stop``.
+
+    In a batch, padding follows. It cannot be told apart from an end token of the text where one
+    token is used for both.
+    """
+    last = bisect_left(range(len(ids)), True, key=lambda index: stop in decode(ids[: index + 1]))
+    return ids[: last + 1]
+
+
 def without_padding(ids: list[int], padding: int | None) -> list[int]:
-    """Return tokens without the padding at their end, which follows a stop text in a batch."""
+    """Return tokens without the padding at their end."""
     length = len(ids)
     while length > 1 and ids[length - 1] == padding:
         length -= 1
@@ -141,14 +153,16 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     texts = [""] * len(encoded)
     tokens = np.full((len(encoded), protocol.max_new_tokens), PADDING, np.int64)
     finite, near_ties, ended, empty = np.zeros((4, len(encoded)), bool)
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
 
     def run(batch: list[int]) -> None:
         rows = [encoded[index] for index in batch]
         answers = greedy(loaded, rows, protocol.max_new_tokens, until)
         finite[batch], near_ties[batch] = answers.finite, answers.near_ties
         for index, row in zip(batch, answers.tokens.tolist(), strict=True):
-            ids = up_to_end(row, ends)
-            text = tokenizer.decode(ids, skip_special_tokens=True)
+            ids = up_to_stop(row, protocol.stop, decode) if "stop_strings" in until else row
+            ids = up_to_end(ids, ends)
+            text = decode(ids)
             is_stopped = bool(protocol.stop) and protocol.stop in text
             ended[index] = is_stopped or ids[-1] in ends
             if "stop_strings" in until and ids[-1] not in ends:

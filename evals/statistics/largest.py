@@ -26,7 +26,7 @@ def largest(estimates: Sequence[Estimate], confidence_level: float = CONFIDENCE_
         ValueError: there are no estimates.
     """
     if not estimates:
-        raise ValueError("no estimate has no largest one")
+        raise ValueError("estimates must not be empty")
     if len(estimates) == 1:
         return estimates[0]
 

@@ -39,9 +39,9 @@ def ratio_of_means(
 
     Returns:
         The ratio. Its interval is unreliable if that of ``mean(a - b)`` is, or if that of
-        ``mean(b)`` contains 0, where the upper end is that of ``value + mean(a - value b) /
-        mean(b)``, because Fieller's is infinite. It is unbounded if there is only one cluster, and
-        NaN if a value is.
+        ``mean(b)`` at the same level contains 0, where the upper end is that of ``value +
+        mean(a - value b) / mean(b)``, because Fieller's is infinite. It is unbounded if there is
+        only one cluster, and NaN if a value is.
 
     Raises:
         ValueError: there are no values, the shapes differ, or the mean of ``b`` is not positive.
@@ -79,7 +79,7 @@ def ratio_of_means(
         return _root(low, 0.0, value), upper
 
     unreliable = difference(1.0).unreliable
-    if not unreliable and interval(bottom).low <= 0:
+    if not unreliable and interval(bottom).bounds(confidence_level)[0] <= 0:
         unreliable = "the interval of the denominator contains 0"
     result = estimate(value, bounds, at_value.n, at_value.clusters, confidence_level)
     return replace(result, unreliable=unreliable)

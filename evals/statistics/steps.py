@@ -8,6 +8,10 @@ PENALTY = 3.0
 and a position; three is the leading term of the modified Bayes information criterion of Zhang &
 Siegmund (2007), "A modified Bayes information criterion with applications to the analysis of
 comparative genomic hybridization data"."""
+FEW_VALUES = 30
+"""Smallest number of values that the penalty of a step assumes if its significance is not tested.
+With the logarithm of two, 15 % of all pairs of values from the same distribution have a step; with
+that of 30, 0.1 %."""
 MIN_RELATIVE_ERROR = 1e-3
 """Smallest standard error of a value, relative to the range of all values. Numbers that were
 counted have no error at all, and without a floor every change of a byte would be a step."""
@@ -38,12 +42,14 @@ def run_to_run_noise(values: ArrayLike) -> float:
     return float(_MAD_TO_SD * np.median(deviations) / np.sqrt(2))
 
 
-def fit_steps(values: ArrayLike, errors: ArrayLike, penalty: float = PENALTY) -> list[int]:
+def fit_steps(
+    values: ArrayLike, errors: ArrayLike, penalty: float = PENALTY, min_count: int = 2
+) -> list[int]:
     """Return the positions at which a series steps to another level.
 
     The fit minimizes, over all numbers and positions of steps and all levels ``m``::
 
-        sum_t ((x_t - m_t) / s_t)^2 + penalty ln(n) (number of steps)
+        sum_t ((x_t - m_t) / s_t)^2 + penalty ln(max(n, min_count)) (number of steps)
 
     This is weighted least squares in place of the absolute deviations of airspeed velocity's
     ``step_detect`` (Virtanen 2016, "Detecting regressions" in the documentation of asv). The
@@ -54,7 +60,9 @@ def fit_steps(values: ArrayLike, errors: ArrayLike, penalty: float = PENALTY) ->
         values: ``(n,)``, finite.
         errors: ``(n,)``, the standard error ``s_t`` of each value. It is at least the noise that
             :func:`run_to_run_noise` finds, and :data:`MIN_RELATIVE_ERROR` of the range.
-        penalty: of a step, in multiples of ln(n).
+        penalty: of a step, in multiples of the logarithm.
+        min_count: smallest number of values that the penalty assumes; :data:`FEW_VALUES` for steps
+            whose significance is not tested.
 
     Returns:
         The index of the first value of each new level, in order.
@@ -79,7 +87,7 @@ def fit_steps(values: ArrayLike, errors: ArrayLike, penalty: float = PENALTY) ->
         weights = 1 / np.square(np.maximum(errors, floor))
     centred = values - np.median(values)
     sums = [np.concatenate(([0.0], np.cumsum(weights * centred**power))) for power in range(3)]
-    cost_of_step = penalty * np.log(count)
+    cost_of_step = penalty * np.log(max(count, min_count))
     # least[t] is the smallest cost of the first t values, and last[t] where their last level begins
     least, last = np.empty(count + 1), np.zeros(count + 1, dtype=int)
     least[0] = -cost_of_step  # the first level is no step

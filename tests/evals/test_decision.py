@@ -19,6 +19,7 @@ from compression_gates.evals.gates.gate import (
     ADVISORY,
     CRITICAL,
     DEFAULT,
+    INCONCLUSIVE,
     SMOKE,
     STRICT,
     SUPPORTING,
@@ -31,6 +32,7 @@ from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.result import MetricResult, not_judged
 from compression_gates.evals.statistics.estimate import Estimate
+from compression_gates.evals.statistics.quantiles import sample_maximum
 
 POLICIES = (DEFAULT, STRICT, SMOKE)
 LIMIT = 0.02
@@ -336,3 +338,13 @@ def test_every_metric_on_quality_that_can_improve_is_covered():
     """A gain is a negative value of a cost, so no metric on quality may be a gain itself."""
     shipped = [m for m in METRICS.values() if isinstance(m, Metric) and m.quality]
     assert all(metric.at_most for metric in shipped)
+
+
+@pytest.mark.parametrize(("clusters", "word"), [(100, RELEASE), (1, UNDECIDED)])
+def test_a_supporting_gate_on_a_largest_value_that_keeps_its_limit_does_not_block(clusters, word):
+    largest = replace(sample_maximum([0.1, 0.2, 0.3], [0, 1, 2]), clusters=clusters)
+    gate = Gate("kl_max", 0.5, tier=SUPPORTING)
+    kept = verdict_of("m", gate, MetricResult(largest, 0.0, 0.3))
+    assert kept.outcome == INCONCLUSIVE
+    cases = [case(), CaseOutcome(kept, kept.holds(DEFAULT))]
+    assert decide(Evidence(cases, {"m": 2})).word == word

@@ -142,3 +142,19 @@ def test_a_number_that_was_counted_has_no_interval_and_one_document_has_none():
         reading(0.98, 0.98, 0.98), estimate=Estimate(0.98, 0.98, 0.98, 1, 1)))  # fmt: skip
     one = reading(0.5, -math.inf, math.inf, 7, 1)
     assert "measured   0.5000 nats, no interval (n = 7)" in told("js_divergence", 0.1, one)
+
+
+def test_an_interval_with_one_end_is_shown():
+    found = reading(1.34, 0.19, math.inf, 500, 50)
+    text = told("kl_p999", 1.2, found)
+    assert (
+        "measured   1.3400 nats, 95% interval 0.1900 to inf nats (n = 500 in 50 documents)" in text
+    )
+    assert "note       inconclusive: the limit is inside the interval" in text
+    one = told("kl_p999", 1.2, reading(1.34, -math.inf, math.inf, 500, 1))
+    assert "note       inconclusive: no interval; the point estimate breaks the limit" in one
+
+
+def test_a_tier_or_policy_that_requires_a_proof_names_what_decides_without_an_interval():
+    text = told("js_divergence", 0.1, reading(0.5, -math.inf, math.inf, 7, 1), SMOKE)
+    assert "only if the whole interval is beyond, or the estimate if there is no interval" in text

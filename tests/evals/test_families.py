@@ -114,4 +114,16 @@ def test_gates_of_one_document_are_counted():
     from dataclasses import replace
 
     one = (replace(verdict("one"), low=-np.inf, high=np.inf, outcome="inconclusive"), True)
-    assert family_summary([GOOD, one]).endswith("; 1 of them rest on one document or none")
+    assert family_summary([GOOD, one]).endswith("; 1 of them rests on one document or none")
+    assert "2 of them rest on" in family_summary([GOOD, one, one])
+
+
+def test_a_largest_value_rests_on_its_documents():
+    from dataclasses import replace
+
+    largest = replace(verdict("largest"), low=0.0, high=np.inf, outcome="inconclusive")
+    assert family_summary([GOOD, (largest, True)]) == f"no alarm over 2 gates {BY}"
+    alone = replace(largest, clusters=1)
+    assert family_summary([GOOD, (alone, True)]).endswith(
+        "; 1 of them rests on one document or none"
+    )

@@ -8,6 +8,7 @@ from hypothesis import given
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import (
+    CRITICAL,
     DEFAULT,
     FAILED,
     INCONCLUSIVE,
@@ -15,6 +16,7 @@ from compression_gates.evals.gates.gate import (
     PASSED,
     SMOKE,
     STRICT,
+    SUPPORTING,
     Gate,
     verdict_of,
 )
@@ -194,3 +196,27 @@ def test_the_limit_and_the_interval_have_the_sense_of_the_value(metric, value, h
     assert verdict.met == (change <= bound if sign == "≤" else change >= bound)
     low, high = shown.show_interval(verdict.low, verdict.high, limit, bare=True).split(" to ")
     assert float(low.rstrip("%x")) <= float(high.rstrip("%x"))
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("kl_p999", 1), ("speedup", -1)])
+def test_an_infinite_end_that_refutes_nothing_does_not_fail_without_a_proof(metric, sign):
+    """The estimate breaks the limit, but the finite end of its interval keeps it."""
+
+    def verdict(low, high, tier=CRITICAL, clusters=100):
+        low, high = sorted((sign * low, sign * high))
+        estimate = Estimate(sign * 1.34, low, high, 1000, clusters)
+        found = MetricResult(estimate, 0.0, 0.0)
+        return verdict_of("c", Gate(metric, sign * 1.2, tier=tier), found)
+
+    half = verdict(0.19, math.inf)
+    assert (half.outcome, half.met, half.has_interval) == (INCONCLUSIVE, False, True)
+    assert half.holds(SMOKE)
+    assert half.holds(DEFAULT) == METRICS[metric].sequential
+    for policy in (DEFAULT, SMOKE, STRICT):
+        assert verdict(0.19, math.inf, SUPPORTING).holds(policy)
+        # The end that would prove that the limit is broken is the infinite one.
+        assert not verdict(-math.inf, 1.5, SUPPORTING).holds(policy)
+        assert not verdict(-math.inf, math.inf, SUPPORTING).holds(policy)
+        # A single document has no interval, also where one of its ends is a bound of the values.
+        assert not verdict(0.0, math.inf, SUPPORTING, clusters=1).holds(policy)
+    assert verdict(1.3, math.inf, SUPPORTING).outcome == FAILED

@@ -7,7 +7,7 @@ from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.data.items import DataSet, Prompt
 from compression_gates.evals.models.loading import load
 from compression_gates.evals.scoring.continuation import continue_prompts
-from compression_gates.evals.scoring.generation import PADDING, generate, up_to_end
+from compression_gates.evals.scoring.generation import PADDING, generate, up_to_end, up_to_stop
 from compression_gates.evals.scoring.protocols import ContinuationProtocol, GenerationProtocol
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
@@ -81,3 +81,26 @@ def test_tokens_after_the_first_end_are_padding():
     assert up_to_end([5, 6, 7], [2]) == [5, 6, 7]
     assert up_to_end([2, 2], [2, 3]) == [2]
     assert up_to_end([5, 2], ()) == [5, 2]
+
+
+def test_tokens_after_a_stop_text_are_left_out():
+    decode = "".join
+    assert up_to_stop(["a", "b", "cd", "e", "e"], "bc", decode) == ["a", "b", "cd"]
+    assert up_to_stop(["a", "b"], "bc", decode) == ["a", "b"]
+    assert up_to_stop(["bc"], "bc", decode) == ["bc"]
+
+
+def test_padding_with_the_end_token_is_no_end_of_a_stopped_text(loaded):
+    """A text that stops earlier than the others of its batch is the same as by itself."""
+    assert loaded.tokenizer.pad_token_id in loaded.eos_token_ids
+    alone, together = (
+        generate(
+            loaded, PROMPTS, GenerationProtocol(stop=" as?", max_new_tokens=40, batch_tokens=n)
+        )
+        for n in (1, 9999)
+    )
+    lengths = (alone["tokens"] != PADDING).sum(axis=1)
+    assert alone["ended"].any()
+    assert len(set(lengths)) > 1
+    assert together["tokens"].tolist() == alone["tokens"].tolist()
+    assert together["ended"].tolist() == alone["ended"].tolist()

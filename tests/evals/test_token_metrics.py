@@ -14,7 +14,16 @@ from compression_gates.evals.data.items import (
     ProtocolOverrides,
     Text,
 )
-from compression_gates.evals.gates.gate import FAILED, Gate, verdict_of
+from compression_gates.evals.gates.gate import (
+    CRITICAL,
+    DEFAULT,
+    FAILED,
+    INCONCLUSIVE,
+    SMOKE,
+    SUPPORTING,
+    Gate,
+    verdict_of,
+)
 from compression_gates.evals.metrics.perplexity import (
     byte_perplexity_drift,
     perplexity,
@@ -22,12 +31,15 @@ from compression_gates.evals.metrics.perplexity import (
     word_perplexity_drift,
 )
 from compression_gates.evals.metrics.prediction_divergence import kl_from_baseline, kl_to_baseline
+from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.metrics.top1_agreement_drop import top1_agreement_drop
+from compression_gates.evals.scores import Pair, Scores
 from compression_gates.evals.store.measurement import Measurement
 from tests.evals.test_metrics import ORIGIN, logits, scored
 
 DOCUMENTS, TOKENS = 40, 8
+N = DOCUMENTS * TOKENS
 WORDS, BYTES = 200, 900
 
 
@@ -127,3 +139,28 @@ def test_a_token_without_numbers_is_no_agreement():
     arrays["js"][3] = math.nan
     found = top1_agreement_drop(side(), side(**arrays))
     assert verdict_of("c", Gate("top1_agreement_drop", 0.5), found).outcome == FAILED
+
+
+ONE_WINDOW = (
+    "perplexity_drift", "js_divergence", "kl_from_baseline", "kl_to_baseline", "total_variation",
+    "correct_probability_drop", "correct_probability_rms", "top1_agreement_drop", "kl_p90",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_WINDOW)
+def test_a_single_window_has_no_interval_that_its_bounds_could_replace(name):
+    one = {"window": np.zeros(N, int), "cluster": np.zeros(N, int), "window_text": np.array(["t"])}
+    arrays = {**candidate().measurement.arrays, **one}
+    baseline, broken = (
+        Scored(DataSet("d", (Text("t", 0),)), Measurement(arrays | nll, ORIGIN))
+        for nll in ({"nll": np.full(N, 0.5)}, {"nll": np.full(N, 3.0)})
+    )
+    found = METRICS[name].read(Pair(Scores({"text": baseline}), Scores({"text": broken})))
+    assert not found.not_judged
+    assert found.estimate.value > 0.01
+    assert (found.estimate.low, found.estimate.high) == (-math.inf, math.inf)
+    assert found.estimate.bounds(0.5) == (-math.inf, math.inf)
+    for tier, policy in ((CRITICAL, SMOKE), (SUPPORTING, DEFAULT)):
+        verdict = verdict_of("c", Gate(name, 0.01, tier=tier), found)
+        assert verdict.outcome == INCONCLUSIVE
+        assert not verdict.holds(policy)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, CLASSIFIER, LOG, SEQ2SEQ
 from compression_gates.evals.data.items import DataSet, Prompt
+from compression_gates.evals.gates.explain import explain
 from compression_gates.evals.gates.gate import (
     FAILED,
     NOT_JUDGED,
     PASSED,
+    STRICT,
     Gate,
     unmeasured,
     verdict_of,
@@ -225,3 +227,45 @@ def test_the_repeated_share_is_that_of_sets_of_tuples(texts, n):
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text
     assert repeated_share(tokens, n).tolist() == [pytest.approx(repeated(t, n)) for t in texts]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("text", [[3] * NEW, [END]])
+def test_logits_that_are_not_finite_fail_also_if_the_baseline_is_defective(name, text):
+    texts = [text] * 20
+    found = read(name, side(texts), side(texts, finite=np.arange(20) != 3))
+    assert verdict_of("c", Gate(name, 0.9), found).outcome == FAILED
+
+
+def test_the_length_of_truncated_texts_is_not_judged_unless_it_changes():
+    """A destroyed model that never ends has texts of the same length as a baseline that is cut."""
+    cut = side([[3] * NEW] * 40)
+    found = read(LENGTH, cut, side([[4] * NEW] * 40), "continuations")
+    assert found.not_judged == "40 of 40 continuations of the baseline do not end within 12 tokens"
+    assert verdict_of("c", Gate(LENGTH, 0.5), found).outcome == NOT_JUDGED
+    few_end = side([[3, END]] + [[3] * NEW] * 39)
+    assert read(LENGTH, cut, few_end, "continuations").not_judged
+    early = read(LENGTH, cut, side([[3] * (2 + i % 3) + [END] for i in range(40)]))
+    assert verdict_of("c", Gate(LENGTH, 0.5), early).outcome == FAILED
+    half = side([[3] * NEW] * 20 + [[3, END]] * 20)
+    assert not read(LENGTH, half, half).not_judged
+
+
+def test_a_single_document_has_no_interval_of_a_length():
+    texts = [[3] * n + [END] for n in range(1, 11)]
+    found = read(LENGTH, side(texts, 10), side([[*text[:-1], 3, END] for text in texts], 10))
+    assert (found.estimate.low, found.estimate.high) == (-math.inf, math.inf)
+
+
+def test_a_role_that_is_not_judged_is_named():
+    endless, ended = side([[3] * NEW] * 40), side([[3, 4, END]] * 40)
+    roles = {"continuations": endless, "answers": ended}
+    found = METRICS[LENGTH].read(Pair(Scores(roles), Scores(roles)))
+    verdict = verdict_of("c", Gate(LENGTH, 0.5), found)
+    assert verdict.outcome == PASSED
+    reason = "40 of 40 continuations of the baseline do not end within 12 tokens"
+    assert found.evidence == (f"continuations not judged: {reason}",)
+    text = explain(verdict, Gate(LENGTH, 0.5), found, "", STRICT)
+    assert f"  also       continuations not judged: {reason}" in text.splitlines()
+    both = {"continuations": ended, "answers": ended}
+    assert METRICS[LENGTH].read(Pair(Scores(both), Scores(both))).evidence == ()

@@ -45,5 +45,5 @@ def test_nan_and_unreliable_intervals_are_kept():
     assert math.isnan(largest([one, exact(math.nan)]).value)
     assert math.isnan(largest([exact(math.nan), one]).high)
     assert largest([one, replace(two, unreliable="few")]).unreliable == "few"
-    with pytest.raises(ValueError, match="no estimate"):
+    with pytest.raises(ValueError, match="must not be empty"):
         largest([])

@@ -67,6 +67,21 @@ def test_a_denominator_that_may_be_zero_has_a_finite_but_unreliable_interval():
     assert found.unreliable
 
 
+def test_the_denominator_is_checked_at_the_level_of_the_interval():
+    """Values whose 95 % interval excludes 0, and whose 99 % interval contains it."""
+    generator = np.random.default_rng(0)
+    b = np.zeros(100)
+    b[:5] = 1.0, 2.0, 1.5, 1.2, 1.8
+    a = b + 0.01 * generator.random(100)
+    clusters = np.arange(100)
+    bottom = studentized_mean(b, clusters)
+    assert bottom.bounds(0.99)[0] <= 0 < bottom.low
+    assert not ratio_of_means(a, b, clusters).unreliable
+    proof = ratio_of_means(a, b, clusters, confidence_level=0.99)
+    assert proof.unreliable == "the interval of the denominator contains 0"
+    assert proof.high < math.inf
+
+
 def test_one_sided_false_alarms_have_the_nominal_rate():
     """The probability that the lower end exceeds the true ratio is 2.5 %."""
     alarms = 0

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compression_gates.evals.statistics.steps import PENALTY, fit_steps, run_to_run_noise
+from compression_gates.evals.statistics.steps import (
+    FEW_VALUES,
+    PENALTY,
+    fit_steps,
+    run_to_run_noise,
+)
 
 
 def cost(values, errors, positions) -> float:
@@ -69,6 +74,17 @@ def test_noise_has_few_steps():
     generator = np.random.default_rng(1)
     found = sum(bool(fit_steps(generator.normal(size=30), np.ones(30))) for _ in range(300))
     assert found / 300 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 10, 20])
+def test_steps_of_few_values_that_are_not_tested_are_as_rare_as_of_many(count):
+    samples = np.random.default_rng(count).normal(size=(1000, count))
+    found = sum(bool(fit_steps(values, np.ones(count), min_count=FEW_VALUES)) for values in samples)
+    assert found <= 20
+    large = np.where(np.arange(count) >= count / 2, 6.0, 0.0)
+    if count == 3:  # the noise that is estimated from two differences is half of the step
+        return
+    assert fit_steps(large, np.ones(count), min_count=FEW_VALUES) == [math.ceil(count / 2)]
 
 
 def test_a_value_with_a_large_error_makes_no_step():
