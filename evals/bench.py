@@ -18,7 +18,7 @@ from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.measuring import Measurer
 from compression_gates.evals.metrics.result import Scored
-from compression_gates.evals.models.cache import Models
+from compression_gates.evals.models.cache import AS_USUAL
 from compression_gates.evals.noise import BATCH, Variant, variant_of
 from compression_gates.evals.report.coverage import Coverage, coverage_of
 from compression_gates.evals.scores import DIGEST, ModelScores
@@ -40,8 +40,6 @@ DataByRole = Mapping[str, DataSet]
 
 class Bench(Measurer):
     """Scores, times and compares models on one device."""
-
-    _variant_models: Models | None = None
 
     def scores(
         self, checkpoint: Checkpoint, data: DataByRole, baseline: Checkpoint | None = None
@@ -92,11 +90,7 @@ class Bench(Measurer):
         """
         variant = variant_of(self, baseline, source)
         before = self.scores(baseline, data)
-        self._variant_models = variant.models(self.models)
-        try:
-            after = self._scored(baseline, data, baseline, variant)
-        finally:
-            self._variant_models = None
+        after = self._scored(baseline, data, baseline, variant)
         return before, replace(before, by_role=after)
 
     def _scored(
@@ -165,11 +159,8 @@ class Bench(Measurer):
         variant: Variant | None = None,
     ) -> "Loaded":
         """Load a model, on the engine that quality is scored on."""
-        if variant is None or self._variant_models is None:
-            loaded = self.models.load(checkpoint, like=like)
-        else:
-            loaded = self._variant_models.load(checkpoint, like=like)
-            variant.apply(loaded)
+        computed = AS_USUAL if variant is None else variant.computed
+        loaded = self.models.load(checkpoint, like, computed)
         if self.quality_engine:
             return running.scored_on(loaded, self.quality_engine, self.models.formats)
         return loaded
@@ -193,6 +184,7 @@ class Bench(Measurer):
         files = self._prediction_files(baseline or checkpoint, data, protocol)
         origin = self.origin(checkpoint, data, protocol, variant)
         origin["reference"] = baseline and self.model_origin(baseline)
+        computed = AS_USUAL if variant is None else variant.computed
         windows = None
         if baseline is not None:
             windows = self._text(task, baseline, data, None)["windowing"].tolist()
@@ -218,7 +210,7 @@ class Bench(Measurer):
                 except DamagedError:
                     self._discard_if_damaged(files)
                     max_bytes = MAX_LOGITS_BYTES
-            elif self.models.fit_together(baseline, checkpoint):
+            elif self.models.fit_together(baseline, checkpoint, computed):
                 return against(self._loaded(baseline))
             with self.store.locked(files.rows.name):
                 if not files.rows.exists():

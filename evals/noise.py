@@ -17,13 +17,12 @@ import numpy as np
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.formats import PLAIN
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.models.cache import AUTO_DTYPE, Models
+from compression_gates.evals.models.cache import AS_USUAL, AUTO_DTYPE, Computed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from compression_gates.evals.measuring import Measurer
-    from compression_gates.evals.models.loading import Loaded
 
 BATCH, DTYPE, ATTENTION = "batch size", "dtype", "attention"
 SOURCES = (BATCH, DTYPE, ATTENTION)
@@ -56,18 +55,12 @@ class Variant:
         """The number of tokens of a batch; None if it is not changed."""
         return int(self.value) if self.source == BATCH else None
 
-    def models(self, usual: Models) -> Models:
-        """Return what loads models for this variant."""
-        return usual if self.source == BATCH else usual.again(self._dtype)
-
     @property
-    def _dtype(self) -> str | None:
-        return str(self.value) if self.source == DTYPE else None
-
-    def apply(self, loaded: "Loaded") -> None:
-        """Change how a loaded model is computed, if it was not loaded in that way."""
-        if self.source == ATTENTION:
-            loaded.model.set_attn_implementation(self.value)
+    def computed(self) -> Computed:
+        """How the loaded model is computed."""
+        if self.source == BATCH:
+            return AS_USUAL
+        return Computed(**{"dtype" if self.source == DTYPE else "attention": str(self.value)})
 
 
 def variant_of(measurer: "Measurer", checkpoint: Checkpoint, source: str) -> Variant:

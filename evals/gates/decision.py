@@ -89,12 +89,12 @@ class CaseOutcome:
         return has_none or not self.passed
 
     @property
-    def judges_quality(self) -> bool:
-        """Whether it is a critical gate on quality that is proven to hold, or accepted."""
+    def proves_quality(self) -> bool:
+        """Whether it is a critical gate on quality that is proven to hold."""
         metric = METRICS[self.verdict.metric]
         is_quality = metric.quality and metric.always_limit is None
         is_proven = self.passed and self.verdict.outcome == PASSED
-        return is_quality and self.verdict.tier == CRITICAL and (is_proven or self.is_accepted)
+        return is_quality and self.verdict.tier == CRITICAL and is_proven
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ class Evidence:
         checks_run: number of those that ran.
         checks_failed: names of those that failed.
         missing: what could not be judged at all, such as for lack of data.
+        unchanged: of each candidate in which nothing is compressed, by its name, a sentence that
+            says so.
         regressions: proven regressions since an earlier run.
         problems: other reasons why nothing is known, such as an interruption.
         exit_code: of the run, as far as it is known.
@@ -119,6 +121,7 @@ class Evidence:
     checks_run: int = 0
     checks_failed: Sequence[str] = ()
     missing: Sequence[str] = ()
+    unchanged: Mapping[str, str] = field(default_factory=dict)
     regressions: Sequence[str] = ()
     problems: Sequence[str] = ()
     exit_code: int = 0
@@ -159,9 +162,15 @@ def decide(evidence: Evidence) -> Decision:
     by_name: dict[str, list[CaseOutcome]] = {name: [] for name in evidence.planned}
     for case in evidence.cases:
         by_name.setdefault(case.verdict.candidate, []).append(case)
-    candidates = {
-        name: _of_candidate(cases, evidence.planned.get(name, len(cases)))
+    decided = {
+        name: _of_candidate(
+            cases, evidence.planned.get(name, len(cases)), evidence.unchanged.get(name)
+        )
         for name, cases in by_name.items()
+    }
+    candidates = {
+        name: Decision(word, "; ".join([*reasons, *_remarks(by_name[name])]))
+        for name, (word, reasons) in decided.items()
     }
     against = [*_failures(by_name), *_other_failures(evidence)]
     open_reasons = _open_reasons(evidence)
@@ -174,9 +183,9 @@ def decide(evidence: Evidence) -> Decision:
     elif open_reasons or words != {RELEASE}:
         # A candidate can lack gates on quality although none of its gates is open.
         unnamed = [
-            f"{name}: {decision.reason}"
-            for name, decision in candidates.items()
-            if decision.word == UNDECIDED
+            f"{name}: {'; '.join(reasons)}"
+            for name, (word, reasons) in decided.items()
+            if word == UNDECIDED
         ]
         reasons = open_reasons or unnamed or ["there is no candidate"]
         word = UNDECIDED
@@ -188,19 +197,30 @@ def decide(evidence: Evidence) -> Decision:
     return Decision(word, "; ".join([*reasons, *_remarks(evidence.cases)]), candidates)
 
 
-def _of_candidate(cases: Sequence[CaseOutcome], planned: int) -> Decision:
-    """Return the decision about one candidate with the given number of gates."""
+def _of_candidate(
+    cases: Sequence[CaseOutcome], planned: int, unchanged: str | None
+) -> tuple[str, list[str]]:
+    """Return the decision about one candidate, and the reasons.
+
+    Args:
+        cases: outcomes of its gates.
+        planned: number of its gates.
+        unchanged: that nothing is compressed, if so.
+    """
     failures = _named_failures(cases)
-    reasons = [*_not_run(len(cases), planned, "gate"), *_open_gates(cases), *_implausible(cases)]
-    if not reasons and not any(case.judges_quality for case in cases):
-        reasons = ["no critical gate on quality was judged"]
+    reasons = [
+        *_not_run(len(cases), planned, "gate"),
+        *filter(None, [unchanged]),
+        *_open_gates(cases),
+        *_implausible(cases),
+    ]
+    if not reasons and not any(case.proves_quality for case in cases):
+        reasons = ["no critical gate on quality is proven to hold"]
     if failures:
-        word, reasons = REFUSE, [failures]
-    elif reasons:
-        word = UNDECIDED
-    else:
-        word, reasons = RELEASE, [_proof(cases)]
-    return Decision(word, "; ".join([*reasons, *_remarks(cases)]))
+        return REFUSE, [failures]
+    if reasons:
+        return UNDECIDED, reasons
+    return RELEASE, [_proof(cases)]
 
 
 def _proof(cases: Iterable[CaseOutcome], candidates: int = 1) -> str:
@@ -252,6 +272,7 @@ def _open_reasons(evidence: Evidence) -> list[str]:
     planned = sum(evidence.planned.values())
     return [
         *evidence.problems,
+        *evidence.unchanged.values(),
         *_not_run(len(evidence.cases), planned, "gate"),
         *_not_run(evidence.checks_run, evidence.checks, "control"),
         *evidence.missing,
@@ -308,7 +329,11 @@ def _missing_data(verdict: Verdict) -> str:
 
 
 def _implausible(cases: Iterable[CaseOutcome]) -> list[str]:
-    gains = [gain_of(case.verdict) for case in cases if case.verdict.is_implausible_gain]
+    gains = [
+        gain_of(case.verdict)
+        for case in cases
+        if case.verdict.is_implausible_gain and case.verdict.tier != ADVISORY
+    ]
     return [f"implausible gain: {listed(gains)}; {GAIN_CAUSES}"] if gains else []
 
 

@@ -1,6 +1,5 @@
 """The report of an earlier run, for comparison with a later one."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,13 +7,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from compression_gates.evals.data.paths import is_stream
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Verdict
-from compression_gates.evals.report.schema import check_version
-from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, unpack
+from compression_gates.evals.report.rows import REPORT, StoredReport, read_report
+from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key
 
-REPORT = "report.jsonl"
+_ADVICE = "; delete the damaged report"
 
 
 @dataclass(frozen=True)
@@ -129,41 +127,25 @@ def read_earlier_run(directory: Path) -> EarlierRun:
     if not file.exists():
         note = f"no earlier report in {directory}, so there is nothing to compare with"
         return EarlierRun({}, note)
-    content, packed = _read(file), None
-    if (directory / FILE).exists():
-        packed = _read(directory / FILE)
-    values, note = {}, ""
-    if packed is not None:
-        values, run = unpack(packed, f"earlier report {directory}: {FILE}")
-        if run != digest_of(content):  # a run that was killed while it wrote its report
-            values, note = {}, f"{directory / FILE} belongs to another report, so it is ignored"
-    records = {record.key: record for record in _records(file, content, values)}
+    report = read_report(directory, "earlier report", _ADVICE)
+    note = ""
+    if report.ignored_items:
+        note = f"{directory / FILE} belongs to another report, so it is ignored"
+    records = {record.key: record for record in _records(file, report)}
     if not records:
         note = f"the report in {directory} has no verdicts, so there is nothing to compare with"
     return EarlierRun(records, note)
 
 
-def _read(file: Path) -> bytes:
-    if is_stream(file):
-        raise EvalError(f"earlier report {file}: not a regular file")
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise EvalError(f"earlier report {file}: {error.strerror}") from error
-
-
-def _records(file: Path, content: bytes, values: Mapping[Key, ItemValues]) -> list[Record]:
+def _records(file: Path, report: StoredReport) -> list[Record]:
     records = []
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, row in enumerate(report.rows, 1):
         try:
-            row = json.loads(line)
-            check_version(row, file)
             if row.get("verdict") is not None:
                 record = Record.of(row["verdict"], row.get("origin"))
-                records.append(replace(record, items=values.get(record.key)))
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
-                ValueError) as error:  # fmt: skip
+                records.append(replace(record, items=report.items.get(record.key)))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise EvalError(
-                f"earlier report {file}: line {number} is not a verdict; delete the damaged report"
+                f"earlier report {file}: line {number} is not a verdict{_ADVICE}"
             ) from error
     return records

@@ -105,10 +105,7 @@ class Verdict:
             return self.outcome == PASSED
         if policy == STRICT and self.tier == CRITICAL:
             return False
-        metric = METRICS[self.metric]
-        only_proven = (
-            self.tier == SUPPORTING or policy == SMOKE or metric.sequential or metric.needs_naive
-        )
+        only_proven = fails_only_if_proven(self.metric, self.tier, policy)
         return self.met or (only_proven and self.is_refutable)
 
     @property
@@ -144,12 +141,21 @@ class Verdict:
         the loss that the limit allows.
 
         A compressed model seldom gains that much. Sizes and speeds are meant to improve, a distance
-        from the baseline cannot, and a limit of 0 gives no scale.
+        from the baseline cannot, and a limit of 0 gives no scale. Other exceptions are the metrics
+        with ``gain_is_plausible``.
         """
         metric = METRICS[self.metric]
         is_loss = metric.quality and metric.at_most and metric.always_limit is None
+        is_loss &= not metric.gain_is_plausible
         is_proven = self.outcome == PASSED and not self.unreliable and self.is_bounded
         return is_loss and is_proven and self.limit > 0 and self.high < -self.limit
+
+
+def fails_only_if_proven(metric: str, tier: str, policy: str) -> bool:
+    """Return whether a gate that is not advisory fails only if its limit is proven to be broken."""
+    if tier == SUPPORTING or policy == SMOKE:
+        return True
+    return policy != STRICT and (METRICS[metric].sequential or METRICS[metric].needs_naive)
 
 
 def unmeasured(candidate: str, gate: Gate) -> Verdict:

@@ -9,6 +9,7 @@ limit for a drift, 1 % for a number that was counted, such as bytes, and 10 % fo
 of false alarms is bounded per month, and divided equally among its nights.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,7 +73,8 @@ class Comparison:
         changes: of the gates with comparable values in both runs, the regressions first.
         unpaired: for gates that were compared as independent samples although both runs measured
             items, the reason.
-        refused: for gates that were not compared, because something else differs, the reason.
+        refused: for gates that were not compared, because something else differs or the earlier
+            value is not finite, the reason.
         new, gone: gates that only this run has, and only the earlier one.
         family: method of the correction for multiple testing.
         note: of the earlier run.
@@ -160,6 +162,8 @@ def compare_runs(now: Sequence[Record], earlier: EarlierRun, family: str = HOLM)
         if before is None or not (is_measured(record) and is_measured(before)):
             continue
         reason = incomparable(record, before)
+        if not reason and not math.isfinite(before.value):
+            reason = "no finite value in the earlier report"
         if reason:
             refused[record.key] = reason
             continue

@@ -14,7 +14,12 @@ from compression_gates.evals.gates.earlier import Record
 from compression_gates.evals.gates.gate import NOT_JUDGED, UNRELIABLE_P
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.statistics.changes import sign_flip_test
-from compression_gates.evals.statistics.item_values import MEAN, SERIES
+from compression_gates.evals.statistics.item_values import (
+    MEAN,
+    PROPORTION,
+    SCORE_CHANGE,
+    ItemValues,
+)
 
 DRIFT_THRESHOLD = 0.05
 """Smallest reported rise of a drift, as a share of the gate's limit."""
@@ -30,12 +35,15 @@ _DIFFERS = {
     "data": "the data differ",
     "machine": "the machine differs",
 }
-_WHOLE = 1e-3
+_ANSWERS = (SCORE_CHANGE, PROPORTION)
+"""Kinds of values that are the scores of answers, or changes of them."""
+_WHOLE = 1e-6
 """Distance from a whole number within which a sum of rounded changes counts as one."""
 
 
 def is_measured(record: Record) -> bool:
-    """Return whether a record holds a measured value of a metric that exists."""
+    """Return whether a record holds the measurement of a metric that exists. The value may be NaN,
+    which is a failure in a later run, and nothing to compare with in an earlier one."""
     return record.metric in METRICS and record.outcome != NOT_JUDGED and not record.is_error
 
 
@@ -76,7 +84,8 @@ def is_same(now: Record, then: Record) -> bool:
 def mean_record(records: Sequence[Record]) -> Record:
     """Return the mean of the records of one gate in several runs.
 
-    Items are averaged one by one if all runs measured the same ones. An interval of the mean is the
+    Items are averaged one by one if all runs measured the same ones, and keep the kind of the
+    values of a single run. An interval of the mean is the
     mean of the intervals: the error that all runs share, such as that of the items, is not reduced
     by averaging.
 
@@ -89,8 +98,7 @@ def mean_record(records: Sequence[Record]) -> Record:
     items = first.items
     if items is not None and all(pairing(record, first)[0] for record in records):
         values = np.mean([record.items.values.astype(np.float64) for record in records], axis=0)
-        # Means of right answers are graded, so their interval is that of any numbers.
-        items = replace(items, values=values, kind=SERIES if items.kind == SERIES else MEAN)
+        items = replace(items, values=values)
     else:
         items = None
     fields = {
@@ -120,13 +128,20 @@ def _p_paired(now: Record, then: Record) -> float:
         changes = now.items.values.astype(np.float64) - then.items.values
         is_beyond = sign * float(changes.mean()) > _threshold(now)
         return sign_flip_test(sign * net) if is_beyond else 1.0
-    rise = now.items.rise_since(then.items)
+    rise = _graded(now).rise_since(_graded(then))
     rise = rise if sign > 0 else -rise
     return _reliable(rise.p_above(_threshold(now)), rise.unreliable)
 
 
+def _graded(record: Record) -> ItemValues:
+    """Return the items, with the kind that gives means of answers the interval of any numbers."""
+    is_graded = record.runs > 1 and record.items.kind in _ANSWERS
+    return replace(record.items, kind=MEAN) if is_graded else record.items
+
+
 def _net_changes(now: Record, then: Record) -> np.ndarray | None:
-    """Return the change of each document, in whole numbers; None if answers are graded.
+    """Return the change of each document, in whole numbers; None if the values are not those of
+    answers, or if answers are graded.
 
     At the small p-values that matter if many gates are judged, a test on signs has more power than
     an interval. Between single runs it is used only for items in documents of their own.
@@ -134,10 +149,12 @@ def _net_changes(now: Record, then: Record) -> np.ndarray | None:
     if now.runs == then.runs == 1:
         flips = now.items.flips_since(then.items)
         return None if flips is None else np.repeat([1, -1], flips)
+    if now.items.kind not in _ANSWERS or (now.items.sizes != 1).any():
+        return None
     scale = math.lcm(now.runs, then.runs)
     changes = (now.items.values.astype(np.float64) - then.items.values) * scale
     whole = np.rint(changes)
-    if np.abs(changes - whole).max() > _WHOLE or (now.items.sizes != 1).any():
+    if np.abs(changes - whole).max() > _WHOLE or not whole.any():
         return None
     return np.rint(np.bincount(now.items.documents, whole)).astype(np.int64)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from compression_gates.evals.errors import EvalError, first_line
 from compression_gates.evals.foreign_text import valid_unicode
-from compression_gates.evals.history.migrations import READ_ERRORS, open_database
+from compression_gates.evals.history.migrations import READ_ERRORS, open_database, roll_back
 from compression_gates.evals.history.runs import Acceptance, StoredCase, StoredRun
 from compression_gates.evals.statistics.item_values import ItemValues, Key, pack, unpack
 
@@ -30,20 +30,25 @@ def _columns(names: Iterable[str]) -> str:
     return ", ".join(_COLUMNS.get(name, name) for name in names)
 
 
+class RedRunError(EvalError):
+    """A red run cannot be accepted as a reference without force and a reason."""
+
+
 class History:
     """The runs in a file, which several processes may read and append to at the same time.
 
     Args:
         path: the file; see :func:`evals.history.migrations.open_database`.
         create: whether to create it if it does not exist.
+        read_only: whether it is only read, for which the file need not be writable.
 
     Raises:
         EvalError: the file cannot be used. Every method raises it if the file is damaged.
     """
 
-    def __init__(self, path: Path, create: bool = True):
+    def __init__(self, path: Path, create: bool = True, read_only: bool = False):
         self.path = Path(path)
-        self._connection = open_database(self.path, create)
+        self._connection = open_database(self.path, create, read_only)
 
     def __enter__(self) -> "History":
         return self
@@ -90,13 +95,14 @@ class History:
             forced: whether a red run may be accepted.
 
         Raises:
-            EvalError: there is no such run, or it is red and ``forced`` or ``reason`` is missing.
+            RedRunError: it is red, and ``forced`` or ``reason`` is missing.
+            EvalError: there is no such run.
         """
         run = self.run(number)
         if not run.is_green and not (forced and reason.strip()):
-            raise EvalError(
+            raise RedRunError(
                 f"history {self.path}: run {number} is red (exit status {run.exit_status}), so it "
-                'cannot be the reference; to accept it nevertheless, give --force --reason "..."'
+                "can be accepted as the reference only by force and with a reason"
             )
         with self._transaction() as connection:
             row = [number, time, int(not run.is_green), valid_unicode(reason)]
@@ -170,7 +176,7 @@ class History:
             try:
                 yield self._connection
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                roll_back(self._connection)
                 raise
             self._connection.execute("COMMIT")
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line
@@ -14,6 +14,7 @@ from compression_gates.evals.history.series import GateSeries, series_of
 from compression_gates.evals.history.what_changed import MAX_RUNS
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.report.layout import fit_table
+from compression_gates.evals.statistics.item_values import Key
 
 FORMATS = ("jsonl", "csv")
 LAST = 30
@@ -23,29 +24,31 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def all_series(
-    history: History,
-    profile: str | None = None,
-    last: int = MAX_RUNS,
-    latest: tuple[StoredRun, Sequence[StoredCase]] | None = None,
+    history: History, last: int = MAX_RUNS, chosen: Callable[[Key], bool] = lambda key: True
 ) -> list[GateSeries]:
-    """Return the series of every gate in a history, in the order of the latest run.
+    """Return the series of gates in a history, one for each profile that has the gate, in the order
+    of the latest run.
 
     Args:
         history: the history.
-        profile: name of the profile whose runs are used; default: all runs.
-        last: number of latest runs.
-        latest: a run that is not stored yet, with its cases. Only their gates are returned.
+        last: number of latest runs that are read.
+        chosen: which gates are read; default: all.
     """
-    runs = history.runs(profile)[-last:]
-    numbers = [run.id for run in runs]
-    if latest is not None:
-        run, cases = latest
-        return [
-            series_of([*runs, run], {**history.gate(case.key, numbers, items=True), run.id: case})
-            for case in cases
-        ]
-    keys = dict.fromkeys(case.key for run in reversed(runs) for case in history.cases(run.id))
-    return [series_of(runs, history.gate(key, numbers, items=True)) for key in keys]
+    runs = history.runs()[-last:]
+    of_profile: dict[str, list[StoredRun]] = {}
+    for run in runs:
+        of_profile.setdefault(run.profile, []).append(run)
+    gates = dict.fromkeys(
+        (run.profile, case.key)
+        for run in reversed(runs)
+        for case in history.cases(run.id)
+        if chosen(case.key)
+    )
+    return [
+        series_of(members, history.gate(key, [run.id for run in members], items=True))
+        for profile, key in gates
+        for members in [of_profile[profile]]
+    ]
 
 
 def table_of_runs(history: History, width: int) -> str:
@@ -106,14 +109,13 @@ def show(history: History, what: str, width: int) -> str:
         return _show_run(history, runs[-1], width)
     if what.isascii() and what.isdigit():
         return _show_run(history, history.run(int(what)), width)
-    series = all_series(history, last=LAST)
-    chosen = [item for item in series if what in (item.metric, item.candidate)]
-    if not chosen:
+    series = all_series(history, LAST, chosen=lambda key: what in key)
+    if not series:
         raise EvalError(
             f"history {history.path}: {what!r} is no run, metric or candidate in it; without a "
             "further argument, the command lists the runs"
         )
-    return _show_series(runs, chosen, what, width)
+    return _show_series(runs, series, what, width)
 
 
 def _show_run(history: History, run: StoredRun, width: int) -> str:
@@ -159,8 +161,11 @@ def _row_of(case: StoredCase) -> list[str]:
 def _show_series(
     runs: Sequence[StoredRun], series: Sequence[GateSeries], what: str, width: int
 ) -> str:
-    """Return a table with one row per run and one column per series, and the steps below it."""
+    """Return a table with one row per run and one column per series, and the steps and breaks below
+    it."""
     names = [item.candidate if what == item.metric else item.metric for item in series]
+    if len({item.profile for item in series}) > 1:
+        names = [f"{name} ({item.profile})" for name, item in zip(names, series, strict=True)]
     values = [{point.run: point.value for point in item.points} for item in series]
     shown = [run for run in runs if any(run.id in by_run for by_run in values)]
     rows = []
@@ -179,6 +184,9 @@ def _show_series(
             change = f"{_value(item.metric, step.before)} -> {_value(item.metric, step.after)}"
             where = f"run {step.run} ({step.time[:10]}{commit})"
             lines.append(on_one_line(f"step        {name}: {change} at {where}"))
+        for point, reason in item.breaks.items():
+            run = item.points[point].run
+            lines.append(on_one_line(f"break       {name}: {reason} from run {run} on"))
     return "\n".join(lines)
 
 
@@ -230,10 +238,10 @@ def export(history: History, form: str) -> str:
         return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(_csv_cell, columns))
     for row in rows:
-        writer.writerow({name: _csv_cell(value) for name, value in row.items()})
+        writer.writerow([_csv_cell(row.get(name, "")) for name in columns])
     return stream.getvalue()
 
 

@@ -4,7 +4,9 @@ The version is SQLite's ``user_version``. A file of an older version is migrated
 in one transaction; a file of a newer version is refused.
 """
 
+import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from compression_gates.evals.data.paths import is_stream
@@ -52,7 +54,7 @@ MIGRATIONS = (
 VERSION = len(MIGRATIONS)
 
 
-def open_database(path: Path, create: bool = True) -> sqlite3.Connection:
+def open_database(path: Path, create: bool = True, read_only: bool = False) -> sqlite3.Connection:
     """Open the database of runs, create it if there is none, and migrate an older version.
 
     The journal is a write-ahead log, so a process that is killed while it writes leaves the file as
@@ -61,6 +63,8 @@ def open_database(path: Path, create: bool = True) -> sqlite3.Connection:
     Args:
         path: the file.
         create: whether to create the file, and its folder, if it does not exist.
+        read_only: whether it is only read, so that neither the file nor its folder needs to be
+            writable. A file of an older version is copied into memory and migrated there.
 
     Raises:
         EvalError: the file cannot be read or written, is damaged, belongs to another program, or
@@ -68,13 +72,15 @@ def open_database(path: Path, create: bool = True) -> sqlite3.Connection:
     """
     path = Path(path)
     try:
-        is_new = _is_new(path, create)
-        if is_new:
+        is_new = _is_new(path, create and not read_only)
+        if is_new and not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        connection = _connect_to_read(path) if read_only else _connect(path)
     except (OSError, sqlite3.Error) as error:
         raise EvalError(f"history {path}: {_reason(error)}") from error
     try:
+        if read_only:
+            return _prepared_to_read(connection, path)
         _prepare(connection, path)
     except READ_ERRORS as error:
         connection.close()
@@ -85,6 +91,42 @@ def open_database(path: Path, create: bool = True) -> sqlite3.Connection:
     except EvalError:
         connection.close()
         raise
+    return connection
+
+
+def _connect(path: Path | str, uri: bool = False) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, uri=uri)
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file for reading, also one that cannot be written to.
+
+    The files of a write-ahead log cannot be created in a folder that is not writable, and those
+    that a reader creates are removed only by a connection that may write. Therefore a file that
+    cannot be written to is opened as one that nobody changes, unless a log exists.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        mode = "rw"
+    elif log.exists() and log.stat().st_size:
+        mode = "ro"
+    else:
+        mode = "ro&immutable=1"
+    return _connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+
+
+def _prepared_to_read(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    """Check the content of a file that is open for reading, and return a connection to its tables
+    in the current version."""
+    _check_owner(connection, path)
+    version = _checked_version(connection, path)
+    if version < VERSION:
+        file, connection = connection, _connect(":memory:")
+        with closing(file):
+            file.backup(connection)
+        _prepare(connection, path)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA query_only = ON")
     return connection
 
 
@@ -99,7 +141,9 @@ def _is_new(path: Path, create: bool) -> bool:
         raise EvalError(f"history {path}: not a regular file; give the name of a file")
     if not path.exists():
         if not create:
-            raise EvalError(f"history {path}: no such file; --history writes one")
+            raise EvalError(
+                f"history {path}: no such file; the first run that is stored creates it"
+            )
         return True
     with path.open("rb") as stream:
         header = stream.read(len(_HEADER))
@@ -119,9 +163,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     try:
         _migrate(connection, path)
     except BaseException:
-        connection.execute("ROLLBACK")
+        roll_back(connection)
         raise
     connection.execute("COMMIT")
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """Roll a transaction back, unless the library has done so, as it does when the disk is full."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 def _check_owner(connection: sqlite3.Connection, path: Path) -> None:
@@ -132,7 +182,8 @@ def _check_owner(connection: sqlite3.Connection, path: Path) -> None:
         raise EvalError(f"history {path}: the database of another program; name another file")
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of the schema, after a check of the content."""
     [version] = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise EvalError(
@@ -142,6 +193,11 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     [problem] = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if problem != "ok":
         raise sqlite3.DatabaseError(f"damaged ({problem.splitlines()[-1]})")
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    version = _checked_version(connection, path)
     for number in range(version, VERSION):
         for statement in filter(str.strip, MIGRATIONS[number].split(";")):
             connection.execute(statement)

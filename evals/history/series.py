@@ -3,13 +3,13 @@
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from compression_gates.evals.gates.earlier import Record
-from compression_gates.evals.gates.rises import TIMING_NOISE, pairing
+from compression_gates.evals.gates.rises import TIMING_NOISE, incomparable, pairing
 from compression_gates.evals.history.runs import StoredCase, StoredRun
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.statistics.clusters import ClusterSums
@@ -57,7 +57,7 @@ class LevelStep:
 
 @dataclass(frozen=True)
 class GateSeries:
-    """All values of a gate, the oldest first, and the steps that fit them.
+    """All values of a gate in the runs of a profile, the oldest first, and the steps that fit them.
 
     The steps describe the measured values. Whether one is significant is decided by
     :mod:`evals.history.what_changed`.
@@ -65,7 +65,10 @@ class GateSeries:
     Attributes:
         candidate, metric, limit: of the gate; the limit is the latest.
         points: one for each run that has the case.
-        steps: from :func:`evals.statistics.steps.fit_steps`.
+        steps: from :func:`evals.statistics.steps.fit_steps`, applied to each part of the series
+            whose values can be compared.
+        breaks: by the index of a point that cannot be compared with the one before it, why not.
+        profile: of the runs.
     """
 
     candidate: str
@@ -73,13 +76,15 @@ class GateSeries:
     limit: float
     points: Sequence[GatePoint]
     steps: Sequence[LevelStep]
+    breaks: Mapping[int, str] = field(default_factory=dict)
+    profile: str = ""
 
 
 def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> GateSeries:
     """Return the series of one gate.
 
     Args:
-        runs: of the history, the oldest first.
+        runs: of one profile, the oldest first.
         cases: the cases of the gate, by the number of the run; at least one.
     """
     judged = [(run, cases[run.id]) for run in runs if run.id in cases]
@@ -92,19 +97,41 @@ def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> Gat
     ]  # fmt: skip
     measured = [index for index, (_, case) in enumerate(judged) if case.is_measured]
     records = [judged[index][1].record for index in measured]
-    starts = [0, *positions_of_steps(records, FEW_VALUES), len(records)]
-    levels = [
-        sum(record.value for record in records[start:end]) / max(end - start, 1)
-        for start, end in itertools.pairwise(starts)
-    ]
+    breaks = {
+        position: reason
+        for position, (then, now) in enumerate(itertools.pairwise(records), 1)
+        if (reason := _why_broken(now, then))
+    }
     steps = []
-    for position, before, after in zip(starts[1:-1], levels, levels[1:], strict=False):
-        point = points[measured[position]]
-        steps.append(
-            LevelStep(measured[position], point.run, point.time, point.commit, before, after)
-        )
-    latest = judged[-1][1]
-    return GateSeries(latest.candidate, latest.metric, latest.limit, points, steps)
+    for start, end in itertools.pairwise([0, *breaks, len(records)]):
+        for position, before, after in _levels(records[start:end]):
+            index = measured[start + position]
+            point = points[index]
+            steps.append(LevelStep(index, point.run, point.time, point.commit, before, after))
+    run, latest = judged[-1]
+    return GateSeries(
+        latest.candidate, latest.metric, latest.limit, points, steps,
+        {measured[position]: reason for position, reason in breaks.items()}, run.profile,
+    )  # fmt: skip
+
+
+def _why_broken(now: Record, then: Record) -> str:
+    """Return why two runs of a gate cannot be on one level; empty if they can."""
+    reason = incomparable(now, then)
+    if reason or now.items is None or then.items is None:
+        return reason
+    return "" if now.items.origin == then.items.origin else "the protocol differs"
+
+
+def _levels(records: Sequence[Record]) -> Iterator[tuple[int, float, float]]:
+    """Yield the position of each step, and the means of the values before and after it."""
+    positions = positions_of_steps(records, FEW_VALUES)
+    levels = [
+        statistics.fmean(record.value for record in records[start:end])
+        for start, end in itertools.pairwise([0, *positions, len(records)])
+        if end > start
+    ]
+    yield from zip(positions, levels, levels[1:], strict=False)
 
 
 def positions_of_steps(records: Sequence[Record], min_count: int = 2) -> list[int]:

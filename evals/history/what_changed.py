@@ -18,7 +18,7 @@ from compression_gates.evals.gates.watch import (
 )
 from compression_gates.evals.history.database import History
 from compression_gates.evals.history.runs import ENVIRONMENT, StoredCase, StoredRun
-from compression_gates.evals.history.series import positions_of_steps
+from compression_gates.evals.history.series import GateSeries, positions_of_steps, series_of
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.statistics.item_values import Key
@@ -45,7 +45,8 @@ class GateChange:
         before, after: its values in the reference and in this run; NaN where there is none.
         paired: number of items that were compared one by one; 0 if none were.
         kinds: the kinds of tests that prove a regression, see :mod:`evals.gates.watch`.
-        step: the run that begins the worse level, in words; empty if no step fits the values.
+        step: the run that begins the worse level, in words; empty if no step fits the values. If
+            the run before it was not compared, the step may be there, and no commit is named.
         drift: number of runs over which it drifts; 0 if that is not proven.
         reason: why it was not compared; empty if it was.
     """
@@ -87,6 +88,8 @@ class WhatChanged:
         notes: further remarks.
         problem: why nothing could be compared, if the history cannot be read.
         family: method of the correction for multiple testing.
+        series: of each gate of this run, over the latest :data:`MAX_RUNS` runs of the profile and
+            this one.
     """
 
     reference: StoredRun | None
@@ -95,6 +98,7 @@ class WhatChanged:
     notes: Sequence[str] = ()
     family: str = HOLM
     problem: str = ""
+    series: Sequence[GateSeries] = ()
 
     def of(self, category: str) -> list[GateChange]:
         """Return the gates of a category."""
@@ -121,7 +125,11 @@ class WhatChanged:
         elif self.regressions:
             lines.append(f"WORSE ({_bound(self.family)}): {_listed(map(str, self.regressions))}")
         else:
-            lines.append(f"nothing got worse beyond noise ({_bound(self.family)})")
+            total = counted(len(self.changes) - len(self.of(GONE)), "gate")
+            lines.append(
+                f"nothing got worse beyond noise in {self.compared:,} of {total} "
+                f"({_bound(self.family)})"
+            )
         accepted = self.reference.acceptance is not None
         how = "accepted" if accepted else "the first run, because none was accepted"
         lines.append(f"compared with {self.reference.label}, {how}")
@@ -144,8 +152,8 @@ class WhatChanged:
         return lines
 
     def unproven(self) -> list[str]:
-        """Return why ``--strict`` fails: if there is a reference, but nothing to compare with it.
-        The first run of a history has none, and can pass."""
+        """Return why it is not proven that nothing got worse: if there is a reference, but nothing
+        to compare with it. For the first run of a history, which has none, nothing is returned."""
         return [] if self.reference is None or self.compared else self.lines()
 
     def rows(self) -> Iterable[dict[str, object]]:
@@ -195,27 +203,33 @@ def what_changed(
     Raises:
         EvalError: the history is damaged.
     """
+    stored_runs = history.runs(run.profile)
     reference = history.reference(run.profile)
     if reference is None:
-        return WhatChanged(None, family=family)
+        series = [series_of([run], {run.id: case}) for case in cases]
+        return WhatChanged(None, family=family, series=series)
     before = {case.key: case for case in history.cases(reference.id)}
-    later = [other for other in history.runs(run.profile) if other.id > reference.id]
+    later = [other for other in stored_runs if other.id > reference.id]
     runs = [reference, *later[-MAX_RUNS:]]
-    numbers = [other.id for other in runs]
+    numbers_since = [other.id for other in (reference, *later, run)]
+    shown = stored_runs[-MAX_RUNS:]
+    numbers = list(dict.fromkeys(other.id for other in (*runs, *shown)))
     changes: list[GateChange] = []
     tested: list[tuple[Watched, GateChange]] = []
+    series: list[GateSeries] = []
     for case in cases:
+        stored = history.gate(case.key, numbers, items=case.items is not None)
+        series.append(series_of([*shown, run], {**stored, run.id: case}))
         if case.key not in before:
             changes.append(GateChange(*case.key, NEW, after=case.value))
             continue
-        stored = history.gate(case.key, numbers, items=case.items is not None)
         before[case.key] = stored[reference.id]
         past = [(other, stored[other.id].record) for other in runs if other.id in stored]
         change = _uncompared(case.record, past[0][1])
         if change is not None:
             changes.append(change)
         else:
-            tested.append(_test(run, case.record, past))
+            tested.append(_test(run, case.record, past, numbers_since))
     measured = {case.key for case in cases}
     changes += [
         GateChange(*key, GONE, before=case.value)
@@ -228,6 +242,7 @@ def what_changed(
         moved_baselines(run, cases, reference, before),
         _notes(run, reference),
         family,
+        series=series,
     )
 
 
@@ -238,23 +253,36 @@ def _uncompared(now: Record, then: Record) -> GateChange | None:
         if not is_measured(record):
             reason = f"an error or not judged {where}"
             return GateChange(*now.key, UNMEASURED, reason=reason, **values)
+    if not math.isfinite(then.value):
+        reason = "no finite value in the reference"
+        return GateChange(*now.key, UNMEASURED, reason=reason, **values)
     reason = incomparable(now, then)
     return GateChange(*now.key, INCOMPARABLE, reason=reason, **values) if reason else None
 
 
 def _test(
-    run: StoredRun, now: Record, past: Sequence[tuple[StoredRun, Record]]
+    run: StoredRun,
+    now: Record,
+    past: Sequence[tuple[StoredRun, Record]],
+    numbers: Sequence[int],
 ) -> tuple[Watched, GateChange]:
     """Return the tests of a gate, and its change without the decision.
 
-    Runs that cannot be compared with this one, or whose items cannot be paired although those of
-    the reference can, are left out.
+    Runs are left out that have no finite value, that cannot be compared with this one, or whose
+    items cannot be paired although those of the reference can.
+
+    Args:
+        run: this run.
+        now: its record of the gate.
+        past: the reference, and the later runs that are compared, each with its record.
+        numbers: of all runs since the reference, including this one.
     """
     paired = pairing(now, past[0][1])[0]
     comparable = [
         (other, record)
         for other, record in past
         if is_measured(record)
+        and math.isfinite(record.value)
         and not incomparable(now, record)
         and (pairing(now, record)[0] or not paired)
     ]
@@ -262,9 +290,25 @@ def _test(
     watched = watch([*(record for _, record in comparable), now], positions_of_steps)
     change = GateChange(
         *now.key, UNCHANGED, past[0][1].value, now.value, paired,
-        step="" if watched.step is None else runs[watched.step].label, drift=watched.drift,
+        step=_date(runs, watched.step, numbers), drift=watched.drift,
     )  # fmt: skip
     return watched, change
+
+
+def _date(runs: Sequence[StoredRun], step: int | None, numbers: Sequence[int]) -> str:
+    """Return in words which run begins a level.
+
+    Args:
+        runs: that were compared.
+        step: index of the first of them on the level; None if there is no step.
+        numbers: of all runs since the reference.
+    """
+    if step is None:
+        return ""
+    first = runs[step]
+    if numbers[numbers.index(first.id) - 1] == runs[step - 1].id:
+        return first.label
+    return f"{replace(first, commit='').label}, or an earlier run that was not compared"
 
 
 def _decided(tested: Sequence[tuple[Watched, GateChange]], family: str) -> list[GateChange]:

@@ -49,7 +49,10 @@ def generation_metric(
     """
     needs = {kind: tuple(r for r in roles if r in TASKS[kind]) for kind in (CAUSAL, SEQ2SEQ)}
     return Metric(
-        function=partial(worst_role, function=function, roles=roles), needs=needs, **fields
+        function=partial(worst_role, function=function, roles=roles),
+        needs=needs,
+        gain_is_plausible=True,  # fewer defects than a defective baseline need no leaked answers
+        **fields,
     )
 
 

@@ -60,6 +60,8 @@ class Metric:
             which a model that guesses gets right.
         shows_changes: whether items are right or wrong, so that tables show how many answers became
             wrong and right.
+        gain_is_plausible: whether a candidate can be much better than its baseline without a
+            mistake, so that a large gain is no sign of test items in the training data.
         counted: unit of the sample size: ``items``, ``documents`` (if an item is a token) or
             ``timed pairs``; empty if the interval depends on more than one count.
         workload: what an engine has to run for it, such as ``forward``; empty if nothing.
@@ -100,6 +102,7 @@ class Metric:
     is_distance: bool = False
     of_answers: bool = False
     shows_changes: bool = False
+    gain_is_plausible: bool = False
     counted: str = "items"
     workload: str = ""
     sequential: bool = False

@@ -5,6 +5,7 @@ import gc
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compression_gates.evals.checkpoints.checkpoint import CAUSAL, PLAIN, SEQ2SEQ, Checkpoint
@@ -24,6 +25,24 @@ AUTO_DTYPE = "auto"
 DTYPES = (AUTO_DTYPE, "float32", "bfloat16", "float16")
 """Dtypes of weights in memory; ``auto`` is the dtype that the checkpoint names."""
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Computed:
+    """How a model is computed, where that differs from the usual.
+
+    Attributes:
+        dtype: of the weights in memory.
+        attention: the attention implementation.
+    """
+
+    dtype: str = ""
+    attention: str = ""
+
+
+AS_USUAL = Computed()
+_Key = tuple[str, Computed]
+"""The digest of a checkpoint, and how its model is computed."""
 
 
 class Models:
@@ -47,15 +66,15 @@ class Models:
     ):
         self.device, self.dtype, self.threads = device, dtype, threads
         self.trust_remote_code, self.formats = trust_remote_code, tuple(formats)
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._loaded: OrderedDict[_Key, Loaded] = OrderedDict()
         self._used: dict[str, Checkpoint] = {}
 
-    def again(self, dtype: str | None = None) -> "Models":
-        """Return an empty cache with the same settings, or with another dtype."""
-        settings = (self.threads, self.trust_remote_code, self.formats)
-        return Models(self.device, dtype or self.dtype, *settings)
-
-    def load(self, checkpoint: Checkpoint, like: Checkpoint | None = None) -> "Loaded":
+    def load(
+        self,
+        checkpoint: Checkpoint,
+        like: Checkpoint | None = None,
+        computed: Computed = AS_USUAL,
+    ) -> "Loaded":
         """Return the model of a checkpoint, from the cache if it is there.
 
         Sets torch's number of threads.
@@ -64,6 +83,7 @@ class Models:
             checkpoint: the checkpoint to load.
             like: its baseline, if it is a candidate. A candidate whose weights are unpacked on
                 loading takes about as much memory as its baseline.
+            computed: how the model is computed. The same model computed in two ways counts as two.
         """
         import torch
 
@@ -72,19 +92,23 @@ class Models:
         for custom_format in self.formats:
             custom_format.register()
         torch.set_num_threads(self.threads)
-        if checkpoint.digest not in self._loaded:
-            needed = self._needed(checkpoint, like)
+        key = checkpoint.digest, computed
+        if key not in self._loaded:
+            needed = self._needed(checkpoint, like, computed)
             while self._loaded and (len(self._loaded) >= KEPT or needed > self._free()):
                 self._forget()
             checkpoint.check_unchanged()
-            loaded = load(checkpoint, self.device, self.dtype, self.trust_remote_code)
+            dtype = computed.dtype or self.dtype
+            loaded = load(checkpoint, self.device, dtype, self.trust_remote_code)
+            if computed.attention:
+                loaded.model.set_attn_implementation(computed.attention)
             # A change of metadata alone is an error here too: the bytes that were loaded may be
             # neither the old nor the new content.
             checkpoint.check_unchanged(by_content=False)
-            self._loaded[checkpoint.digest] = loaded
+            self._loaded[key] = loaded
         self._used[checkpoint.digest] = checkpoint
-        self._loaded.move_to_end(checkpoint.digest)
-        return self._loaded[checkpoint.digest]
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
 
     def check_unchanged(self) -> None:
         """Check the models that were used since the last call.
@@ -96,15 +120,21 @@ class Models:
         for checkpoint in used.values():
             checkpoint.check_unchanged()
 
-    def fit_together(self, baseline: Checkpoint, candidate: Checkpoint) -> bool:
+    def fit_together(
+        self, baseline: Checkpoint, candidate: Checkpoint, computed: Computed = AS_USUAL
+    ) -> bool:
         """Return whether a baseline and its candidate fit into memory at the same time.
 
         Releases other models if that makes room.
+
+        Args:
+            baseline, candidate: the checkpoints.
+            computed: how the candidate is computed.
         """
-        pair = (baseline, candidate)
-        missing = [side for side in pair if side.digest not in self._loaded]
-        needed = sum(self._needed(side, baseline) for side in missing)
-        others = [key for key in self._loaded if key not in [side.digest for side in pair]]
+        pair = {(baseline.digest, AS_USUAL): baseline, (candidate.digest, computed): candidate}
+        missing = [key for key in pair if key not in self._loaded]
+        needed = sum(self._needed(pair[key], baseline, key[1]) for key in missing)
+        others = [key for key in self._loaded if key not in pair]
         while others and (needed > self._free() or len(self._loaded) + len(missing) > KEPT):
             self._forget(others.pop(0))
         return needed <= self._free()
@@ -124,7 +154,7 @@ class Models:
         if self._needed(checkpoint, None) <= self._free():
             model = copy.deepcopy(loaded.model)
         else:
-            model = self._loaded.pop(checkpoint.digest).model
+            model = self._loaded.pop((checkpoint.digest, AS_USUAL)).model
         original = load_config(checkpoint, self.trust_remote_code)
         for config, stored in (
             (model.config, original),
@@ -135,7 +165,7 @@ class Models:
             model.generation_config = load_generation_config(checkpoint, self.trust_remote_code)
         return model
 
-    def _forget(self, key: str | None = None) -> None:
+    def _forget(self, key: _Key | None = None) -> None:
         import torch
 
         key = next(iter(self._loaded)) if key is None else key
@@ -146,11 +176,13 @@ class Models:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _needed(self, checkpoint: Checkpoint, like: Checkpoint | None) -> float:
+    def _needed(
+        self, checkpoint: Checkpoint, like: Checkpoint | None, computed: Computed = AS_USUAL
+    ) -> float:
         """Return the bytes that a model and its activations take."""
         needed = 0.0
         for side in [checkpoint, like] if like and checkpoint.form != PLAIN else [checkpoint]:
-            stored, wanted = _BYTES.get(side.dtype), _BYTES.get(self.dtype)
+            stored, wanted = _BYTES.get(side.dtype), _BYTES.get(computed.dtype or self.dtype)
             factor = wanted / stored if stored and wanted else 1.0
             needed = max(needed, HEADROOM * factor * side.weight_bytes)
         return needed

@@ -13,7 +13,8 @@ from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.report import page, static_figures
 from compression_gates.evals.report.figures import figures
 from compression_gates.evals.report.ranking import rankings
-from compression_gates.evals.report.rows import entries_of, read_items, read_rows, weights_of
+from compression_gates.evals.report.rows import entries_of, read_report, weights_of
+from compression_gates.evals.report.trends import trends_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,13 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.figures:
             static_figures.check_directory(options.figures)
-        rows, items = read_rows(options.report), read_items(options.report)
+        report = read_report(options.report)
+        rows, items = report.rows, report.items
         file = options.report / page.PAGE
         file.write_text(page.render(rows, items), encoding="utf-8")
         print(file)
         if options.figures:
             entries = entries_of(rows)
-            drawn = figures(entries, items, rankings(entries, weights_of(rows)))
+            ranked = rankings(entries, weights_of(rows))
+            drawn = figures(entries, items, ranked, trends_of(rows))
             for written in static_figures.write_figures(drawn, options.figures):
                 print(written)
     except (EvalError, OSError) as error:

@@ -41,6 +41,7 @@ def figures(
     entries: Sequence[Entry],
     items: Mapping[Key, ItemValues] | None = None,
     ranked: Sequence[Ranking] | None = None,
+    trends: Iterable[GateSeries] = (),
 ) -> list[Figure]:
     """Return the figures for which there are data.
 
@@ -48,6 +49,7 @@ def figures(
         entries: the verdicts.
         items: per-item values by candidate and metric, for the distribution of the divergence.
         ranked: from :func:`evals.report.ranking.rankings`; default from ``entries``.
+        trends: over the runs of a history; those with a step are drawn.
     """
     judged = [e for e in entries if e.verdict.outcome != NOT_JUDGED and _is_number(e.verdict)]
     ranked = rankings(entries) if ranked is None else ranked
@@ -58,6 +60,7 @@ def figures(
         *task_scores(judged),
         divergence_by_method(judged),
         divergence_quantiles(items or {}),
+        *(trend_figure(trend) for trend in trends if trend.steps),
     ]
     return [figure for figure in drawn if figure is not None]
 
@@ -313,9 +316,12 @@ def trend_figure(trend: GateSeries) -> Figure:
             ),
         ),
         note="Band: the interval of each run. A star marks an accepted run; a vertical line marks "
-        "a step.",
+        "a step, or a run that cannot be compared with the one before it.",
         x_ticks=tuple((float(i), times[i]) for i in shown),
-        marks=tuple(Mark("x", float(s.point), f"step {texts[s.point]}") for s in trend.steps),
+        marks=(
+            *(Mark("x", float(s.point), f"step {texts[s.point]}") for s in trend.steps),
+            *(Mark("x", float(point), reason) for point, reason in trend.breaks.items()),
+        ),
     )
 
 

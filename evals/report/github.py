@@ -15,7 +15,12 @@ Failure = tuple[str, str]
 """The name of what failed, and the reason in one line."""
 
 
-def step_summary(sentence: str, failures: Sequence[Failure], report: str) -> str:
+def step_summary(
+    sentence: str,
+    failures: Sequence[Failure],
+    report: str,
+    advice: str = "keep it as files of the job",
+) -> str:
     """Return the summary of a step as Markdown: the result and the failures, then the complete
     report, folded.
 
@@ -25,6 +30,7 @@ def step_summary(sentence: str, failures: Sequence[Failure], report: str) -> str
         sentence: the result of the run.
         failures: of the cases.
         report: the complete report as Markdown.
+        advice: how to read a report that is too large.
     """
     parts = [f"## Gates: {in_markdown(sentence)}"]
     if failures:
@@ -33,7 +39,7 @@ def step_summary(sentence: str, failures: Sequence[Failure], report: str) -> str
     text = "\n\n".join([*parts, *folded]) + "\n"
     if len(text.encode()) <= MAX_SUMMARY_BYTES:
         return text
-    note = "The complete report is too large for this summary; `--report DIR` writes it to files."
+    note = f"The complete report is too large for this summary; {advice}."
     size = MAX_SUMMARY_BYTES - len(f"\n\n{note}\n")
     lines = "\n\n".join(parts)
     while len(lines.encode()) > size:  # whole lines, so that no escape is cut in two

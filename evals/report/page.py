@@ -1,9 +1,8 @@
 """The page of a report: one HTML file that needs neither a network nor other files.
 
-Everything on the page comes from the rows of ``report.jsonl``, from the per-item values, and from
-the trends of a history, so a page can be made again from the folder of a report. The scripts of the
-page and Plotly's are part of the file, and its Content-Security-Policy admits no others and no
-request.
+Everything on the page comes from the rows of ``report.jsonl`` and from the per-item values, so a
+page can be made again from the folder of a report. The scripts of the page and Plotly's are part of
+the file, and its Content-Security-Policy admits no others and no request.
 """
 
 import base64
@@ -12,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.history.series import GateSeries
@@ -23,10 +21,9 @@ from compression_gates.evals.report.rows import (
     Row,
     entries_of,
     first,
-    read_items,
-    read_rows,
     weights_of,
 )
+from compression_gates.evals.report.trends import trends_of
 from compression_gates.evals.statistics.item_values import ItemValues, Key
 
 PAGE = "report.html"
@@ -43,21 +40,19 @@ _WORDS = {"release": "passed", "do not release": "failed"}
 def render(
     rows: Sequence[Row],
     items: Mapping[Key, ItemValues] | None = None,
-    trends: Sequence[GateSeries] = (),
 ) -> str:
     """Return the page as HTML.
 
     Args:
         rows: the objects of ``report.jsonl``.
         items: per-item values by candidate and metric, for distributions.
-        trends: the values of metrics over the runs of a history.
 
     Raises:
         EvalError: a row is damaged, or its metric is not registered.
     """
     entries = entries_of(rows)
     ranked = rankings(entries, weights_of(rows))
-    trends = sorted(trends, key=_interest)[:MOST_TRENDS]
+    trends = sorted(trends_of(rows), key=_interest)[:MOST_TRENDS]
     indexes = {(trend.candidate, trend.metric): i for i, trend in enumerate(trends)}
     drawn = figures(entries, items, ranked)
     data = page_data.details(entries, indexes) | {
@@ -105,15 +100,6 @@ def _rendered(**values: object) -> str:
         return _template().render(**values)
     except (TemplateError, TypeError) as error:
         raise EvalError(f"a row of the report cannot be shown: {error}") from error
-
-
-def render_folder(directory: Path, trends: Sequence[GateSeries] = ()) -> str:
-    """Return the page for the report in a folder.
-
-    Raises:
-        EvalError: the report is damaged or cannot be read.
-    """
-    return render(read_rows(directory), read_items(directory), trends)
 
 
 def embedded(data: object) -> str:

@@ -297,6 +297,7 @@ def ranking_tables(ranked: Iterable[Ranking]) -> list[dict[str, object]]:
                 }
                 for axis in ranking.axes
             ],
+            "largestWeight": max(1.0, *ranking.weights.values()),
             "absent": [title for axis, title in AXIS_TITLES.items() if axis not in ranking.axes],
             "baseline": {axis: _axis_text(axis, ranking.baseline[axis]) for axis in ranking.axes},
             "best": name_of(ranking.best.row) if ranking.best else "",
@@ -333,7 +334,8 @@ def _standing(standing: Standing, ranking: Ranking) -> dict[str, object]:
         ],
         "front": front,
         "onFront": bool(standing.on_front),
-        "failed": standing.failed,
+        "failed": standing.failed + standing.known,
+        "eligible": "true" if standing.passed_all else "false",
         "gates": [f"{mark} {number} {word}" for number, mark, word in gates if number]
         or ["✓ all passed"],
     }

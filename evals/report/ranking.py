@@ -55,6 +55,11 @@ class Standing:
     known: int
     unsure: int
 
+    @property
+    def passed_all(self) -> bool:
+        """Whether no gate failed. A known failure is also a failed gate."""
+        return self.failed == self.known == 0
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -79,7 +84,7 @@ class Ranking:
     @property
     def best(self) -> Standing | None:
         """The candidate with the highest score among those without a failed gate."""
-        eligible = (s for s in self.standings if s.rank is not None and not s.failed)
+        eligible = (s for s in self.standings if s.rank is not None and s.passed_all)
         return next(eligible, None)
 
 

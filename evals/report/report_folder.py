@@ -9,9 +9,9 @@ from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
-from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.report.page import PAGE, render
 from compression_gates.evals.report.report import Entry
+from compression_gates.evals.report.rows import REPORT, parsed_rows, read_file, read_report
 from compression_gates.evals.report.schema import schema_row
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
@@ -48,7 +48,7 @@ def check_writable(directory: Path) -> None:
     """Raise an EvalError before the run if the report cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("report.md", "report.jsonl", PAGE, FILE):
+        for name in ("report.md", REPORT, PAGE, FILE):
             if (directory / name).is_dir():
                 raise EvalError(f"report folder {directory}: {name} is a folder; remove it")
         probe = directory / ".probe"
@@ -67,7 +67,8 @@ def write_not_started(
         directory: of the report.
         reason: why the run did not start or finish.
         ending: ``start`` or ``finish``.
-        keep: whether to keep the verdicts of the earlier report for the next comparison.
+        keep: whether to keep the verdicts of the earlier report, and nothing else of it, for the
+            next comparison.
 
     Raises:
         OSError: the directory cannot be written to.
@@ -78,10 +79,31 @@ def write_not_started(
     (directory / "report.md").write_text(f"The run did not {ending}: {text}\n", encoding="utf-8")
     rows = [schema_row(), {"error": f"the run did not {ending}: {reason}"}]
     (directory / PAGE).write_text(render(rows), encoding="utf-8")
-    if keep:
+    if keep and (directory / REPORT).exists():
+        _keep_verdicts(directory, rows)
         return
     (directory / FILE).unlink(missing_ok=True)
-    (directory / "report.jsonl").write_text(_lines(rows), encoding="utf-8")
+    (directory / REPORT).write_text(_lines(rows), encoding="utf-8")
+
+
+def _keep_verdicts(directory: Path, rows: Sequence[dict[str, object]]) -> None:
+    """Replace all rows of a report but its verdicts, so that its decision is not taken for that of
+    the run that did not finish.
+
+    The per-item values of the verdicts are kept. Damaged files are left as they are.
+    """
+    *first, error = rows
+    error = {"error": f"{error['error']}; the verdicts are those of the earlier report"}
+    with suppress(EvalError):
+        before = read_file(directory / REPORT, "report")
+        lines = zip(before.splitlines(), parsed_rows(before, "report"), strict=True)
+        verdicts = [line + b"\n" for line, row in lines if row.get("verdict") is not None]
+        content = b"".join([_lines([*first, error]).encode(), *verdicts])
+        replaced = {directory / REPORT: content}
+        with suppress(EvalError):
+            items = read_report(directory).items
+            replaced |= {directory / FILE: pack(items, digest_of(content))} if items else {}
+        _replace(replaced)
 
 
 def write(
@@ -90,7 +112,6 @@ def write(
     text: str,
     rows: Iterable[dict[str, object]] = (),
     items: Mapping[Key, ItemValues] | None = None,
-    trends: Sequence[GateSeries] = (),
 ) -> None:
     """Write ``report.md``, ``report.html``, ``report.jsonl`` and the per-item values for a later
     comparison.
@@ -101,7 +122,6 @@ def write(
         text: the report as Markdown.
         rows: further JSON objects, such as the decision.
         items: per-item values by candidate and metric.
-        trends: of each gate over the runs of a history.
 
     Raises:
         EvalError: the directory cannot be written to.
@@ -110,19 +130,25 @@ def write(
     verdicts = _lines(written_rows).encode()
     contents = {
         directory / "report.md": text.encode(),
-        directory / PAGE: render(written_rows, items, trends).encode(),
-        directory / "report.jsonl": verdicts,
+        directory / PAGE: render(written_rows, items).encode(),
+        directory / REPORT: verdicts,
         directory / FILE: pack(items or {}, digest_of(verdicts)),
     }
-    partial = {file: file.with_name(f"{file.name}.partial") for file in contents}
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _replace(contents)
+    except OSError as error:
+        raise EvalError(f"report folder {directory}: {error.strerror}") from error
+
+
+def _replace(contents: Mapping[Path, bytes]) -> None:
+    """Write files under temporary names, and rename them when all are written."""
+    partial = {file: file.with_name(f"{file.name}.partial") for file in contents}
+    try:
         for file, content in contents.items():
             partial[file].write_bytes(content)
         for file, written in partial.items():
             written.replace(file)
-    except OSError as error:
-        raise EvalError(f"report folder {directory}: {error.strerror}") from error
     finally:
         for written in partial.values():
             with suppress(OSError):

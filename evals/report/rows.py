@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from compression_gates.evals.data.paths import is_stream
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Verdict
 from compression_gates.evals.metrics.registry import METRICS
@@ -27,45 +28,78 @@ _NUMBERS = ("limit", "value", "low", "high", "confidence", "baseline", "measured
 """Fields of a verdict in which null stands for NaN."""
 
 
-def read_rows(directory: Path) -> list[dict[str, object]]:
-    """Return the rows of the ``report.jsonl`` in a folder.
+@dataclass(frozen=True)
+class StoredReport:
+    """What the files of a report contain.
+
+    Attributes:
+        rows: of ``report.jsonl``, one per line.
+        items: per-item values by candidate and metric.
+        ignored_items: whether there are per-item values of another report, which a run leaves that
+            is killed while it writes its report.
+    """
+
+    rows: Sequence[dict[str, object]]
+    items: Mapping[Key, ItemValues]
+    ignored_items: bool = False
+
+
+def read_report(directory: Path, name: str = "report", advice: str = "") -> StoredReport:
+    """Return what the files of the report in a folder contain.
+
+    Args:
+        directory: of the report.
+        name: of the report, for error messages.
+        advice: what to do about a damaged line, for error messages.
 
     Raises:
-        EvalError: the file cannot be read, or a line is not a JSON object.
+        EvalError: a file cannot be read or is damaged.
     """
-    file = directory / REPORT
+    content = read_file(directory / REPORT, name)
+    rows = parsed_rows(content, f"{name} {directory / REPORT}", advice)
+    if not (directory / FILE).exists():
+        return StoredReport(rows, {})
+    values, run = unpack(read_file(directory / FILE, name), f"{name} {directory}: {FILE}")
+    if run != digest_of(content):
+        return StoredReport(rows, {}, ignored_items=True)
+    return StoredReport(rows, values)
+
+
+def read_file(file: Path, name: str) -> bytes:
+    """Return the content of a file of the report ``name``.
+
+    Raises:
+        EvalError: it cannot be read, or is not a regular file.
+    """
+    if is_stream(file):
+        raise EvalError(f"{name} {file}: not a regular file")
     try:
-        lines = file.read_bytes().splitlines()
+        return file.read_bytes()
     except OSError as error:
-        raise EvalError(f"report {file}: {error.strerror}") from error
+        raise EvalError(f"{name} {file}: {error.strerror}") from error
+
+
+def parsed_rows(content: bytes, name: str, advice: str = "") -> list[dict[str, object]]:
+    """Return the rows of the content of a ``report.jsonl``, one per line.
+
+    Args:
+        content: of the file.
+        name, advice: of the file, and what to do about a damaged line, for error messages.
+
+    Raises:
+        EvalError: a line is not a JSON object, or a later version has written the file.
+    """
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             row = json.loads(line)
         except (RecursionError, ValueError) as error:
-            raise EvalError(f"report {file}: line {number} is not JSON") from error
+            raise EvalError(f"{name}: line {number} is not JSON{advice}") from error
         if not isinstance(row, dict):
-            raise EvalError(f"report {file}: line {number} is not a JSON object")
-        check_version(row, file)
+            raise EvalError(f"{name}: line {number} is not a JSON object{advice}")
+        check_version(row, name)
         rows.append(row)
     return rows
-
-
-def read_items(directory: Path) -> dict[Key, ItemValues]:
-    """Return the per-item values beside a report; none if they are missing or of another report.
-
-    Raises:
-        EvalError: the file cannot be read or is damaged.
-    """
-    file = directory / FILE
-    if not file.exists():
-        return {}
-    try:
-        packed, report = file.read_bytes(), (directory / REPORT).read_bytes()
-    except OSError as error:
-        raise EvalError(f"report {directory}: {error.strerror}") from error
-    values, run = unpack(packed, f"report {directory}: {FILE}")
-    return values if run == digest_of(report) else {}
 
 
 def entries_of(rows: Iterable[Row]) -> list[Entry]:
@@ -102,12 +136,12 @@ def weights_of(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
 
 def _entry(row: Row) -> Entry:
     try:
-        verdict = Verdict(**_known(Verdict, _with_nan(row["verdict"], _NUMBERS)))
-        values = _known(Entry, row) | {"verdict": verdict}
+        verdict = Verdict(**known_fields(Verdict, with_nan(row["verdict"], _NUMBERS)))
+        values = known_fields(Entry, row) | {"verdict": verdict}
         values["evidence"] = tuple(map(str, row.get("evidence", ())))
-        values["facts"] = _with_nan(row.get("facts", {}), tuple(row.get("facts", {})))
+        values["facts"] = with_nan(row.get("facts", {}), tuple(row.get("facts", {})))
         values["regressions"] = tuple(
-            Regression(**_known(Regression, _with_nan(item, ("loss",))))
+            Regression(**known_fields(Regression, with_nan(item, ("loss",))))
             for item in row.get("regressions", ())
         )
         entry = Entry(**values)
@@ -118,13 +152,13 @@ def _entry(row: Row) -> Entry:
     return entry
 
 
-def _known(kind: type, values: Row) -> dict[str, object]:
+def known_fields(kind: type, values: Row) -> dict[str, object]:
     """Return those of ``values`` that are fields of a dataclass; a later version may write more."""
     names = {field.name for field in fields(kind)}
     return {name: value for name, value in values.items() if name in names}
 
 
-def _with_nan(values: Row, names: Iterable[str]) -> dict[str, object]:
+def with_nan(values: Row, names: Iterable[str]) -> dict[str, object]:
     """Return ``values`` with the numbers ``names`` as floats, NaN in place of null."""
     numbers = {
         name: math.nan if values[name] is None else float(values[name])

@@ -128,6 +128,13 @@ class SinceRow:
 
 
 @dataclass(frozen=True)
+class TrendRow:
+    """The values of a gate over the runs of a history, and the steps in them."""
+
+    trend: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class NotesRow:
     """The notes of the summary."""
 
@@ -143,7 +150,7 @@ class ErrorRow:
 
 KINDS = (
     SchemaRow, DecisionRow, Entry, DefectRow, ComparisonRow, CoverageRow, NoiseRow, ManifestRow,
-    HistoryRow, WeightsRow, SinceRow, NotesRow, ErrorRow,
+    HistoryRow, WeightsRow, SinceRow, TrendRow, NotesRow, ErrorRow,
 )  # fmt: skip
 
 
@@ -152,13 +159,18 @@ def schema_row() -> dict[str, object]:
     return {"schema": {"name": NAME, "version": VERSION}}
 
 
-def check_version(row: Mapping[str, object], file: object) -> None:
-    """Raise an EvalError if a row names a later version of the schema than this one."""
+def check_version(row: Mapping[str, object], name: str) -> None:
+    """Raise an EvalError if a row names a later version of the schema than this one.
+
+    Args:
+        row: of the report.
+        name: of the report, for the error message.
+    """
     schema = row.get("schema")
     version = schema.get("version") if isinstance(schema, Mapping) else None
     if isinstance(version, int) and version > VERSION:
         raise EvalError(
-            f"report {file}: it was written by a later version of compression-gates (schema "
+            f"{name}: it was written by a later version of compression-gates (schema "
             f"{version}, and this version reads {VERSION}); update compression-gates"
         )
 

@@ -4,6 +4,7 @@ Plotly writes such files only with a browser. matplotlib, an optional dependency
 draws both formats from the same :class:`evals.report.figure_data.Figure`.
 """
 
+import itertools
 import math
 import textwrap
 import warnings
@@ -42,7 +43,7 @@ def check_directory(directory: Path) -> None:
     """
     if find_spec("matplotlib") is None:
         raise EvalError(
-            "--figures needs matplotlib; install it with pip install 'compression-gates[figures]'"
+            "figures need matplotlib; install it with pip install 'compression-gates[figures]'"
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -58,19 +59,23 @@ def write_figures(
 ) -> list[Path]:
     """Write each figure in each format, and return the files.
 
+    Files of figures with the same name get numbers.
+
     Raises:
         EvalError: the directory cannot be written to.
     """
     import matplotlib as mpl
 
     written = []
+    figures = list(figures)
+    names = unique_names(figure.name for figure in figures)
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
         # Glyphs that the font does not have are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        for figure in figures:
+        for figure, name in zip(figures, names, strict=True):
             canvas = _drawn(figure)
             for kind in formats:
-                file = directory / f"{figure.name}.{kind}"
+                file = directory / f"{name}.{kind}"
                 metadata = {"Date": None} if kind == "svg" else {}
                 try:
                     canvas.savefig(file, format=kind, dpi=DPI, metadata=metadata)
@@ -78,6 +83,23 @@ def write_figures(
                     raise EvalError(f"figure {file}: {error.strerror}") from error
                 written.append(file)
     return written
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Return the names with a number behind each that an earlier one equals.
+
+    Names that differ only in case are equal: they are one file in some file systems.
+
+    >>> unique_names(["a", "b", "A", "a"])
+    ['a', 'b', 'A-2', 'a-3']
+    """
+    used: set[str] = set()
+    chosen = []
+    for name in names:
+        numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        chosen.append(next(text for text in numbered if text.casefold() not in used))
+        used.add(chosen[-1].casefold())
+    return chosen
 
 
 def _drawn(figure: Figure):

@@ -5,10 +5,12 @@ nested run, so that MLflow compares candidates and shows their series over time.
 """
 
 import math
+import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 from compression_gates.evals.errors import EvalError, kind_and_line
 from compression_gates.evals.foreign_text import on_one_line
@@ -21,6 +23,9 @@ FINISHED, FAILED = "FINISHED", "FAILED"
 MAX_TAG = 5000
 """Number of characters of a tag that every store of MLflow takes."""
 _SQLITE = "sqlite:///"
+_USER_INFORMATION = re.compile(r"(?<=://)(?!/)\S*@")
+"""User and password before the host of a URI. A password that is not quoted may contain any
+character, so that everything up to the last ``@`` is taken for it."""
 _TEXTS = 100
 """Number of parameters or tags that MLflow takes in one call; it takes 1000 metrics."""
 
@@ -41,14 +46,16 @@ class Tracker:
             from mlflow import MlflowClient
         except ImportError as error:
             raise EvalError(
-                f"MLflow store {uri}: MLflow cannot be imported ({kind_and_line(error)}); "
-                "pip install 'compression-gates[mlflow]'"
+                f"MLflow store {shown_uri(uri)}: MLflow cannot be imported "
+                f"({kind_and_line(error)}); pip install 'compression-gates[mlflow]'"
             ) from error
         location = None
         if uri.startswith(_SQLITE):
             file = Path(uri.removeprefix(_SQLITE)).resolve()
             if not file.parent.is_dir():
-                raise EvalError(f"MLflow store {uri}: the folder {file.parent} does not exist")
+                raise EvalError(
+                    f"MLflow store {shown_uri(uri)}: the folder {file.parent} does not exist"
+                )
             location = file.with_name(f"{file.stem}-artifacts").as_uri()
         try:
             self._client = MlflowClient(uri)
@@ -58,11 +65,11 @@ class Tracker:
             else:
                 self._experiment = self._client.create_experiment(EXPERIMENT, location)
         except Exception as error:
-            raise EvalError(f"MLflow store {uri}: {kind_and_line(error)}") from error
+            raise _store_error(uri, error) from error
         self._uri = uri
 
     def __str__(self) -> str:
-        return f"the MLflow store {self._uri}"
+        return f"the MLflow store {shown_uri(self._uri)}"
 
     def log(
         self,
@@ -95,7 +102,7 @@ class Tracker:
             for run in begun:
                 with suppress(Exception):
                     self._client.set_terminated(run, FAILED)
-            raise EvalError(f"MLflow store {self._uri}: {kind_and_line(error)}") from error
+            raise _store_error(self._uri, error) from error
         return parent
 
     def _begin(self, name: str, tags: dict[str, str], begun: list[str]) -> str:
@@ -131,6 +138,29 @@ class Tracker:
             self._client.log_batch(run, params=texts[start : start + _TEXTS])
         self._client.log_batch(run, metrics=metrics)
         self._client.set_terminated(run, FAILED if failed else FINISHED)
+
+
+def shown_uri(uri: str) -> str:
+    """Return a URI without what can contain a password: the user information and the query."""
+    return _USER_INFORMATION.sub("", uri).partition("?")[0]
+
+
+def _store_error(uri: str, error: Exception) -> EvalError:
+    """Return the error of a store. MLflow quotes the URI or its password in some messages."""
+    text = kind_and_line(error).replace(uri, shown_uri(uri))
+    for secret in sorted(_secrets(uri), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return EvalError(f"MLflow store {shown_uri(uri)}: {_USER_INFORMATION.sub('', text)}")
+
+
+def _secrets(uri: str) -> set[str]:
+    """Return the password, and the values of the query, of a URI, as written and decoded."""
+    user_information = "".join(_USER_INFORMATION.findall(uri)).removesuffix("@")
+    user, _, password = user_information.partition(":")
+    query = _USER_INFORMATION.sub("", uri).partition("?")[2]
+    values = [part.partition("=")[2] for part in query.split("&")]
+    secrets = {password or user, *values}
+    return {text for secret in secrets for text in (secret, unquote(secret)) if text}
 
 
 def _numbers(entry: Entry) -> dict[str, float]:

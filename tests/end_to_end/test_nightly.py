@@ -43,7 +43,7 @@ def test_a_night_after_another(gates, tmp_path):
     (night / "report.jsonl").write_text("cut")
     damaged = gates(*words)
     assert damaged.returncode == 4
-    assert "report.jsonl: line 1 is not a verdict" in damaged.stderr
+    assert "report.jsonl: line 1 is not JSON" in damaged.stderr
 
 
 def test_a_history_of_nights(gates, tmp_path, capsys):

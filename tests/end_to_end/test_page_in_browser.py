@@ -8,6 +8,7 @@ import time
 import pytest
 
 from compression_gates.evals.report import page, report_folder
+from compression_gates.evals.report.trends import trend_rows
 from tests.evals import pages
 
 CHROMIUM = (
@@ -64,9 +65,8 @@ def opened(browser, tmp_path):
 def report():
     entries = pages.small_report()
     decision = {"decision": {"word": "do not release", "reason": "m-wanda-50 failed"}}
-    return page.render(
-        report_folder.report_rows(entries, [decision]), trends=pages.trends(entries[:12])
-    )
+    trends = trend_rows(pages.trends(entries[:12]))
+    return page.render(report_folder.report_rows(entries, [decision, *trends]))
 
 
 def find(browser, selector):
@@ -177,7 +177,7 @@ def test_a_weight_changes_the_ranking(opened, report):
 
     initial = ranking()
     assert initial[0][0] == "magnitude-50"
-    assert find(browser, ".best").text == "magnitude-50"
+    assert find(browser, ".best").text == "rtn-int8"  # magnitude-50 has known failures
     assert initial[0][1:] == ["1", f"{0.6 * 0.8 + 0.2 * 6 + 0.2 * 1.5:.3f}"]
     sliders = browser.find_elements("css selector", "input[type=range]")
     sliders[1].send_keys("\ue011")  # the home key: no weight for the size
@@ -186,6 +186,18 @@ def test_a_weight_changes_the_ranking(opened, report):
     assert [name for name, *_ in changed][:3] == ["rtn-int8", "wanda-50", "magnitude-50"]
     assert changed[0][1:] == ["1", f"{0.6 * 0.898 + 0.2 * 1.99:.3f}"]
     assert find(browser, ".best").text == "rtn-int8"
+
+
+def test_the_weights_of_the_profile_are_not_changed_by_the_first_move_of_a_slider(opened):
+    weights = {"task": 3.0, "size": 0.33, "speed": 1.0}
+    rows = report_folder.report_rows(pages.small_report())
+    browser = opened(page.render([*rows, {"group": "m", "weights": weights}]))
+    sliders = browser.find_elements("css selector", "input[type=range]")
+    values = [float(slider.get_attribute("value")) for slider in sliders]
+    assert values == list(weights.values())
+    sliders[2].send_keys("\ue011")  # the home key: no weight for the speed
+    score = find(browser, "#ranking tbody tr .score").text
+    assert score == f"{3 * 0.8 + 0.33 * 6:.3f}"  # of magnitude-50
 
 
 def test_a_trend_is_followed_from_a_cell(opened, report):

@@ -109,6 +109,17 @@ def test_the_truth_table(kind, tier, policy, known):
     assert decision.candidates["m"].word == decision.word
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_gate_is_released_only_if_it_is_critical_and_proven(kind, tier, policy, known):
+    decision = decided(case(kind, tier, policy, known))
+    is_proof = kind == "proven" and tier == CRITICAL and not known
+    word = expected(kind, tier, policy, known)
+    assert decision.word == (UNDECIDED if word == RELEASE and not is_proof else word), decision
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_tiers_decide_which_cases_pass(policy):
     table = {
@@ -180,7 +191,8 @@ def test_weaker_evidence_on_a_critical_gate_never_leads_to_a_release(cases, data
         [
             {"exit_code": 1}, {"missing": ["no data"]}, {"problems": ["the run was interrupted"]},
             {"checks": 2, "checks_run": 1}, {"checks_failed": ["a control"]},
-            {"regressions": ["flips"]}, {"planned": {"a": 9, "b": 9, "c": 1}},
+            {"regressions": ["flips"]}, {"unchanged": {"a": "it is a copy"}},
+            {"planned": {"a": 9, "b": 9, "c": 1}},
         ]
     ),
 )  # fmt: skip
@@ -199,9 +211,19 @@ def test_what_is_released_is_proven(cases):
         assert all(v.outcome == "passed" for v in judged if v.tier == CRITICAL)
         assert not any(v.outcome == "failed" for v in judged if v.tier == SUPPORTING)
         assert all(d.word == RELEASE for d in decision.candidates.values())
+        for name in decision.candidates:
+            assert any(v.candidate == name and v.tier == CRITICAL for v in judged)
     if any(d.word == REFUSE for d in decision.candidates.values()):
         assert decision.word == REFUSE
     assert "\n" not in str(decision)
+
+
+def test_an_uncompressed_candidate_is_not_released_and_the_others_are():
+    decision = decided(PROVEN, case(metric="flips", name="copy"), unchanged={"copy": "it is one"})
+    assert str(decision) == "cannot tell: it is one"
+    assert {name: d.word for name, d in decision.candidates.items()} == {
+        "m": RELEASE, "copy": UNDECIDED,
+    }  # fmt: skip
 
 
 def test_the_sentence_of_a_release():
@@ -253,10 +275,16 @@ def test_a_candidate_without_a_gate_on_quality_is_not_released():
     size = case(metric="artifact_differences", limit=0.0)
     zero = replace(size.verdict, value=0.0, low=0.0, high=0.0, outcome="passed", met=True)
     alone = CaseOutcome(zero, True)
-    assert str(decided(alone)) == "cannot tell: m: no critical gate on quality was judged"
+    unproven = "cannot tell: m: no critical gate on quality is proven to hold"
+    assert str(decided(alone)) == unproven
     assert decided(alone, case("proven", SUPPORTING)).word == UNDECIDED
     assert decided(alone, PROVEN).word == RELEASE
     assert decide(Evidence([], {})).word == UNDECIDED
+    # A known failure is accepted, but it proves nothing.
+    known = case("refuted", known=True)
+    accepted = f"{unproven}; 1 known failure is accepted by the profile"
+    assert str(decided(known)) == str(decided(known, alone)) == accepted
+    assert decided(known, PROVEN).word == RELEASE
 
 
 def gain(metric, value, half, limit, tier=CRITICAL):
@@ -273,6 +301,7 @@ def gain(metric, value, half, limit, tier=CRITICAL):
         ("accuracy_drop", -0.015, 0.001, 0.02, False),  # less than the limit
         ("perplexity_drift", -0.08, 0.01, 0.05, True),
         ("perplexity_drift", -0.04, 0.001, 0.05, False),
+        ("repetition_rise", -0.3, 0.01, 0.1, False),  # a baseline that repeats itself can improve
         ("accuracy_drop", -0.04, 0.01, 0.0, False),  # a limit of 0 gives no scale
         ("js_divergence", 0.0, 0.0, 0.01, False),
         ("compression_ratio", 4.0, 0.0, 0.99, False),
@@ -288,6 +317,14 @@ def test_an_implausible_gain_prevents_a_release(metric, value, half, limit, flag
     assert ("implausible gain: " in str(decision)) == flagged
     unsure = replace(one.verdict, unreliable="there are too few documents", outcome="inconclusive")
     assert not unsure.is_implausible_gain
+
+
+def test_an_implausible_gain_of_an_advisory_gate_is_shown_and_ignored():
+    values = "accuracy_drop", -0.04, 0.01, 0.02
+    advisory = gain(*values, tier=ADVISORY)
+    assert advisory.verdict.is_implausible_gain
+    assert str(decided(PROVEN, advisory)) == "release: 1 critical gate is proven to hold"
+    assert decided(PROVEN, gain(*values, tier=SUPPORTING)).word == UNDECIDED
 
 
 def test_the_sentence_of_an_implausible_gain():

@@ -9,14 +9,17 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.earlier import read_earlier_run
 from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.metrics.result import MetricResult
+from compression_gates.evals.report import report_folder
 from compression_gates.evals.report.report import Entry
-from compression_gates.evals.report.report_folder import write
+from compression_gates.evals.report.rows import read_report
 from compression_gates.evals.statistics.item_values import SCORE_CHANGE, ItemValues
 
 ORIGIN = {"baseline": "b", "data": "d", "protocol": "p"}
 
+RELEASE = {"decision": {"word": "release", "reason": "", "candidates": {}}}
 
-def night(folder, **changes):
+
+def night(folder, rows=(), **changes):
     """A report of one gate, with its items."""
     values = np.array([0, 1, 0, 0], np.float32)
     units = np.arange(4, dtype=np.int32)
@@ -24,7 +27,7 @@ def night(folder, **changes):
     reading = MetricResult(items.estimate(), 1.0, 0.75)
     verdict = verdict_of("model", Gate("f1_drop", 0.02), reading)
     entry = Entry("base", "model", verdict, False, origin={"baseline": "b"}, **changes)
-    write(folder, [entry], "", items={("model", "f1_drop"): items})
+    report_folder.write(folder, [entry], "", rows, items={("model", "f1_drop"): items})
     return verdict
 
 
@@ -56,14 +59,20 @@ def test_a_report_without_a_verdict_is_no_error(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["nonsense\n", "[1]\n", '{"verdict": {"a": 1}}\n', '{"verdict": {"candidate": "m", ']
+    ("content", "what"),
+    [
+        (b"nonsense\n", "JSON"),
+        (b"[1]\n", "a JSON object"),
+        (b'{"verdict": {"a": 1}}\n', "a verdict"),
+        (b'{"verdict": {"candidate": "m", ', "JSON"),
+        (b"\xff\xfe", "JSON"),
+        (b"[" * 100_000, "JSON"),
+    ],
 )
-def test_a_damaged_report_is_one_error(tmp_path, text):
-    (tmp_path / "report.jsonl").write_text(text)
-    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is not a verdict; delete"):
-        read_earlier_run(tmp_path)
-    (tmp_path / "report.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(EvalError, match=r"report.jsonl: line 1 is not a verdict"):
+def test_a_damaged_report_is_one_error(tmp_path, content, what):
+    (tmp_path / "report.jsonl").write_bytes(content)
+    expected = f"^earlier report .*report.jsonl: line 1 is not {what}; delete the damaged report$"
+    with pytest.raises(EvalError, match=expected):
         read_earlier_run(tmp_path)
 
 
@@ -119,7 +128,39 @@ def test_an_interval_that_is_none_is_one_error(tmp_path, change):
         read_earlier_run(tmp_path)
 
 
-def test_a_line_that_is_nested_too_deeply_is_one_error(tmp_path):
-    (tmp_path / "report.jsonl").write_text("[" * 100_000)
-    with pytest.raises(EvalError, match=r"line 1 is not a verdict"):
-        read_earlier_run(tmp_path)
+def test_a_run_that_does_not_finish_leaves_only_the_verdicts_of_the_compared_report(tmp_path):
+    """As a run that is killed leaves them if it is compared with the report that it replaces."""
+    verdict = night(tmp_path, rows=[RELEASE, {"notes": ["decision    release"]}])
+    report_folder.write_not_started(tmp_path, "it was killed", keep=True, ending="finish")
+    assert "release" not in (tmp_path / "report.jsonl").read_text()
+    rows = read_report(tmp_path).rows
+    assert [sorted(row.keys() & {"schema", "error", "verdict"}) for row in rows] == [
+        ["schema"], ["error"], ["verdict"],
+    ]  # fmt: skip
+    assert rows[1]["error"].startswith("the run did not finish: it was killed")
+    assert "the verdicts are those of the earlier report" in rows[1]["error"]
+    record = read_earlier_run(tmp_path).records["model", "f1_drop"]
+    assert record.value == verdict.value
+    assert record.items.values.tolist() == [0, 1, 0, 0]
+    report_folder.write_not_started(tmp_path, "again", keep=True)
+    assert [row["error"] for row in read_report(tmp_path).rows if "error" in row] == [
+        "the run did not start: again; the verdicts are those of the earlier report"
+    ]
+    assert read_earlier_run(tmp_path).records["model", "f1_drop"].items is not None
+
+
+@pytest.mark.parametrize("name", ["report.jsonl", "items.npz"])
+def test_a_damaged_file_of_the_compared_report_is_kept_as_it_is(tmp_path, name):
+    """The run does not start because of it, and its error names the file."""
+    night(tmp_path, rows=[RELEASE])
+    (tmp_path / name).write_bytes(b"PK")
+    report_folder.write_not_started(tmp_path, "damaged", keep=True)
+    assert (tmp_path / name).read_bytes() == b"PK"
+    assert "did not start" in (tmp_path / "report.md").read_text()
+    assert b"release" not in (tmp_path / "report.jsonl").read_bytes()
+
+
+def test_a_run_that_does_not_start_says_so_where_there_was_no_report(tmp_path):
+    report_folder.write_not_started(tmp_path, "why", keep=True)
+    assert read_report(tmp_path).rows[1] == {"error": "the run did not start: why"}
+    assert "has no verdicts" in read_earlier_run(tmp_path).note

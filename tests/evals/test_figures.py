@@ -4,6 +4,8 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Gate, verdict_of
@@ -173,6 +175,13 @@ def test_names_of_files_are_safe():
     assert trend_figure(trend).name == "trend-etc-rm-b-flips"
 
 
+def test_a_trend_marks_where_runs_cannot_be_compared():
+    points = [GatePoint(n, f"2026-11-0{n}", "", 0.1, 0.0, 0.2, False) for n in (1, 2)]
+    trend = GateSeries("m-a", "flips", 0.1, points, (), {1: "the data differ"})
+    [mark] = trend_figure(trend).marks
+    assert (mark.value, mark.label) == (1.0, "the data differ")
+
+
 def test_both_formats_are_drawn_from_the_same_data(tmp_path):
     pytest.importorskip("matplotlib")
     hostile = [replace(e, group="$x_{1}$<b>\u202e\x1b[31m") for e in ENTRIES]
@@ -191,10 +200,35 @@ def test_both_formats_are_drawn_from_the_same_data(tmp_path):
     assert all(f.read_bytes()[1:4] == b"PNG" for f in files if f.suffix == ".png")
 
 
+def test_figures_whose_names_differ_in_unsafe_characters_or_case_have_files_of_their_own(tmp_path):
+    pytest.importorskip("matplotlib")
+    point = GatePoint(1, "2026", "", 0.1, 0.0, 0.2, False)
+    names = ["m-wanda-2:4", "m-wanda-2-4", "M-wanda-2:4", "m-wanda-2:4-flips-2"]
+    trends = [trend_figure(pages.series(name, "flips", (point, point))) for name in names]
+    files = static_figures.write_figures(trends, tmp_path, ["svg"])
+    assert len({file.name.casefold() for file in files}) == len(names)
+    assert files[0].name == "trend-m-wanda-2-4-flips.svg"
+    for name, file in zip(names, files, strict=True):
+        assert f">{name}: " in file.read_text(encoding="utf-8")
+
+
+def test_a_number_in_the_name_of_a_file_is_not_that_of_another_figure():
+    assert static_figures.unique_names(["a", "A", "a-2", "a", "b"]) == [
+        "a", "A-2", "a-2-2", "a-3", "b",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.text("aA-2", max_size=4), max_size=12))
+def test_names_of_files_are_unique(names):
+    files = static_figures.unique_names(names)
+    assert len({name.casefold() for name in files}) == len(names)
+    assert all(file.startswith(name) for file, name in zip(files, names, strict=True))
+
+
 def test_figures_are_refused_before_the_run(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(static_figures, "find_spec", lambda name: None)
-    with pytest.raises(EvalError, match="needs matplotlib"):
+    with pytest.raises(EvalError, match="figures need matplotlib"):
         static_figures.check_directory(tmp_path / "new")
     monkeypatch.setattr(static_figures, "find_spec", lambda name: True)
     with pytest.raises(EvalError, match="folder of figures"):

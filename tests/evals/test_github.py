@@ -10,6 +10,7 @@ from compression_gates.evals.report.github import (
     annotations,
     step_summary,
 )
+from compression_gates.fixtures.suite.continuous_integration import ADVICE
 
 FAILURES = [("m-wanda-50", "perplexity +8.00% (limit +5.00%)"), ("m-rtn", "a | b <script>")]
 
@@ -32,7 +33,11 @@ def test_a_summary_that_github_would_drop_is_shortened(count):
     failures = [(f"m-{i}", "ä" * 50) for i in range(count)]
     text = step_summary("do not release", failures, "x" * MAX_SUMMARY_BYTES)
     assert len(text.encode()) <= MAX_SUMMARY_BYTES
-    assert "too large" in text.splitlines()[-1]
+    assert text.splitlines()[-1] == (
+        "The complete report is too large for this summary; keep it as files of the job."
+    )
+    text = step_summary("do not release", failures, "x" * MAX_SUMMARY_BYTES, ADVICE)
+    assert text.splitlines()[-1].endswith("summary; `--report DIR` writes it to files.")
     assert "xxx" not in text
     assert "**m-1**" in text
 

@@ -37,14 +37,14 @@ def test_at_most_one_quiet_sequence_of_a_hundred_has_an_alarm(starts):
     assert set(alarmed) == {*SHARES, "any"}
 
 
-@pytest.mark.parametrize("kind", ["answers", "divergence"])
+@pytest.mark.parametrize("kind", ["answers", "divergence", "small divergence"])
 def test_a_step_of_twice_the_limit_is_named_in_its_night(kind):
     named, dated = steps_named(60, kind, seed=1)
     assert is_at_least(named, 60, 0.95)
     assert is_at_least(dated, 60, 0.95)
 
 
-@pytest.mark.parametrize("kind", ["answers", "divergence"])
+@pytest.mark.parametrize("kind", ["answers", "divergence", "small divergence"])
 def test_a_drift_is_found_before_it_exceeds_one_and_a_half_limits(kind):
     found, median = drifts_found(40, kind, seed=1)
     assert is_at_least(found, 40, 0.95)
@@ -98,4 +98,4 @@ def test_the_command_prints_its_tables(capsys, monkeypatch):
     printed = capsys.readouterr().out
     gates = ANSWERS + DIVERGENCES + SPEEDS
     assert printed.startswith(f"2 sequences of 30 nights x {gates} gates, limit 2%")
-    assert printed.count("\n| ") == 2 + 6
+    assert printed.count("\n| ") == 2 + 7

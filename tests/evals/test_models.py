@@ -1,15 +1,20 @@
 """The cache keeps at most two models, and only those that fit into memory."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
+import torch
 
 from compression_gates.evals.bench import Bench
 from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.metrics.result import Scored
-from compression_gates.evals.models.cache import Models
+from compression_gates.evals.models import loading
+from compression_gates.evals.models.cache import KEPT, Computed, Models
+from compression_gates.evals.noise import ATTENTION, BATCH, SOURCES
 from compression_gates.evals.store.store import Store
 from compression_gates.fixtures.world import corpus
 
@@ -62,6 +67,63 @@ def test_a_model_to_change_is_a_copy_unless_it_does_not_fit(models, causal_check
     models.free = 1.5 * size(one)
     assert models.to_change(one) is kept
     assert models.load(one).model is not kept  # loaded again
+
+
+def test_a_model_that_is_computed_in_another_way_counts_as_another(models, causal_checkpoint):
+    one, eager = causal_checkpoint("one"), Computed(attention="eager")
+    models.free = 1.8 * size(one)
+    usual = models.load(one)
+    assert not models.fit_together(one, one, eager)
+    other = models.load(one, computed=eager)
+    assert list(models._loaded.values()) == [other]
+    assert other.model.config._attn_implementation == "eager"
+    usual = models.load(one)
+    assert usual.model.config._attn_implementation == "sdpa"
+    half = Computed(dtype="bfloat16")  # half of the weights fits beside the whole
+    assert models.fit_together(one, one, half)
+    assert models.load(one, computed=half).model.dtype == torch.bfloat16
+    assert models.load(one) is usual
+    assert usual.model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_more_than_two_models_are_in_memory_while_noise_is_measured(
+    causal_checkpoint, tmp_path, monkeypatch, source
+):
+    one, two = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
+    bench, alive, load = Bench(Store(tmp_path)), [], loading.load
+
+    def counted(*args):
+        gc.collect()
+        before = sum(model() is not None for model in alive)
+        assert before < KEPT
+        loaded = load(*args)
+        alive.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(loading, "load", counted)
+    bench.scores(two, {"text": DATA}, one)
+    bench.models.load(two, like=one)
+    assert sum(model() is not None for model in alive) == KEPT
+    bench.noise(one, {"text": DATA}, source)
+    assert len(alive) == (2 if source == BATCH else 3)
+
+
+def test_noise_of_a_model_beside_itself_is_that_from_files(
+    causal_checkpoint, tmp_path, monkeypatch
+):
+    """The model that is computed in the usual way is not the one whose attention is replaced."""
+    one = causal_checkpoint("one")
+
+    def noise(name):
+        return Bench(Store(tmp_path / name)).noise(one, {"text": DATA}, ATTENTION)[1]["text"]
+
+    from_files = noise("files")
+    monkeypatch.setattr("compression_gates.evals.scoring.head._matching_head", lambda *args: None)
+    monkeypatch.setattr("compression_gates.evals.bench.MAX_LOGITS_BYTES", 0)
+    beside = noise("beside")
+    assert beside["js"].max() > 0
+    np.testing.assert_allclose(beside["nll"], from_files["nll"], rtol=1e-6)
 
 
 def test_divergence_does_not_depend_on_what_is_kept(causal_checkpoint, tmp_path, monkeypatch):

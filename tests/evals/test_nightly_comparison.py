@@ -55,6 +55,17 @@ def test_nothing_changed():
     ]
 
 
+def test_an_earlier_value_that_is_no_number_is_not_compared():
+    none = bare(math.nan)
+    found = since([none, sampled([0, 1])], [none, sampled([0, 1])])
+    assert [change.metric for change in found.changes] == ["exact_match_drop"]
+    assert (
+        "not comparable, no finite value in the earlier report: model js_divergence"
+        in found.lines()
+    )
+    assert since(none, bare(0.01)).regressions
+
+
 def test_three_points_lost_on_the_same_thousand_items_are_told():
     """Independent intervals of the same two runs overlap widely."""
     then = np.zeros(1000)

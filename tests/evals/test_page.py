@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,7 +15,8 @@ from compression_gates.evals.gates.gate import ADVISORY, FAILED
 from compression_gates.evals.history.series import GatePoint
 from compression_gates.evals.report import page, page_data, report_folder
 from compression_gates.evals.report.__main__ import main
-from compression_gates.evals.report.rows import entries_of, read_rows
+from compression_gates.evals.report.rows import entries_of, read_report
+from compression_gates.evals.report.trends import trend_rows, trends_of
 from tests.evals import pages
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -59,7 +61,8 @@ def small():
 def hostile():
     rows = pages.hostile_report()
     point = GatePoint(1, pages.HOSTILE, pages.HOSTILE, 0.1, 0.0, 0.2, False)
-    return page.render(rows, trends=[pages.series(pages.HOSTILE, "flips", (point, point), 1)])
+    trend = pages.series(pages.HOSTILE, "flips", (point, point), 1)
+    return page.render([*rows, *report_folder.report_rows([], trend_rows([trend]))])
 
 
 def test_each_case_is_a_button_with_its_evidence(small):
@@ -194,16 +197,11 @@ def test_trends_with_a_step_are_kept_first(monkeypatch):
     entries = pages.small_report()[:2]
     first, second = pages.trends(entries)
     quiet = pages.series(first.candidate, first.metric, first.points)
-    html = page.render(report_folder.report_rows(entries), trends=[quiet, second])
+    html = page.render(report_folder.report_rows(entries, trend_rows([quiet, second])))
     data = data_of(html)
     assert len(data["trends"]) == 1
     assert "trend" not in data["cells"][0]
     assert data["cells"][1]["trend"] == 0
-
-
-def test_a_folder_gives_the_same_page_again(tmp_path):
-    report_folder.write(tmp_path, pages.small_report(), "", [{"notes": ["a note"]}])
-    assert page.render_folder(tmp_path) == (tmp_path / page.PAGE).read_text(encoding="utf-8")
 
 
 def test_weights_of_the_profile_are_those_of_the_ranking():
@@ -213,6 +211,33 @@ def test_weights_of_the_profile_are_those_of_the_ranking():
     sliders = [attributes["value"] for tag, attributes in Elements(html).elements
                if tag == "input" and attributes["type"] == "range"]  # fmt: skip
     assert sliders == ["0.1", "0.5", "0.4"]
+
+
+@pytest.mark.parametrize("weights", [(3.0, 1.0, 1.0), (0.33, 0.33, 0.34), (0.6, 0.2, 0.2)])
+def test_a_slider_represents_the_weight_of_the_profile_exactly(weights):
+    """A browser moves a value outside of the range, or between two steps, to the next allowed
+    one."""
+    rows = report_folder.report_rows(pages.small_report())
+    row = {"group": "m", "weights": dict(zip(("task", "size", "speed"), weights, strict=True))}
+    sliders = [attributes for tag, attributes in Elements(page.render([*rows, row])).elements
+               if tag == "input" and attributes["type"] == "range"]  # fmt: skip
+    assert [float(slider["value"]) for slider in sliders] == list(weights)
+    for slider in sliders:
+        assert slider["step"] == "any"
+        assert float(slider["min"]) <= float(slider["value"]) <= float(slider["max"])
+    assert {float(slider["max"]) for slider in sliders} == {max(1.0, *weights)}
+
+
+def test_a_candidate_with_a_known_failure_is_not_named_as_the_best():
+    entries = [
+        *pages.candidate("good", 0.1),
+        *pages.candidate("known", 0.05, passed=False, reason="accepted"),
+    ]
+    elements = Elements(page.render(report_folder.report_rows(entries)))
+    assert "Highest score without a failed gate: good" in elements.text
+    eligible = [attributes["data-eligible"] for tag, attributes in elements.elements
+                if tag == "tr" and "data-eligible" in attributes]  # fmt: skip
+    assert sorted(eligible) == ["false", "true"]
 
 
 def test_a_run_that_did_not_start_has_a_page_that_says_so(tmp_path):
@@ -277,22 +302,50 @@ def test_a_damaged_file_is_refused(tmp_path, line):
     content = line if isinstance(line, bytes) else line.encode()
     (tmp_path / "report.jsonl").write_bytes(content + b"\n")
     with pytest.raises(EvalError, match="line 1 is not"):
-        read_rows(tmp_path)
+        read_report(tmp_path)
     with pytest.raises(EvalError, match="report"):
-        read_rows(tmp_path / "missing")
+        read_report(tmp_path / "missing")
 
 
 def test_the_command_makes_page_and_figures_again(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    report_folder.write(tmp_path, pages.small_report(), "")
+    entries = pages.small_report()
+    trends = pages.trends(entries[:2])
+    report_folder.write(tmp_path, entries, "", [{"notes": ["a note"]}, *trend_rows(trends)])
     written = (tmp_path / page.PAGE).read_text(encoding="utf-8")
     (tmp_path / page.PAGE).unlink()
     assert main([str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
     assert (tmp_path / page.PAGE).read_text(encoding="utf-8") == written
+    assert len(data_of(written)["trends"]) == 2
     assert (tmp_path / "figures" / "size-quality.svg").exists()
+    assert (tmp_path / "figures" / "trend-m-rtn-int8-js_divergence.svg").exists()
     assert str(tmp_path / "figures" / "size-quality.png") in capsys.readouterr().out
     assert main([str(tmp_path / "missing")]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_trends_are_read_as_they_were_written():
+    entries = pages.small_report()[:2]
+    trends = pages.trends(entries, runs=4)
+    missing = replace(trends[0].points[0], value=math.nan, low=math.nan, high=math.inf)
+    trends.append(pages.series("m-a", "flips", (missing,)))
+    rows = json.dumps(report_folder.report_rows([], trend_rows(trends)), allow_nan=False)
+    [*read, last] = trends_of(json.loads(rows))
+    assert read == [replace(trend, steps=tuple(trend.steps)) for trend in trends[:-1]]
+    assert math.isnan(last.points[0].value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"points": 3}, {"points": [{}]}, {"steps": [{"point": 0}]}, {"limit": "a"}, {"points": []}],
+    ids=str,
+)
+def test_a_damaged_trend_is_refused(change):
+    [row] = report_folder.report_rows([], trend_rows(pages.trends(pages.small_report()[:1])))
+    with pytest.raises(EvalError, match="not a trend"):
+        page.render([{"trend": row["trend"] | change}])
+    with pytest.raises(EvalError, match="metric other is not registered"):
+        page.render([{"trend": row["trend"] | {"metric": "other"}}])
 
 
 @pytest.mark.parametrize("weights", [{"task": 1.0}, {"task": "a", "size": 1, "speed": 1}, "text"])

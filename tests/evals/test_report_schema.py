@@ -8,8 +8,9 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.decision import Decision
 from compression_gates.evals.gates.earlier import read_earlier_run
 from compression_gates.evals.report import report_folder
-from compression_gates.evals.report.rows import read_rows
+from compression_gates.evals.report.rows import read_report
 from compression_gates.evals.report.schema import KINDS, VERSION, json_schema, schema_row
+from compression_gates.evals.report.trends import trend_rows
 from tests.evals import pages
 
 SCHEMA = json_schema()
@@ -35,12 +36,14 @@ def test_the_rows_of_a_report_follow_the_schema(tmp_path):
         {"group": "m", "weights": {"task": 0.6, "size": 0.2, "speed": 0.2}},
     ]
     entries = pages.small_report()
+    more += trend_rows(pages.trends(entries[:1]))
     report_folder.write(tmp_path, entries, "", more)
-    rows = read_rows(tmp_path)
+    rows = read_report(tmp_path).rows
     assert rows[0] == schema_row()
     for row in rows:
         VALIDATOR.validate(row)
     KIND["DecisionRow"].validate(decision.row())
+    assert sum(KIND["TrendRow"].is_valid(row) for row in rows) == 1
     assert sum(KIND["Entry"].is_valid(row) for row in rows) == len(entries)
 
 
@@ -65,7 +68,7 @@ def test_keys_that_a_later_version_adds_are_allowed():
     assert asdict(pages.small_report()[0])["row"] == row["row"]
 
 
-@pytest.mark.parametrize("read", [read_rows, read_earlier_run])
+@pytest.mark.parametrize("read", [read_report, read_earlier_run])
 def test_a_report_of_a_later_version_is_refused(tmp_path, read):
     row = {"schema": {"name": "compression_gates.report", "version": VERSION + 1}}
     (tmp_path / "report.jsonl").write_text(json.dumps(row) + "\n")

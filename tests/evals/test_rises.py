@@ -48,6 +48,34 @@ def test_whole_changes_of_means_get_the_exact_test():
     assert p < 0.01
 
 
+@pytest.mark.parametrize("power", [-20, -10, 10])
+def test_p_values_do_not_depend_on_the_unit(power):
+    """Changes of every document that are much smaller than 1 are not rounded to none."""
+    generator = np.random.default_rng(1)
+    levels = [0.3] * 6 + [0.4] * 6
+    drawn = [level * generator.lognormal(-0.02, 0.2, 300) for level in levels]
+
+    def p_of(scale: float) -> float:
+        records = [sampled(scale * values, metric="js_divergence", limit=scale) for values in drawn]
+        return p_worse(mean_record(records[6:]), mean_record(records[:6]))
+
+    assert p_of(2.0**power) == pytest.approx(p_of(1.0))
+    assert p_of(1.0) < 1e-6
+
+
+def test_means_of_graded_answers_have_the_interval_of_any_numbers():
+    generator = np.random.default_rng(2)
+    drawn = generator.random((4, 300)) / 3 + [[0.0], [0.0], [0.1], [0.1]]
+    answers = [sampled(values) for values in drawn]
+    numbers = [sampled(values, metric="js_divergence") for values in drawn]
+    p_of_answers, p_of_numbers = (
+        p_worse(mean_record(records[2:]), mean_record(records[:2]))
+        for records in (answers, numbers)
+    )
+    assert p_of_answers == pytest.approx(p_of_numbers)
+    assert p_of_answers < 1e-6
+
+
 def test_documents_are_flipped_as_a_whole():
     documents = np.repeat(np.arange(50), 4)
     before = [sampled(np.zeros(200), documents=documents) for _ in range(2)]

@@ -1,5 +1,7 @@
 import math
 from dataclasses import replace
+from unittest.mock import MagicMock
+from urllib.parse import unquote
 
 import pytest
 
@@ -7,7 +9,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.report.report import Entry
-from compression_gates.evals.report.tracking import EXPERIMENT, Tracker
+from compression_gates.evals.report.tracking import EXPERIMENT, Tracker, shown_uri
 from compression_gates.evals.statistics.estimate import Estimate
 
 mlflow = pytest.importorskip("mlflow")
@@ -73,9 +75,52 @@ def test_a_second_run_is_added_to_the_same_experiment(store):
 def test_a_store_that_fails_is_named_and_its_run_marked(store, tmp_path):
     tracker = Tracker(store)
     with pytest.raises(EvalError, match=r"MLflow store sqlite:.*missing"):
-        tracker.log(ENTRIES[:1], "all gates hold", True, [tmp_path / "missing"])
-    _, runs = runs_of(store)
-    assert runs[-1].info.status == "FAILED" or runs[0].info.status == "FAILED"
+        tracker.log(ENTRIES[:1], "cannot be logged", True, [tmp_path / "missing"])
+    client, runs = runs_of(store)
+    [parent] = [run for run in runs if run.data.tags.get("gates.result") == "cannot be logged"]
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags.get("mlflow.parentRunId") is None
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert [client.get_run(run.info.run_id).info.status for run in nested] == ["FAILED"]
+
+
+SECRETS = [
+    ("postgresql://user:s3cret@host.invalid/db", "s3cret"),
+    ("postgresql://user:s3cret%40x@host.invalid/db", "s3cret@x"),
+    ("postgresql://user:a/b?@s3cret@host.invalid/db", "a/b?@s3cret"),
+    ("postgresql://s3cret@host.invalid/db", "s3cret"),
+    ("https://user:s3cret@mlflow.invalid/path", "s3cret"),
+    ("mysql+pymysql://user@host.invalid/db?password=s3cret&charset=utf8", "s3cret"),
+]
+
+
+@pytest.mark.parametrize(("uri", "password"), SECRETS)
+@pytest.mark.parametrize("message", ["{uri}", "no login with {password}", "cannot open '{plain}'"])
+def test_a_password_is_shown_nowhere(uri, password, message, monkeypatch):
+    """MLflow quotes the URI, or parts of it, in some messages."""
+    text = message.format(uri=uri, plain=unquote(uri), password=password)
+
+    def fail(*_, **__):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(mlflow, "MlflowClient", fail)
+    with pytest.raises(EvalError) as caught:
+        Tracker(uri)
+    assert "s3cret" not in str(caught.value)
+    assert ".invalid" in str(caught.value)
+    monkeypatch.setattr(mlflow, "MlflowClient", MagicMock())
+    tracker = Tracker(uri)
+    assert "s3cret" not in str(tracker)
+    assert ".invalid" in str(tracker)
+    tracker._client.create_run.side_effect = fail
+    with pytest.raises(EvalError, match="MLflow store") as caught:
+        tracker.log(ENTRIES, "all gates hold", True)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///a@b/gates.db", "https://mlflow.invalid:5000/a", "runs"])
+def test_a_uri_without_a_password_is_shown_as_it_is(uri):
+    assert shown_uri(uri) == uri
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////no/such/folder/gates.db", "nonsense://x"])

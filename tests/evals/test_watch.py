@@ -70,6 +70,19 @@ def test_a_step_is_dated():
     assert STEP in kinds(records)
 
 
+@pytest.mark.parametrize(
+    ("kind", "levels"),
+    [(STEP, [0.1] * 12 + [0.13] * 4), (DRIFT, [0.1 + 0.0012 * n for n in range(16)])],
+)
+def test_small_divergences_are_tested_as_large_ones_are(kind, levels):
+    """A divergence of 1e-4 nats at a limit of 1e-3."""
+    large = watched(series(levels))
+    small = watched(series([level / 1024 for level in levels], limit=0.1 / 1024))
+    assert small.p[kind] == pytest.approx(large.p[kind])
+    assert (small.step, small.drift) == (large.step, large.drift)
+    assert kind in kinds(series([level / 1024 for level in levels], limit=0.1 / 1024))
+
+
 def test_a_step_that_was_mended_is_no_alarm():
     records = series([0.1] * 8 + [0.2] * 4 + [0.1] * 3)
     found = watched(records)

@@ -78,13 +78,13 @@ function rank(section) {
   }
   sortTable(all("thead th", section)[1], true);
   const best = all("tbody tr", section).find(
-    (row) => row.dataset.failed === "0" && row.querySelector(".rank").dataset.sort !== "");
+    (row) => row.dataset.eligible === "true" && row.querySelector(".rank").dataset.sort !== "");
   section.querySelector(".best").textContent = best ? best.cells[0].textContent : "none";
 }
 
 for (const input of all("input[data-axis]")) {
   input.addEventListener("input", () => {
-    input.parentElement.querySelector("output").textContent = input.value;
+    input.parentElement.querySelector("output").textContent = String(Number(Number(input.value).toPrecision(3)));
     rank(input.closest(".ranking"));
   });
 }

@@ -76,6 +76,18 @@ def test_an_error_in_the_middle_appends_nothing(history):
     assert history.append(run_at(2), []) == 1
 
 
+def test_a_full_disk_is_named(history):
+    """The library rolls the transaction back itself, so that there is nothing to roll back."""
+    history.append(run_at(1), [case_of([0, 1])])
+    connection = history._connection
+    [pages] = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    noise = np.random.default_rng(0).random(20_000)
+    with pytest.raises(EvalError, match="database or disk is full"):
+        history.append(run_at(2), [case_of(noise)])
+    assert len(history.runs()) == 1
+
+
 class TestReference:
     def test_it_is_the_first_run_until_one_is_accepted(self, history):
         assert history.reference("nightly") is None

@@ -72,6 +72,41 @@ def test_a_metric_or_candidate_is_shown_with_its_steps(history, what, heads):
     assert lines[-1] == f"step        {name}: 2.00x -> 1.50x at run 5 (2026-11-05, commit 00000005)"
 
 
+def test_profiles_have_series_of_their_own(tmp_path):
+    """Another profile measures other data, so no step is between its runs and the others."""
+    with History(tmp_path / "two.db") as history:
+        for day in range(1, 21):
+            is_large = day % 2 == 0
+            profile = "large" if is_large else "nightly"
+            history.append(run_at(day, profile=profile), [size_of(4.0 if is_large else 2.0)])
+        series = all_series(history)
+        assert [(item.profile, len(item.points)) for item in series] == [
+            ("large", 10),
+            ("nightly", 10),
+        ]
+        lines = show(history, "compression_ratio", 120).splitlines()
+    assert lines[0].split()[3:] == ["model", "(large)", "model", "(nightly)"]
+    assert not [line for line in lines if line.startswith("step")]
+
+
+def test_a_break_is_shown_instead_of_a_step(history):
+    for day in range(9, 14):
+        history.append(run_at(day), [replace(size_of(1.0), origin={"baseline": "x"})])
+    lines = show(history, "compression_ratio", 120).splitlines()
+    assert lines[-2].startswith("step        model: 2.00x -> 1.50x at run 5")
+    assert lines[-1] == "break       model: the baseline differs from run 9 on"
+
+
+def test_only_the_gates_that_are_shown_are_read(history, monkeypatch):
+    read = []
+    gate = History.gate
+    monkeypatch.setattr(
+        History, "gate", lambda self, key, *a, **k: read.append(key) or gate(self, key, *a, **k)
+    )
+    show(history, "compression_ratio", 120)
+    assert read == [("model", "compression_ratio")]
+
+
 def test_what_is_not_there_is_one_error(history):
     with pytest.raises(EvalError, match="'speedup' is no run, metric or candidate in it"):
         show(history, "speedup", 100)
@@ -109,6 +144,14 @@ def test_foreign_names_are_escaped(history):
         assert "\u202e" not in text
     row = list(csv.DictReader(io.StringIO(export(history, "csv"))))[-1]
     assert (row["branch"], row["commit"]) == ("'=1+1", "'@x")
+
+
+def test_names_of_columns_are_escaped(history):
+    case = replace(size_of(1.0), origin={"\x1b[31m": "x", "baseline": "b"})
+    history.append(run_at(9), [case])
+    heads, *rows = csv.reader(io.StringIO(export(history, "csv")))
+    assert "origin_\\x1b[31m" in heads
+    assert dict(zip(heads, rows[-1], strict=True))["origin_\\x1b[31m"] == "x"
 
 
 def test_a_metric_of_a_package_that_is_gone(history):

@@ -1,7 +1,11 @@
 """Opening, creating and migrating the file of a history."""
 
+import os
 import shutil
 import sqlite3
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +117,82 @@ def test_a_copy_of_an_open_history_is_complete(tmp_path):
     shutil.copy(tmp_path / "history.db", tmp_path / "copy.db")
     with History(tmp_path / "copy.db") as copy:
         assert len(copy.runs()) == 1
+
+
+@contextmanager
+def as_another_user():
+    """Drop the rights of root, who may write to every file. Nothing may be imported meanwhile."""
+    is_root = hasattr(os, "setresuid") and os.getuid() == 0
+    if is_root:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+@pytest.mark.parametrize("folder_mode", [0o777, 0o555])
+def test_a_file_that_cannot_be_written_to_is_read(folder_mode):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "history.db"
+        with History(path) as history:
+            history.append(run_at(1), [case_of([0, 1])])
+        path.chmod(0o444)
+        Path(folder).chmod(folder_mode)
+        with as_another_user():
+            with History(path, create=False, read_only=True) as history:
+                assert len(history.runs()) == 1
+                assert len(history.cases(1)) == 1
+            assert os.listdir(folder) == ["history.db"]
+            with pytest.raises(EvalError, match="readonly"):
+                History(path)
+
+
+def test_reading_needs_no_lock_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("compression_gates.evals.history.migrations.BUSY_TIMEOUT", 0.1)
+    path = tmp_path / "history.db"
+    with History(path) as history:
+        history.append(run_at(1), [])
+        writer = sqlite3.connect(path, isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+        with History(path, read_only=True) as reader:
+            assert len(reader.runs()) == 1
+            with pytest.raises(EvalError, match="readonly"):
+                reader.append(run_at(2), [])
+        writer.close()
+    with History(path, read_only=True) as reader:
+        assert len(reader.runs()) == 1
+    assert os.listdir(tmp_path) == ["history.db"]
+
+
+def test_a_file_of_an_older_version_is_read_without_a_change(tmp_path):
+    path = tmp_path / "old.db"
+    with of_version(path, 1) as old:
+        old.execute(
+            "INSERT INTO runs VALUES (7, '2026-01-01T00:00:00Z', 'abc', 'main', 'cpu', 'cpu', '3',"
+            " '2', '5', '0.1', 'default', 'nightly', 'digest', 0)"
+        )
+    old.close()
+    before = path.read_bytes()
+    with History(path, read_only=True) as history:
+        assert [run.id for run in history.runs()] == [7]
+    assert path.read_bytes() == before
+
+
+def test_what_cannot_be_read_is_one_error_when_it_is_only_read(tmp_path):
+    with pytest.raises(EvalError, match="no such file"):
+        History(tmp_path / "none.db", read_only=True)
+    with History(tmp_path / "whole.db") as history:
+        for day in range(1, 20):
+            history.append(run_at(day), [case_of([0, 1] * 200, f"m{day}") for _ in range(3)])
+    (tmp_path / "cut.db").write_bytes((tmp_path / "whole.db").read_bytes()[:40_000])
+    with pytest.raises(EvalError, match=r"cut.db: .*; restore the file from a copy"):
+        History(tmp_path / "cut.db", read_only=True)
+    of_version(tmp_path / "new.db", VERSION).close()
+    connection = sqlite3.connect(tmp_path / "new.db")
+    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.close()
+    with pytest.raises(EvalError, match="upgrade it"):
+        History(tmp_path / "new.db", read_only=True)

@@ -70,9 +70,41 @@ def test_two_runs_that_differ_by_noise_have_no_step():
     for seed in range(100):
         values = 0.2 + 0.1 * np.random.default_rng(seed).normal(size=(2, 400))
         runs = [replace(run_at(day), id=day) for day in (1, 2)]
-        cases = {
-            run.id: case_of(items, data=str(run.id))
-            for run, items in zip(runs, values, strict=True)
-        }
+        cases = {run.id: case_of(items) for run, items in zip(runs, values, strict=True)}
         shown += bool(series_of(runs, cases).steps)
     assert shown <= 3
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ("data", "the data differ"),
+        ("protocol", "the protocol differs"),
+    ],
+)
+def test_no_step_is_fitted_across_runs_that_cannot_be_compared(part, reason):
+    runs = [replace(run_at(day), id=day) for day in range(1, 13)]
+    values = np.repeat([0.0, 1.0], [400, 100])
+    cases = {
+        run.id: case_of(values, **{part: "other"}) if run.id >= 5 else case_of(0 * values)
+        for run in runs
+    }
+    series = series_of(runs, cases)
+    assert series.steps == []
+    assert series.breaks == {4: reason}
+
+
+def test_steps_are_fitted_on_both_sides_of_a_break():
+    runs = [replace(run_at(day), id=day) for day in range(1, 17)]
+    ratios = [2.0] * 4 + [1.5] * 4 + [3.0] * 4 + [2.5] * 4
+    cases = {run.id: size_of(ratio) for run, ratio in zip(runs, ratios, strict=True)}
+    cases[6] = replace(cases[6], value=math.nan)
+    for number in range(9, 17):
+        cases[number] = replace(cases[number], origin={"baseline": "other"})
+    series = series_of(runs, cases)
+    assert [(step.run, step.before, step.after) for step in series.steps] == [
+        (5, 2.0, 1.5),
+        (13, 3.0, 2.5),
+    ]
+    assert [step.point for step in series.steps] == [4, 12]
+    assert series.breaks == {8: "the baseline differs"}

@@ -56,7 +56,8 @@ def test_an_unchanged_run(history):
     found = what_changed(run_at(2), [answers(3), size_of(2.0)], history)
     assert [change.category for change in found.changes] == [UNCHANGED, UNCHANGED]
     assert found.lines() == [
-        "nothing got worse beyond noise (Holm: false alarms in at most 1% of months of 30 runs)",
+        "nothing got worse beyond noise in 2 of 2 gates (Holm: false alarms in at most 1% of "
+        "months of 30 runs)",
         "compared with run 1 (2026-11-01, commit 00000001), the first run, because none was "
         "accepted",
         "unchanged within noise: 2 gates, 1 compared item by item",
@@ -94,6 +95,24 @@ def test_every_category(history):
     assert row["history"]["reference"] == 1
     assert row["history"]["accepted"] is True
     assert {c["candidate"]: c["category"] for c in row["history"]["changes"]} == expected
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reference_without_a_finite_value_is_nothing_to_compare_with(history, value):
+    """Otherwise a gate that is NaN in every run would be unchanged."""
+    broken = replace(answers(0, candidate="broken"), value=value, low=value, high=value)
+    history.append(run_at(1), [broken, answers(0)])
+    found = what_changed(run_at(2), [broken, answers(0)], history)
+    [change] = found.of(UNMEASURED)
+    assert (change.candidate, change.reason) == ("broken", "no finite value in the reference")
+    assert found.compared == 1
+    assert found.lines()[0].startswith("nothing got worse beyond noise in 1 of 2 gates (Holm")
+
+
+def test_a_value_that_is_no_number_any_more_is_worse(history):
+    history.append(run_at(1), [answers(0)])
+    now = replace(answers(0), value=math.nan, low=math.nan, high=math.nan, items=None)
+    assert only(what_changed(run_at(2), [now], history).changes).category == REGRESSED
 
 
 def test_the_reference_is_the_accepted_run(history):
@@ -158,6 +177,23 @@ def test_only_the_latest_runs_are_read(history):
     assert change.before == 0.0
 
 
+def test_a_step_in_a_run_that_was_not_read_is_not_blamed_on_a_later_commit(history):
+    for number in range(1, 51):
+        day = (number - 1) % 28 + 1
+        lost = 60 if number >= 5 else 0
+        history.append(run_at(day), [answers(lost, seed=number)])
+    change = only(what_changed(run_at(29), [answers(60, seed=51)], history).regressions)
+    assert change.step == "run 21 (2026-11-21), or an earlier run that was not compared"
+
+
+def test_a_step_after_a_run_without_a_value_has_no_commit(history):
+    for day in range(1, 13):
+        case = answers(40 if day >= 9 else 0, seed=day)
+        history.append(run_at(day), [] if day == 8 else [case])
+    change = only(what_changed(run_at(13), [answers(40, seed=13)], history).regressions)
+    assert change.step == "run 9 (2026-11-09), or an earlier run that was not compared"
+
+
 def test_a_candidate_whose_name_is_no_valid_unicode(history):
     history.append(run_at(1), [answers(0, candidate="m\udc80")])
     found = what_changed(run_at(2), [answers(0, candidate="m\udc80")], history)
@@ -203,3 +239,26 @@ def test_timings_and_sizes_over_the_runs(history):
         history.append(run_at(day), [size_of(2.0 if day < 5 else 1.9)])
     change = only(what_changed(run_at(9), [size_of(1.9)], history).regressions)
     assert change.step == "run 5 (2026-11-05, commit 00000005)"
+
+
+def test_each_gate_is_read_once_and_has_its_series(history, monkeypatch):
+    for day in range(1, 9):
+        history.append(run_at(day), [size_of(2.0 if day < 5 else 1.9), answers(0)])
+    history.accept(6, "2026-11-08T00:00:00Z")
+    read = []
+    gate = History.gate
+    monkeypatch.setattr(
+        History, "gate", lambda self, key, *a, **k: read.append(key) or gate(self, key, *a, **k)
+    )
+    new = answers(0, candidate="new")
+    found = what_changed(run_at(9), [size_of(1.9), answers(0), new], history)
+    assert read == [size_of(1.9).key, answers(0).key, new.key]
+    sizes, scores, news = found.series
+    assert [point.run for point in sizes.points] == [*range(1, 9), 0]
+    assert [step.run for step in sizes.steps] == [5]
+    assert (len(scores.points), len(news.points)) == (9, 1)
+
+
+def test_the_first_run_has_series_of_one_point(history):
+    [series] = what_changed(run_at(1), [answers(0)], history).series
+    assert len(series.points) == 1
