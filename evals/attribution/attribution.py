@@ -50,6 +50,7 @@ class Attribution:
         tensors: the comparison of each tensor of the module that changes most with the baseline's;
             see :class:`compression_gates.evals.attribution.weights.TensorComparison`.
         reason: why nothing was found; empty otherwise.
+        limited: what was left out because of the limits of passes and time.
     """
 
     modules: tuple[Share, ...] = ()
@@ -63,6 +64,7 @@ class Attribution:
     hints: tuple[str, ...] = ()
     tensors: tuple[Mapping[str, object], ...] = ()
     reason: str = ""
+    limited: tuple[str, ...] = ()
 
     @property
     def unexplained(self) -> float:
@@ -110,13 +112,17 @@ class Attribution:
         lines += [f"not swapped: {text}" for text in self.not_swapped[:SHOWN]]
         if len(self.not_swapped) > SHOWN:
             lines.append(f"not swapped: {len(self.not_swapped) - SHOWN} more modules")
+        lines += self.limited
         return [on_one_line(line) for line in lines]
 
     def _shares(self) -> str:
         if not math.isfinite(self.unexplained):
             broken = [m.name for m in self.modules if not math.isfinite(m.divergence)]
             if not broken:
-                return "the predictions are not finite, but those with any single module are"
+                return (
+                    "The candidate's predictions are not finite, but no single module alone "
+                    "causes this"
+                )
             more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
             names = ", ".join(broken[:SHOWN])
             return f"with {names}{more} alone, the baseline's predictions are not finite"

@@ -10,11 +10,13 @@ from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.findings import CheckpointComparison
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.guard import TimeUp, guarded
 from compression_gates.evals.measuring import Measurer
 from compression_gates.evals.store.provenance import source_version
 
-SECONDS = 3600
-"""Time limit of an attribution."""
+SECONDS = 1800
+"""Time limit of an attribution with loading the models, which is enforced if a single pass takes
+so long that the budget of the search cannot be."""
 _SOURCE = "compression_gates.evals.attribution.attribute"
 
 
@@ -57,12 +59,19 @@ def attribution_of(
         from compression_gates.evals.attribution.attribute import attribute
 
         models = measurer.models
-        after, before = models.load(candidate, like=baseline), models.load(baseline)
-        result = attribute(before, after.model, data, measurer.batch_tokens, causes)
+        try:
+            with guarded("attribution failed", SECONDS):
+                after, before = models.load(candidate, like=baseline), models.load(baseline)
+                result = attribute(before, after.model, data, measurer.batch_tokens, causes)
+        except EvalError as error:
+            if not isinstance(error.__cause__, TimeUp):
+                raise
+            # It is stored, so that other workers and later runs do not spend the time again.
+            result = not_found(f"there was no result after {SECONDS / 60:g} minutes", causes)
         return {"attribution": np.array(result.to_json())}
 
     try:
-        measured = measurer.measure(candidate, origin, run, seconds=SECONDS)
+        measured = measurer.measure(candidate, origin, run)
         return Attribution.from_json(str(measured["attribution"]))
     except (EvalError, ValueError) as error:
         return not_found(str(error), causes)

@@ -191,11 +191,12 @@ def _is_same_node(before: nn.Module, after: nn.Module) -> bool:
         for side in (before, after)
     ]
     return tensors[0].keys() == tensors[1].keys() and all(
-        _is_equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items()
+        is_equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items()
     )
 
 
-def _is_equal(one: torch.Tensor, two: torch.Tensor) -> bool:
+def is_equal(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Return whether two tensors certainly have the same class, dtype and values."""
     if type(one) is not type(two) or one.is_meta or two.is_meta or one.dtype != two.dtype:
         return False
     return torch.equal(one, two)

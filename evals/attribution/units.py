@@ -69,26 +69,68 @@ def modules_in(model: nn.Module, root: str = "", without: Collection[str] = ()) 
     """
     units: list[Unit] = []
 
-    def visit(name: str, module: nn.Module) -> None:
+    def visit(name: str) -> None:
         if name in without:
             return
-        children = [
-            (key, child) for key, child in module.named_children() if _has_parameters(child)
-        ]
-        own = [
-            f"{name}.{key}" if name else key
-            for key, p in module._parameters.items()
-            if p is not None
-        ]
-        if own and children:
-            units.append(Unit(name or "the model", parameters=tuple(own)))
-        elif own:
-            units.append(Unit(name, (name,)))
-        for key, child in children:
-            visit(f"{name}.{key}" if name else key, child)
+        for part in _parts(model, name):
+            if part.parameters or part.modules == (name,):
+                units.append(part)
+            else:
+                visit(part.name)
 
-    visit(root, model.get_submodule(root))
+    visit(root)
     return units
+
+
+def divided(model: nn.Module, root: str, most: int) -> list[Unit]:
+    """Return the modules in the module ``root`` in order, at most ``most``.
+
+    If :func:`modules_in` would return more, some units are modules around these: modules with few
+    parts are divided first, so that a list of many experts remains one unit.
+    """
+    units = [Unit(root, (root,))]
+    parts = {units[0]: _parts(model, root)}
+    while True:
+        options = [
+            unit for unit in units if unit in parts and len(units) - 1 + len(parts[unit]) <= most
+        ]
+        if not options:
+            return units
+        unit = min(options, key=lambda option: len(parts[option]))
+        found, index = parts.pop(unit), units.index(unit)
+        units[index : index + 1] = found
+        parts |= {part: _parts(model, part.name) for part in found if part.modules != unit.modules}
+        parts = {part: inner for part, inner in parts.items() if inner != [part]}
+
+
+def _parts(model: nn.Module, name: str) -> list[Unit]:
+    """Return what a module consists of: its own parameters, and its children with parameters; or
+    the module itself if it has no such children."""
+    module = model.get_submodule(name)
+    children = [key for key, child in module.named_children() if _has_parameters(child)]
+    own = [key for key, p in module._parameters.items() if p is not None]
+    own, children = ([f"{name}.{key}" if name else key for key in keys] for keys in (own, children))
+    if not children:
+        return [Unit(name, (name,))] if own else []
+    units = [Unit(child, (child,)) for child in children]
+    return [Unit(name or "the model", parameters=tuple(own)), *units] if own else units
+
+
+def grouped(units: Sequence[Unit], count: int) -> list[tuple[Unit, list[Unit]]]:
+    """Return at most ``count`` groups of neighbours of about equal size, and the units in them."""
+    count = min(count, len(units))
+    groups = [
+        list(units[i * len(units) // count : (i + 1) * len(units) // count]) for i in range(count)
+    ]
+    return [(_group(members), members) for members in groups]
+
+
+def _group(members: Sequence[Unit]) -> Unit:
+    """Return a unit of neighbours that is named by the first and the last one."""
+    if len(members) == 1:
+        return members[0]
+    name = f"{members[0].name} to {members[-1].name}"
+    return Unit(name, joined(members).modules, joined(members).parameters)
 
 
 def joined(units: Sequence[Unit]) -> Unit:

@@ -3,7 +3,7 @@
 Of each tensor ``W'`` and its counterpart ``W`` in the baseline: the relative error ``||W' - W|| /
 ||W||`` (Frobenius norms), the share of zeros, the largest absolute value, and the number of bits.
 A tensor *stands out* if one of these numbers is far from those of the other tensors of its kind,
-which have the same name except for the numbers of blocks, by a robust z-score::
+which have the same name except for the numbers of blocks and experts, by a robust z-score::
 
     z = |value - median of the others| / max(1.4826 * MAD of the others, floor)
 
@@ -12,6 +12,7 @@ which have the same name except for the numbers of blocks, by a robust z-score::
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -60,19 +61,38 @@ class TensorComparison:
         return asdict(self)
 
 
-def compare_tensors(baseline: nn.Module, candidate: nn.Module) -> dict[str, TensorComparison]:
+def compare_tensors(
+    baseline: nn.Module,
+    candidate: nn.Module,
+    first: str = "",
+    seconds: float = math.inf,
+) -> dict[str, TensorComparison]:
     """Compare each parameter of a baseline with that of the candidate, by name.
 
     Packed and factored linear layers are compared by their dequantized weights. Parameters of other
     shapes are left out.
+
+    Args:
+        baseline, candidate: the models.
+        first: name of a module whose parameters are compared first.
+        seconds: time limit, after which no further parameter is compared.
     """
-    pairs = _pairs(baseline, candidate)
-    return {name: compare_tensor(name, *pair) for name, *pair in pairs}
+    end = time.monotonic() + seconds
+    comparisons: dict[str, TensorComparison] = {}
+    for name, *pair in _pairs(baseline, candidate, first):
+        comparisons[name] = compare_tensor(name, *pair)
+        if time.monotonic() > end:
+            break
+    return comparisons
 
 
-def _pairs(baseline: nn.Module, candidate: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _pairs(
+    baseline: nn.Module, candidate: nn.Module, first: str
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     modules = dict(candidate.named_modules(remove_duplicate=False))
-    for name, before in baseline.named_parameters():
+    parameters = list(baseline.named_parameters())
+    parameters.sort(key=lambda parameter: parameter[0].rpartition(".")[0] != first)
+    for name, before in parameters:
         owner, _, key = name.rpartition(".")
         module = modules.get(owner)
         if module is None or before.is_meta or not before.is_floating_point():
@@ -180,13 +200,13 @@ class _Property:
 
     Attributes:
         value: returns the number.
-        floor: smallest standard deviation that is assumed, given the median of the others.
+        floor: smallest standard deviation that is assumed, given the medians of the others.
         direction: 1 if only larger numbers stand out, -1 if only smaller ones, 0 if both.
         text: describes the number and the median of the others.
     """
 
     value: Callable[[TensorComparison], float | None]
-    floor: Callable[[float], float]
+    floor: Callable[[np.ndarray], np.ndarray | float]
     direction: int
     text: Callable[[float, float], str]
 
@@ -201,7 +221,7 @@ def _growth(tensor: TensorComparison) -> float | None:
 _PROPERTIES = (
     _Property(lambda t: t.zeros, lambda _: 0.02, 1,
               lambda v, m: f"{v:.0%} zeros (others {m:.0%})"),
-    _Property(lambda t: t.error, lambda median: max(median / 4, 1e-3), 1,
+    _Property(lambda t: t.error, lambda medians: np.maximum(medians / 4, 1e-3), 1,
               lambda v, m: f"error {v:.2g} (others {m:.2g})"),
     _Property(_growth, lambda _: 0.1, 0,
               lambda v, m: f"largest value {2**v:.2g} times the baseline's (others {2**m:.2g})"),
@@ -222,31 +242,47 @@ def remarkable(comparisons: Mapping[str, TensorComparison]) -> list[str]:
 
 def _lines(tensors: Sequence[TensorComparison]) -> Iterator[tuple[float, str]]:
     """Yield the largest z-score and the line of each tensor of a kind that stands out."""
-    for tensor in tensors:
-        found = []
-        for item in _PROPERTIES:
-            value = item.value(tensor)
-            others = [item.value(other) for other in tensors if other is not tensor]
-            others = [other for other in others if other is not None and math.isfinite(other)]
-            if value is None or not math.isfinite(value) or len(others) < FEWEST_OTHERS:
-                continue
-            median = float(np.median(others))
-            z = robust_z(value, others, item.floor(median))
-            if abs(z) > LARGEST_Z and z * item.direction >= 0:
-                found.append((abs(z), item.text(value, median)))
-        if found:
-            name = tensor.name.removesuffix(".weight")
-            yield max(found)[0], f"{name}: {', '.join(text for _, text in found)}"
+    found: dict[int, list[tuple[float, str]]] = {}
+    for item in _PROPERTIES:
+        # None becomes NaN.
+        values = np.array([item.value(tensor) for tensor in tensors], dtype=np.float64)
+        known = np.flatnonzero(np.isfinite(values))
+        if len(known) <= FEWEST_OTHERS:
+            continue
+        medians = others_median(values[known])
+        scores = robust_z_scores(values[known], item.floor(medians))
+        for i in np.flatnonzero((np.abs(scores) > LARGEST_Z) & (scores * item.direction >= 0)):
+            text = item.text(float(values[known[i]]), float(medians[i]))
+            found.setdefault(int(known[i]), []).append((abs(float(scores[i])), text))
+    for index in sorted(found):
+        name = tensors[index].name.removesuffix(".weight")
+        yield max(found[index])[0], f"{name}: {', '.join(text for _, text in found[index])}"
 
 
-def robust_z(value: float, others: Sequence[float], floor: float) -> float:
-    """Return the signed robust z-score of a value among others.
+def robust_z_scores(values: np.ndarray, floor: np.ndarray | float) -> np.ndarray:
+    """Return the signed robust z-score of each value among the others.
 
     Args:
-        value: the value.
-        others: the values that it is compared with.
-        floor: smallest standard deviation that is assumed.
+        values: ``(n,)``, finite, with n of at least 2.
+        floor: smallest standard deviation that is assumed, for all values or for each.
+
+    Returns:
+        ``(n,)``, in O(n log n) time: the medians of the others have at most three different values,
+        so three times sorting the distances from them suffices.
     """
-    median = float(np.median(others))
-    deviation = _NORMAL * float(np.median(np.abs(np.asarray(others) - median)))
-    return (value - median) / max(deviation, floor)
+    medians = others_median(values)
+    mads = np.empty_like(medians)
+    for median in np.unique(medians):
+        is_own = medians == median
+        mads[is_own] = others_median(np.abs(values - median))[is_own]
+    return (values - medians) / np.maximum(_NORMAL * mads, floor)
+
+
+def others_median(values: np.ndarray) -> np.ndarray:
+    """Return, for each of ``(n,)`` values, the median of the other n - 1, in O(n log n) time."""
+    count = len(values)
+    order = np.argsort(values, kind="stable")
+    ordered, rank = values[order], np.empty(count, dtype=int)
+    rank[order] = np.arange(count)
+    middle = [ordered[k + (k >= rank)] for k in ((count - 2) // 2, (count - 1) // 2)]
+    return np.mean(middle, axis=0)

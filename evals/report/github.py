@@ -13,6 +13,8 @@ MAX_ANNOTATIONS = 10
 """Number of errors of a step that GitHub shows; it drops further ones."""
 Failure = tuple[str, str]
 """The name of what failed, and the reason in one line."""
+RUN_NAME = "gates"
+"""Name of a failure of the run as a whole."""
 
 
 def step_summary(
@@ -55,7 +57,7 @@ def annotations(failures: Sequence[Failure]) -> list[str]:
     shown = list(failures)
     if len(shown) > MAX_ANNOTATIONS:
         more = len(shown) - MAX_ANNOTATIONS + 1
-        shown = [*shown[: MAX_ANNOTATIONS - 1], ("Gates", f"{more} more failures are in the log")]
+        shown = [*shown[: MAX_ANNOTATIONS - 1], (RUN_NAME, f"{more} more failures are in the log")]
     return [f"::error title={_property(name)}::{_data(reason)}" for name, reason in shown]
 
 

@@ -18,7 +18,7 @@ from compression_gates.evals.report.report import Entry
 
 EXPERIMENT = "compression-gates"
 """Name of the experiment that contains the runs."""
-PARENT_TAG, NAME_TAG = "mlflow.parentRunId", "mlflow.runName"
+PARENT_TAG, RESULT_TAG = "mlflow.parentRunId", "gates.result"
 FINISHED, FAILED = "FINISHED", "FAILED"
 MAX_TAG = 5000
 """Number of characters of a tag that every store of MLflow takes."""
@@ -91,22 +91,43 @@ class Tracker:
         """
         begun: list[str] = []
         try:
-            parent = self._begin("gates", {"gates.result": sentence}, begun)
+            parent = self._begin("gates", {RESULT_TAG: sentence}, begun)
             for key in dict.fromkeys((entry.group, entry.row) for entry in entries):
                 of_candidate = [entry for entry in entries if (entry.group, entry.row) == key]
                 self._log_candidate(parent, of_candidate, begun)
             for file in files:
                 self._client.log_artifact(parent, str(file))
             self._client.set_terminated(parent, FINISHED if passed else FAILED)
-        except Exception as error:
+        except BaseException as error:
             for run in begun:
                 with suppress(Exception):
                     self._client.set_terminated(run, FAILED)
+            if not isinstance(error, Exception):
+                raise
             raise _store_error(self._uri, error) from error
         return parent
 
+    def correct(self, run: str, sentence: str, files: Iterable[Path] = ()) -> None:
+        """Mark a logged run as failed, because something went wrong after it was logged.
+
+        Args:
+            run: the id that :meth:`log` returned.
+            sentence: the result of the run.
+            files: artifacts that replace those of the same names.
+
+        Raises:
+            EvalError: the store does not take them.
+        """
+        try:
+            self._client.set_tag(run, RESULT_TAG, _tag(sentence))
+            self._client.set_terminated(run, FAILED)
+            for file in files:
+                self._client.log_artifact(run, str(file))
+        except Exception as error:
+            raise _store_error(self._uri, error) from error
+
     def _begin(self, name: str, tags: dict[str, str], begun: list[str]) -> str:
-        tags = {key: on_one_line(value)[:MAX_TAG] for key, value in tags.items()}
+        tags = {key: _tag(value) for key, value in tags.items()}
         run = self._client.create_run(self._experiment, tags=tags, run_name=on_one_line(name))
         begun.append(run.info.run_id)
         return run.info.run_id
@@ -133,11 +154,16 @@ class Tracker:
             for entry in entries
             for name, value in _numbers(entry).items()
         ]
-        texts = [Param(name, on_one_line(value)[:MAX_TAG]) for name, value in params.items()]
+        texts = [Param(name, _tag(value)) for name, value in params.items()]
         for start in range(0, len(texts), _TEXTS):
             self._client.log_batch(run, params=texts[start : start + _TEXTS])
         self._client.log_batch(run, metrics=metrics)
         self._client.set_terminated(run, FAILED if failed else FINISHED)
+
+
+def _tag(text: str) -> str:
+    """Return a text as every store of MLflow takes it."""
+    return on_one_line(text)[:MAX_TAG]
 
 
 def shown_uri(uri: str) -> str:

@@ -70,10 +70,13 @@ def test_a_quiet_break_fails_on_text_alone_and_no_healthy_candidate_does(folder,
     for recipe in HEALTHY:
         own = {metric: v for (name, metric), v in found.items() if name == recipe}
         # At 30 %, Wanda is no better than its naive counterpart, nor is it proven to be worse.
-        unsure = ("exact_match_drop", "naive_reference")
+        unsure = ("exact_match_drop", "naive_reference", "generation_length_change")
         assert all(v["met"] for metric, v in own.items() if metric not in unsure), own
         assert own["naive_reference"]["outcome"] != "failed"
         assert own["confident_flips"]["value"] == 0.0
+        # Continuations are cut, so that an unchanged length says nothing.
+        assert own["generation_length_change"]["outcome"] == "not judged"
+        assert "do not end within 64 tokens" in own["generation_length_change"]["reason"]
     assert found["broken", "confident_flips"]["outcome"] == "failed"
     assert found["broken", "exact_match_drop"]["outcome"] == "not judged"
     assert "test_confident_flips[broken]" in done.stdout

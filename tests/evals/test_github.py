@@ -51,7 +51,7 @@ def test_annotations_are_commands_with_escaped_titles_and_messages():
 def test_more_failures_than_github_shows_are_counted_in_the_last_annotation():
     lines = annotations([(f"m-{i}", "failed") for i in range(MAX_ANNOTATIONS + 5)])
     assert len(lines) == MAX_ANNOTATIONS
-    assert lines[-1] == "::error title=Gates::6 more failures are in the log"
+    assert lines[-1] == "::error title=gates::6 more failures are in the log"
     assert len(annotations([("m", "failed")] * MAX_ANNOTATIONS)) == MAX_ANNOTATIONS
 
 

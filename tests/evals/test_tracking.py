@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import MagicMock
 from urllib.parse import unquote
 
@@ -116,11 +117,45 @@ def test_a_password_is_shown_nowhere(uri, password, message, monkeypatch):
     with pytest.raises(EvalError, match="MLflow store") as caught:
         tracker.log(ENTRIES, "all gates hold", True)
     assert "s3cret" not in str(caught.value)
+    tracker._client.set_tag.side_effect = fail
+    with pytest.raises(EvalError, match="MLflow store") as caught:
+        tracker.correct("run", "all gates hold")
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///a@b/gates.db", "https://mlflow.invalid:5000/a", "runs"])
 def test_a_uri_without_a_password_is_shown_as_it_is(uri):
     assert shown_uri(uri) == uri
+
+
+def test_a_logged_run_is_corrected(store, tmp_path):
+    report = tmp_path / "report.md"
+    report.write_text("release")
+    tracker = Tracker(store)
+    parent = tracker.log(ENTRIES[:1], "release", True, [report])
+    report.write_text("cannot tell")
+    tracker.correct(parent, "cannot tell: x\n", [report])
+    client, _ = runs_of(store)
+    run = client.get_run(parent)
+    assert (run.data.tags["gates.result"], run.info.status) == (r"cannot tell: x\n", "FAILED")
+    assert Path(client.download_artifacts(parent, "report.md")).read_text() == "cannot tell"
+    with pytest.raises(EvalError, match="MLflow store sqlite:"):
+        tracker.correct("0" * 32, "cannot tell")
+
+
+def test_a_run_that_is_interrupted_while_it_is_logged_is_marked(store):
+    tracker = Tracker(store)
+    before = {run.info.run_id for run in runs_of(store)[1]}
+
+    def files():
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        tracker.log(ENTRIES[:1], "release", True, files())
+    begun = [run for run in runs_of(store)[1] if run.info.run_id not in before]
+    assert len(begun) == 2
+    assert {run.info.status for run in begun} == {"FAILED"}
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////no/such/folder/gates.db", "nonsense://x"])

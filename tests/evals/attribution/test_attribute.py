@@ -11,7 +11,7 @@ from compression_gates.compression.apply import compress
 from compression_gates.compression.recipe import Recipe
 from compression_gates.evals.attribution import attribute as attribute_module
 from compression_gates.evals.attribution import predictions
-from compression_gates.evals.attribution.attribute import PASSES_PER_UNIT, attribute
+from compression_gates.evals.attribution.attribute import attribute
 from compression_gates.evals.attribution.units import block_names, modules_in
 from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE
 from compression_gates.evals.data.items import DataSet, Prompt, Question
@@ -44,10 +44,11 @@ def assert_restored(model, before):
 
 
 def most(model):
-    """The largest number of passes: blocks, and the modules of the two largest ones."""
+    """The largest number of passes: both models, everything outside of blocks, the blocks, and the
+    modules of the two largest ones."""
     blocks = block_names(model)
     sizes = sorted(len(modules_in(model, name)) for name in blocks)
-    return PASSES_PER_UNIT * (len(blocks) + sum(sizes[-2:]))
+    return 2 + len(modules_in(model, without=blocks)) + len(blocks) + sum(sizes[-2:])
 
 
 @pytest.fixture

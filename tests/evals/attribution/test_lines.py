@@ -49,7 +49,9 @@ def test_the_shares_and_what_they_do_not_explain(values, line):
 def test_only_the_whole_is_not_finite():
     modules = tuple(Share(name, 0.1, math.nan) for name in "ab")
     (line,) = Attribution(modules, divergence=math.nan).where()
-    assert line == "the predictions are not finite, but those with any single module are"
+    assert line == (
+        "The candidate's predictions are not finite, but no single module alone causes this"
+    )
 
 
 def test_configurations_are_named_before_the_modules():
@@ -57,6 +59,7 @@ def test_configurations_are_named_before_the_modules():
     lines = found.where()
     assert lines[0] == "they differ in eps; this may not show in single modules"
     assert lines[2:] == ["not swapped: x"] * 3 + ["not swapped: 2 more modules"]
+    assert Attribution(shares(1.0), limited=("5 blocks\n",)).where()[1:] == ["5 blocks\\n"]
     assert not_found("why", ["they differ"]).where()[1] == "not found: why"
 
 

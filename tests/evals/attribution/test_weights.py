@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,15 @@ from scipy.stats import median_abs_deviation
 from torch import nn
 
 from compression_gates.compression.low_rank.factors import LowRank
+from compression_gates.evals.attribution import weights
 from compression_gates.evals.attribution.weights import (
     FEWEST_OTHERS,
+    TensorComparison,
     bits_of,
     compare_tensor,
     compare_tensors,
     remarkable,
-    robust_z,
+    robust_z_scores,
 )
 
 
@@ -67,14 +70,32 @@ def test_pruned_and_rounded_weights_have_bits():
     assert bits_of(rounded(before.masked_fill(before.abs() < 0.6, 0), 4, 128), before) == 4
 
 
-@given(
-    st.floats(-1e3, 1e3),
-    st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=12),
-    st.floats(1e-3, 10),
-)
-def test_the_robust_z_score_is_that_of_the_normal_mad(value, others, floor):
-    scale = max(1.4826 * median_abs_deviation(others), floor)
-    assert robust_z(value, others, floor) == pytest.approx((value - np.median(others)) / scale)
+VALUES = st.floats(-1e3, 1e3) | st.sampled_from([0.0, 1.0, 2.0])
+
+
+@given(st.lists(VALUES, min_size=5, max_size=12), st.floats(1e-3, 10))
+def test_the_robust_z_scores_are_those_of_the_normal_mad_of_the_others(values, floor):
+    expected = []
+    for index, value in enumerate(values):
+        others = np.delete(values, index)
+        scale = max(1.4826 * median_abs_deviation(others), floor)
+        expected.append((value - np.median(others)) / scale)
+    scores = robust_z_scores(np.array(values), floor)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_values_of_thousands_of_experts_are_not_compared_pair_by_pair(monkeypatch):
+    """48 blocks of 128 experts; an evaluation of each value for each pair would take minutes."""
+    read = []
+    zeros = weights._PROPERTIES[0]
+    counted = replace(zeros, value=lambda t: read.append(1) or zeros.value(t))
+    monkeypatch.setattr(weights, "_PROPERTIES", (counted,))
+    names = [f"layers.{b}.mlp.experts.{e}.up_proj.weight" for b in range(48) for e in range(128)]
+    tensors = {name: TensorComparison(name, 0.01, 0.0, 0.0, 1.0, 1.0, 8) for name in names}
+    broken = "layers.17.mlp.experts.93.up_proj.weight"
+    tensors[broken] = replace(tensors[broken], zeros=0.5)
+    assert remarkable(tensors) == ["layers.17.mlp.experts.93.up_proj: 50% zeros (others 0%)"]
+    assert len(read) == len(names)
 
 
 class Stack(nn.Module):
@@ -90,6 +111,14 @@ def noisy(model, size=0.01):
         for layer in candidate.layers:
             layer.weight += size * torch.randn_like(layer.weight) * layer.weight.std()
     return candidate
+
+
+def test_a_time_limit_leaves_the_tensors_of_the_first_module():
+    baseline = Stack(6)
+    found = compare_tensors(baseline, noisy(baseline), "layers.4", seconds=-1)
+    assert list(found) == ["layers.4.weight"]
+    names = ["layers.4.weight", "layers.4.bias", "layers.0.weight"]
+    assert list(compare_tensors(baseline, noisy(baseline), "layers.4"))[:3] == names
 
 
 def test_a_tensor_that_stands_out_is_told_with_what_differs():
