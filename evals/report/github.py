@@ -43,10 +43,10 @@ def step_summary(
         return text
     note = f"The complete report is too large for this summary; {advice}."
     size = MAX_SUMMARY_BYTES - len(f"\n\n{note}\n")
-    lines = "\n\n".join(parts)
-    while len(lines.encode()) > size:  # whole lines, so that no escape is cut in two
-        lines = lines[: size // 4 * 3 if "\n" not in lines else lines.rindex("\n")]
-    return f"{lines}\n\n{note}\n"
+    shown = "\n\n".join(parts).encode()
+    if len(shown) > size:  # whole lines, so that no escape is cut in two
+        shown = shown[: max(shown.rfind(b"\n", 0, size), 0)]
+    return f"{shown.decode()}\n\n{note}\n"
 
 
 def annotations(failures: Sequence[Failure]) -> list[str]:

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +133,7 @@ class TestReference:
             history.accept(5, "2026-11-04T00:00:00Z")
 
 
+ROOT = Path(__file__).parents[3]
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -155,7 +157,9 @@ with History(path) as history:
 
 def writer(path, count: int, hangs: bool = False) -> subprocess.Popen:
     words = [sys.executable, "-c", WRITER, str(path), str(count), "hangs" if hangs else ""]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=os.getcwd())
+    # The gates set PYTHONSAFEPATH, by which the working folder is no place for modules.
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def test_a_writer_that_is_killed_leaves_the_history_as_it_was(history):
