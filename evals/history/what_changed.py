@@ -331,7 +331,8 @@ def moved_baselines(
     before: Mapping[Key, StoredCase],
 ) -> list[str]:
     """Return a line for each number of a baseline that differs from the reference's on the same
-    data, with what else differs between the runs. Timings are left out.
+    data, with what else differs between the runs. Timings are left out, and metrics of predictions
+    without item values.
 
     Such a change is not one of the candidates: a library, the machine or the scoring changed.
     """
@@ -341,6 +342,8 @@ def moved_baselines(
         metric = METRICS.get(case.metric)
         if then is None or metric is None or metric.timed or incomparable(case.record, then.record):
             continue
+        if metric.quality and case.items is None:
+            continue  # such as the worst of several data sets, which can be another one now
         values = (then.baseline, case.baseline)
         if not all(map(math.isfinite, values)) or math.isclose(*values, rel_tol=MOVED):
             continue

@@ -228,6 +228,12 @@ class TestBaseline:
         history.append(run_at(1), [answers(0, baseline=0.9)])
         assert what_changed(run_at(2), [answers(0, **change)], history).moved == []
 
+    def test_the_worst_of_several_data_sets_is_no_move(self, history):
+        """Such a metric has no item values, and the next run may judge another data set."""
+        history.append(run_at(1), [replace(answers(0, baseline=0.9), items=None)])
+        now = [replace(answers(0, baseline=0.5), items=None)]
+        assert what_changed(run_at(2), now, history).moved == []
+
     def test_another_profile_content_is_said(self, history):
         history.append(run_at(1), [answers(0)])
         found = what_changed(run_at(2, profile_digest="0"), [answers(0)], history)
