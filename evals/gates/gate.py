@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.result import NO_DATA, MetricResult
 from compression_gates.evals.statistics.estimate import Estimate
@@ -188,6 +189,12 @@ def _is_nan(estimate: Estimate) -> bool:
     return any(map(math.isnan, (estimate.value, estimate.low, estimate.high)))
 
 
+def _is_infinitely_good(estimate: Estimate, metric: Metric) -> bool:
+    """Return whether the estimate is infinite in the direction of a better candidate, which only a
+    mistake in a metric can give."""
+    return estimate.value == (-math.inf if metric.at_most else math.inf)
+
+
 def verdict_of(candidate: str, gate: Gate, result: MetricResult) -> Verdict:
     """Return the verdict on a result. Nothing is rounded, and NaN fails.
 
@@ -211,7 +218,7 @@ def verdict_of(candidate: str, gate: Gate, result: MetricResult) -> Verdict:
     reason = reason or chance_level_reason(gate, result)
     if estimate.n < 1:
         outcome = NOT_JUDGED
-    elif _is_nan(estimate):
+    elif _is_nan(estimate) or _is_infinitely_good(estimate, METRICS[gate.metric]):
         met, outcome = False, FAILED
     elif estimate.unreliable:
         outcome = FAILED if refuted and p < UNRELIABLE_P else INCONCLUSIVE

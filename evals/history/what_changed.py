@@ -133,7 +133,8 @@ class WhatChanged:
             )
         accepted = self.reference.acceptance is not None
         how = "accepted" if accepted else "the first run, because none was accepted"
-        lines.append(f"compared with {self.reference.label}, {how}")
+        color = "" if self.reference.is_green else "; it is red"
+        lines.append(f"compared with {self.reference.label}, {how}{color}")
         lines += self.notes
         if better := self.of(IMPROVED):
             lines.append(f"improved: {_listed(map(str, better))}")

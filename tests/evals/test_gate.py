@@ -220,3 +220,12 @@ def test_an_infinite_end_that_refutes_nothing_does_not_fail_without_a_proof(metr
         # A single document has no interval, also where one of its ends is a bound of the values.
         assert not verdict(0.0, math.inf, SUPPORTING, clusters=1).holds(policy)
     assert verdict(1.3, math.inf, SUPPORTING).outcome == FAILED
+
+
+@pytest.mark.parametrize("policy", [DEFAULT, STRICT, SMOKE])
+@pytest.mark.parametrize(("metric", "value"), [("flips", -math.inf), ("speedup", math.inf)])
+def test_a_value_that_is_infinitely_good_fails(metric, value, policy):
+    """Only a mistake in a metric can give it."""
+    verdict = verdict_of("m", Gate(metric, 0.5), reading(value))
+    assert verdict.outcome == FAILED
+    assert not verdict.holds(policy)
