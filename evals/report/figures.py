@@ -14,6 +14,7 @@ from compression_gates.evals.gates.gate import NOT_JUDGED, Verdict
 from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.registry import METRICS
+from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.report.figure_data import (
     BARS,
     LINES,
@@ -26,6 +27,8 @@ from compression_gates.evals.report.ranking import Ranking, rankings
 from compression_gates.evals.report.report import Entry
 from compression_gates.evals.statistics.item_values import ItemValues, Key
 
+MOST_LIMITS = 10.0
+"""Largest rise of perplexity in a figure, in multiples of its limit; others are at the edge."""
 MOST_BARS, MOST_LINES = 60, 12
 """Largest numbers of bars and of lines by candidate; the worst ones are kept."""
 QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -228,6 +231,7 @@ def perplexity_against_task(entries: Sequence[Entry]) -> Figure | None:
         (False, True): "only perplexity breaks its limit",
         (False, False): "both break their limits",
     }
+    bound = MOST_LIMITS * max(drift.verdict.limit for drift, _ in pairs)
     series = []
     for kind, name in kinds.items():
         # Also without members, so that each kind has the same colour in every report.
@@ -235,7 +239,7 @@ def perplexity_against_task(entries: Sequence[Entry]) -> Figure | None:
         series.append(
             Series(
                 name=name,
-                x=_scaled([d.verdict.value for d, _ in members], 100),
+                x=_scaled([min(d.verdict.value, bound) for d, _ in members], 100),
                 y=_scaled([t.verdict.value for _, t in members], 100),
                 labels=tuple(d.verdict.candidate for d, _ in members),
                 low=_scaled([t.verdict.low for _, t in members], 100),
@@ -244,11 +248,14 @@ def perplexity_against_task(entries: Sequence[Entry]) -> Figure | None:
         )
     tasks = [task for _, task in pairs]
     titles = ", ".join(METRICS[name].title for name in dict.fromkeys(used.values()))
+    beyond = sum(drift.verdict.value > bound for drift, _ in pairs)
+    edge = counted(beyond, "candidate")
+    note = f" At the right edge, {edge} with a rise of more than {bound:.0%}." if beyond else ""
     return Figure(
         "perplexity-task", "Perplexity against the task", POINTS, "rise of perplexity (%)",
         f"drop of {titles} (points)", tuple(series),
         "Each point is a candidate, with the interval of its drop. Point estimates decide on which "
-        "side of a limit it is.",
+        f"side of a limit it is.{note}",
         marks=(*_limit_marks([d for d, _ in pairs], "x", 100), *_limit_marks(tasks, "y", 100)),
     )  # fmt: skip
 

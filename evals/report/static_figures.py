@@ -26,6 +26,8 @@ LINE_STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 WIDTH, HEIGHT, BAR_HEIGHT = 8.0, 5.0, 0.24
 """Size of a figure, and height of a bar, in inches."""
 DPI = 150
+TICK_ROOM = 70
+"""Number of characters of all labels of an axis from which on they are rotated."""
 LONGEST_LABEL, NOTE_WIDTH = 60, 110
 """Characters of a name, and of a line of the note."""
 _SETTINGS = {
@@ -120,7 +122,9 @@ def _drawn(figure: Figure):
     axes.set_ylabel(_label(figure.y_title))
     if figure.x_ticks:
         axes.set_xticks([place for place, _ in figure.x_ticks])
-        axes.set_xticklabels([printable(text) for _, text in figure.x_ticks])
+        texts = [printable(text) for _, text in figure.x_ticks]
+        is_crowded = sum(map(len, texts)) > TICK_ROOM
+        axes.set_xticklabels(texts, **({"rotation": 30, "ha": "right"} if is_crowded else {}))
     for mark in figure.marks:
         (axes.axvline if mark.axis == "x" else axes.axhline)(
             mark.value, color="#666666", linestyle="--", linewidth=1
@@ -129,7 +133,8 @@ def _drawn(figure: Figure):
             _label(mark.label),
             (mark.value, 1) if mark.axis == "x" else (1, mark.value),
             xycoords=("data", "axes fraction") if mark.axis == "x" else ("axes fraction", "data"),
-            textcoords="offset points", xytext=(-3, 3), ha="right", fontsize=7, color="#666666",
+            textcoords="offset points", xytext=(-3, -9 if mark.axis == "x" else 3), ha="right",
+            fontsize=7, color="#666666",
         )  # fmt: skip
     if figure.is_log:
         axes.set_yscale("log")

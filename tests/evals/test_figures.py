@@ -246,3 +246,18 @@ def test_figures_are_refused_before_the_run(tmp_path, monkeypatch):
         static_figures.check_directory(tmp_path / "file" / "new")
     static_figures.check_directory(tmp_path / "new")
     assert (tmp_path / "new").is_dir()
+
+
+def test_a_large_rise_of_perplexity_is_at_the_edge_and_in_the_note():
+    entries = [
+        entry(row, metric, value, limit)
+        for row, rise in (("a", 0.01), ("b", 18.0))
+        for metric, value, limit in (
+            ("perplexity_drift", rise, 0.05),
+            ("exact_match_drop", 0.5, 0.02),
+        )
+    ]
+    figure = by_name(entries)["perplexity-task"]
+    places = {label: x for s in figure.series for label, x in zip(s.labels, s.x, strict=True)}
+    assert places == {"m-a": pytest.approx(1.0), "m-b": pytest.approx(50.0)}
+    assert "At the right edge, 1 candidate with a rise of more than 50%." in figure.note
