@@ -24,9 +24,9 @@ def store(tmp_path_factory):
 
 
 def test_default_profile_cold(benchmark, store):
-    """At most 120 s on two cores."""
+    """At most 150 s on two cores, a seventh of which is for the naive counterparts."""
     benchmark.pedantic(gates, ("--store", store), rounds=1)
-    assert benchmark.stats["max"] <= 120
+    assert benchmark.stats["max"] <= 150
 
 
 def test_default_profile_warm(benchmark, store):
