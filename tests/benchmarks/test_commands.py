@@ -24,7 +24,7 @@ def store(tmp_path_factory):
 
 
 def test_default_profile_cold(benchmark, store):
-    """At most 150 s on two cores, a seventh of which is for the naive counterparts."""
+    """At most 150 s on two cores."""
     benchmark.pedantic(gates, ("--store", store), rounds=1)
     assert benchmark.stats["max"] <= 150
 
