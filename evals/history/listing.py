@@ -148,7 +148,7 @@ def _row_of(case: StoredCase) -> list[str]:
     return [
         case.candidate,
         case.metric,
-        metric.show(case.value, case.limit) if case.is_measured else "",
+        metric.show(case.value, case.limit) if case.has_value else "",
         metric.show_interval(case.low, case.high, case.limit) if has_interval else "",
         metric.show_limit(case.limit),
         (metric.level_unit or metric.unit)(case.baseline) if math.isfinite(case.baseline) else "",

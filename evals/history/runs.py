@@ -152,6 +152,6 @@ class StoredCase:
         )  # fmt: skip
 
     @property
-    def is_measured(self) -> bool:
+    def has_value(self) -> bool:
         """Whether it has a value, which is neither NaN nor infinite."""
         return self.n > 0 and math.isfinite(self.value)

@@ -95,7 +95,7 @@ def series_of(runs: Sequence[StoredRun], cases: Mapping[int, StoredCase]) -> Gat
         )
         for run, case in judged
     ]  # fmt: skip
-    measured = [index for index, (_, case) in enumerate(judged) if case.is_measured]
+    measured = [index for index, (_, case) in enumerate(judged) if case.has_value]
     records = [judged[index][1].record for index in measured]
     breaks = {
         position: reason

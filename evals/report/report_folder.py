@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from compression_gates.evals.data.paths import make_writable_folder
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
 from compression_gates.evals.report.page import PAGE, render
@@ -46,16 +47,10 @@ def _plain(value):
 
 def check_writable(directory: Path) -> None:
     """Raise an EvalError before the run if the report cannot be written."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in ("report.md", REPORT, PAGE, FILE):
-            if (directory / name).is_dir():
-                raise EvalError(f"report folder {directory}: {name} is a folder; remove it")
-        probe = directory / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise EvalError(f"report folder {directory}: {error.strerror}") from error
+    make_writable_folder(directory, "report folder")
+    for name in ("report.md", REPORT, PAGE, FILE):
+        if (directory / name).is_dir():
+            raise EvalError(f"report folder {directory}: {name} is a folder; remove it")
 
 
 def write_not_started(

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from compression_gates.evals.data.paths import make_writable_folder
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line, printable
 from compression_gates.evals.report.figure_data import BARS, LINES, POINTS, Figure, Series, style_of
@@ -50,13 +51,7 @@ def check_directory(directory: Path) -> None:
         raise EvalError(
             "figures need matplotlib; install it with pip install 'compression-gates[figures]'"
         )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise EvalError(f"folder of figures {directory}: {error.strerror}") from error
+    make_writable_folder(directory, "folder of figures")
 
 
 def write_figures(

@@ -46,7 +46,7 @@ def test_a_case_that_was_not_measured_is_read(history):
     assert math.isnan(case.value)
     assert math.isnan(case.baseline)
     assert case.limit == 0.1
-    assert not case.is_measured
+    assert not case.has_value
 
 
 def test_equal_items_are_stored_once(history):
