@@ -17,11 +17,6 @@ from compression_gates.evals.report.schema import schema_row
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 
 
-def json_lines(entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()) -> str:
-    """Return one JSON object per verdict and line, and ``more``; NaN and infinity become null."""
-    return _lines(report_rows(entries, more))
-
-
 def report_rows(
     entries: Iterable[Entry], more: Iterable[dict[str, object]] = ()
 ) -> list[dict[str, object]]:
@@ -29,7 +24,8 @@ def report_rows(
     return [_plain(row) for row in (*map(asdict, entries), *more)]
 
 
-def _lines(rows: Iterable[dict[str, object]]) -> str:
+def json_lines(rows: Iterable[dict[str, object]]) -> str:
+    """Return one JSON object per line."""
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
@@ -78,7 +74,7 @@ def write_not_started(
         _keep_verdicts(directory, rows)
         return
     (directory / FILE).unlink(missing_ok=True)
-    (directory / REPORT).write_text(_lines(rows), encoding="utf-8")
+    (directory / REPORT).write_text(json_lines(rows), encoding="utf-8")
 
 
 def _keep_verdicts(directory: Path, rows: Sequence[dict[str, object]]) -> None:
@@ -93,7 +89,7 @@ def _keep_verdicts(directory: Path, rows: Sequence[dict[str, object]]) -> None:
         before = read_file(directory / REPORT, "report")
         lines = zip(before.splitlines(), parsed_rows(before, "report"), strict=True)
         verdicts = [line + b"\n" for line, row in lines if row.get("verdict") is not None]
-        content = b"".join([_lines([*first, error]).encode(), *verdicts])
+        content = b"".join([json_lines([*first, error]).encode(), *verdicts])
         replaced = {directory / REPORT: content}
         with suppress(EvalError):
             items = read_report(directory).items
@@ -122,7 +118,7 @@ def write(
         EvalError: the directory cannot be written to.
     """
     written_rows = [schema_row(), *report_rows(entries, rows)]
-    verdicts = _lines(written_rows).encode()
+    verdicts = json_lines(written_rows).encode()
     contents = {
         directory / "report.md": text.encode(),
         directory / PAGE: render(written_rows, items).encode(),

@@ -71,7 +71,10 @@ def test_json_lines_hold_every_number_and_no_infinity():
         entry("x", "f1_drop", math.nan, 0.1),
         entry("y", "f1_drop", 0.0, 0.1, math.inf),
     ]
-    rows = [json.loads(line) for line in report_folder.json_lines(entries).splitlines()]
+    rows = [
+        json.loads(line)
+        for line in report_folder.json_lines(report_folder.report_rows(entries)).splitlines()
+    ]
     assert len(rows) == len(entries)
     assert rows[2]["verdict"]["value"] == 0.08
     assert rows[2]["facts"] == {"kl": 0.5}
@@ -212,7 +215,8 @@ def test_a_failing_case_shows_its_worst_items_whole_and_folded():
 
 
 def test_json_has_all_items_that_got_worse_up_to_a_bound():
-    (row,) = map(json.loads, report_folder.json_lines([worse(KEPT + 5)]).splitlines())
+    rows = report_folder.report_rows([worse(KEPT + 5)])
+    (row,) = map(json.loads, report_folder.json_lines(rows).splitlines())
     assert len(row["regressions"]) == KEPT
     assert row["regressions_omitted"] == 5
     first = row["regressions"][0]
@@ -220,7 +224,8 @@ def test_json_has_all_items_that_got_worse_up_to_a_bound():
         1, 1, "a", "b",
     )  # fmt: skip
     nan = replace(worse(1), regressions=(replace(worse(1).regressions[0], loss=math.nan),))
-    assert json.loads(report_folder.json_lines([nan]))["regressions"][0]["loss"] is None
+    lines = report_folder.json_lines(report_folder.report_rows([nan]))
+    assert json.loads(lines)["regressions"][0]["loss"] is None
 
 
 def test_a_number_that_is_none_and_a_case_that_has_none_are_said():

@@ -12,7 +12,7 @@ from compression_gates.evals.gates.explain import explain
 from compression_gates.evals.gates.gate import DEFAULT, Gate, verdict_of
 from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.report.report import Entry
-from compression_gates.evals.report.report_folder import json_lines
+from compression_gates.evals.report.report_folder import json_lines, report_rows
 from compression_gates.evals.statistics.estimate import Estimate
 
 
@@ -89,7 +89,9 @@ def test_a_failing_case_and_its_report_name_the_module():
         "  weights    o_proj: 25% zeros (others 0%)",
         "  rerun      pytest x",
     ]
-    row = json.loads(json_lines([Entry("b", "m", verdict, False, attribution=found.as_dict())]))
+    row = json.loads(
+        json_lines(report_rows([Entry("b", "m", verdict, False, attribution=found.as_dict())]))
+    )
     assert row["attribution"]["modules"][0]["name"] == "model.layers.1.self_attn.o_proj"
     assert row["attribution"]["where"] == found.where()
     assert row["attribution"]["unexplained"] == 0
