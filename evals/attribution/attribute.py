@@ -21,6 +21,7 @@ from compression_gates.evals.attribution.units import block_names
 from compression_gates.evals.attribution.weights import compare_tensors, remarkable
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import listed
+from compression_gates.evals.metrics.units import counted
 from compression_gates.evals.models.loading import Loaded
 
 TENSOR_SECONDS = 120.0
@@ -51,7 +52,7 @@ def attribute(
     baseline = loaded.model
     blocks = [block_names(model) for model in (baseline, candidate)]
     if blocks[0] != blocks[1]:
-        counts = [f"{len(names)} block{'s' * (len(names) != 1)}" for names in blocks]
+        counts = [counted(len(names), "block") for names in blocks]
         return not_found(
             f"modules cannot be swapped, because the candidate has {counts[1]} and the baseline "
             f"{counts[0]}",
