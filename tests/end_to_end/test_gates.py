@@ -129,7 +129,7 @@ def test_modules_are_named_only_of_failing_cases_or_on_request(gates, profile, t
     text, found = attributed("usual")
     assert not found
     assert "where " not in text
-    text, found = attributed("all", "--attribute")
+    text, found = attributed("all", "--attribute", "all")
     assert len(found) == 4
     for row, where in found.items():
         assert 900 < where["tokens"] <= 1024
