@@ -319,7 +319,7 @@ def test_what_compress_returns_is_judged_from_python(run):
     script = f"""
 from compression_gates import compress, judge
 base = {str(BASE)!r}
-found = judge(base, compress(base, "rtn-int8"), labelled="labelled.jsonl")
+found = judge(base, compress("bert-tiny", "rtn-int8"), labelled="labelled.jsonl")
 [size] = [verdict.value for verdict in found if verdict.metric == "compression_ratio"]
 assert size > 2.5, size
 assert found, found
