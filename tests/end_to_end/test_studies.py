@@ -71,6 +71,31 @@ def test_study_000_runs_on_the_shipped_causal_model_and_local_files(gates, tmp_p
     assert "ERROR" not in done.stdout
 
 
+@pytest.mark.full  # the profile differs from llama-2-7b in its data
+def test_the_study_of_a_small_model_reads_local_files(gates, tmp_path):
+    """The questions are plain text; the passages are summarized through the chat template."""
+    passages = [corpus.passage("held-out", index) for index in range(450)]
+    texts = rows_of(tmp_path / "texts.jsonl", [{"text": p.text} for p in passages])
+    questions = rows_of(
+        tmp_path / "questions.jsonl",
+        [
+            {"question": p.questions[0].text, "context": p.text,
+             "answers": {"text": [p.questions[0].answer]}}
+            for p in passages
+        ],
+    )  # fmt: skip
+    done = gates(
+        "--profile", "smollm2", "--baseline", "llama-tiny", "-k", "perplexity and wanda-50-task",
+        "--data", f"wikitext={texts}", f"general-calibration={texts}", f"questions={questions}",
+        f"passages={questions}", f"task-calibration={questions}",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stdout
+    assert "wanda-50-task" in done.stdout
+    assert "chat        passages: each prompt is a user message" in done.stdout
+    assert "questions: each prompt is a user message" not in done.stdout
+    assert "ERROR" not in done.stdout
+
+
 CHAT = """
 [data.questions]
 path = "{path}"
