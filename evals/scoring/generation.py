@@ -33,7 +33,8 @@ class Continuations(NamedTuple):
     Attributes:
         tokens: ``(prompts, new)``, padded on the right after their end.
         finite: ``(prompts,)``, whether no logit was NaN.
-        near_ties: ``(prompts,)``, whether the two largest logits of a step were a near-tie.
+        near_ties: ``(prompts, steps)``, whether the two largest logits of a step were a near-tie;
+            also of the steps after the end of a continuation, while others of the batch go on.
     """
 
     tokens: torch.Tensor
@@ -85,12 +86,8 @@ def greedy(
     )
     start = 1 if is_encoder_decoder else inputs["input_ids"].shape[1]
     tokens = output[:, start:]
-    broken, near = torch.stack(recorder.steps, -1)
-    ends = torch.tensor([padding, *(until.get("eos_token_id") or ())], device=tokens.device)
-    ended = torch.isin(tokens, ends).cumsum(1) - torch.isin(tokens, ends).long() > 0
-    near = near & ~ended[:, : near.shape[1]]
-    finite, near_ties = torch.stack((~broken.any(1), near.any(1))).cpu().numpy()
-    return Continuations(tokens, finite, near_ties)
+    broken, near_ties = torch.stack(recorder.steps, -1).cpu().numpy()
+    return Continuations(tokens, ~broken.any(1), near_ties)
 
 
 def up_to_end(ids: list[int], end_token_ids: Collection[int]) -> list[int]:
@@ -158,8 +155,9 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     def run(batch: list[int]) -> None:
         rows = [encoded[index] for index in batch]
         answers = greedy(loaded, rows, protocol.max_new_tokens, until)
-        finite[batch], near_ties[batch] = answers.finite, answers.near_ties
-        for index, row in zip(batch, answers.tokens.tolist(), strict=True):
+        finite[batch] = answers.finite
+        rows = zip(batch, answers.tokens.tolist(), answers.near_ties, strict=True)
+        for index, row, near in rows:
             ids = up_to_stop(row, protocol.stop, decode) if "stop_strings" in until else row
             ids = up_to_end(ids, ends)
             text = decode(ids)
@@ -167,6 +165,7 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
             ended[index] = is_stopped or ids[-1] in ends
             if "stop_strings" in until and ids[-1] not in ends:
                 ids = without_padding(ids, tokenizer.pad_token_id)
+            near_ties[index] = near[: len(ids)].any()
             tokens[index] = PADDING
             tokens[index, : len(ids)] = ids
             text = (text.partition(protocol.stop)[0] if protocol.stop else text).strip()

@@ -199,6 +199,30 @@ def test_steps_after_the_end_of_an_answer_are_no_near_ties(loaded):
     assert not result["near_ties"].any()
 
 
+def test_steps_after_a_stop_of_several_tokens_are_no_near_ties(loaded):
+    """Both prompts are in a batch; one is stopped by its second token, before the tie."""
+    data = DataSet("d", (Prompt("Answer: Karsby", "", 0), Prompt("Answer: Velden", "", 1)))
+    last = [loaded.tokenizer(item.prompt).input_ids[-1] for item in data.items]
+    stop = "END."
+    first, *middle, end = loaded.tokenizer(stop, add_special_tokens=False).input_ids
+    follows = {last[0]: first, last[1]: 305, 305: 306, 306: 307, 307: 308, 308: 309}
+    follows |= dict(zip((first, *middle), (*middle, end), strict=True))
+    assert not {305, 306, 307, 308, 309} & {first, *middle, end}
+
+    def logits(module, args, kwargs, output):
+        scores = torch.zeros_like(output.logits)
+        scores[:, -1, 300:302] = 50.0  # a tie
+        for token, following in follows.items():
+            scores[kwargs["input_ids"][:, -1] == token, -1, following] = 90.0
+        output.logits = scores
+        return output
+
+    loaded.model.register_forward_hook(logits, with_kwargs=True)
+    together = generate(loaded, data, GenerationProtocol(max_new_tokens=5, stop=stop))
+    assert together["ended"].tolist() == [True, False]
+    assert not together["near_ties"].any()
+
+
 def test_error_if_a_prompt_leaves_no_room_for_its_answer(loaded):
     data = DataSet("d", (Prompt("a " * 100, "", 0),))
     with pytest.raises(EvalError, match=r"take \d+ tokens, but the context of model has 128"):
