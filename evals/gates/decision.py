@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compression_gates.evals.errors import listed
-from compression_gates.evals.gates.explain import needed_count
+from compression_gates.evals.gates.explain import settled_by
 from compression_gates.evals.gates.gate import (
     ADVISORY,
     CRITICAL,
@@ -305,27 +305,12 @@ def _open_gates(cases: Iterable[CaseOutcome], data_named: bool = False) -> list[
         elif verdict.outcome == NOT_JUDGED:
             groups.setdefault("not judged", []).append(f"{name} ({verdict.reason})")
         else:
-            groups.setdefault("inconclusive", []).append(f"{name} ({_missing_data(verdict)})")
+            groups.setdefault("inconclusive", []).append(f"{name} ({settled_by(verdict)})")
     return [f"{_gates_are(len(n))} {kind}: {listed(n)}" for kind, n in groups.items()]
 
 
 def _gates_are(count: int) -> str:
     return f"{counted(count, 'gate')} {'is' if count == 1 else 'are'}"
-
-
-def _missing_data(verdict: Verdict) -> str:
-    """Return what it takes to settle an inconclusive verdict."""
-    if verdict.unreliable:
-        return verdict.unreliable
-    if not verdict.met:
-        return "the point estimate breaks the limit"
-    if verdict.value == verdict.limit:
-        return "the point estimate equals the limit"
-    noun, needed = METRICS[verdict.metric].counted, needed_count(verdict)
-    if needed is None:
-        return "more data are needed"
-    judged = verdict.clusters if noun == "documents" else verdict.n
-    return f"about {max(needed - judged, 1):,} more {noun} would settle it"
 
 
 def _implausible(cases: Iterable[CaseOutcome]) -> list[str]:

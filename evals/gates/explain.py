@@ -14,12 +14,12 @@ from compression_gates.evals.gates.gate import (
     Gate,
     Verdict,
 )
+from compression_gates.evals.gates.sample_size import sample_size
 from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import ON_SCREEN
 from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.metrics.units import COUNT, counted
-from compression_gates.evals.statistics.item_values import SERIES
 
 _PROOF = "fails only if the whole interval is beyond, or the estimate if there is no interval"
 _POLICIES = {
@@ -31,8 +31,6 @@ _TIERS = {
     SUPPORTING: f"; a supporting gate {_PROOF}",
     ADVISORY: "; an advisory gate never fails",
 }
-MAX_SUGGESTED = 10_000_000
-"""Largest number of items that is suggested."""
 
 
 def explain(
@@ -67,7 +65,7 @@ def explain(
     lines += [f"  because    {reason}" for reason in result.reasons]
     if verdict.outcome == INCONCLUSIVE and policy != STRICT:
         where = "the limit is inside the interval" if verdict.has_interval else "no interval"
-        reason = verdict.unreliable or f"{where}; {_advice(verdict)}"
+        reason = verdict.unreliable or f"{where}; {settled_by(verdict)}"
         lines.append(f"  note       inconclusive: {reason}")
     shown = result.worst.items[:ON_SCREEN]
     lines += [f"  worst {i}    {item.line()}" for i, item in enumerate(shown, 1)]
@@ -98,44 +96,26 @@ def headline(verdict: Verdict, policy: str) -> str:
     if policy != STRICT:
         return f"{amount} (limit {limit}), inconclusive"
     interval = f", {_interval(verdict, metric)}" if verdict.has_interval else ""
-    reason = verdict.unreliable or _advice(verdict)
-    return f"{name} not proven: {value}{interval} against {limit}; {reason}"
+    return f"{name} not proven: {value}{interval} against {limit}; {settled_by(verdict)}"
 
 
-def needed_count(verdict: Verdict) -> int | None:
-    """Return about how many items, documents or timed pairs would settle an inconclusive verdict.
-
-    Half widths scale with the inverse square root of the number, and the estimate is assumed to
-    stay the same: ``n (half width / distance to the limit)^2``.
-
-    Returns:
-        None if the number is not finite or too large, or if the interval depends on more than one
-        count.
-    """
-    metric = METRICS[verdict.metric]
-    distance = abs(verdict.limit - verdict.value)
-    beyond = verdict.limit > verdict.value
-    half_width = verdict.high - verdict.value if beyond else verdict.value - verdict.low
-    if not metric.counted or not distance > 0 or not math.isfinite(half_width):
-        return None
-    count = math.ceil(_count(verdict) * (half_width / distance) ** 2)
-    return count if count < MAX_SUGGESTED else None
-
-
-def _advice(verdict: Verdict) -> str:
+def settled_by(verdict: Verdict) -> str:
     """Return how an inconclusive verdict could be settled."""
-    metric, count = METRICS[verdict.metric], needed_count(verdict)
+    if verdict.unreliable:
+        return verdict.unreliable
     if not verdict.met:
         return "the point estimate breaks the limit, so more data would not prove that it is kept"
     if verdict.value == verdict.limit:
         return "the point estimate equals the limit, so more data would not prove that it is kept"
-    if count is None:
+    if not verdict.needed:
         return "more data are needed"
-    return f"about {count:,} {metric.counted} would settle it ({_count(verdict):,} were judged)"
-
-
-def _count(verdict: Verdict) -> int:
-    return verdict.clusters if METRICS[verdict.metric].counted == "documents" else verdict.n
+    metric = METRICS[verdict.metric]
+    size, unit = sample_size(metric, verdict)
+    value = metric.show(verdict.value, verdict.limit)
+    return (
+        f"about {verdict.needed:,} {unit} instead of {size:,} would settle it if its true value is "
+        f"{value}"
+    )
 
 
 def _interval(verdict: Verdict, metric: Metric) -> str:
@@ -150,7 +130,7 @@ def _measured(verdict: Verdict, metric: Metric, result: MetricResult) -> list[st
         parts += [] if nan else ["no interval"]
     elif verdict.low < verdict.high:
         parts.append(_interval(verdict, metric))
-    sample = f" ({_sample(verdict, result)})" if verdict.n > 1 else ""
+    sample = f" ({_sample(verdict)})" if verdict.n > 1 else ""
     lines = [f"  measured   {', '.join(parts)}{sample}"]
     if metric.level_unit is not None:
         levels = [metric.level_unit(level) for level in (verdict.baseline, verdict.measured)]
@@ -164,8 +144,7 @@ def _measured(verdict: Verdict, metric: Metric, result: MetricResult) -> list[st
     return lines
 
 
-def _sample(verdict: Verdict, result: MetricResult) -> str:
+def _sample(verdict: Verdict) -> str:
     if verdict.clusters in (1, verdict.n):
         return f"n = {verdict.n:,}"
-    series = result.items is not None and result.items.kind == SERIES
-    return f"n = {verdict.n:,} in {counted(verdict.clusters, 'window' if series else 'document')}"
+    return f"n = {verdict.n:,} in {verdict.clusters:,} {verdict.unit}"

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from compression_gates.evals.errors import EvalError
+from compression_gates.evals.gates.sample_size import needed_to_settle
 from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.result import NO_DATA, MetricResult
-from compression_gates.evals.statistics.estimate import Estimate
+from compression_gates.evals.statistics.estimate import DOCUMENTS, Estimate
 
 PASSED, FAILED, INCONCLUSIVE, NOT_JUDGED = "passed", "failed", "inconclusive", "not judged"
 """Outcomes: the whole interval keeps the limit; the whole interval breaks it; neither; or there is
@@ -65,6 +66,9 @@ class Verdict:
             ``inconclusive`` if it is not, or is unreliable, and ``not judged`` if there was nothing
             to judge.
         tier: of the gate.
+        unit: what ``clusters`` counts, ``documents`` or ``windows``.
+        needed: about how large the sample has to be to settle an inconclusive verdict
+            (:func:`evals.gates.sample_size.needed_to_settle`); 0 if it is not known.
     """
 
     candidate: str
@@ -84,6 +88,8 @@ class Verdict:
     met: bool
     outcome: str
     tier: str = CRITICAL
+    unit: str = DOCUMENTS
+    needed: int = 0
 
     @property
     def has_no_data(self) -> bool:
@@ -229,6 +235,8 @@ def verdict_of(candidate: str, gate: Gate, result: MetricResult) -> Verdict:
         reason = ""
     elif reason:
         met, p, outcome = False, 1.0, NOT_JUDGED
+    is_open = outcome == INCONCLUSIVE
+    needed = needed_to_settle(METRICS[gate.metric], result, gate.limit) if is_open else 0
     return Verdict(
         candidate=candidate,
         metric=gate.metric,
@@ -247,4 +255,6 @@ def verdict_of(candidate: str, gate: Gate, result: MetricResult) -> Verdict:
         met=met,
         outcome=outcome,
         tier=gate.tier,
+        unit=estimate.unit,
+        needed=needed,
     )

@@ -242,9 +242,10 @@ def _evidence(entry: Entry, table: dict[str, int], count: int, length: int) -> d
 
 
 def _size(entry: Entry) -> str:
-    """Return the number of items, and of documents if there are fewer."""
-    n, clusters = entry.verdict.n, entry.verdict.clusters
-    return f"{n:,} in {clusters:,} documents" if 0 < clusters < n else f"{n:,}" if n else ""
+    """Return the number of items, and of documents or windows if there are fewer."""
+    n, clusters, unit = entry.verdict.n, entry.verdict.clusters, entry.verdict.unit
+    in_units = f" in {clusters:,} {name_of(unit)}" if 0 < clusters < n else ""
+    return f"{n:,}{in_units}" if n else ""
 
 
 def _attribution(value: object) -> dict[str, object]:

@@ -87,6 +87,12 @@ class ClusterSums:
         b = squares / (1 - self.shares)
         return float(1 / (squares.sum() + b.sum() ** 2 - np.square(b).sum()))
 
+    @cached_property
+    def skewness(self) -> float:
+        """Skewness of the mean: that of the clusters by the square root of their number."""
+        squares = float(np.square(self.residuals).sum())
+        return float((self.residuals**3).sum()) / squares**1.5
+
     @property
     def has_no_interval(self) -> bool:
         """Whether there is only one cluster, or the mean is NaN."""

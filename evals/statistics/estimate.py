@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 CONFIDENCE_LEVEL = 0.95
+DOCUMENTS, WINDOWS = "documents", "windows"
+"""Units of sampling."""
 
 Bounds = Callable[[float], tuple[float, float]]
 """Maps a confidence level to the ends of the two-sided interval."""
@@ -18,10 +20,12 @@ class Estimate:
         value: the point estimate.
         low, high: ends of the interval at ``confidence_level``.
         n: number of items.
-        clusters: number of documents that the items come from.
+        clusters: number of documents that the items come from, or of windows of one document.
         bounds: the interval at any confidence level; None if nothing was sampled.
         unreliable: why the coverage may be below the confidence level, in which case the interval
             proves nothing; empty if the interval is reliable.
+        unit: what ``clusters`` counts, :data:`DOCUMENTS` or :data:`WINDOWS`.
+        samples: number of samples that the quantity depends on.
     """
 
     value: float
@@ -32,6 +36,8 @@ class Estimate:
     confidence_level: float = CONFIDENCE_LEVEL
     bounds: Bounds | None = field(default=None, compare=False, repr=False)
     unreliable: str = ""
+    unit: str = DOCUMENTS
+    samples: int = 1
 
     def map(self, function: Callable[[float], float]) -> "Estimate":
         """Return the estimate of an increasing function of the quantity."""

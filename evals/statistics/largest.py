@@ -39,7 +39,8 @@ def largest(estimates: Sequence[Estimate], confidence_level: float = CONFIDENCE_
     value = _maximum([x.value for x in estimates])
     items, documents = sum(x.n for x in estimates), sum(x.clusters for x in estimates)
     combined = estimate(value, bounds, items, documents, confidence_level)
-    return replace(combined, unreliable=next((x.unreliable for x in estimates if x.unreliable), ""))
+    unreliable = next((x.unreliable for x in estimates if x.unreliable), "")
+    return replace(combined, unreliable=unreliable, samples=len(estimates))
 
 
 def _maximum(values: Sequence[float]) -> float:

@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from compression_gates.evals.statistics.clusters import ClusterSums, t_quantile
-from compression_gates.evals.statistics.estimate import CONFIDENCE_LEVEL, Bounds, Estimate
+from compression_gates.evals.statistics.estimate import (
+    CONFIDENCE_LEVEL,
+    DOCUMENTS,
+    WINDOWS,
+    Bounds,
+    Estimate,
+)
 from compression_gates.evals.statistics.tails import Tail, tail_interval, unreliable_reason
 
 BANDWIDTH = 0.3
@@ -81,7 +87,7 @@ def studentized_mean(
 
 def studentized_of(sums: ClusterSums, confidence_level: float = CONFIDENCE_LEVEL) -> Estimate:
     """Return :func:`studentized_mean` of the sums of documents."""
-    return _skewed_mean(sums, confidence_level, "documents")
+    return _skewed_mean(sums, confidence_level, DOCUMENTS)
 
 
 def series_mean(
@@ -113,23 +119,29 @@ def series_mean(
 
 def series_of(sums: ClusterSums, confidence_level: float = CONFIDENCE_LEVEL) -> Estimate:
     """Return :func:`series_mean` of the sums of consecutive windows."""
-    independent = _skewed_mean(sums, confidence_level, "windows")
+    independent = replace(_skewed_mean(sums, confidence_level, WINDOWS), unit=WINDOWS)
     if not math.isfinite(sums.mean) or sums.cluster_count == 1:
         return independent
     deviations = sums.totals - sums.sizes * sums.mean
-    count = max(int(BANDWIDTH * sums.cluster_count ** (2 / 3)), 1)
-    places = (np.arange(sums.cluster_count) + 0.5) / sums.cluster_count
-    cosines = np.cos(np.pi * np.outer(np.arange(1, count + 1), places))
-    variance = 2 * np.square(cosines @ deviations).sum() / count
-    standard_error = math.sqrt(variance) / sums.item_count
+    places = (np.arange(len(deviations)) + 0.5) / len(deviations)
+    frequencies = np.arange(1, _cosines(len(deviations)) + 1)
+    projections = np.cos(np.pi * np.outer(frequencies, places)) @ deviations
+    variance = 2 * np.square(projections).mean() / len(deviations)  # of the sum of a window
+    standard_error = math.sqrt(sums.cluster_count * variance) / sums.item_count
+    degrees_of_freedom = _cosines(sums.cluster_count)
 
     def bounds(level: float) -> tuple[float, float]:
         low, high = independent.bounds(level)
-        half_width = t_quantile(level, count) * standard_error
+        half_width = t_quantile(level, degrees_of_freedom) * standard_error
         return min(low, sums.mean - half_width), max(high, sums.mean + half_width)
 
     mean = sums.estimate(bounds, confidence_level)
-    return replace(mean, unreliable=independent.unreliable)
+    return replace(mean, unreliable=independent.unreliable, unit=WINDOWS)
+
+
+def _cosines(windows: int) -> int:
+    """Return the number of cosines for a number of windows."""
+    return max(int(BANDWIDTH * windows ** (2 / 3)), 1)
 
 
 def _skewed_mean(sums: ClusterSums, confidence_level: float, unit: str) -> Estimate:

@@ -1,4 +1,4 @@
-"""Power analysis: which limits a number of items can prove, before a candidate is run.
+"""Power analysis: which limits a sample can prove, and how large it has to be for a given limit.
 
 The *minimum detectable effect* of a gate is the smallest limit that a candidate as assumed is
 proven to keep, with a power of 80 %. In that share of the runs, the upper end of the interval is
@@ -6,21 +6,29 @@ below::
 
     centre + (upper end - value) + (end of the one-sided interval at the power - value)
 
-The centre is 0 for a drift, because an unchanged candidate has none, and the assumed value itself
-for a distance, such as the share of predictions that flip. The intervals are those of the gates,
-computed on values that are constructed as assumed. The power that planned items have in fact is
-simulated by `python -m compression_gates.fixtures.experiments.planning_simulation`.
+The centre is the assumed true value. For a candidate that was measured it is the estimate, and
+before a candidate is measured it is 0 for a drift, because an unchanged candidate has none. The
+intervals are those of the gates, computed on values that are constructed as assumed. The power that
+planned items have in fact is simulated by
+`python -m compression_gates.fixtures.experiments.planning_simulation`.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from compression_gates.evals.statistics.clusters import ClusterSums
 from compression_gates.evals.statistics.estimate import Estimate
-from compression_gates.evals.statistics.item_values import PROPORTION, SCORE_CHANGE, ItemValues
+from compression_gates.evals.statistics.item_values import (
+    MEAN,
+    SCORE_CHANGE,
+    SERIES,
+    ItemValues,
+)
+from compression_gates.evals.statistics.means import series_of, studentized_of
 from compression_gates.evals.statistics.proportions import (
     clustered_proportion,
     clustered_score_change,
@@ -28,40 +36,43 @@ from compression_gates.evals.statistics.proportions import (
 from compression_gates.evals.statistics.tails import MIN_CLUSTERS
 
 POWER = 0.8
-MAX_ITEMS = 1_000_000
-"""Largest number of items that is proposed."""
+MAX_SIZE = 1_000_000
+"""Largest sample that is proposed."""
 FLIPS = 0.04
 """Share of the answers that is assumed to flip if no pair was measured."""
 _DRAWS = 300
 """Number of simulated samples from which the quantile of the upper end is taken."""
+_INTERVALS = {MEAN: studentized_of, SERIES: series_of}
 
 DetectableEffect = Callable[[int], float]
-"""Maps a number of items to the minimum detectable effect."""
+"""Maps the size of a sample to the minimum detectable effect."""
 
 
 @dataclass(frozen=True)
 class PowerAnalysis:
-    """What the items of a gate can prove.
+    """What the sample of a gate can prove.
 
     Attributes:
         limit: of the gate.
         minimum_detectable_effect: the smallest limit that a candidate as assumed is proven to keep
             with a power of :data:`POWER`; infinite if there is none, NaN if nothing is known of the
             values.
-        items: number of items.
-        needed_items: approximate number of items needed for ``limit``, with as many items per
-            document as now; -1 if no number suffices.
-        needed_items_if_shared: the same if all items of a document flip together; 0 if each
-            document has one item, or if documents are the unit of the analysis.
+        size: of the sample; 0 if it is not known.
+        needed: approximate size needed for ``limit``, with as many items per document as now; -1 if
+            no size suffices.
+        needed_if_shared: the same if all items of a document flip together; 0 if each document has
+            one item, or if documents are the unit of the analysis.
+        unit: what is counted, such as ``items`` or ``documents``.
         assumes: the assumption about the candidate, in words.
         measured: whether the assumption was measured on a stored pair.
     """
 
     limit: float
     minimum_detectable_effect: float
-    items: int
-    needed_items: int
-    needed_items_if_shared: int = 0
+    size: int
+    needed: int
+    needed_if_shared: int = 0
+    unit: str = "items"
     assumes: str = ""
     measured: bool = False
 
@@ -74,62 +85,48 @@ class PowerAnalysis:
         return self.minimum_detectable_effect <= self.limit
 
 
-def unknown_power(limit: float, items: int, assumes: str) -> PowerAnalysis:
+def unknown_power(limit: float, size: int, unit: str, assumes: str) -> PowerAnalysis:
     """Return the analysis of a gate about whose values nothing can be assumed."""
-    return PowerAnalysis(limit, math.nan, items, -1, assumes=assumes)
+    return PowerAnalysis(limit, math.nan, size, -1, unit=unit, assumes=assumes)
 
 
-def power_of_mean(estimate: Estimate, limit: float, centre: float = 0.0) -> PowerAnalysis:
-    """Analyze the items of a measured mean; half widths scale with the inverse square root of their
-    number.
-
-    Args:
-        estimate: of the mean of a measured pair.
-        limit: of the gate.
-        centre: value that a candidate is assumed to have.
-    """
-    width = minimum_detectable_effect(estimate)
-    effect = centre + width if math.isfinite(width) else math.inf
-    needed = -1
-    if math.isfinite(effect) and limit > centre:
-        needed = max(math.ceil(estimate.n * (width / (limit - centre)) ** 2), 1)
-    return PowerAnalysis(limit, effect, estimate.n, needed)
-
-
-def power_of_share(
+def power_of_sample(
     limit: float,
-    items: int,
+    size: int,
     effect: DetectableEffect,
     effect_if_shared: DetectableEffect | None = None,
     per_document: int = 1,
+    unit: str = "items",
 ) -> PowerAnalysis:
-    """Analyze items whose values can be constructed for any number of them.
+    """Analyze a sample whose values can be constructed for any size.
 
     Args:
         limit: of the gate.
-        items: number of items.
-        effect: such as :func:`detectable_effect_of_flips` or :func:`detectable_effect_like`.
+        size: of the sample.
+        effect: such as :func:`detectable_effect_of_flips`, :func:`detectable_effect_like` or
+            :func:`scaled_effect`.
         effect_if_shared: the same if all items of a document flip together.
         per_document: items of a document.
+        unit: of the size.
     """
-    shared = needed_items(effect_if_shared, limit, per_document) if effect_if_shared else 0
-    needed = needed_items(effect, limit, per_document)
-    return PowerAnalysis(limit, effect(items), items, needed, shared)
+    shared = needed_size(effect_if_shared, limit, per_document) if effect_if_shared else 0
+    needed = needed_size(effect, limit, per_document)
+    return PowerAnalysis(limit, effect(size), size, needed, shared, unit)
 
 
-def needed_items(effect: DetectableEffect, limit: float, per_document: int = 1) -> int:
-    """Return the number of items needed for a limit, to within about one percent.
+def needed_size(effect: DetectableEffect, limit: float, per_document: int = 1) -> int:
+    """Return the size needed for a limit, to within about one percent.
 
     It is at least :data:`evals.statistics.tails.MIN_CLUSTERS` documents, below which intervals are
-    unreliable, and -1 if :data:`MAX_ITEMS` do not suffice.
+    unreliable, and -1 if :data:`MAX_SIZE` does not suffice.
     """
     if not limit > 0:
         return -1
     low, high = 1, MIN_CLUSTERS * per_document
     while not effect(high) <= limit:
-        if high >= MAX_ITEMS:
+        if high >= MAX_SIZE:
             return -1
-        low, high = high, min(2 * high, MAX_ITEMS)
+        low, high = high, min(2 * high, MAX_SIZE)
     low = max(low, MIN_CLUSTERS * per_document - 1)
     while high - low > max(low // 100, 1):
         middle = (low + high) // 2
@@ -195,21 +192,109 @@ def _effect_of_independent_flips(
     return float(np.quantile(ends, POWER, method="higher"))
 
 
-def detectable_effect_like(items: ItemValues) -> DetectableEffect:
-    """Return the minimum detectable effect of any number of items whose documents are like those of
+def detectable_effect_like(
+    items: ItemValues,
+    unchanged: bool = False,
+    size: int | None = None,
+    transform: Callable[[float], float] = float,
+) -> DetectableEffect:
+    """Return the minimum detectable effect of samples of any size whose documents are like those of
     a measured pair.
 
-    For a drift, the changed documents of the pair get alternating signs, as in an unchanged
-    candidate; a proportion is kept as it is.
-
-    Raises:
-        ValueError: the values are means.
+    Args:
+        items: of the pair.
+        unchanged: whether the true value is assumed to be 0, as in an unchanged candidate;
+            otherwise it is the measured one.
+        size: of the pair; default the number of its values.
+        transform: maps the mean of means to the metric.
     """
-    if items.kind not in (SCORE_CHANGE, PROPORTION):
-        raise ValueError(f"values of kind {items.kind!r} are neither score changes nor proportions")
+    per_unit = len(items.values) / (size or len(items.values))
+    mean = float(np.average(items.values.astype(np.float64), weights=items.sizes))
+    centre = 0.0 if unchanged else transform(mean)
+    if items.kind in _INTERVALS:
+        sums = ClusterSums(items.values * items.sizes.astype(np.float64), items.sizes.astype(float))
+
+        def resized(number: int) -> Estimate:
+            return _INTERVALS[items.kind](_ResizedSums.of_size(sums, number * per_unit)).map(
+                transform
+            )
+    else:
+        share = _resized_share(items, unchanged)
+
+        def resized(number: int) -> Estimate:
+            return share(max(round(number * per_unit), 1))
+
+    return lambda number: centre + minimum_detectable_effect(resized(number))
+
+
+def scaled_effect(estimate: Estimate, size: int, centre: float) -> DetectableEffect:
+    """Return the minimum detectable effect of samples of any size for a quantity without values by
+    item, such as a ratio or a quantile: widths are proportional to the inverse square root of the
+    size.
+
+    Args:
+        estimate: of the quantity.
+        size: of its sample.
+        centre: the assumed true value.
+    """
+    width = minimum_detectable_effect(estimate)
+    return lambda number: centre + width * math.sqrt(size / number)
+
+
+@dataclass(frozen=True)
+class _ResizedSums(ClusterSums):
+    """The sums of a sample of another size, in which each cluster occurs ``copies`` times.
+
+    The number need not be an integer, so that a smaller sample has rare clusters as well. The
+    corrections of :class:`ClusterSums` for few clusters are those of the original sample.
+    """
+
+    copies: float = 1.0
+
+    @classmethod
+    def of_size(cls, sums: ClusterSums, size: float) -> "_ResizedSums":
+        return cls(sums.totals, sums.sizes, size / len(sums.sizes))
+
+    @property
+    def cluster_count(self) -> int:
+        return round(self.copies * len(self.sizes))
+
+    @cached_property
+    def item_count(self) -> int:
+        return round(self.copies * self.sizes.sum())
+
+    @cached_property
+    def effective_clusters(self) -> float:
+        return self.copies * super().effective_clusters
+
+    @cached_property
+    def standard_error(self) -> float:
+        squares = float(np.square(self.residuals).sum())
+        return math.sqrt(squares / self.copies) / float(self.sizes.sum())
+
+    @cached_property
+    def skewness(self) -> float:
+        return super().skewness / math.sqrt(self.copies)
+
+    @cached_property
+    def degrees_of_freedom(self) -> float:
+        return max(self.copies * (super().degrees_of_freedom + 1) - 1, 1.0)
+
+    @property
+    def has_no_interval(self) -> bool:
+        return len(self.sizes) == 1 or self.cluster_count <= 1 or math.isnan(self.mean)
+
+
+def _resized_share(items: ItemValues, unchanged: bool) -> Callable[[int], Estimate]:
+    """Return a function from a number of items to their mean score change or proportion, with
+    documents as in a measured pair.
+
+    In an unchanged candidate, the changed documents of the pair get alternating signs; a proportion
+    is kept as it is.
+    """
     values = items.values.astype(np.float64)
     count = int(items.documents.max()) + 1
-    if items.kind == SCORE_CHANGE:
+    if unchanged and items.kind == SCORE_CHANGE:
         totals = np.bincount(items.documents, values, count)
         order = np.argsort(-np.abs(totals), kind="stable")
         signs = np.empty(count)
@@ -220,19 +305,16 @@ def detectable_effect_like(items: ItemValues) -> DetectableEffect:
     order = np.argsort(places, kind="stable")
     values, documents = values[order], places[order]
 
-    def effect(number: int) -> float:
+    def resized(number: int) -> Estimate:
         cycles = np.arange(number) // len(values)
-        resized = replace(
+        return replace(
             items,
             values=np.resize(values, number).astype(np.float32),
             sizes=np.ones(number, np.int32),
             documents=np.resize(documents, number) + cycles * count,
-        )
-        estimate = resized.estimate()
-        centre = estimate.value if items.kind == PROPORTION else 0.0
-        return minimum_detectable_effect(estimate) + centre
+        ).estimate()
 
-    return effect
+    return resized
 
 
 def flip_rate(items: ItemValues) -> float:

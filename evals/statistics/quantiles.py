@@ -89,7 +89,8 @@ def clustered_quantile(
 
     quantile = estimate(value, bounds, n, sums.cluster_count, confidence_level)
     # Of windows, the reason is that of the series; otherwise that of the proportion.
-    return replace(quantile, unreliable=shares_above(value)[2 if is_series else 0].unreliable)
+    share = shares_above(value)[2 if is_series else 0]
+    return replace(quantile, unreliable=share.unreliable, unit=share.unit)
 
 
 NO_UPPER_BOUND = "a sample has no upper bound of the largest value"

@@ -60,7 +60,8 @@ def ratio_of_means(
     at_value = difference(value)
     if np.array_equal(top.totals, value * bottom.totals):
         ends = (value, value)
-        return estimate(value, lambda level: ends, at_value.n, at_value.clusters, confidence_level)
+        same = estimate(value, lambda level: ends, at_value.n, at_value.clusters, confidence_level)
+        return replace(same, unit=at_value.unit)
 
     def bounds(level: float) -> tuple[float, float]:
         def low(ratio: float) -> float:
@@ -82,7 +83,7 @@ def ratio_of_means(
     if not unreliable and interval(bottom).bounds(confidence_level)[0] <= 0:
         unreliable = "the interval of the denominator contains 0"
     result = estimate(value, bounds, at_value.n, at_value.clusters, confidence_level)
-    return replace(result, unreliable=unreliable)
+    return replace(result, unreliable=unreliable, unit=at_value.unit)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -69,9 +69,7 @@ class Tail:
     @classmethod
     def of(cls, sums: ClusterSums) -> "Tail":
         """Return the tail of documents; their standard error must be positive."""
-        squares = float(np.square(sums.residuals).sum())
-        skewness = float((sums.residuals**3).sum()) / squares**1.5
-        size = abs(skewness)
+        skewness, size = sums.skewness, abs(sums.skewness)
         deviations = np.copysign(1.0, skewness) * sums.residuals
         q10, q50, q75, q90, q95, top = np.quantile(deviations, (0.1, 0.5, 0.75, 0.9, 0.95, 1.0))
         by_quantiles = _ramp(_log_ratio(q90 - q50, q50 - q10), *QUANTILE_RATIO)

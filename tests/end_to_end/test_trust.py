@@ -14,6 +14,8 @@ def test_a_plan_shows_what_gates_can_tell_and_makes_no_candidate(gates, profile,
     assert done.returncode == 0, done.stdout
     for part in ("resolves", "bert-tiny     accuracy", "-10.00 pt", "assumed"):
         assert part in done.stdout
+    note = "plan        scores baselines that are not in the store; runs no candidate"
+    assert done.stdout.index(note) < done.stdout.index("resolves")
     assert not list((tmp_path / "store" / "candidates").iterdir())
 
 
@@ -25,6 +27,24 @@ def test_a_gate_with_too_few_items_is_called_out_before_anything_is_run(gates, p
     line = next(line for line in done.stdout.splitlines() if line.startswith("too few items"))
     assert "bert-tiny accuracy: the limit is -2.00 pt, but 200 items can only resolve -" in line
     assert done.stdout.index("too few items") < done.stdout.index("test_accuracy_drop.py")
+
+
+def test_several_workers_show_once_which_gates_have_too_few_items(gates, profile, tmp_path):
+    text = PROFILE.replace("accuracy_drop = 0.1", "accuracy_drop = 0.01")
+    text = text.replace(
+        "js_divergence = 0.05", 'js_divergence = { limit = 1e-4, tier = "advisory" }'
+    )
+    profile.write_text(text.replace('gates = ["js_divergence", ', "gates = ["))
+    words = ["--profile", profile, "-k", "bert-tiny-magnitude-30"]
+    done = gates(*words, "-n", "2", store=tmp_path / "store")
+    (line,) = [line for line in done.stdout.splitlines() if "too few items" in line]
+    assert line.startswith(
+        "too few items   bert-tiny accuracy: the limit is -1.00 pt, but 200 items"
+    )
+    assert done.stdout.index(line) < done.stdout.index("\ndecision ")
+    alone = gates(*words, store=tmp_path / "store")
+    assert line in alone.stdout.splitlines()
+    assert alone.stdout.count("too few items") == 1
 
 
 def test_smoke_fails_only_what_is_proven(gates, profile):

@@ -254,10 +254,12 @@ def test_a_failure_names_the_candidates_and_what_is_unknown_about_the_others():
 
 
 def test_what_is_missing_is_named_with_the_number_of_items():
-    # The half width of 1.5 points has to shrink to the distance of 0.5 points: 9 times the items.
-    assert str(decided(PROVEN, case("met"))) == (
+    # The half width of 1.5 points has to shrink to the distance of 0.5 points, which takes 9 times
+    # the items, and (1.96 + 0.84)^2 / 1.96^2 as many for a power of 80 %.
+    met = replace(case("met").verdict, needed=18_382)
+    assert str(decided(PROVEN, CaseOutcome(met, True))) == (
         "cannot tell: 1 gate is inconclusive: accuracy of m "
-        "(about 8,000 more items would settle it)"
+        "(about 18,382 items instead of 1,000 would settle it if its true value is -1.50 pt)"
     )
     unreliable = replace(case("met").verdict, unreliable="there are too few documents")
     assert "(there are too few documents)" in str(decided(PROVEN, CaseOutcome(unreliable, True)))

@@ -1,17 +1,20 @@
 """What a case that does not pass says."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from compression_gates.evals.data.items import DataSet, Prompt
-from compression_gates.evals.gates.explain import explain, needed_count
+from compression_gates.evals.gates.explain import explain
 from compression_gates.evals.gates.gate import DEFAULT, SMOKE, STRICT, Gate, verdict_of
 from compression_gates.evals.metrics.regressions import regression, worst_items
 from compression_gates.evals.metrics.result import MetricResult
-from compression_gates.evals.statistics.estimate import NO_ESTIMATE, Estimate
+from compression_gates.evals.statistics.estimate import NO_ESTIMATE, WINDOWS, Estimate, estimate
+from compression_gates.evals.statistics.largest import largest
 from compression_gates.evals.statistics.means import clustered_mean, studentized_mean
 from compression_gates.evals.statistics.proportions import clustered_score_change
 
@@ -20,7 +23,17 @@ DATA = DataSet("q", tuple(Prompt(f"Context.\nWho is {i}?\nAnswer:", "a", i) for 
 
 def reading(value, low, high, n=480, clusters=240, **fields):
     fields = {"baseline": 1.0, "candidate": 1.0 - value, **fields}
-    return MetricResult(Estimate(value, low, high, n, clusters), **fields)
+    return MetricResult(normal(value, low, high, n, clusters), **fields)
+
+
+def normal(value, low, high, n, clusters):
+    """An estimate with normal quantiles at every confidence level."""
+
+    def bounds(level):
+        z = norm.isf((1 - level) / 2) / norm.isf(0.025)
+        return value - z * (value - low), value + z * (high - value)
+
+    return replace(estimate(value, bounds, n, clusters), low=low, high=high)
 
 
 def told(metric, limit, found, policy=DEFAULT):
@@ -65,28 +78,59 @@ def test_the_first_line_says_it_in_a_few_words(metric, limit, found, line):
     assert "m-wanda" not in text.splitlines()[0]
 
 
+BOTH = 1 + norm.isf(0.2) / norm.isf(0.025)
+"""Sum of the quantiles of the interval and of a power of 80 %, in half widths of the interval."""
+
+
 def test_not_proven_is_not_failed_and_says_what_would_settle_it():
     found = reading(0.0, -0.019, 0.0225)
     text = told("exact_match_drop", 0.02, found, STRICT)
-    assert text.splitlines()[0] == (
-        "exact match not proven: +0.00 pt, 95% interval -2.2 to +1.9 pt against -2.00 pt; "
-        "about 608 items would settle it (480 were judged)"
+    first, count = told_count(text)
+    assert first == (
+        "exact match not proven: +0.00 pt, 95% interval -2.2 to +1.9 pt against -2.00 pt; about N "
+        "items instead of 480 would settle it if its true value is +0.00 pt"
     )
+    assert count == pytest.approx(480 * (BOTH * 0.0225 / 0.02) ** 2, rel=0.02)
     assert "failed" not in text
 
 
+def told_count(text):
+    """The first line of a message with N in place of the number that would settle it."""
+    first = text.splitlines()[0]
+    (count,) = re.findall(r"about ([\d,]+) ", first)
+    return first.replace(f"about {count}", "about N"), int(count.replace(",", ""))
+
+
 @pytest.mark.parametrize(
-    ("metric", "limit", "found", "what"),
+    ("metric", "limit", "found", "what", "count"),
     [
         ("perplexity_drift", 0.5, reading(0.48, 0.45, 0.51, 90_000, 40),
-         "about 90 documents would settle it (40 were judged)"),
+         "about N documents instead of 40 would settle it if its true value is +48.00%",
+         40 * 1.5**2),
+        ("perplexity_drift", 0.5,
+         replace(reading(0, 0, 0), estimate=replace(normal(0.48, 0.45, 0.51, 90_000, 40),
+                                                    unit=WINDOWS)),
+         "about N windows instead of 40 would settle it if its true value is +48.00%",
+         40 * 1.5**2),
         ("speedup", 0.5, reading(0.52, 0.49, 0.55, 15, 15),
-         "about 34 timed pairs would settle it (15 were judged)"),
-        ("weighted_score", 0.5, reading(0.52, 0.49, 0.55), "more data are needed"),
+         "about N timed pairs instead of 15 would settle it if its true value is 0.52x",
+         15 * 1.5**2),
     ],
 )  # fmt: skip
-def test_what_more_are_needed_of_depends_on_the_metric(metric, limit, found, what):
-    assert told(metric, limit, found, STRICT).splitlines()[0].endswith(what)
+def test_what_more_are_needed_of_depends_on_the_metric(metric, limit, found, what, count):
+    first, needed = told_count(told(metric, limit, found, STRICT))
+    assert first.endswith(what)
+    assert needed == pytest.approx(count * BOTH**2, rel=0.03)
+
+
+def test_no_number_is_given_if_the_interval_depends_on_several_counts():
+    parts = [normal(0.01, -0.01, 0.03, 480, 240), normal(0.0, -0.04, 0.04, 100, 100)]
+    for metric, limit, found in (
+        ("weighted_score", 0.5, reading(0.52, 0.49, 0.55)),
+        ("repetition_rise", 0.02, replace(reading(0, 0, 0), estimate=largest(parts))),
+    ):
+        first = told(metric, limit, found, STRICT).splitlines()[0]
+        assert first.endswith("more data are needed")
 
 
 @pytest.mark.parametrize("value", [0.02, 0.024])
@@ -97,15 +141,18 @@ def test_no_number_of_items_settles_in_its_favour_what_lies_at_or_beyond_the_lim
     assert "would settle it" not in first
 
 
-def test_about_as_many_items_as_are_suggested_do_settle_it():
-    values = np.random.default_rng(0).normal(0.0, 0.2, 100_000)
-    few = clustered_mean(values[:400] - values[:400].mean(), np.arange(400))
+def test_as_many_items_as_are_suggested_settle_it_in_most_samples():
+    generator = np.random.default_rng(0)
+    few = generator.normal(0.0, 0.2, 400)
+    few = clustered_mean(few - few.mean(), np.arange(400))
     verdict = verdict_of("c", Gate("f1_drop", 0.015), MetricResult(few, 0.0, 0.0))
-    count = needed_count(verdict)
-    assert count > 400
-    for n, proven in ((round(1.1 * count), True), (round(0.9 * count), False)):
-        many = clustered_mean(values[:n] - values[:n].mean(), np.arange(n))
-        assert (many.high <= 0.015) == proven
+    assert verdict.needed > 400
+    documents = np.arange(verdict.needed)
+    proven = [
+        clustered_mean(generator.normal(0.0, 0.2, len(documents)), documents).high <= 0.015
+        for _ in range(400)
+    ]
+    assert 0.72 < np.mean(proven) < 0.88
 
 
 def test_an_unreliable_interval_gives_its_reason_and_no_number_of_items():

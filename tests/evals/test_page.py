@@ -79,6 +79,8 @@ def test_each_case_is_a_button_with_its_evidence(small):
     assert failed["value"] == "0.0300 nats"
     assert failed["interval"] == "0.0290 to 0.0310 nats (95%)"
     assert (failed["limit"], failed["size"]) == ("≤ 0.0100 nats", "500 in 100 documents")
+    one = replace(entries[0], verdict=replace(entries[0].verdict, unit="windows"))
+    assert page_data.details([one])["cells"][0]["size"] == "500 in 100 windows"
     assert failed["rerun"] == "compression-gates -k wanda-50"
     assert failed["message"] == "js_divergence failed"
     assert (len(failed["items"]), failed["itemsTotal"]) == (10, 14)

@@ -24,6 +24,7 @@ def test_the_interval_is_that_of_bonferroni():
     ends = [x.bounds(0.975) for x in (one, two)]
     assert (found.low, found.high) == tuple(map(max, zip(*ends, strict=True)))
     assert largest([one]) is one
+    assert (found.samples, one.samples) == (2, 1)
     assert largest([two, exact(0.5)]).low == 0.5
 
 

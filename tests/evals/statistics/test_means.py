@@ -8,8 +8,10 @@ from hypothesis import given
 from scipy import linalg, stats
 
 from compression_gates.evals.statistics.bootstrap import bca_mean
-from compression_gates.evals.statistics.estimate import exact
+from compression_gates.evals.statistics.estimate import DOCUMENTS, WINDOWS, exact
 from compression_gates.evals.statistics.means import clustered_mean, series_mean, studentized_mean
+from compression_gates.evals.statistics.quantiles import clustered_quantile
+from compression_gates.evals.statistics.ratios import ratio_of_means
 
 
 def test_with_one_item_a_cluster_it_is_the_t_interval():
@@ -277,3 +279,20 @@ def test_what_is_drawn_is_drawn_again():
     assert (one.low, one.high) == (two.low, two.high)
     assert bca_mean(values, clusters, seed=1).low != one.low
     assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_estimates_say_whether_they_count_documents_or_windows():
+    values = np.random.default_rng(0).exponential(size=200)
+    windows = np.repeat(np.arange(40), 5)
+    for of_one_document, unit in ((True, WINDOWS), (False, DOCUMENTS)):
+        mean = series_mean if of_one_document else studentized_mean
+        for found in (
+            mean(values, windows),
+            -mean(values, windows).map(math.expm1),
+            mean(values, [0] * 200),
+            mean(np.zeros(200), windows),
+            ratio_of_means(values, values + 0.1, windows, of_one_document),
+            ratio_of_means(values, values, windows, of_one_document),
+            clustered_quantile(values, windows, 0.5, is_series=of_one_document),
+        ):
+            assert found.unit == unit
