@@ -111,7 +111,8 @@ class Evidence:
         unchanged: of each candidate in which nothing is compressed, by its name, a sentence that
             says so.
         regressions: proven regressions since an earlier run.
-        problems: other reasons why nothing is known, such as an interruption.
+        problems: other reasons why nothing is known, such as an interruption. They are also named
+            if something speaks against a release.
         exit_code: of the run, as far as it is known.
     """
 
@@ -182,7 +183,7 @@ def decide(evidence: Evidence) -> Decision:
         undecided = [name for name, (word, _) in decided.items() if word == UNDECIDED]
         if undecided:
             against.append(f"nothing can be told about {listed(undecided)}")
-        word, reasons = REFUSE, against
+        word, reasons = REFUSE, [*against, *evidence.problems]
     elif open_reasons or words != {RELEASE}:
         # A candidate can lack gates on quality although none of its gates is open.
         unnamed = [

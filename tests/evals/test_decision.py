@@ -218,6 +218,14 @@ def test_what_is_released_is_proven(cases):
     assert "\n" not in str(decision)
 
 
+def test_a_problem_is_named_beside_what_speaks_against_a_release():
+    crash = "worker 'gw0' crashed"
+    assert str(decided(PROVEN, problems=[crash])) == f"cannot tell: {crash}"
+    assert str(decided(case("refuted"), problems=[crash])) == (
+        f"do not release: m (accuracy fails); {crash}"
+    )
+
+
 def test_an_uncompressed_candidate_is_not_released_and_the_others_are():
     decision = decided(PROVEN, case(metric="flips", name="copy"), unchanged={"copy": "it is one"})
     assert str(decision) == "cannot tell: it is one"
