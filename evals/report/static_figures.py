@@ -4,6 +4,7 @@ Plotly writes such files only with a browser. matplotlib, an optional dependency
 draws both formats from the same :class:`evals.report.figure_data.Figure`.
 """
 
+import io
 import itertools
 import math
 import textwrap
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from compression_gates.evals.data.paths import make_writable_folder
+from compression_gates.evals.data.paths import make_writable_folder, replace_files
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line, printable
 from compression_gates.evals.report.figure_data import BARS, LINES, POINTS, Figure, Series, style_of
@@ -77,8 +78,10 @@ def write_figures(
             for kind in formats:
                 file = directory / f"{name}.{kind}"
                 metadata = {"Date": None} if kind == "svg" else {}
+                image = io.BytesIO()
+                canvas.savefig(image, format=kind, dpi=DPI, metadata=metadata)
                 try:
-                    canvas.savefig(file, format=kind, dpi=DPI, metadata=metadata)
+                    replace_files({file: image.getvalue()})
                 except OSError as error:
                     raise EvalError(f"figure {file}: {error.strerror}") from error
                 written.append(file)
