@@ -48,7 +48,8 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
     written: dict[Path, Path] = {}
     try:
         for file, content in contents.items():
-            partial = file.with_name(f"{file.name}.{secrets.token_hex(4)}.partial")
+            # Not longer than the name of the file, which can have the largest length.
+            partial = file.with_name(f"{secrets.token_hex(4)}.partial")
             with partial.open("xb") as stream:
                 written[file] = partial
                 stream.write(content)

@@ -86,7 +86,8 @@ def test_a_candidate_with_the_short_name_of_a_metric_is_itself(history):
 
 
 @pytest.mark.parametrize(("what", "hint"), [
-    ("exact_match", "the nearest name is exact_match_drop; "), ("modle", "the nearest name is model; "),
+    ("exact_match", "the nearest name is exact_match_drop; "),
+    ("modle", "the nearest name is model; "),
     ("sizes", "the nearest name is compression_ratio; "), ("quux", ""), ("F1", ""),
 ])  # fmt: skip
 def test_an_unknown_name_lists_what_there_is(history, what, hint):
