@@ -41,7 +41,7 @@ def test_a_crash_of_a_worker_is_named_and_ends_only_its_case(tmp_path, measured)
     crash = "worker 'gw0' crashed while running 'test_mine.py::test_flips[bert-tiny-rtn-int8]'"
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("decision "))
     assert line.startswith(f"decision    cannot tell: {crash}; only 5 of 6 gates were run")
-    assert f"failed      gates: {crash}" in done.stdout
+    assert f"\n{crash}\n" in done.stdout
     rows = map(json.loads, (tmp_path / "report" / "report.jsonl").read_text().splitlines())
     (decision,) = (row["decision"] for row in rows if "decision" in row)
     assert decision["word"] == "cannot tell"
