@@ -6,6 +6,7 @@ reads from its log, Markdown and HTML.
 """
 
 import re
+from collections.abc import Sequence
 
 _RUNNERS = re.compile(r"^(\s*):(?=:)|#(?=#(?:vso|teamcity)?\[)", re.MULTILINE)
 """Prefixes of commands in the logs of GitHub Actions, Azure Pipelines and TeamCity."""
@@ -49,10 +50,32 @@ def on_one_line(text: str) -> str:
     return _without_commands("".join(map(_visible, text)))
 
 
-def snippet(text: str, width: int = 160) -> str:
-    """Return ``text`` quoted and escaped on one line of at most ``width`` characters."""
+def snippet(text: str, width: int = 160, place: int = 0) -> str:
+    """Return ``text`` quoted and escaped on one line of at most ``width`` characters.
+
+    Of a longer text, the part around the index ``place`` is shown, with ``...`` where text is
+    omitted.
+    """
     line = _without_commands(repr(text))
+    if len(line) <= width:
+        return line
+    place = min(place, len(text))
+    start = max(place - width // 3, 0)
+    while start < place and len(repr(text[start:place])) > width // 2:
+        start += 1  # escapes are longer than their characters
+    # Below four characters, a mark would be as long as what it replaces.
+    if start > len("..."):
+        line = _without_commands(repr(f"...{text[start:]}"))
     return line if len(line) <= width else line[: width - 4] + "...'"
+
+
+def first_difference(before: Sequence, after: Sequence) -> int:
+    """Return the first index at which two different sequences differ.
+
+    This is the length of the shorter one if it is a prefix of the longer one.
+    """
+    pairs = zip(before, after, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
 
 
 def in_markdown(text: str) -> str:

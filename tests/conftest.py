@@ -90,7 +90,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             scope = super()._split_scope(nodeid)
             return unit_of(nodeid) if scope == nodeid else scope
 
-    return ByModule(config, log)
+    return ByModule(config, log, scheduler.names)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from compression_gates.evals.errors import kind_and_line
-from compression_gates.evals.foreign_text import snippet
+from compression_gates.evals.foreign_text import first_difference, snippet
 from compression_gates.evals.guard import is_panic
 
 Result = TypeVar("Result")
@@ -64,15 +64,6 @@ def adds_special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
         "bos": whole != bare and whole[:1] == [tokenizer.bos_token_id],
         "eos": whole != bare and whole[-1:] == [tokenizer.eos_token_id],
     }
-
-
-def first_difference(before: Sequence, after: Sequence) -> int:
-    """Return the first index at which two different sequences differ.
-
-    This is the length of the shorter one if it is a prefix of the longer one.
-    """
-    pairs = zip(before, after, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
 
 
 def token_difference(pair: TokenizerPair, ids: tuple[TokenIds, TokenIds], source: str) -> str:

@@ -1,6 +1,10 @@
 """Paths that users give."""
 
 import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from compression_gates.evals.errors import EvalError
@@ -26,11 +30,35 @@ def make_writable_folder(directory: Path, name: str) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         raise EvalError(f"{name} {directory}: {error.strerror}") from error
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files under new temporary names, and rename them when all are written.
+
+    A link is replaced, and not followed: a folder of outputs may come from someone else, whose link
+    could name any file.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    written: dict[Path, Path] = {}
+    try:
+        for file, content in contents.items():
+            # Not longer than the name of the file, which can have the largest length.
+            partial = file.with_name(f"{secrets.token_hex(4)}.partial")
+            with partial.open("xb") as stream:
+                written[file] = partial
+                stream.write(content)
+        for file, partial in written.items():
+            partial.replace(file)
+    finally:
+        for partial in written.values():
+            with suppress(OSError):
+                partial.unlink()
 
 
 def is_stream(path: Path) -> bool:

@@ -7,7 +7,7 @@ need no correction for multiple testing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from compression_gates.evals.errors import listed
 from compression_gates.evals.gates.explain import settled_by
@@ -111,7 +111,8 @@ class Evidence:
         unchanged: of each candidate in which nothing is compressed, by its name, a sentence that
             says so.
         regressions: proven regressions since an earlier run.
-        problems: other reasons why nothing is known, such as an interruption.
+        problems: other reasons why nothing is known, such as an interruption. They are also named
+            if something speaks against a release.
         exit_code: of the run, as far as it is known.
     """
 
@@ -157,11 +158,14 @@ def decide(evidence: Evidence) -> Decision:
     """Return the decision about a run, with those about its candidates.
 
     A run is released only if all of its candidates are, everything that the profile names was run,
-    and the exit code is 0.
+    and the exit code is 0. Gates and candidates are named with the strongest evidence first.
     """
-    by_name: dict[str, list[CaseOutcome]] = {name: [] for name in evidence.planned}
+    evidence = replace(evidence, cases=sorted(evidence.cases, key=_strength))
+    by_name: dict[str, list[CaseOutcome]] = {}
     for case in evidence.cases:
         by_name.setdefault(case.verdict.candidate, []).append(case)
+    for name in evidence.planned:  # also if none of its gates was run
+        by_name.setdefault(name, [])
     decided = {
         name: _of_candidate(
             cases, evidence.planned.get(name, len(cases)), evidence.unchanged.get(name)
@@ -169,17 +173,17 @@ def decide(evidence: Evidence) -> Decision:
         for name, cases in by_name.items()
     }
     candidates = {
-        name: Decision(word, "; ".join([*reasons, *_remarks(by_name[name])]))
-        for name, (word, reasons) in decided.items()
+        name: Decision(decided[name][0], "; ".join([*decided[name][1], *_remarks(by_name[name])]))
+        for name in dict.fromkeys([*evidence.planned, *decided])
     }
     against = [*_failures(by_name), *_other_failures(evidence)]
     open_reasons = _open_reasons(evidence)
     words = {decision.word for decision in candidates.values()}
     if against:
-        undecided = [name for name, decision in candidates.items() if decision.word == UNDECIDED]
+        undecided = [name for name, (word, _) in decided.items() if word == UNDECIDED]
         if undecided:
             against.append(f"nothing can be told about {listed(undecided)}")
-        word, reasons = REFUSE, against
+        word, reasons = REFUSE, [*against, *evidence.problems]
     elif open_reasons or words != {RELEASE}:
         # A candidate can lack gates on quality although none of its gates is open.
         unnamed = [
@@ -195,6 +199,12 @@ def decide(evidence: Evidence) -> Decision:
     else:
         word, reasons = RELEASE, [_proof(evidence.cases, len(candidates))]
     return Decision(word, "; ".join([*reasons, *_remarks(evidence.cases)]), candidates)
+
+
+def _strength(case: CaseOutcome) -> tuple[int, int, float, float]:
+    """Sort key: what speaks against a release, then what is open, each with the strongest evidence
+    first."""
+    return (0 if case.is_refuted else 1 if case.is_open else 2, *case.verdict.strength)
 
 
 def _of_candidate(

@@ -59,7 +59,8 @@ def _holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def family_summary(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) -> str:
-    """Return a line with the failed gates, and with those that are significant among all gates.
+    """Return a line with the failed gates, and with those that are significant among all gates,
+    each with the strongest evidence first.
 
     Cases that ended in an error and gates that were not judged are not part of the family.
 
@@ -67,7 +68,7 @@ def family_summary(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) ->
         cases: verdicts, and whether their cases passed.
         method: as for :func:`alarms`.
     """
-    cases = list(cases)
+    cases = sorted(cases, key=lambda case: case[0].strength)
     failed = {kind: [] for kind in (_ERROR, _FAILED, _NOT_PROVEN, _NOT_JUDGED)}
     for verdict, passed in cases:
         if not passed:

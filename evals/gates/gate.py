@@ -96,6 +96,24 @@ class Verdict:
         """Whether it was not judged because there were no data."""
         return self.outcome == NOT_JUDGED and self.reason.startswith(NO_DATA)
 
+    @property
+    def strength(self) -> tuple[int, float, float]:
+        """Sort key by the evidence that the limit is broken, the strongest first.
+
+        A failed gate is before an inconclusive one, and what has no value before the others. Then
+        the p-value decides, and among equal ones, such as those that are rounded to 0, the distance
+        from the limit in half widths of the interval.
+        """
+        kinds = (FAILED, INCONCLUSIVE, NOT_JUDGED, PASSED)
+        kind = 2 * kinds.index(self.outcome) + self.met
+        if not math.isfinite(self.value) or any(map(math.isnan, (self.p, self.low, self.high))):
+            return kind, -1.0, 0.0
+        beyond, half_width = self.value - self.limit, self.value - self.low
+        if not METRICS[self.metric].at_most:
+            beyond, half_width = self.limit - self.value, self.high - self.value
+        distance = beyond / half_width if half_width else math.copysign(math.inf, beyond)
+        return kind, self.p, -distance
+
     def holds(self, policy: str) -> bool:
         """Return whether the case passes under a policy.
 

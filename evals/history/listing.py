@@ -1,12 +1,13 @@
 """Tables of the runs in a history, and their export."""
 
 import csv
+import difflib
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from compression_gates.evals.errors import EvalError
+from compression_gates.evals.errors import EvalError, listed
 from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.history.database import History
 from compression_gates.evals.history.runs import StoredCase, StoredRun
@@ -19,6 +20,8 @@ from compression_gates.evals.statistics.item_values import Key
 FORMATS = ("jsonl", "csv")
 LAST = 30
 """Number of latest runs in the table of a metric or candidate."""
+MAX_LISTED = 20
+"""Largest number of candidates that an error lists."""
 _FORMULA = ("=", "+", "-", "@")
 """First characters of a text that a spreadsheet would compute."""
 
@@ -98,7 +101,8 @@ def show(history: History, what: str, width: int) -> str:
 
     Args:
         history: the history.
-        what: number of a run, ``latest``, name of a metric, or name of a candidate.
+        what: number of a run, ``latest``, name of a metric or heading of its column, or name
+            of a candidate.
         width: largest number of characters per line.
 
     Raises:
@@ -109,13 +113,44 @@ def show(history: History, what: str, width: int) -> str:
         return _show_run(history, runs[-1], width)
     if what.isascii() and what.isdigit():
         return _show_run(history, history.run(int(what)), width)
-    series = all_series(history, LAST, chosen=lambda key: what in key)
-    if not series:
-        raise EvalError(
-            f"history {history.path}: {what!r} is no run, metric or candidate in it; without a "
-            "further argument, the command lists the runs"
-        )
-    return _show_series(runs, series, what, width)
+    name = _named(history, runs, what)
+    series = all_series(history, LAST, chosen=lambda key: name in key)
+    return _show_series(runs, series, name, width)
+
+
+def _named(history: History, runs: Sequence[StoredRun], what: str) -> str:
+    """Return the name of the metric or candidate in ``runs`` that ``what`` is or stands for.
+
+    Raises:
+        EvalError: there is none, or more than one.
+    """
+    keys = [case.key for run in runs for case in history.cases(run.id)]
+    metrics = list(dict.fromkeys(metric for _, metric in keys))
+    candidates = list(dict.fromkeys(candidate for candidate, _ in keys))
+    names = [*metrics, *candidates]
+    if what in names:
+        return what
+    texts = {name: {name.casefold()} for name in names}
+    for metric in metrics:
+        if metric in METRICS:
+            texts[metric] |= {METRICS[metric].title.casefold(), METRICS[metric].label.casefold()}
+    meant = [name for name in texts if what.casefold() in texts[name]]
+    if len(meant) == 1:
+        return meant[0]
+    hints = [f"it can be {' or '.join(meant)}"] if meant else _nearest(what, texts)
+    hints += [f"metrics: {listed(metrics, shown=len(METRICS))}"] if metrics else []
+    hints += [f"candidates: {listed(candidates, shown=MAX_LISTED)}"] if candidates else []
+    hints.append("without a further argument, the command lists the runs")
+    raise EvalError(
+        f"history {history.path}: {what!r} is no run, metric or candidate in it; {'; '.join(hints)}"
+    )
+
+
+def _nearest(what: str, texts: Mapping[str, set[str]]) -> list[str]:
+    """Return a hint at the name with the text that is most similar to ``what``, if any."""
+    names = {text: name for name, alternatives in texts.items() for text in alternatives}
+    near = difflib.get_close_matches(what.casefold(), names, n=1)
+    return [f"the nearest name is {names[near[0]]}"] if near else []
 
 
 def _show_run(history: History, run: StoredRun, width: int) -> str:

@@ -66,6 +66,16 @@ class Unit:
                 return text + self._suffix(bare)
         return f"{value * self.scale:{self._sign(signed)}.3g}{self._suffix(bare)}"
 
+    def rounded(self, value: float, digits: int) -> str:
+        """Format an amount with a given number of decimal places, and without a sign.
+
+        >>> Unit(" nats", digits=4).rounded(0.00012, 3)
+        '<0.001 nats'
+        """
+        if 0 < abs(value * self.scale) < 0.5 * 10**-digits:
+            return f"<{10**-digits:.{digits}f}{self.suffix}"
+        return self._number(abs(value), digits, signed=False) + self.suffix
+
     def interval(
         self, low: float, high: float, limit: float = math.nan, bare: bool = False, to: str = " to "
     ) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from compression_gates.evals.data.paths import replace_files
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.report import page, static_figures
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = read_report(options.report)
         rows, items = report.rows, report.items
         file = options.report / page.PAGE
-        file.write_text(page.render(rows, items), encoding="utf-8")
+        replace_files({file: page.render(rows, items).encode()})
         print(file)
         if options.figures:
             entries = entries_of(rows)

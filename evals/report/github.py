@@ -61,6 +61,11 @@ def annotations(failures: Sequence[Failure]) -> list[str]:
     return [f"::error title={_property(name)}::{_data(reason)}" for name, reason in shown]
 
 
+def warning(reason: str) -> str:
+    """Return the workflow command that annotates a run with a warning."""
+    return f"::warning title={RUN_NAME}::{_data(reason)}"
+
+
 def _data(text: str) -> str:
     return on_one_line(text).replace("%", "%25")
 

@@ -60,13 +60,27 @@ def wrapped_note(line: str, width: int, indent: int) -> str:
 def shortened(names: Sequence[str], length: int) -> list[str]:
     """Return names of at most ``length`` characters, without the middle of longer ones.
 
-    The cut is placed such that different names stay different, if possible.
+    The cut is placed such that different names stay different. If no place does that, a number is
+    behind the names that would be equal.
     """
     for tail in sorted(range(1, length - 1), key=lambda tail: abs(tail - length // 2)):
         short = [_without_middle(name, length, tail) for name in names]
         if len(set(short)) == len(set(names)):
             return short
-    return [_without_middle(name, length, length // 2) for name in names]
+    texts = {name: name for name in names if len(name) <= length}
+    used = set(texts)
+    for name in names:
+        if name in texts:
+            continue
+        for number in itertools.count(1):
+            mark = f"…{number}" if number > 1 else ""
+            room = length - len(mark)
+            text = _without_middle(name, room, room // 2) + mark
+            if text not in used:
+                break
+        texts[name] = text
+        used.add(text)
+    return [texts[name] for name in names]
 
 
 def _without_middle(name: str, length: int, tail: int) -> str:

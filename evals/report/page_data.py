@@ -13,7 +13,7 @@ from compression_gates.evals.foreign_text import printable
 from compression_gates.evals.gates.gate import FAILED, INCONCLUSIVE, NOT_JUDGED, PASSED
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.regressions import IN_MARKDOWN, Regression
-from compression_gates.evals.report.figure_data import Figure, style_of
+from compression_gates.evals.report.figure_data import Figure, style_of, with_short_texts
 from compression_gates.evals.report.ranking import AXIS_TITLES, Ranking, Standing
 from compression_gates.evals.report.report import (
     Entry,
@@ -351,7 +351,7 @@ def _axis_text(axis: str, value: float) -> str:
 def figure_json(figure: Figure) -> dict[str, object]:
     """Return a figure as JSON, with the style of each series, and without fields that have their
     default."""
-    values = plain(asdict(figure))
+    values = plain(asdict(with_short_texts(figure)))
     for series in values["series"]:
         for name in ("x", "y", "low", "high"):
             series[name] = [_rounded(number) for number in series[name]]

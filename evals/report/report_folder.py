@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from compression_gates.evals.data.paths import make_writable_folder
+from compression_gates.evals.data.paths import make_writable_folder, replace_files
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
 from compression_gates.evals.report.page import PAGE, render
@@ -67,14 +67,17 @@ def write_not_started(
     directory.mkdir(parents=True, exist_ok=True)
     reason = valid_unicode(reason)
     text = "\n".join(map(in_markdown, reason.split("\n")))
-    (directory / "report.md").write_text(f"The run did not {ending}: {text}\n", encoding="utf-8")
     rows = [schema_row(), {"error": f"the run did not {ending}: {reason}"}]
-    (directory / PAGE).write_text(render(rows), encoding="utf-8")
+    contents = {
+        directory / "report.md": f"The run did not {ending}: {text}\n".encode(),
+        directory / PAGE: render(rows).encode(),
+    }
     if keep and (directory / REPORT).exists():
+        replace_files(contents)
         _keep_verdicts(directory, rows)
         return
+    replace_files(contents | {directory / REPORT: json_lines(rows).encode()})
     (directory / FILE).unlink(missing_ok=True)
-    (directory / REPORT).write_text(json_lines(rows), encoding="utf-8")
 
 
 def _keep_verdicts(directory: Path, rows: Sequence[dict[str, object]]) -> None:
@@ -94,7 +97,7 @@ def _keep_verdicts(directory: Path, rows: Sequence[dict[str, object]]) -> None:
         with suppress(EvalError):
             items = read_report(directory).items
             replaced |= {directory / FILE: pack(items, digest_of(content))} if items else {}
-        _replace(replaced)
+        replace_files(replaced)
 
 
 def write(
@@ -127,20 +130,6 @@ def write(
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(contents)
+        replace_files(contents)
     except OSError as error:
         raise EvalError(f"report folder {directory}: {error.strerror}") from error
-
-
-def _replace(contents: Mapping[Path, bytes]) -> None:
-    """Write files under temporary names, and rename them when all are written."""
-    partial = {file: file.with_name(f"{file.name}.partial") for file in contents}
-    try:
-        for file, content in contents.items():
-            partial[file].write_bytes(content)
-        for file, written in partial.items():
-            written.replace(file)
-    finally:
-        for written in partial.values():
-            with suppress(OSError):
-                written.unlink()

@@ -4,6 +4,7 @@ Plotly writes such files only with a browser. matplotlib, an optional dependency
 draws both formats from the same :class:`evals.report.figure_data.Figure`.
 """
 
+import io
 import itertools
 import math
 import textwrap
@@ -12,10 +13,18 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from compression_gates.evals.data.paths import make_writable_folder
+from compression_gates.evals.data.paths import make_writable_folder, replace_files
 from compression_gates.evals.errors import EvalError
-from compression_gates.evals.foreign_text import on_one_line, printable
-from compression_gates.evals.report.figure_data import BARS, LINES, POINTS, Figure, Series, style_of
+from compression_gates.evals.foreign_text import on_one_line
+from compression_gates.evals.report.figure_data import (
+    BARS,
+    LINES,
+    POINTS,
+    Figure,
+    Series,
+    style_of,
+    with_short_texts,
+)
 
 FORMATS = ("svg", "png")
 MARKERS = {
@@ -29,8 +38,8 @@ WIDTH, HEIGHT, BAR_HEIGHT = 8.0, 5.0, 0.24
 DPI = 150
 TICK_ROOM = 70
 """Number of characters of all labels of an axis from which on they are rotated."""
-LONGEST_LABEL, NOTE_WIDTH = 60, 110
-"""Characters of a name, and of a line of the note."""
+LONGEST_NAME, NOTE_WIDTH = 120, 110
+"""Characters of the name of a file, without its number, and of a line of the note."""
 _SETTINGS = {
     "text.parse_math": False,  # names may contain dollar signs
     "svg.fonttype": "none",
@@ -67,8 +76,8 @@ def write_figures(
     import matplotlib as mpl
 
     written = []
-    figures = list(figures)
-    names = unique_names(figure.name for figure in figures)
+    figures = list(map(with_short_texts, figures))
+    names = unique_names(figure.name[:LONGEST_NAME] for figure in figures)
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
         # Glyphs that the font does not have are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
@@ -77,8 +86,10 @@ def write_figures(
             for kind in formats:
                 file = directory / f"{name}.{kind}"
                 metadata = {"Date": None} if kind == "svg" else {}
+                image = io.BytesIO()
+                canvas.savefig(image, format=kind, dpi=DPI, metadata=metadata)
                 try:
-                    canvas.savefig(file, format=kind, dpi=DPI, metadata=metadata)
+                    replace_files({file: image.getvalue()})
                 except OSError as error:
                     raise EvalError(f"figure {file}: {error.strerror}") from error
                 written.append(file)
@@ -111,13 +122,13 @@ def _drawn(figure: Figure):
     canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
     axes = canvas.add_subplot()
     (_bars if figure.kind == BARS else _points)(axes, figure)
-    axes.set_title(_label(figure.title), loc="left", fontsize=10)
+    axes.set_title(on_one_line(figure.title), loc="left", fontsize=10)
     note = textwrap.fill(on_one_line(figure.note), NOTE_WIDTH)
-    axes.set_xlabel(f"{_label(figure.x_title)}\n{note}".strip(), fontsize=8)
-    axes.set_ylabel(_label(figure.y_title))
+    axes.set_xlabel(f"{on_one_line(figure.x_title)}\n{note}".strip(), fontsize=8)
+    axes.set_ylabel(on_one_line(figure.y_title))
     if figure.x_ticks:
         axes.set_xticks([place for place, _ in figure.x_ticks])
-        texts = [printable(text) for _, text in figure.x_ticks]
+        texts = [text for _, text in figure.x_ticks]
         is_crowded = sum(map(len, texts)) > TICK_ROOM
         axes.set_xticklabels(texts, **({"rotation": 30, "ha": "right"} if is_crowded else {}))
     for mark in figure.marks:
@@ -125,7 +136,7 @@ def _drawn(figure: Figure):
             mark.value, color="#666666", linestyle="--", linewidth=1
         )
         axes.annotate(
-            _label(mark.label),
+            on_one_line(mark.label),
             (mark.value, 1) if mark.axis == "x" else (1, mark.value),
             xycoords=("data", "axes fraction") if mark.axis == "x" else ("axes fraction", "data"),
             textcoords="offset points", xytext=(-3, -9 if mark.axis == "x" else 3), ha="right",
@@ -148,14 +159,14 @@ def _bars(axes, figure: Figure) -> None:
     for index, series in enumerate(figure.series):
         places = range(place, place + len(series.labels))
         axes.barh(
-            places, series.x, color=style_of(index).colour, label=_label(series.name),
+            places, series.x, color=style_of(index).colour, label=on_one_line(series.name),
             xerr=_errors(series.x, series), error_kw={"ecolor": "#555555", "elinewidth": 1},
         )  # fmt: skip
         for y, value in zip(places, series.x, strict=True):
             axes.text(0, y, f" {value:.4g}", va="center", color="white", fontsize=7)
-        names += series.labels
+        names += series.short_labels or series.labels
         place += len(series.labels)
-    axes.set_yticks(range(place), [_label(name) for name in names], fontsize=7)
+    axes.set_yticks(range(place), [on_one_line(name) for name in names], fontsize=7)
     axes.set_ylim(place - 0.4, -0.6)
 
 
@@ -173,7 +184,7 @@ def _points(axes, figure: Figure) -> None:
             series.x, series.y, yerr=None if is_line else _errors(series.y, series), color=colour,
             marker=MARKERS[style.symbol], markersize=3 if is_line else 5, elinewidth=1, capsize=2,
             linestyle=LINE_STYLES[style.dash] if is_line else "none", linewidth=1,
-            label=_label(series.name),
+            label=on_one_line(series.name),
         )  # fmt: skip
         stars = [i for i, mark in enumerate(marked) if mark]
         axes.plot(
@@ -189,9 +200,3 @@ def _errors(values: Iterable[float], series: Series) -> list[list[float]] | None
     below = [value - low for value, low in zip(values, series.low, strict=True)]
     above = [high - value for value, high in zip(values, series.high, strict=True)]
     return [[max(e, 0.0) if math.isfinite(e) else 0.0 for e in ends] for ends in (below, above)]
-
-
-def _label(text: str) -> str:
-    """Return a name of at most :data:`LONGEST_LABEL` characters, escaped."""
-    line = on_one_line(text)
-    return line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…"

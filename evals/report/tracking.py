@@ -5,11 +5,15 @@ nested run, so that MLflow compares candidates and shows their series over time.
 """
 
 import math
+import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TypeVar
 from urllib.parse import unquote
 
 from compression_gates.evals.errors import EvalError, kind_and_line
@@ -22,6 +26,11 @@ PARENT_TAG, RESULT_TAG = "mlflow.parentRunId", "gates.result"
 FINISHED, FAILED = "FINISHED", "FAILED"
 MAX_TAG = 5000
 """Number of characters of a tag that every store of MLflow takes."""
+OPENING_SECONDS = 30
+"""Seconds in which a store has to answer before the run."""
+_REQUESTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""Settings of MLflow while a store is opened, unless the user has set them."""
+Result = TypeVar("Result")
 _SQLITE = "sqlite:///"
 _USER_INFORMATION = re.compile(r"(?<=://)(?!/)\S*@")
 """User and password before the host of a URI. A password that is not quoted may contain any
@@ -38,7 +47,7 @@ class Tracker:
             artifacts of an SQLite file are stored next to it, in the folder ``NAME-artifacts``.
 
     Raises:
-        EvalError: MLflow is not installed, or the store cannot be opened.
+        EvalError: MLflow is not installed, or the store cannot be opened or does not answer soon.
     """
 
     def __init__(self, uri: str):
@@ -57,13 +66,17 @@ class Tracker:
                     f"MLflow store {shown_uri(uri)}: the folder {file.parent} does not exist"
                 )
             location = file.with_name(f"{file.stem}-artifacts").as_uri()
+
+        def opened() -> tuple[MlflowClient, str]:
+            client = MlflowClient(uri)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
+                return client, client.create_experiment(EXPERIMENT, location)
+            return client, experiment.experiment_id
+
         try:
-            self._client = MlflowClient(uri)
-            experiment = self._client.get_experiment_by_name(EXPERIMENT)
-            if experiment is not None:
-                self._experiment = experiment.experiment_id
-            else:
-                self._experiment = self._client.create_experiment(EXPERIMENT, location)
+            # A file is always reachable, and it can take long to create its tables.
+            self._client, self._experiment = opened() if location else _in_time(opened)
         except Exception as error:
             raise _store_error(uri, error) from error
         self._uri = uri
@@ -159,6 +172,39 @@ class Tracker:
             self._client.log_batch(run, params=texts[start : start + _TEXTS])
         self._client.log_batch(run, metrics=metrics)
         self._client.set_terminated(run, FAILED if failed else FINISHED)
+
+
+def _in_time(opened: Callable[[], Result]) -> Result:
+    """Call a function that opens a store, with few retries and a time limit.
+
+    By default, MLflow tries for minutes to reach a server, silently, and a database likewise.
+
+    Raises:
+        TimeoutError: the store has not answered.
+        Exception: the error of the function.
+    """
+    results: SimpleQueue[tuple[Result | None, Exception | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((opened(), None))
+        except Exception as error:
+            results.put((None, error))
+
+    before = dict(os.environ)
+    try:
+        os.environ.update(_REQUESTS | before)
+        # Unlike that of an executor, a daemon thread that still waits does not delay the exit.
+        Thread(target=run, daemon=True).start()
+        result, error = results.get(timeout=OPENING_SECONDS)
+    except Empty:
+        raise TimeoutError(f"no answer within {OPENING_SECONDS} s") from None
+    finally:
+        for name in _REQUESTS.keys() - before.keys():
+            os.environ.pop(name, None)
+    if error is not None:
+        raise error
+    return result
 
 
 def _tag(text: str) -> str:

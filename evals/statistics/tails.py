@@ -25,6 +25,9 @@ from compression_gates.evals.statistics.estimate import Bounds
 
 MIN_CLUSTERS = 30
 """Effective number of documents below which the interval of a mean is marked as unreliable."""
+EQUAL_LENGTHS = 0.99
+"""Effective number of documents, as a share of their number, from which on they count as equally
+long, so that :data:`MIN_CLUSTERS` of them are enough."""
 STRETCH = 4.5
 """Largest extension of the interval towards a long tail, in multiples of Student's t."""
 FULL_STRETCH_SKEWNESS = 0.2
@@ -113,7 +116,7 @@ def unreliable_reason(sums: ClusterSums, tail: Tail | None = None, unit: str = "
         tail: of the documents' deviations; None if they do not deviate.
         unit: what the clusters are called in the message.
     """
-    if sums.effective_clusters < MIN_CLUSTERS - 1e-9:
+    if sums.effective_clusters < EQUAL_LENGTHS * MIN_CLUSTERS:
         return _too_few(sums, unit)
     if tail is not None and tail.gap and sums.effective_clusters < MIN_CLUSTERS_WITH_GAP:
         return (
@@ -125,7 +128,7 @@ def unreliable_reason(sums: ClusterSums, tail: Tail | None = None, unit: str = "
 
 def _too_few(sums: ClusterSums, unit: str) -> str:
     count, effective = sums.cluster_count, sums.effective_clusters
-    if effective > 0.99 * count:
+    if effective >= EQUAL_LENGTHS * count:
         return f"intervals are unreliable below {MIN_CLUSTERS} {unit} (got {count})"
     if effective > 0.5 * count:
         return (

@@ -32,9 +32,21 @@ def test_tables_and_reasons_fit_the_terminal(lines_of, profile):
         assert max(map(len, lines[start:end])) <= columns
         (failed,) = (line for line in lines if line.startswith("FAILED") and "accuracy" in line)
         reason = "accuracy -23.50 pt (limit -10.00 pt)"
-        assert f"failed      {BROKEN}: {reason}" in lines
+        assert lines.count(reason) == 1  # of the case, in full
+        assert sum(reason in line for line in lines) == 1 + (columns == 160)
         if columns == 160:
             assert failed.endswith(f"[{BROKEN}] - {reason}")
+
+
+@pytest.mark.parametrize("options", [(), ("--tb=no",), ("-p", "no:terminal")], ids=" ".join)
+def test_a_reason_is_printed_where_it_adds_something(lines_of, profile, monkeypatch, options):
+    """Beside the table, it is in the evidence of the case, or else in a list; an annotation of
+    GitHub Actions and pytest's own summary in CI repeat it for their readers."""
+    profile.write_text(OWN_FAILURES)
+    reason, listed = "accuracy -23.50 pt (limit -10.00 pt)", "failed      "
+    chosen = ("-k", f"accuracy_drop and {BROKEN}", *options)
+    lines = [line for line in lines_of(80, *chosen) if reason in line]
+    assert lines == ([f"{listed}{BROKEN}: {reason}"] if options else [reason])
 
 
 def test_ci_gets_the_reason_alone_in_the_short_summary(lines_of, profile, monkeypatch):

@@ -218,6 +218,14 @@ def test_what_is_released_is_proven(cases):
     assert "\n" not in str(decision)
 
 
+def test_a_problem_is_named_beside_what_speaks_against_a_release():
+    crash = "worker 'gw0' crashed"
+    assert str(decided(PROVEN, problems=[crash])) == f"cannot tell: {crash}"
+    assert str(decided(case("refuted"), problems=[crash])) == (
+        f"do not release: m (accuracy fails); {crash}"
+    )
+
+
 def test_an_uncompressed_candidate_is_not_released_and_the_others_are():
     decision = decided(PROVEN, case(metric="flips", name="copy"), unchanged={"copy": "it is one"})
     assert str(decision) == "cannot tell: it is one"
@@ -246,11 +254,55 @@ def test_a_failure_names_the_candidates_and_what_is_unknown_about_the_others():
         case("refuted", name="a"), case(name="b"), case("met", name="c"), case("error", name="d")
     )
     assert str(decision) == (
-        "do not release: 2 of 4 candidates fail: a (accuracy fails), d (it could not be measured); "
+        "do not release: 2 of 4 candidates fail: d (it could not be measured), a (accuracy fails); "
         "nothing can be told about c"
     )
     assert decision.candidates["b"].word == RELEASE
     assert str(decided(case("refuted"))) == "do not release: m (accuracy fails)"
+
+
+def measured(value, half, limit=LIMIT, name="m", metric="accuracy_drop", tier=CRITICAL):
+    """A case with a value and the half width of its interval."""
+    estimate = Estimate(value, value - half, value + half, 1000, 1000)
+    judged = verdict_of(name, Gate(metric, limit, tier=tier), MetricResult(estimate, 1.0, 1.0))
+    return CaseOutcome(judged, judged.holds(DEFAULT))
+
+
+@given(st.permutations(range(5)))
+def test_the_clearest_failures_are_named_first(order):
+    cases = [
+        measured(0.9, 0.9, metric="f1_drop"),  # only its estimate breaks the limit
+        measured(0.50, 0.47),  # just refuted
+        measured(0.06, 0.02, metric="flips"),
+        measured(0.7, 0.01, limit=0.9, metric="speedup"),  # a lower limit; the p-value underflows
+        measured(0.4, 0.001, metric="rouge1_drop"),  # so does this one, with a larger distance
+    ]
+    text = str(decided(*(cases[index] for index in order)))
+    assert text == "do not release: m (ROUGE-1, speed, flips and 2 more fail)"
+
+
+@given(st.permutations(range(4)))
+def test_candidates_are_named_by_their_clearest_failure(order):
+    cases = [
+        measured(0.05, 0.029, name="a"), measured(0.05, 0.01, name="b"),
+        measured(math.nan, math.nan, name="c"), measured(0.9, 0.001, name="d", tier=ADVISORY),
+    ]  # fmt: skip
+    names = dict.fromkeys("abcd", 1)
+    decision = decided(*(cases[index] for index in order), planned=names)
+    assert str(decision).startswith(
+        "do not release: 3 of 4 candidates fail: c (accuracy fails), b (accuracy fails), "
+        "a (accuracy fails); nothing can be told about d"
+    )
+    assert list(decision.candidates) == list("abcd")
+
+
+def test_inconclusive_gates_are_named_by_their_evidence():
+    cases = [measured(0.019 - 0.004 * i, 0.02, name=f"m{i}") for i in (1, 3, 0, 2)]
+    reason = decided(*cases).reason
+    assert [reason.index(f"m{i} (") for i in range(3)] == sorted(
+        reason.index(f"m{i} (") for i in range(3)
+    )
+    assert reason.endswith("and 1 more")
 
 
 def test_what_is_missing_is_named_with_the_number_of_items():

@@ -105,6 +105,10 @@ BY = "(Holm: false alarms in at most 1% of runs)"
             f"5 failed: bad flips, bad flips, bad flips and 2 more; "
             f"ALARM {BY}: bad flips, bad flips, bad flips and 2 more",
         ),
+        (
+            [DOUBTFUL, (verdict("worse", 0.4, "failed", 1e-6, met=False), False), GOOD, BAD],
+            f"3 failed: bad flips, worse flips, doubtful flips; ALARM {BY}: bad flips, worse flips",
+        ),
     ],
 )
 def test_what_failed_is_told_as_failed(cases, line):

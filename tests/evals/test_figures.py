@@ -1,4 +1,6 @@
 import math
+import re
+import warnings
 from dataclasses import asdict, replace
 from itertools import chain
 
@@ -211,6 +213,35 @@ def test_figures_whose_names_differ_in_unsafe_characters_or_case_have_files_of_t
     assert files[0].name == "trend-m-wanda-2-4-flips.svg"
     for name, file in zip(names, files, strict=True):
         assert f">{name}: " in file.read_text(encoding="utf-8")
+
+
+def test_long_names_leave_room_and_stay_different(tmp_path):
+    """The names differ only in their middle, which is omitted first."""
+    pytest.importorskip("matplotlib")
+    rows = [f"{'p' * 110}-{middle}-{'q' * 110}" for middle in ("first", "second", "third")]
+    entries = [e for i, row in enumerate(rows) for e in candidate(row, 0.01, 0.1 * i, 2.0 + i)]
+    entries = [replace(e, group=f"{'z' * 220}-{index % 2}") for index, e in enumerate(entries)]
+    items = {(f"m-{row}", "js_divergence"): stored([0.1, 0.2]) for row in rows}
+    point = GatePoint(1, "2026", "", 0.1, 0.0, 0.2, False)
+    trends = [trend_figure(pages.series(f"m-{row}", "flips", (point, point))) for row in rows]
+    drawn = [*figures(entries, items), *trends]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that no room is left for the axes
+        files = static_figures.write_figures(drawn, tmp_path)
+    assert len(set(files)) == 2 * len(drawn)
+    for figure, file in zip(drawn, files[::2], strict=True):
+        svg = file.read_text(encoding="utf-8")
+        texts = re.findall("<text [^>]*>([^<]*)</text>", svg)
+        long = [text for text in texts if re.search("ppp|qqq|zzz", text)]
+        assert [text for text in long if len(text) > 60 or "…" not in text] == []
+        assert len(set(long)) == len(long), figure.name
+        values = page_data.figure_json(figure)
+        assert all(len(series["name"]) <= 60 for series in values["series"])
+        assert all(len(text) <= 30 for _, text in values.get("x_ticks", ()))
+        assert len(values["title"]) <= 60
+        if figure.kind == "bars":
+            short = [text for series in values["series"] for text in series["short_labels"]]
+            assert len(set(short)) == sum(len(series["labels"]) for series in values["series"])
 
 
 def test_a_number_in_the_name_of_a_file_is_not_that_of_another_figure():

@@ -86,3 +86,11 @@ def test_a_note_is_wrapped_between_words_with_an_indent():
     ]
     assert wrapped_note(f"store       {'x' * 60}", 40, 12).splitlines()[-1].strip() == "x" * 60
     assert wrapped_note("short", 40, 12) == "short"
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=40), max_size=30), st.integers(6, 12))
+def test_different_names_stay_different(names, length):
+    short = shortened(names, length)
+    assert len(set(short)) == len(set(names))
+    assert all(len(text) <= length for text in short)
+    assert len(set(zip(names, short, strict=True))) == len(set(names))

@@ -72,6 +72,48 @@ def test_long_texts_lose_their_middle():
     assert len(found.line()) < 250
 
 
+LONG = "The lantern of the old mill is kept in the tower by the river. " * 30
+
+
+@given(
+    st.integers(0, 1500),
+    st.sampled_from([LONG, "\N{ZERO WIDTH SPACE}\x1b" * 750, "'\"\\n" * 400]),
+    st.sampled_from(["", " end", " tail" * 200]),
+)
+def test_long_answers_are_shown_around_their_first_difference(place, text, tail):
+    data = DataSet("d", (Prompt("Q?", "a", 0),))
+    same = text[:place]
+    found = regression(data, 0, expected=f"{same}RIGHT{tail}", baseline=f"{same}FORMER{tail}",
+                       candidate=f"{same}LATTER{tail}")  # fmt: skip
+    assert len(found.line()) < 250
+    for shown in (found.line(), found.markdown(), "\n".join(map(str, asdict(found).values()))):
+        assert all(word in shown for word in ("RIGHT", "FORMER", "LATTER"))
+
+
+def test_the_line_marks_omitted_text_on_both_sides():
+    item = Regression(1, 1, "Q?", expected=f"{LONG[:200]}iron{LONG[:200]}", baseline=LONG,
+                      candidate=LONG[:200])  # fmt: skip
+    around = LONG[180:200]
+    assert f"expected '...{around}iron" in item.line()
+    assert f"baseline '...{around}{LONG[200:230]}" in item.line()
+    assert item.line().endswith(f"candidate '...{around}'")
+    assert item.line().count("...'") == 2
+
+
+def test_the_end_of_a_text_that_ends_before_the_difference_is_shown():
+    data = DataSet("d", (Prompt("Q?", "a", 0),))
+    found = regression(data, 0, expected="y" * 700 + "END", baseline=LONG, candidate=LONG[:1500])
+    assert found.expected == f"[... 203 characters ...] {'y' * 497}END"
+    assert found.candidate == f"[... 1,250 characters ...] {LONG[1250:1500]}"
+    assert found.line().endswith(f"candidate '...{LONG[1480:1500]}'")
+
+
+def test_a_model_without_a_baseline_text_is_compared_with_the_expected_one():
+    item = Regression(1, 1, "Q?", expected=f"{LONG}iron", candidate=f"{LONG}brass")
+    assert item.line().endswith("brass'")
+    assert "iron'" in item.line()
+
+
 def test_records_are_plain_data():
     data = DataSet("d", (Labelled("t", 0, 0),))
     worst = worst_items(np.ones(1, np.float32), lambda i: regression(data, i, expected=1))

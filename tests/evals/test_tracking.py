@@ -1,6 +1,9 @@
 import math
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from unittest.mock import MagicMock
 from urllib.parse import unquote
 
@@ -9,6 +12,7 @@ import pytest
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.metrics.result import MetricResult
+from compression_gates.evals.report import tracking
 from compression_gates.evals.report.report import Entry
 from compression_gates.evals.report.tracking import EXPERIMENT, Tracker, shown_uri
 from compression_gates.evals.statistics.estimate import Estimate
@@ -156,6 +160,47 @@ def test_a_run_that_is_interrupted_while_it_is_logged_is_marked(store):
     begun = [run for run in runs_of(store)[1] if run.info.run_id not in before]
     assert len(begun) == 2
     assert {run.info.status for run in begun} == {"FAILED"}
+
+
+@pytest.fixture
+def silent():
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield "{}:{}".format(*server.getsockname())
+
+
+@pytest.mark.parametrize("scheme", ["http://", "postgresql://user:s3cret@"])
+def test_a_server_that_does_not_answer_is_refused_soon(scheme, silent, monkeypatch):
+    monkeypatch.setattr(tracking, "OPENING_SECONDS", 0.5)
+    before = dict(os.environ)
+    if scheme != "http://":  # whether or not the driver of the database is installed
+        monkeypatch.setattr(mlflow, "MlflowClient", lambda uri: Event().wait())
+    with pytest.raises(EvalError) as caught:
+        Tracker(f"{scheme}{silent}/db")
+    place = scheme.replace("user:s3cret@", "")
+    assert (
+        str(caught.value)
+        == f"MLflow store {place}{silent}/db: TimeoutError: no answer within 0.5 s"
+    )
+    assert dict(os.environ) == before
+
+
+def test_a_server_that_refuses_connections_is_not_tried_again_and_again(monkeypatch):
+    settings = {}
+
+    def refused(uri):
+        settings.update(
+            {name: text for name, text in os.environ.items() if "_HTTP_REQUEST_" in name}
+        )
+        raise ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", refused)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    with pytest.raises(EvalError, match="ConnectionRefusedError: nobody listens"):
+        Tracker("http://127.0.0.1:9")
+    assert settings == {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "77"}
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////no/such/folder/gates.db", "nonsense://x"])

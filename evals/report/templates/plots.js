@@ -19,7 +19,7 @@ function filtered(series) {
   const kept = series.labels.map((label, index) => index)
     .filter((index) => series.labels[index].toLowerCase().includes(text));
   const chosen = {...series};
-  for (const name of ["x", "y", "labels", "low", "high", "marked"]) {
+  for (const name of ["x", "y", "labels", "short_labels", "low", "high", "marked"]) {
     if (series[name]) chosen[name] = kept.map((index) => series[name][index]);
   }
   return chosen;
@@ -48,7 +48,7 @@ function hoverTexts(figure, series) {
 function bars(figure, series) {
   return [{
     type: "bar", orientation: "h", name: escaped(series.name), x: series.x,
-    y: series.labels.map(escaped), error_x: {...errorBars(series.x, series), color: styleOf("--soft")},
+    y: (series.short_labels || series.labels).map(escaped), error_x: {...errorBars(series.x, series), color: styleOf("--soft")},
     marker: {color: series.style.colour},
     hoverinfo: "text", hovertext: hoverTexts(figure, series), text: series.x.map(number),
     textposition: "inside", insidetextanchor: "start", insidetextfont: {color: "#fff"},

@@ -72,6 +72,34 @@ def test_a_metric_or_candidate_is_shown_with_its_steps(history, what, heads):
     assert lines[-1] == f"step        {name}: 2.00x -> 1.50x at run 5 (2026-11-05, commit 00000005)"
 
 
+@pytest.mark.parametrize("what", ["EM", "em", "exact match", "Exact_Match_Drop"])
+def test_a_metric_can_be_named_as_in_tables_and_messages(history, what):
+    assert show(history, what, 120) == show(history, "exact_match_drop", 120)
+    assert show(history, "MODEL", 120) == show(history, "model", 120)
+
+
+def test_a_candidate_with_the_short_name_of_a_metric_is_itself(history):
+    history.append(run_at(9), [replace(case_of([0, 1] * 40), candidate="EM")])
+    assert show(history, "EM", 120).splitlines()[0].split()[3:] == ["exact_match_drop"]
+    with pytest.raises(EvalError, match="it can be exact_match_drop or EM;"):
+        show(history, "em", 120)
+
+
+@pytest.mark.parametrize(("what", "hint"), [
+    ("exact_match", "the nearest name is exact_match_drop; "),
+    ("modle", "the nearest name is model; "),
+    ("sizes", "the nearest name is compression_ratio; "), ("quux", ""), ("F1", ""),
+])  # fmt: skip
+def test_an_unknown_name_lists_what_there_is(history, what, hint):
+    with pytest.raises(EvalError) as caught:
+        show(history, what, 120)
+    assert str(caught.value).endswith(
+        f"'{what}' is no run, metric or candidate in it; {hint}metrics: exact_match_drop, "
+        "compression_ratio; candidates: model; without a further argument, the command lists the "
+        "runs"
+    )
+
+
 def test_profiles_have_series_of_their_own(tmp_path):
     """Another profile measures other data, so no step is between its runs and the others."""
     with History(tmp_path / "two.db") as history:

@@ -195,6 +195,26 @@ def test_too_few_documents_are_told():
     assert studentized_mean(np.arange(30.0), np.arange(30)).unreliable == ""
 
 
+@given(st.lists(st.integers(90, 110), min_size=25, max_size=35))
+def test_documents_are_too_few_only_if_their_number_or_their_lengths_say_so(sizes):
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    reason = studentized_mean(np.arange(len(clusters)) % 7.0, clusters).unreliable
+    effective = sum(sizes) ** 2 / sum(size**2 for size in sizes)
+    if effective >= 30 or sizes == [sizes[0]] * 30:
+        assert reason == ""
+    if "(got " in reason:
+        assert (
+            f"(got {len(sizes)})" in reason if len(sizes) < 30 else " of unequal length" in reason
+        )
+        assert effective < 30
+
+
+def test_thirty_documents_of_almost_equal_length_are_enough():
+    sizes = [100] * 29 + [101]
+    clusters = np.repeat(np.arange(30), sizes)
+    assert studentized_mean(np.arange(len(clusters)) % 7.0, clusters).unreliable == ""
+
+
 def test_few_documents_that_hold_most_items_are_told():
     sizes = np.full(40, 50)
     sizes[:2] = 14000
