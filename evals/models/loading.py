@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+from transformers.utils.quantization_config import GgufConfig
 
 from compression_gates.evals.checkpoints.checkpoint import (
     ADAPTER_WEIGHTS,
@@ -204,6 +205,9 @@ def _open(
         ignore_mismatched_sizes=True,  # _check_complete reports them by name
         trust_remote_code=trust_remote_code,
         **file_in(source),
+        # By default, transformers keeps the codes of a GGUF file, and downloads a kernel for them,
+        # where the package for kernels is installed.
+        **({"quantization_config": GgufConfig(dequantize=True)} if source.file else {}),
     )
     repairs = {} if source.file or source.form != PLAIN else _repairs(model, source.path)
     if checkpoint.base is not None:

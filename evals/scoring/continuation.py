@@ -104,9 +104,10 @@ def _generate(
     def run(batch: list[int]) -> None:
         rows = [prompts[index] for index in batch]
         generated = greedy(loaded, rows, protocol.max_new_tokens, until)
-        finite[batch] = generated.finite
-        for index, row in zip(batch, generated.tokens.tolist(), strict=True):
+        generated_rows = zip(batch, generated.tokens.tolist(), generated.broken, strict=True)
+        for index, row, broken in generated_rows:
             ids = up_to_end(row, loaded.eos_token_ids)
+            finite[index] = not broken[: len(ids)].any()
             tokens[index] = PADDING
             tokens[index, : len(ids)] = ids
 

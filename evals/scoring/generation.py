@@ -32,13 +32,14 @@ class Continuations(NamedTuple):
 
     Attributes:
         tokens: ``(prompts, new)``, padded on the right after their end.
-        finite: ``(prompts,)``, whether no logit was NaN.
-        near_ties: ``(prompts, steps)``, whether the two largest logits of a step were a near-tie;
-            also of the steps after the end of a continuation, while others of the batch go on.
+        broken: ``(prompts, steps)``, whether a logit of a step was NaN.
+        near_ties: ``(prompts, steps)``, whether the two largest logits of a step were a near-tie.
+
+    Steps after the end of a continuation are included, while others of the batch go on.
     """
 
     tokens: torch.Tensor
-    finite: np.ndarray
+    broken: np.ndarray
     near_ties: np.ndarray
 
 
@@ -86,8 +87,7 @@ def greedy(
     )
     start = 1 if is_encoder_decoder else inputs["input_ids"].shape[1]
     tokens = output[:, start:]
-    broken, near_ties = torch.stack(recorder.steps, -1).cpu().numpy()
-    return Continuations(tokens, ~broken.any(1), near_ties)
+    return Continuations(tokens, *torch.stack(recorder.steps, -1).cpu().numpy())
 
 
 def up_to_end(ids: list[int], end_token_ids: Collection[int]) -> list[int]:
@@ -155,9 +155,8 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
     def run(batch: list[int]) -> None:
         rows = [encoded[index] for index in batch]
         answers = greedy(loaded, rows, protocol.max_new_tokens, until)
-        finite[batch] = answers.finite
-        rows = zip(batch, answers.tokens.tolist(), answers.near_ties, strict=True)
-        for index, row, near in rows:
+        rows = zip(batch, answers.tokens.tolist(), answers.broken, answers.near_ties, strict=True)
+        for index, row, broken, near in rows:
             ids = up_to_stop(row, protocol.stop, decode) if "stop_strings" in until else row
             ids = up_to_end(ids, ends)
             text = decode(ids)
@@ -165,6 +164,7 @@ def generate(loaded: Loaded, data: DataSet, protocol: GenerationProtocol) -> dic
             ended[index] = is_stopped or ids[-1] in ends
             if "stop_strings" in until and ids[-1] not in ends:
                 ids = without_padding(ids, tokenizer.pad_token_id)
+            finite[index] = not broken[: len(ids)].any()
             near_ties[index] = near[: len(ids)].any()
             tokens[index] = PADDING
             tokens[index, : len(ids)] = ids

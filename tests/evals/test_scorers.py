@@ -199,21 +199,24 @@ def test_steps_after_the_end_of_an_answer_are_no_near_ties(loaded):
     assert not result["near_ties"].any()
 
 
-def test_steps_after_a_stop_of_several_tokens_are_no_near_ties(loaded):
-    """Both prompts are in a batch; one is stopped by its second token, before the tie."""
+def test_steps_after_a_stop_of_several_tokens_do_not_count(loaded):
+    """Both prompts are in a batch; one is stopped by its second token, before the tie, and before
+    padding, for which the logits are NaN."""
     data = DataSet("d", (Prompt("Answer: Karsby", "", 0), Prompt("Answer: Velden", "", 1)))
     last = [loaded.tokenizer(item.prompt).input_ids[-1] for item in data.items]
     stop = "END."
     first, *middle, end = loaded.tokenizer(stop, add_special_tokens=False).input_ids
     follows = {last[0]: first, last[1]: 305, 305: 306, 306: 307, 307: 308, 308: 309}
     follows |= dict(zip((first, *middle), (*middle, end), strict=True))
-    assert not {305, 306, 307, 308, 309} & {first, *middle, end}
+    padding = loaded.tokenizer.pad_token_id
+    assert not {padding, 305, 306, 307, 308, 309} & {first, *middle, end}
 
     def logits(module, args, kwargs, output):
         scores = torch.zeros_like(output.logits)
         scores[:, -1, 300:302] = 50.0  # a tie
         for token, following in follows.items():
             scores[kwargs["input_ids"][:, -1] == token, -1, following] = 90.0
+        scores[kwargs["input_ids"][:, -1] == padding, -1] = torch.nan
         output.logits = scores
         return output
 
@@ -221,6 +224,7 @@ def test_steps_after_a_stop_of_several_tokens_are_no_near_ties(loaded):
     together = generate(loaded, data, GenerationProtocol(max_new_tokens=5, stop=stop))
     assert together["ended"].tolist() == [True, False]
     assert not together["near_ties"].any()
+    assert together["finite"].all()
 
 
 def test_error_if_a_prompt_leaves_no_room_for_its_answer(loaded):
