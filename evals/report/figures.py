@@ -35,6 +35,8 @@ QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 LOG_RANGE = 30
 """Ratio of the largest to the smallest value above which a divergence has a logarithmic axis."""
 MOST_TICKS = 6
+METHOD_WIDTH = 0.6
+"""Width over which the candidates of a method are spread, in distances between methods."""
 SMALLEST_DIVERGENCE = 1e-7
 """Nats to which smaller divergences are raised in a distribution; float32 has this precision."""
 _PERPLEXITY, _DIVERGENCE = "perplexity_drift", "js_divergence"
@@ -188,6 +190,12 @@ def divergence_by_method(entries: Sequence[Entry]) -> Figure | None:
     if not chosen:
         return None
     methods = sorted({method_of(entry.row) for entry in chosen})
+    places: dict[str, float] = {}
+    for index, method in enumerate(methods):
+        # Side by side, because intervals at one place hide one another.
+        members = [entry.verdict for entry in chosen if method_of(entry.row) == method]
+        for rank, verdict in enumerate(sorted(members, key=lambda v: v.value)):
+            places[verdict.candidate] = index + METHOD_WIDTH * ((rank + 0.5) / len(members) - 0.5)
     series = []
     for group in _groups(chosen):
         members = [entry for entry in chosen if entry.group == group]
@@ -195,7 +203,7 @@ def divergence_by_method(entries: Sequence[Entry]) -> Figure | None:
         series.append(
             Series(
                 name=group,
-                x=tuple(float(methods.index(method_of(entry.row))) for entry in members),
+                x=tuple(places[v.candidate] for v in verdicts),
                 y=tuple(v.value for v in verdicts),
                 labels=tuple(v.candidate for v in verdicts),
                 low=tuple(v.low for v in verdicts),
@@ -205,7 +213,7 @@ def divergence_by_method(entries: Sequence[Entry]) -> Figure | None:
     values = [entry.verdict.value for entry in chosen]
     return Figure(
         "divergence-method", "JS divergence by method", POINTS, "", "JS divergence (nats)",
-        tuple(series), "Each point is a candidate, with its interval.",
+        tuple(series), "Each point is a candidate, with its interval, beside others of its method.",
         tuple(enumerate(map(str, methods))), _limit_marks(chosen, "y", 1.0), _needs_log(values),
     )  # fmt: skip
 

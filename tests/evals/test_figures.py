@@ -114,6 +114,22 @@ def test_divergences_stand_by_method_on_a_logarithmic_axis():
     assert figure.is_log
 
 
+def test_candidates_of_a_method_are_beside_one_another_in_order_of_their_divergence():
+    entries = [
+        *candidate("wanda-50", 0.01, 0.1, js=0.3),
+        *candidate("rtn-int8", 0.01, 0.1, js=0.2),
+        *candidate("wanda-30", 0.01, 0.1, js=0.1),
+        *candidate("wanda-2:4", 0.01, 0.1, js=0.5),
+    ]
+    figure = by_name(entries)["divergence-method"]
+    [series] = figure.series
+    places = dict(zip(series.labels, series.x, strict=True))
+    assert figure.x_ticks == ((0, "rtn"), (1, "wanda"))
+    assert places["m-rtn-int8"] == 0
+    assert places["m-wanda-30"] < places["m-wanda-50"] == 1 < places["m-wanda-2:4"]
+    assert max(abs(place - round(place)) for place in series.x) <= 0.3
+
+
 def test_quantiles_of_the_divergence_are_those_of_the_items():
     values = np.random.default_rng(0).exponential(0.01, 200)
     figure = divergence_quantiles({("m-a", "js_divergence"): stored(values)})
