@@ -110,10 +110,10 @@ def settled_by(verdict: Verdict) -> str:
     if not verdict.needed:
         return "more data are needed"
     metric = METRICS[verdict.metric]
-    size, unit = sample_size(metric, verdict)
+    size, unit = sample_size(metric, verdict.n, verdict.clusters, verdict.unit)
     value = metric.show(verdict.value, verdict.limit)
     return (
-        f"about {verdict.needed:,} {unit} instead of {size:,} would settle it if its true value is "
+        f"about {verdict.needed:,} {unit} (now {size:,}) would settle it, assuming a true value of "
         f"{value}"
     )
 

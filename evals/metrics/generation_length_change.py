@@ -91,5 +91,6 @@ def generation_length_change(baseline: Scored, candidate: Scored, role: str) -> 
 register(generation_metric(
     generation_length_change, name="generation_length_change", title="length",
     label="change of the length of generated texts", unit=PERCENT, order=54,
+    is_distance=True,
     promise="generated texts are at most {limit} longer, or shorter by the same factor",
 ))  # fmt: skip

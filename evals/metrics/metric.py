@@ -54,8 +54,8 @@ class Metric:
         at_most: whether it is a cost with an upper limit; otherwise a gain with a lower limit.
         drop: whether it is stored as baseline minus candidate.
         quality: whether it measures predictions, not size or speed.
-        is_distance: whether it measures the distance of the candidate from the baseline item by
-            item, which is above 0 for every changed candidate.
+        is_distance: whether it measures the distance of the candidate from the baseline, which is
+            above 0 for every changed candidate.
         of_answers: whether items are answers, a share of which can be assumed to flip, and some of
             which a model that guesses gets right.
         shows_changes: whether items are right or wrong, so that tables show how many answers became

@@ -6,7 +6,8 @@ below::
 
     centre + (upper end - value) + (end of the one-sided interval at the power - value)
 
-The centre is the assumed true value. For a candidate that was measured it is the estimate, and
+If all values are 0, every sample of such items has the same upper end, and the last term is left
+out. The centre is the assumed true value. For a candidate that was measured it is the estimate, and
 before a candidate is measured it is 0 for a drift, because an unchanged candidate has none. The
 intervals are those of the gates, computed on values that are constructed as assumed. The power that
 planned items have in fact is simulated by
@@ -65,6 +66,7 @@ class PowerAnalysis:
         unit: what is counted, such as ``items`` or ``documents``.
         assumes: the assumption about the candidate, in words.
         measured: whether the assumption was measured on a stored pair.
+        unreliable: why the sample resolves nothing, if its interval is unreliable or unbounded.
     """
 
     limit: float
@@ -75,6 +77,7 @@ class PowerAnalysis:
     unit: str = "items"
     assumes: str = ""
     measured: bool = False
+    unreliable: str = ""
 
     @property
     def is_known(self) -> bool:
@@ -134,13 +137,21 @@ def needed_size(effect: DetectableEffect, limit: float, per_document: int = 1) -
     return high
 
 
-def minimum_detectable_effect(estimate: Estimate, power: float = POWER) -> float:
+def minimum_detectable_effect(
+    estimate: Estimate, power: float = POWER, varies: bool = True
+) -> float:
     """Return the distance above the true value that the upper end of an interval does not exceed
-    with a probability of ``power``; infinite if the interval is unreliable."""
+    with a probability of ``power``; infinite if the interval is unreliable.
+
+    Args:
+        estimate: of the sample.
+        power: the probability.
+        varies: whether the estimate varies between samples.
+    """
     if estimate.unreliable or not math.isfinite(estimate.high):
         return math.inf
     upper = estimate.high - estimate.value
-    beyond = estimate.bounds(2 * power - 1)[1] - estimate.value
+    beyond = estimate.bounds(2 * power - 1)[1] - estimate.value if varies else 0.0
     return upper + beyond
 
 
@@ -224,7 +235,8 @@ def detectable_effect_like(
         def resized(number: int) -> Estimate:
             return share(max(round(number * per_unit), 1))
 
-    return lambda number: centre + minimum_detectable_effect(resized(number))
+    varies = bool(items.values.any())
+    return lambda number: centre + minimum_detectable_effect(resized(number), varies=varies)
 
 
 def scaled_effect(estimate: Estimate, size: int, centre: float) -> DetectableEffect:

@@ -118,5 +118,5 @@ def test_a_candidate_without_losses_is_not_proven_rather_than_failed_by_strict(g
     assert done.returncode == 1
     assert "✗≈ +0.00 (-0 +0)" in done.stdout
     assert "accuracy not proven: +0.00 pt, 95% interval -" in done.stdout
-    assert " items instead of 200 would settle it if its true value is +0.00 pt" in done.stdout
+    assert " items (now 200) would settle it, assuming a true value of +0.00 pt" in done.stdout
     assert "gate failed" not in done.stdout

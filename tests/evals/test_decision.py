@@ -311,7 +311,7 @@ def test_what_is_missing_is_named_with_the_number_of_items():
     met = replace(case("met").verdict, needed=18_382)
     assert str(decided(PROVEN, CaseOutcome(met, True))) == (
         "cannot tell: 1 gate is inconclusive: accuracy of m "
-        "(about 18,382 items instead of 1,000 would settle it if its true value is -1.50 pt)"
+        "(about 18,382 items (now 1,000) would settle it, assuming a true value of -1.50 pt)"
     )
     unreliable = replace(case("met").verdict, unreliable="there are too few documents")
     assert "(there are too few documents)" in str(decided(PROVEN, CaseOutcome(unreliable, True)))

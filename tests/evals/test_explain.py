@@ -88,7 +88,7 @@ def test_not_proven_is_not_failed_and_says_what_would_settle_it():
     first, count = told_count(text)
     assert first == (
         "exact match not proven: +0.00 pt, 95% interval -2.2 to +1.9 pt against -2.00 pt; about N "
-        "items instead of 480 would settle it if its true value is +0.00 pt"
+        "items (now 480) would settle it, assuming a true value of +0.00 pt"
     )
     assert count == pytest.approx(480 * (BOTH * 0.0225 / 0.02) ** 2, rel=0.02)
     assert "failed" not in text
@@ -105,15 +105,15 @@ def told_count(text):
     ("metric", "limit", "found", "what", "count"),
     [
         ("perplexity_drift", 0.5, reading(0.48, 0.45, 0.51, 90_000, 40),
-         "about N documents instead of 40 would settle it if its true value is +48.00%",
+         "about N documents (now 40) would settle it, assuming a true value of +48.00%",
          40 * 1.5**2),
         ("perplexity_drift", 0.5,
          replace(reading(0, 0, 0), estimate=replace(normal(0.48, 0.45, 0.51, 90_000, 40),
                                                     unit=WINDOWS)),
-         "about N windows instead of 40 would settle it if its true value is +48.00%",
+         "about N windows (now 40) would settle it, assuming a true value of +48.00%",
          40 * 1.5**2),
         ("speedup", 0.5, reading(0.52, 0.49, 0.55, 15, 15),
-         "about N timed pairs instead of 15 would settle it if its true value is 0.52x",
+         "about N timed pairs (now 15) would settle it, assuming a true value of 0.52x",
          15 * 1.5**2),
     ],
 )  # fmt: skip

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
+from compression_gates.evals.gates.gate import Gate, verdict_of
+from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.statistics.estimate import exact
 from compression_gates.evals.statistics.item_values import (
     MEAN,
@@ -232,6 +234,22 @@ def test_rare_changes_need_what_the_rule_of_three_says():
         lambda n: minimum_detectable_effect(clustered_score_change(np.zeros(n), range(n))), 0.01
     )
     assert 3.0 / 0.01 < items < 8.0 / 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "tail"),
+    [(PROPORTION, "flips", 0.025), (SCORE_CHANGE, "accuracy_drop", 0.05)],
+)
+def test_a_candidate_without_changes_needs_no_more_than_proves_its_limit(kind, metric, tail):
+    """Repeated samples of it have no events either, so their upper ends do not vary."""
+    expected = math.ceil(math.log(tail) / math.log(1 - 0.02))
+    unchanged = items_of(np.zeros(100), kind=kind)
+    needed = needed_size(detectable_effect_like(unchanged), 0.02)
+    assert expected <= needed <= expected + 1
+    result = MetricResult(unchanged.estimate(), 0.0, 0.0, items=unchanged)
+    assert verdict_of("c", Gate(metric, 0.02), result).needed == needed
+    ends = [items_of(np.zeros(size), kind=kind).estimate().high for size in (expected - 1, needed)]
+    assert ends[0] > 0.02 >= ends[1]
 
 
 def test_what_was_counted_has_no_spread():
