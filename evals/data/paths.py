@@ -1,7 +1,7 @@
 """Paths that users give."""
 
+import hashlib
 import os
-import secrets
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,10 +37,11 @@ def make_writable_folder(directory: Path, name: str) -> None:
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files under new temporary names, and rename them when all are written.
+    """Write files under temporary names, and rename them when all are written.
 
-    A link is replaced, and not followed: a folder of outputs may come from someone else, whose link
-    could name any file.
+    The temporary names are always the same, so that files of a killed run are removed by the next
+    one. A link is replaced, and not followed: a folder of outputs may come from someone else, whose
+    link could name any file.
 
     Raises:
         OSError: a file cannot be written.
@@ -48,8 +49,10 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
     written: dict[Path, Path] = {}
     try:
         for file, content in contents.items():
-            # Not longer than the name of the file, which can have the largest length.
-            partial = file.with_name(f"{secrets.token_hex(4)}.partial")
+            # A short name, because the file's own may already have the maximum length.
+            digest = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:16]
+            partial = file.with_name(f"{digest}.partial")
+            partial.unlink(missing_ok=True)
             with partial.open("xb") as stream:
                 written[file] = partial
                 stream.write(content)

@@ -204,7 +204,7 @@ def decide(evidence: Evidence) -> Decision:
 def _strength(case: CaseOutcome) -> tuple[int, int, float, float]:
     """Sort key: what speaks against a release, then what is open, each with the strongest evidence
     first."""
-    return (0 if case.is_refuted else 1 if case.is_open else 2, *case.verdict.strength)
+    return (0 if case.is_refuted else 1 if case.is_open else 2, *case.verdict.evidence_key)
 
 
 def _of_candidate(

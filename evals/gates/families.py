@@ -68,7 +68,7 @@ def family_summary(cases: Iterable[tuple[Verdict, bool]], method: str = HOLM) ->
         cases: verdicts, and whether their cases passed.
         method: as for :func:`alarms`.
     """
-    cases = sorted(cases, key=lambda case: case[0].strength)
+    cases = sorted(cases, key=lambda case: case[0].evidence_key)
     failed = {kind: [] for kind in (_ERROR, _FAILED, _NOT_PROVEN, _NOT_JUDGED)}
     for verdict, passed in cases:
         if not passed:

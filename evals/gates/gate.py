@@ -97,7 +97,7 @@ class Verdict:
         return self.outcome == NOT_JUDGED and self.reason.startswith(NO_DATA)
 
     @property
-    def strength(self) -> tuple[int, float, float]:
+    def evidence_key(self) -> tuple[int, float, float]:
         """Sort key by the evidence that the limit is broken, the strongest first.
 
         A failed gate is before an inconclusive one, and what has no value before the others. Then

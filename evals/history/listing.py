@@ -142,7 +142,8 @@ def _named(history: History, runs: Sequence[StoredRun], what: str) -> str:
     hints += [f"candidates: {listed(candidates, shown=MAX_LISTED)}"] if candidates else []
     hints.append("without a further argument, the command lists the runs")
     raise EvalError(
-        f"history {history.path}: {what!r} is no run, metric or candidate in it; {'; '.join(hints)}"
+        f"history {history.path}: {what!r} is no run, and no metric or candidate of the last "
+        f"{LAST} runs; {'; '.join(hints)}"
     )
 
 

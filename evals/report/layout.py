@@ -61,7 +61,7 @@ def shortened(names: Sequence[str], length: int) -> list[str]:
     """Return names of at most ``length`` characters, without the middle of longer ones.
 
     The cut is placed such that different names stay different. If no place does that, a number is
-    behind the names that would be equal.
+    appended to names that would be equal.
     """
     for tail in sorted(range(1, length - 1), key=lambda tail: abs(tail - length // 2)):
         short = [_without_middle(name, length, tail) for name in names]

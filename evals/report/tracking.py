@@ -7,14 +7,15 @@ nested run, so that MLflow compares candidates and shows their series over time.
 import math
 import os
 import re
+import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from compression_gates.evals.errors import EvalError, kind_and_line
 from compression_gates.evals.foreign_text import on_one_line
@@ -26,10 +27,12 @@ PARENT_TAG, RESULT_TAG = "mlflow.parentRunId", "gates.result"
 FINISHED, FAILED = "FINISHED", "FAILED"
 MAX_TAG = 5000
 """Number of characters of a tag that every store of MLflow takes."""
-OPENING_SECONDS = 30
-"""Seconds in which a store has to answer before the run."""
+CONNECT_TIMEOUT = 30
+"""Seconds in which a server has to answer before the run."""
+_SERVERS = ("http://", "https://", "databricks")
+"""How URIs of stores begin that MLflow reaches by HTTP."""
 _REQUESTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-"""Settings of MLflow while a store is opened, unless the user has set them."""
+"""Settings of MLflow while a server is asked, unless the user has set them."""
 Result = TypeVar("Result")
 _SQLITE = "sqlite:///"
 _USER_INFORMATION = re.compile(r"(?<=://)(?!/)\S*@")
@@ -75,8 +78,14 @@ class Tracker:
             return client, experiment.experiment_id
 
         try:
-            # A file is always reachable, and it can take long to create its tables.
-            self._client, self._experiment = opened() if location else _in_time(opened)
+            if uri.startswith(_SERVERS):
+                with _few_requests():
+                    found = call_with_timeout(opened, CONNECT_TIMEOUT)
+            else:
+                # Creating the tables of a database can take long, and must not be cut short.
+                _check_reachable(uri)
+                found = opened()
+            self._client, self._experiment = found
         except Exception as error:
             raise _store_error(uri, error) from error
         self._uri = uri
@@ -174,37 +183,58 @@ class Tracker:
         self._client.set_terminated(run, FAILED if failed else FINISHED)
 
 
-def _in_time(opened: Callable[[], Result]) -> Result:
-    """Call a function that opens a store, with few retries and a time limit.
+def call_with_timeout(function: Callable[[], Result], seconds: float) -> Result:
+    """Return the result of a function, which is called in a thread.
 
-    By default, MLflow tries for minutes to reach a server, silently, and a database likewise.
+    The thread goes on after the time limit, until the function returns or the process ends.
 
     Raises:
-        TimeoutError: the store has not answered.
-        Exception: the error of the function.
+        TimeoutError: the function has not returned in time.
+        BaseException: the error of the function.
     """
-    results: SimpleQueue[tuple[Result | None, Exception | None]] = SimpleQueue()
+    results: SimpleQueue[tuple[Result | None, BaseException | None]] = SimpleQueue()
 
     def run() -> None:
         try:
-            results.put((opened(), None))
-        except Exception as error:
+            results.put((function(), None))
+        except BaseException as error:
             results.put((None, error))
 
-    before = dict(os.environ)
+    # Unlike that of an executor, a daemon thread that still waits does not delay the exit.
+    Thread(target=run, daemon=True).start()
     try:
-        os.environ.update(_REQUESTS | before)
-        # Unlike that of an executor, a daemon thread that still waits does not delay the exit.
-        Thread(target=run, daemon=True).start()
-        result, error = results.get(timeout=OPENING_SECONDS)
+        result, error = results.get(timeout=seconds)
     except Empty:
-        raise TimeoutError(f"no answer within {OPENING_SECONDS} s") from None
-    finally:
-        for name in _REQUESTS.keys() - before.keys():
-            os.environ.pop(name, None)
+        raise TimeoutError(f"no answer within {seconds} s") from None
     if error is not None:
         raise error
     return result
+
+
+@contextmanager
+def _few_requests() -> Iterator[None]:
+    """Let MLflow give up early. By default, it tries for minutes to reach a server, silently."""
+    added = {name: text for name, text in _REQUESTS.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _check_reachable(uri: str) -> None:
+    """Raise an OSError if the server of a database does not take connections.
+
+    MLflow would try for minutes to connect. Nothing is checked if the URI does not name one server.
+    """
+    ports = {"postgresql": os.environ.get("PGPORT", "5432"), "mysql": "3306", "mssql": None}
+    parts = urlsplit(_USER_INFORMATION.sub("", uri))
+    kind = parts.scheme.partition("+")[0]
+    if kind in ports and parts.hostname and "," not in parts.netloc:
+        port = parts.port or ports[kind]
+        if port is not None:
+            socket.create_connection((parts.hostname, port), CONNECT_TIMEOUT).close()
 
 
 def _tag(text: str) -> str:

@@ -38,7 +38,9 @@ def test_tables_and_reasons_fit_the_terminal(lines_of, profile):
             assert failed.endswith(f"[{BROKEN}] - {reason}")
 
 
-@pytest.mark.parametrize("options", [(), ("--tb=no",), ("-p", "no:terminal")], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [(), ("--tb=no",), ("--no-summary",), ("-p", "no:terminal")], ids=" ".join
+)
 def test_a_reason_is_printed_where_it_adds_something(lines_of, profile, monkeypatch, options):
     """Beside the table, it is in the evidence of the case, or else in a list; an annotation of
     GitHub Actions and pytest's own summary in CI repeat it for their readers."""

@@ -1,11 +1,15 @@
 """A link in a folder of outputs is replaced, so that nothing is written outside of the folder."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from compression_gates.evals.data.paths import make_writable_folder, replace_files
 from compression_gates.evals.report import __main__ as again
 from compression_gates.evals.report import report_folder, static_figures
 from compression_gates.evals.report.figure_data import POINTS, Figure, Series
+from tests.processes import start
 
 NAMES = ("report.md", "report.html", "report.jsonl", "items.npz")
 
@@ -68,3 +72,23 @@ def test_nothing_is_replaced_unless_everything_is_written(tmp_path):
     assert kept.read_text() == "before"
     make_writable_folder(tmp_path, "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def _write_and_die(file):
+    Path.replace = lambda *paths: os._exit(9)
+    replace_files({file: b"lost"})
+
+
+def test_killed_runs_leave_nothing_behind_once_a_run_ends(linked):
+    """Even if someone replaces what they left by a link."""
+    folder = linked()
+    file = folder / ("x" * 255)
+    for _ in range(2):
+        process = start(_write_and_die, file)
+        process.join()
+        assert process.exitcode == 9
+    (left,) = folder.iterdir()
+    linked(left.name)
+    replace_files({file: b"kept"})
+    assert list(folder.iterdir()) == [file]
+    assert file.read_bytes() == b"kept"

@@ -1,9 +1,9 @@
 import math
 import os
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from unittest.mock import MagicMock
 from urllib.parse import unquote
 
@@ -108,6 +108,7 @@ def test_a_password_is_shown_nowhere(uri, password, message, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError(text)
 
+    monkeypatch.setattr(socket, "create_connection", MagicMock())
     monkeypatch.setattr(mlflow, "MlflowClient", fail)
     with pytest.raises(EvalError) as caught:
         Tracker(uri)
@@ -165,24 +166,67 @@ def test_a_run_that_is_interrupted_while_it_is_logged_is_marked(store):
 @pytest.fixture
 def silent():
     """The address of a server that takes connections and never answers."""
+    before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield "{}:{}".format(*server.getsockname())
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("scheme", ["http://", "postgresql://user:s3cret@"])
-def test_a_server_that_does_not_answer_is_refused_soon(scheme, silent, monkeypatch):
-    monkeypatch.setattr(tracking, "OPENING_SECONDS", 0.5)
+def test_a_server_that_does_not_answer_is_refused_soon(silent, monkeypatch):
+    monkeypatch.setattr(tracking, "CONNECT_TIMEOUT", 0.5)
     before = dict(os.environ)
-    if scheme != "http://":  # whether or not the driver of the database is installed
-        monkeypatch.setattr(mlflow, "MlflowClient", lambda uri: Event().wait())
     with pytest.raises(EvalError) as caught:
-        Tracker(f"{scheme}{silent}/db")
-    place = scheme.replace("user:s3cret@", "")
-    assert (
-        str(caught.value)
-        == f"MLflow store {place}{silent}/db: TimeoutError: no answer within 0.5 s"
-    )
+        Tracker(f"http://{silent}/a")
+    reason = "TimeoutError: no answer within 0.5 s"
+    assert str(caught.value) == f"MLflow store http://{silent}/a: {reason}"
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("uri", [
+    "postgresql://user:s3/cret@{silent}/db", "mysql+pymysql://{silent}/db", "runs",
+    "postgresql:///db?host=/run/postgresql", "postgresql://a.invalid,b.invalid/db",
+    "mssql+pyodbc://name",
+])  # fmt: skip
+def test_no_time_limit_interrupts_the_creation_of_tables(uri, silent, monkeypatch):
+    """A thread that outlived a limit would be killed with the process, and its database would be
+    left with a part of its tables."""
+    threads = []
+    monkeypatch.setattr(
+        mlflow,
+        "MlflowClient",
+        lambda uri: threads.append(threading.current_thread()) or MagicMock(),
+    )
+    Tracker(uri.format(silent=silent))
+    assert threads == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql", "mssql+pymssql"])
+def test_a_database_that_cannot_be_reached_is_refused_at_once(scheme, monkeypatch):
+    monkeypatch.setattr(mlflow, "MlflowClient", MagicMock())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = "{}:{}".format(*server.getsockname())
+    with pytest.raises(EvalError) as caught:
+        Tracker(f"{scheme}://user:s3/cret@{place}/db")
+    assert str(caught.value).startswith(f"MLflow store {scheme}://{place}/db: ConnectionRefused")
+    mlflow.MlflowClient.assert_not_called()
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("postgresql", "5432"), ("mysql", "3306")])
+def test_a_database_without_a_port_has_that_of_its_kind(scheme, port, monkeypatch):
+    monkeypatch.delenv("PGPORT", raising=False)
+    monkeypatch.setattr(mlflow, "MlflowClient", MagicMock())
+    monkeypatch.setattr(socket, "create_connection", MagicMock())
+    Tracker(f"{scheme}://host.invalid/db")
+    assert socket.create_connection.call_args.args[0] == ("host.invalid", port)
+
+
+def test_an_exit_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(tracking, "CONNECT_TIMEOUT", 5)
+    monkeypatch.setattr(mlflow, "MlflowClient", MagicMock(side_effect=SystemExit(3)))
+    with pytest.raises(SystemExit, match="3"):
+        Tracker("http://127.0.0.1:9")
 
 
 def test_a_server_that_refuses_connections_is_not_tried_again_and_again(monkeypatch):

@@ -94,10 +94,21 @@ def test_an_unknown_name_lists_what_there_is(history, what, hint):
     with pytest.raises(EvalError) as caught:
         show(history, what, 120)
     assert str(caught.value).endswith(
-        f"'{what}' is no run, metric or candidate in it; {hint}metrics: exact_match_drop, "
-        "compression_ratio; candidates: model; without a further argument, the command lists the "
-        "runs"
+        f"'{what}' is no run, and no metric or candidate of the last 30 runs; {hint}metrics: "
+        "exact_match_drop, compression_ratio; candidates: model; without a further argument, the "
+        "command lists the runs"
     )
+
+
+def test_a_candidate_that_is_no_longer_in_the_table_is_unknown(tmp_path):
+    with History(tmp_path / "history.db") as history:
+        for run in range(31):
+            cases = [size_of(2.0), *([size_of(2.0, "old")] if run == 0 else [])]
+            history.append(run_at(run % 28 + 1), cases)
+            if run == 29:
+                assert len(show(history, "old", 120).splitlines()) == 3
+        with pytest.raises(EvalError, match=r"'old' .* of the last 30 runs; .* candidates: model;"):
+            show(history, "old", 120)
 
 
 def test_profiles_have_series_of_their_own(tmp_path):
@@ -136,7 +147,7 @@ def test_only_the_gates_that_are_shown_are_read(history, monkeypatch):
 
 
 def test_what_is_not_there_is_one_error(history):
-    with pytest.raises(EvalError, match="'speedup' is no run, metric or candidate in it"):
+    with pytest.raises(EvalError, match="'speedup' is no run, and no metric or candidate of"):
         show(history, "speedup", 100)
     with pytest.raises(EvalError, match="there is no run 99"):
         show(history, "99", 100)
