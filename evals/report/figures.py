@@ -88,7 +88,7 @@ def task_scores(entries: Sequence[Entry]) -> list[Figure]:
         )
         if len(kept) < len(chosen):
             note += f" The {len(kept)} lowest of {len(chosen)} scores are shown."
-        title = f"{metric.title} of candidates and baselines"
+        title = f"{metric.title[:1].upper()}{metric.title[1:]} of candidates and baselines"
         drawn.append(
             Figure(f"task-{_file_name(name)}", title, BARS, _level_axis(metric), "", series, note)
         )

@@ -38,8 +38,10 @@ WIDTH, HEIGHT, BAR_HEIGHT = 8.0, 5.0, 0.24
 DPI = 150
 TICK_ROOM = 70
 """Number of characters of all labels of an axis from which on they are rotated."""
-LONGEST_NAME, NOTE_WIDTH = 120, 110
-"""Characters of the name of a file, without its number, and of a line of the note."""
+LONGEST_NAME = 120
+"""Characters of the name of a file, without its number."""
+NOTE_WIDTH, NOTE_WIDTH_OF_BARS = 110, 75
+"""Characters of a line of the note, which is as wide as the axes; labels of bars take room."""
 _SETTINGS = {
     "text.parse_math": False,  # names may contain dollar signs
     "svg.fonttype": "none",
@@ -123,7 +125,8 @@ def _drawn(figure: Figure):
     axes = canvas.add_subplot()
     (_bars if figure.kind == BARS else _points)(axes, figure)
     axes.set_title(on_one_line(figure.title), loc="left", fontsize=10)
-    note = textwrap.fill(on_one_line(figure.note), NOTE_WIDTH)
+    note_width = NOTE_WIDTH_OF_BARS if figure.kind == BARS else NOTE_WIDTH
+    note = textwrap.fill(on_one_line(figure.note), note_width)
     axes.set_xlabel(f"{on_one_line(figure.x_title)}\n{note}".strip(), fontsize=8)
     axes.set_ylabel(on_one_line(figure.y_title))
     if figure.x_ticks:
@@ -163,7 +166,7 @@ def _bars(axes, figure: Figure) -> None:
             xerr=_errors(series.x, series), error_kw={"ecolor": "#555555", "elinewidth": 1},
         )  # fmt: skip
         for y, value in zip(places, series.x, strict=True):
-            axes.text(0, y, f" {value:.4g}", va="center", color="white", fontsize=7)
+            axes.text(0, y, f" {value:.2f}", va="center", color="white", fontsize=7)
         names += series.short_labels or series.labels
         place += len(series.labels)
     axes.set_yticks(range(place), [on_one_line(name) for name in names], fontsize=7)
