@@ -84,8 +84,12 @@ def by_kernel(tmp_path_factory):
     "number", range(len(CASES)), ids=lambda n: f"{CASES[n].func.__name__} {CASES[n].keywords}"
 )
 def test_kernel_equals_the_path_without_it(by_kernel, number):
+    """Zeros and codes are equal bit for bit. Between blocks, both use a product of BLAS, which some
+    CPUs round by the layout of its operands in memory."""
     for expected, actual in zip(result(CASES[number]), by_kernel[number], strict=True):
-        assert torch.equal(expected, actual)
+        assert torch.equal(expected == 0, actual == 0)
+        tolerance = 1e-6 if expected.is_floating_point() else 0
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=0)
 
 
 COMPILE = """
