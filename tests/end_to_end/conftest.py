@@ -39,6 +39,18 @@ candidates = ["bert-tiny-magnitude-90", "roberta-tiny-magnitude-90"]
 gates = ["js_divergence", "accuracy_drop", "flips"]
 reason = "nine weights in ten are gone"
 """
+TWO_RECIPES = """
+[data.reviews]
+source = "reviews"
+count = 40
+
+[[suite]]
+kind = "classifier"
+baselines = ["bert-tiny"]
+recipes = ["rtn-int8", "magnitude-90"]
+labels = "reviews"
+"""
+"""The data and the models of a small profile, to which gates are added."""
 
 
 @pytest.fixture

@@ -2,23 +2,17 @@
 
 import json
 
+from tests.end_to_end.conftest import TWO_RECIPES
 from tests.processes import run_module
 
-PROFILE = """
-[data.reviews]
-source = "reviews"
-count = 40
-
-[[suite]]
-kind = "classifier"
-baselines = ["bert-tiny"]
-recipes = ["rtn-int8", "magnitude-90"]
-labels = "reviews"
-
+PROFILE = (
+    TWO_RECIPES
+    + """
 [suite.gates]
 flips = { limit = 0.3, tier = "supporting" }
 compression_ratio = 0.99
 """
+)
 CRASHING = """
 import os
 

@@ -2,17 +2,11 @@
 
 import pytest
 
-PROFILE = """
-[data.reviews]
-source = "reviews"
-count = 40
+from tests.end_to_end.conftest import TWO_RECIPES
 
-[[suite]]
-kind = "classifier"
-baselines = ["bert-tiny"]
-recipes = ["rtn-int8", "magnitude-90"]
-labels = "reviews"
-
+PROFILE = (
+    TWO_RECIPES
+    + """
 [suite.gates]
 flips = {{ limit = 0.3, tier = "supporting" }}
 compression_ratio = {{ limit = {limit} }}
@@ -22,6 +16,7 @@ candidates = ["bert-tiny-magnitude-90"]
 gates = ["compression_ratio"]
 reason = "it is stored densely"
 """
+)
 DECIDED = ("decision    ", "FAILED: ", "ERROR: ", "candidates  ")
 
 
