@@ -123,10 +123,20 @@ class Metric:
             object.__setattr__(self, name, getattr(self, name) or default)
 
     def read(self, pair: "Pair", weights: Mapping[str, float] = NO_WEIGHTS) -> MetricResult:
-        """Compute the metric of a scored pair; ``weights`` are those of the gate, if it has any."""
+        """Compute the metric of a scored pair; ``weights`` are those of the gate, if it has any.
+
+        A metric of scored data is computed once for the same two sides.
+        """
         if not self.scored:
             return self.function(pair, weights)
-        return self.function(pair.baseline.get(self.scored), pair.candidate.get(self.scored))
+        baseline, candidate = (side.get(self.scored) for side in (pair.baseline, pair.candidate))
+        if candidate is None:
+            return self.function(baseline, candidate)
+        function, other, result = candidate.results.get(self.name, (None, None, None))
+        if function is not self.function or other is not baseline:
+            result = self.function(baseline, candidate)
+            candidate.results[self.name] = self.function, baseline, result
+        return result
 
     @property
     def timed(self) -> bool:

@@ -193,13 +193,10 @@ def divergence_values(
 
 def _class_divergences(baseline: Scored, candidate: Scored) -> dict[str, np.ndarray]:
     """Return the divergences ``(predictions,)`` of predicted classes by name."""
-    import torch
-
     check_same_classes(baseline, candidate)
-    sides = [torch.from_numpy(side["log_probabilities"]) for side in (baseline, candidate)]
-    arrays = [values.numpy() for values in divergences(*sides)]
-    before, after = (side.double().exp().numpy() for side in sides)
-    arrays.append(np.abs(before - after).sum(axis=1) / 2)
+    sides = [side["log_probabilities"] for side in (baseline, candidate)]
+    before, after = (np.exp(side, dtype=np.float64) for side in sides)
+    arrays = [*divergences(*sides), np.abs(before - after).sum(axis=1) / 2]
     return dict(zip((JS, KL_FORWARD, KL_BACKWARD, TV), arrays, strict=True))
 
 

@@ -1,6 +1,7 @@
 """The result of a metric on a scored pair, and the checks that the two sides are comparable."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,11 +20,16 @@ class Scored:
 
     Attributes:
         protocol: how it was measured, if it was not measured by this suite.
+        results: what metrics have computed of it, by name: the function, the baseline's side and
+            the result.
     """
 
     data: DataSet
     measurement: Measurement
     protocol: str = ""
+    results: dict[str, tuple[Callable, "Scored | None", "MetricResult"]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.measurement[name]

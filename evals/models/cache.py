@@ -190,11 +190,12 @@ class Models:
     def _free(self) -> float:
         """Return the free bytes on the device."""
         import psutil
-        import torch
 
         memory = psutil.virtual_memory().available
         if self.device == CPU:
             return memory
+        import torch  # takes seconds, which a run on stored measurements would wait for
+
         gpus = range(torch.cuda.device_count()) if self.device == AUTO else [self.device]
         free = sum(
             torch.cuda.mem_get_info(gpu)[0]
