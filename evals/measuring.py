@@ -20,6 +20,7 @@ from compression_gates.evals.guard import guarded
 from compression_gates.evals.models.cache import Models
 from compression_gates.evals.models.device import CPU, cores, device_facts
 from compression_gates.evals.scoring.protocols import Protocol
+from compression_gates.evals.store.array_schemas import check
 from compression_gates.evals.store.locks import locked
 from compression_gates.evals.store.measurement import Measurement
 from compression_gates.evals.store.provenance import (
@@ -29,7 +30,6 @@ from compression_gates.evals.store.provenance import (
     unpacked_by,
     version_of,
 )
-from compression_gates.evals.store.schema import check
 from compression_gates.evals.store.store import Store
 
 if TYPE_CHECKING:

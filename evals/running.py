@@ -126,11 +126,11 @@ def peak_memory(
     """Return the peak memory of a forward pass of a baseline and a candidate.
 
     Returns:
-        The measurement with ``bytes`` ``(2,)``; see :func:`evals.scoring.memory.peak_bytes`.
+        The measurement with ``bytes`` ``(2,)``; see :func:`evals.scoring.peak_memory.peak_bytes`.
     """
 
     def run() -> Mapping[str, np.ndarray]:
-        from compression_gates.evals.scoring.memory import peak_bytes
+        from compression_gates.evals.scoring.peak_memory import peak_bytes
         from compression_gates.evals.scoring.speed import timed_batch
 
         peaks = []

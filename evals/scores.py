@@ -30,7 +30,7 @@ class EngineRun:
     Attributes:
         engine: how both were run; see :mod:`evals.models.engine`.
         kernels: the kernels of the baseline and of the candidate.
-        arrays: the measurement; see :data:`evals.store.schema.SCHEMAS`.
+        arrays: the measurement; see :data:`evals.store.array_schemas.SCHEMAS`.
         reason: why nothing was measured; empty if it was.
     """
 

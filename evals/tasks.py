@@ -37,7 +37,7 @@ class Task:
         protocol: class of the protocol.
         scorer: ``module.function`` in :mod:`evals.scoring`; it is called with the model, the data
             set, the protocol and, if ``reference`` is ``OUTPUT``, the arrays of the baseline or
-            None. Its arrays are described in :data:`evals.store.schema.SCHEMAS`.
+            None. Its arrays are described in :data:`evals.store.array_schemas.SCHEMAS`.
         other_shapes: further shapes that a profile can give this role.
         columns: roles of columns that the data need in addition to those of their shape.
         reference: the result of the baseline that is needed to score a candidate.

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compression_gates.compression.compressed import Compressed
+from compression_gates.compression.distillation.attention import Attention, record_attention
 from compression_gates.compression.distillation.losses import (
     attention_loss,
     feature_loss,
     relation_loss,
     response_loss,
 )
-from compression_gates.compression.distillation.recording import Attention, record_attention
 from compression_gates.compression.distillation.student import (
     check_student,
     depth_of,

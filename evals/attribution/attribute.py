@@ -17,8 +17,8 @@ from compression_gates.evals.attribution.attribution import Attribution, not_fou
 from compression_gates.evals.attribution.budget import Budget
 from compression_gates.evals.attribution.predictions import divergence_from, small_part
 from compression_gates.evals.attribution.search import FEWEST_PASSES, Search
-from compression_gates.evals.attribution.units import block_names
-from compression_gates.evals.attribution.weights import compare_tensors, remarkable
+from compression_gates.evals.attribution.swap_units import block_names
+from compression_gates.evals.attribution.tensor_comparison import compare_tensors, remarkable
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.errors import listed
 from compression_gates.evals.metrics.units import counted

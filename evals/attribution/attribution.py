@@ -48,7 +48,7 @@ class Attribution:
         not_swapped: modules that could not be swapped, with the reason.
         hints: how tensors stand out among those of their kind.
         tensors: the comparison of each tensor of the module that changes most with the baseline's;
-            see :class:`compression_gates.evals.attribution.weights.TensorComparison`.
+            see :class:`compression_gates.evals.attribution.tensor_comparison.TensorComparison`.
         reason: why nothing was found; empty otherwise.
         limited: what was left out because of the limits of passes and time.
     """

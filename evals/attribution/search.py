@@ -11,20 +11,20 @@ from transformers import PreTrainedModel
 from compression_gates.evals.attribution.attribution import Share
 from compression_gates.evals.attribution.budget import Budget
 from compression_gates.evals.attribution.predictions import Divergence
+from compression_gates.evals.attribution.swap_units import (
+    SwapUnit,
+    at_most,
+    divided,
+    grouped,
+    modules_in,
+    with_tied_joined,
+)
 from compression_gates.evals.attribution.swapping import (
     NotSwappableError,
     check_fits,
     is_equal,
     is_same,
     swapped,
-)
-from compression_gates.evals.attribution.units import (
-    Unit,
-    at_most,
-    divided,
-    grouped,
-    modules_in,
-    with_tied_joined,
 )
 from compression_gates.evals.models.loading import PROBED, Loaded
 
@@ -35,7 +35,7 @@ MOST_MODULES = 32
 FEWEST_PASSES = 4
 """Smallest number of passes, after those of the two models, with which a search is begun."""
 
-Measured = list[tuple[Unit, float]]
+Measured = list[tuple[SwapUnit, float]]
 """Units, and the mean divergence that each of them causes alone."""
 
 
@@ -65,10 +65,10 @@ class Search:
     bar: tqdm
     not_swapped: list[str] = field(default_factory=list)
     limited: list[str] = field(default_factory=list)
-    fits: set[Unit] = field(default_factory=set)
+    fits: set[SwapUnit] = field(default_factory=set)
     divided: Measured = field(default_factory=list)
     whole: float = math.nan
-    _members: dict[Unit, list[Unit]] = field(default_factory=dict)
+    _members: dict[SwapUnit, list[SwapUnit]] = field(default_factory=dict)
 
     def score(self, model: PreTrainedModel) -> float:
         """Return the divergence of a model, and count the pass."""
@@ -84,7 +84,7 @@ class Search:
         and the group that causes most is divided first.
         """
         measured, is_complete = self._measure(self._first_round(blocks))
-        closed: set[Unit] = set()
+        closed: set[SwapUnit] = set()
         while is_complete and len(closed) < DIVIDED:
             open_ = [
                 item
@@ -119,12 +119,12 @@ class Search:
         ]
         return tuple(sorted(shares, key=lambda share: -sortable(share.divergence)))
 
-    def _first_round(self, blocks: Sequence[str]) -> list[Unit]:
+    def _first_round(self, blocks: Sequence[str]) -> list[SwapUnit]:
         """Return the units outside of blocks and the blocks, which are grouped if the budget does
         not suffice for each of them and for the modules of :data:`DIVIDED` blocks."""
         baseline = self.loaded.model
         outside = at_most(modules_in(baseline, without=blocks), MOST_MODULES)
-        units = [*outside, *(Unit(name, (name,)) for name in blocks)]
+        units = [*outside, *(SwapUnit(name, (name,)) for name in blocks)]
         units = self._different(with_tied_joined(units, baseline, self.candidate))
         whole = [unit for unit in units if is_of_blocks(unit, blocks)]
         others = [unit for unit in units if unit not in whole]
@@ -146,14 +146,14 @@ class Search:
             )
         return [*others, *groups]
 
-    def _grouped(self, units: Sequence[Unit], count: int) -> list[Unit]:
+    def _grouped(self, units: Sequence[SwapUnit], count: int) -> list[SwapUnit]:
         groups = grouped(units, count)
         for group, members in groups:
             if len(members) > 1:
                 self._members[group] = members
         return [group for group, _ in groups]
 
-    def _parts(self, unit: Unit) -> list[Unit] | None:
+    def _parts(self, unit: SwapUnit) -> list[SwapUnit] | None:
         """Return the blocks of a group, or the modules of a block, that differ; as few as the
         budget suffices for, or None if it does not."""
         left, members = self.budget.planned, self._members.get(unit)
@@ -177,15 +177,15 @@ class Search:
         parts = self._fitting(modules, unit)
         return parts if parts == [unit] else self._different(parts)
 
-    def _not_divided(self, unit: Unit, parts: str) -> None:
+    def _not_divided(self, unit: SwapUnit, parts: str) -> None:
         reason = self.budget.reason()
         self.limited.append(f"{unit.name} was not divided into {parts}, because {reason}")
 
-    def _different(self, units: Sequence[Unit]) -> list[Unit]:
+    def _different(self, units: Sequence[SwapUnit]) -> list[SwapUnit]:
         """Return the units that are not certainly equal on both sides."""
         return [unit for unit in units if self.run_equal or not self._is_same(unit)]
 
-    def _measure(self, units: Sequence[Unit]) -> tuple[Measured, bool]:
+    def _measure(self, units: Sequence[SwapUnit]) -> tuple[Measured, bool]:
         """Return the divergences of the units that fit into the baseline, and whether the budget
         sufficed for all of them."""
         measured: Measured = []
@@ -205,7 +205,7 @@ class Search:
             self.bar.update()
         return measured, True
 
-    def _divergence(self, unit: Unit) -> float:
+    def _divergence(self, unit: SwapUnit) -> float:
         """Return the divergence that a unit causes.
 
         Raises:
@@ -216,7 +216,7 @@ class Search:
         with swapped(baseline, self.candidate, unit):
             return self.score(baseline)
 
-    def _check_fits(self, unit: Unit) -> None:
+    def _check_fits(self, unit: SwapUnit) -> None:
         if unit in self.fits:
             return
 
@@ -232,7 +232,7 @@ class Search:
     def _without_cache(self) -> dict[str, bool]:
         return {"use_cache": False} if self.loaded.model.can_generate() else {}
 
-    def _is_same(self, unit: Unit) -> bool:
+    def _is_same(self, unit: SwapUnit) -> bool:
         sides = self.loaded.model, self.candidate
         try:
             pairs = [[model.get_submodule(name) for model in sides] for name in unit.modules]
@@ -241,10 +241,10 @@ class Search:
             return False
         return all(is_same(*pair) for pair in pairs) and all(is_equal(*v) for v in values)
 
-    def _fitting(self, modules: Sequence[Unit], block: Unit) -> list[Unit]:
+    def _fitting(self, modules: Sequence[SwapUnit], block: SwapUnit) -> list[SwapUnit]:
         """Return the modules of a block, with those that do not fit into the baseline replaced by
         the smallest module around them that does, which may be the block."""
-        parts: list[Unit] = []
+        parts: list[SwapUnit] = []
         for module in modules:
             parts.append(self._smallest_fitting(module, block))
         roots = {name for part in parts for name in part.modules if part not in modules}
@@ -255,7 +255,7 @@ class Search:
         ]
         return kept
 
-    def _smallest_fitting(self, module: Unit, block: Unit) -> Unit:
+    def _smallest_fitting(self, module: SwapUnit, block: SwapUnit) -> SwapUnit:
         while True:
             try:
                 self._check_fits(module)
@@ -264,10 +264,10 @@ class Search:
                 parent = module.names[0].rpartition(".")[0]
                 if parent in ("", *block.modules):
                     return block
-                module = Unit(parent, (parent,))
+                module = SwapUnit(parent, (parent,))
 
 
-def is_of_blocks(unit: Unit, blocks: Collection[str]) -> bool:
+def is_of_blocks(unit: SwapUnit, blocks: Collection[str]) -> bool:
     """Return whether a unit consists of blocks."""
     return bool(unit.modules) and not unit.parameters and set(unit.modules) <= set(blocks)
 

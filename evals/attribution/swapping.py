@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from compression_gates.evals.attribution.units import Unit
+from compression_gates.evals.attribution.swap_units import SwapUnit
 
 SCALARS = (bool, int, float, str, type(None))
 _OFFLOADING = {"forward", "is_staged", "_original_forward_func"}
@@ -22,7 +22,7 @@ class NotSwappableError(Exception):
 
 
 @contextmanager
-def swapped(baseline: nn.Module, candidate: nn.Module, unit: Unit) -> Iterator[None]:
+def swapped(baseline: nn.Module, candidate: nn.Module, unit: SwapUnit) -> Iterator[None]:
     """Replace a unit of the baseline by that of the candidate inside the block.
 
     Args:
@@ -43,7 +43,7 @@ def swapped(baseline: nn.Module, candidate: nn.Module, unit: Unit) -> Iterator[N
 
 
 def _replacements(
-    baseline: nn.Module, candidate: nn.Module, unit: Unit
+    baseline: nn.Module, candidate: nn.Module, unit: SwapUnit
 ) -> list[tuple[dict, str, object]]:
     """Return the dictionary, the key and the new value of everything that has to be replaced.
 
@@ -114,7 +114,7 @@ def _cast(value, dtype: torch.dtype):
 
 
 def check_fits(
-    baseline: nn.Module, candidate: nn.Module, unit: Unit, probe: Callable[[], object]
+    baseline: nn.Module, candidate: nn.Module, unit: SwapUnit, probe: Callable[[], object]
 ) -> None:
     """Check that a unit of the candidate can be used in the baseline.
 

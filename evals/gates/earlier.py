@@ -9,7 +9,7 @@ from typing import Any
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.gate import Verdict
-from compression_gates.evals.report.rows import REPORT, StoredReport, read_report
+from compression_gates.evals.report.report_rows import REPORT, StoredReport, read_report
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key
 
 _ADVICE = "; delete the damaged report"

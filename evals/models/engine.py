@@ -1,7 +1,7 @@
 """Engines: how models are run for gates on efficiency.
 
 ``eager`` runs the model as transformers does, ``compiled`` through :func:`torch.compile`. Under
-both, quantized layers run on kernels for their own form: :mod:`evals.models.kernels`.
+both, quantized layers run on kernels for their own form: :mod:`evals.models.kernel_layers`.
 """
 
 import copy
@@ -19,7 +19,7 @@ from compression_gates.evals.checkpoints.files import weight_files
 from compression_gates.evals.checkpoints.formats import PLAIN, CustomFormat
 from compression_gates.evals.errors import kind_and_line
 from compression_gates.evals.models.device import is_out_of_memory
-from compression_gates.evals.models.kernels import KernelLinear, SparseWeights, kernel_for
+from compression_gates.evals.models.kernel_layers import KernelLinear, SparseWeights, kernel_for
 from compression_gates.evals.models.loading import Loaded
 from compression_gates.evals.models.loading_checks import is_plain
 from compression_gates.evals.models.quantized import QuantizedWeight, quantized_weights

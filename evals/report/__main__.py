@@ -14,7 +14,7 @@ from compression_gates.evals.foreign_text import on_one_line
 from compression_gates.evals.report import page, static_figures
 from compression_gates.evals.report.figures import figures
 from compression_gates.evals.report.ranking import rankings
-from compression_gates.evals.report.rows import entries_of, read_report, weights_of
+from compression_gates.evals.report.report_rows import entries_of, read_report, weights_of
 from compression_gates.evals.report.trends import trends_of
 
 

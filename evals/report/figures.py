@@ -15,14 +15,7 @@ from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.metrics.units import counted
-from compression_gates.evals.report.figure_data import (
-    BARS,
-    LINES,
-    POINTS,
-    Figure,
-    Mark,
-    Series,
-)
+from compression_gates.evals.report.figure_data import BARS, LINES, POINTS, Figure, Mark, Series
 from compression_gates.evals.report.ranking import Ranking, rankings
 from compression_gates.evals.report.report import Entry
 from compression_gates.evals.statistics.item_values import ItemValues, Key
@@ -118,9 +111,8 @@ def size_against_quality(ranked: Sequence[Ranking]) -> Figure | None:
     shown = [r for r in ranked if {"size", "task"} <= set(r.axes)]
     series = []
     for ranking in shown:
-        points = [
-            s for s in ranking.standings if not math.isnan(s.values["size"] + s.values["task"])
-        ]
+        found = ((s, s.values["size"] + s.values["task"]) for s in ranking.standings)
+        points = [s for s, total in found if not math.isnan(total)]
         if not points:
             continue
         series.append(

@@ -17,7 +17,7 @@ from compression_gates.evals.history.series import GateSeries
 from compression_gates.evals.report import page_data
 from compression_gates.evals.report.figures import figures, trend_figure
 from compression_gates.evals.report.ranking import rankings
-from compression_gates.evals.report.rows import (
+from compression_gates.evals.report.report_rows import (
     Row,
     entries_of,
     first,

@@ -12,7 +12,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.foreign_text import in_markdown, valid_unicode
 from compression_gates.evals.report.page import PAGE, render
 from compression_gates.evals.report.report import Entry
-from compression_gates.evals.report.rows import REPORT, parsed_rows, read_file, read_report
+from compression_gates.evals.report.report_rows import REPORT, parsed_rows, read_file, read_report
 from compression_gates.evals.report.schema import schema_row
 from compression_gates.evals.statistics.item_values import FILE, ItemValues, Key, digest_of, pack
 

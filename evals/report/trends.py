@@ -6,7 +6,7 @@ from dataclasses import asdict
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.history.series import GatePoint, GateSeries, LevelStep
 from compression_gates.evals.metrics.registry import METRICS
-from compression_gates.evals.report.rows import Row, known_fields, with_nan
+from compression_gates.evals.report.report_rows import Row, known_fields, with_nan
 
 
 def trend_rows(trends: Iterable[GateSeries]) -> list[dict[str, object]]:

@@ -295,7 +295,7 @@ def test_kernels(benchmark, capsys, tmp_path, engine):
     from compression_gates.evals.models.loading import load
     from compression_gates.evals.store.store import Store
     from compression_gates.fixtures.suite.datasets import data_set
-    from compression_gates.fixtures.suite.own_format import OWN_FORMATS
+    from compression_gates.fixtures.suite.own_formats import OWN_FORMATS
     from compression_gates.fixtures.suite.sources import DataSource
     from compression_gates.fixtures.world import tokenizers, train_encoder
 

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from compression_gates.fixtures.defects.quiet import DEFECTS
+from compression_gates.fixtures.defects.quiet_defects import DEFECTS
 from compression_gates.fixtures.suite.profile import PROFILES, read_profile
 
 SHIPPED = {"passages": 160, "questions": 240, "summaries": 200, "reviews": 2000}

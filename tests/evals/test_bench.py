@@ -18,7 +18,7 @@ from compression_gates.evals.scores import Pair
 from compression_gates.evals.statistics.sequential import repeat_until_decided
 from compression_gates.evals.store.measurement import Measurement
 from compression_gates.evals.store.store import Store
-from compression_gates.fixtures.suite.own_format import OWN_FORMATS
+from compression_gates.fixtures.suite.own_formats import OWN_FORMATS
 from compression_gates.fixtures.world import corpus
 
 TEXTS = DataSet("texts", tuple(Text(corpus.passage("held-out", i).text[:200], i) for i in range(3)))

@@ -11,7 +11,7 @@ from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.report import report_folder
 from compression_gates.evals.report.report import Entry
-from compression_gates.evals.report.rows import read_report
+from compression_gates.evals.report.report_rows import read_report
 from compression_gates.evals.statistics.item_values import SCORE_CHANGE, ItemValues
 
 ORIGIN = {"baseline": "b", "data": "d", "protocol": "p"}

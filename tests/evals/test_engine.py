@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.models.engine import prepare, stored_tensors, weight_bytes
-from compression_gates.evals.models.kernels import Int8InputsCpu, KernelLinear
+from compression_gates.evals.models.kernel_layers import Int8InputsCpu, KernelLinear
 from compression_gates.evals.models.loading import load
-from compression_gates.evals.scoring.memory import LiveTensors, peak_bytes
-from compression_gates.fixtures.suite.own_format import OWN_FORMATS
+from compression_gates.evals.scoring.peak_memory import LiveTensors, peak_bytes
+from compression_gates.fixtures.suite.own_formats import OWN_FORMATS
 from tests.end_to_end import foreign
 
 IDS = torch.arange(3, 35).view(2, 16)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compression_gates.evals.models.kernels import (
+from compression_gates.evals.models.kernel_layers import (
     FEW_TOKENS,
     Float8Inputs,
     Int4WeightsCpu,

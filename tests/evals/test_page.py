@@ -15,7 +15,7 @@ from compression_gates.evals.gates.gate import ADVISORY, FAILED
 from compression_gates.evals.history.series import GatePoint
 from compression_gates.evals.report import page, page_data, report_folder
 from compression_gates.evals.report.__main__ import main
-from compression_gates.evals.report.rows import entries_of, read_report
+from compression_gates.evals.report.report_rows import entries_of, read_report
 from compression_gates.evals.report.trends import trend_rows, trends_of
 from tests.evals import pages
 

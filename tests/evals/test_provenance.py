@@ -8,7 +8,7 @@ import pytest
 
 from compression_gates import evals
 from compression_gates.evals.store.provenance import code_version, source_version, unpacked_by
-from compression_gates.fixtures.suite.own_format import OWN_FORMATS
+from compression_gates.fixtures.suite.own_formats import OWN_FORMATS
 
 ROOM = Path(evals.__file__).parent
 

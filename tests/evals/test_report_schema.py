@@ -8,7 +8,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.gates.decision import Decision
 from compression_gates.evals.gates.earlier import read_earlier_run
 from compression_gates.evals.report import report_folder
-from compression_gates.evals.report.rows import read_report
+from compression_gates.evals.report.report_rows import read_report
 from compression_gates.evals.report.schema import KINDS, VERSION, json_schema, schema_row
 from compression_gates.evals.report.trends import trend_rows
 from tests.evals import pages

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from compression_gates.evals.checkpoints.findings import CheckpointComparison, Finding
-from compression_gates.evals.store.schema import BESIDE_BASELINE, SCHEMAS, check
+from compression_gates.evals.store.array_schemas import BESIDE_BASELINE, SCHEMAS, check
 from compression_gates.evals.tasks import TASKS
 
 TEXT = {"protocol": {"task": "text"}, "reference": None}

@@ -9,7 +9,7 @@ from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.store.store import Store
 from compression_gates.fixtures.suite.lab import Lab
 from compression_gates.fixtures.suite.matrix import Candidate, candidates
-from compression_gates.fixtures.suite.own_format import OWN_FORMATS
+from compression_gates.fixtures.suite.own_formats import OWN_FORMATS
 from compression_gates.fixtures.suite.profile import read_profile
 
 PROFILE = """

@@ -15,7 +15,7 @@ from compression_gates.evals.checkpoints.checkpoint import open_checkpoint
 from compression_gates.evals.checkpoints.readable import check_readable
 from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.evals.store.store import Store
-from compression_gates.fixtures.suite.own_format import OWN_FORMATS
+from compression_gates.fixtures.suite.own_formats import OWN_FORMATS
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.foreign import sharded
 from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_json_file

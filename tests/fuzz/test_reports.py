@@ -12,7 +12,7 @@ from compression_gates.evals.gates.gate import Gate, verdict_of
 from compression_gates.evals.gates.nightly import compare_runs
 from compression_gates.evals.metrics.result import MetricResult
 from compression_gates.evals.report import report, report_folder
-from compression_gates.evals.report.rows import REPORT
+from compression_gates.evals.report.report_rows import REPORT
 from compression_gates.evals.statistics.item_values import (
     FILE,
     MEAN,

@@ -8,8 +8,8 @@ from random import Random
 import numpy as np
 import pytest
 
+from compression_gates.evals.store.array_schemas import check
 from compression_gates.evals.store.measurement import Measurement
-from compression_gates.evals.store.schema import check
 from compression_gates.evals.store.store import Store
 from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_json_file
 from tests.fuzz.small import Small, near, numbers_of

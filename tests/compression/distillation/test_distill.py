@@ -10,7 +10,7 @@ from compression_gates.compression.apply import compress
 from compression_gates.compression.architectures.models import ARCHITECTURES
 from compression_gates.compression.architectures.trial import calibration, tokenizer
 from compression_gates.compression.checkpoint.saving import save
-from compression_gates.compression.distillation.recording import record_attention
+from compression_gates.compression.distillation.attention import record_attention
 from compression_gates.compression.distillation.student import layer_map, make_student
 from compression_gates.compression.errors import RecipeError
 from compression_gates.compression.model.gradients import inputs_of

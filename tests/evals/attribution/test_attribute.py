@@ -12,7 +12,7 @@ from compression_gates.compression.recipe import Recipe
 from compression_gates.evals.attribution import attribute as attribute_module
 from compression_gates.evals.attribution import predictions
 from compression_gates.evals.attribution.attribute import attribute
-from compression_gates.evals.attribution.units import block_names, modules_in
+from compression_gates.evals.attribution.swap_units import block_names, modules_in
 from compression_gates.evals.checkpoints.checkpoint import EXTRACTIVE
 from compression_gates.evals.data.items import DataSet, Prompt, Question
 from tests.compression import zoo

@@ -12,8 +12,8 @@ from compression_gates.evals.attribution.attribute import attribute
 from compression_gates.evals.attribution.attribution import Attribution
 from compression_gates.evals.attribution.budget import MOST_PASSES, SECONDS, Budget
 from compression_gates.evals.attribution.search import MOST_MODULES, is_of_blocks
-from compression_gates.evals.attribution.units import (
-    Unit,
+from compression_gates.evals.attribution.swap_units import (
+    SwapUnit,
     block_names,
     divided,
     grouped,
@@ -217,9 +217,9 @@ def test_few_experts_are_divided_and_many_are_not():
 
 def test_parameters_outside_of_blocks_are_not_divided_as_a_block():
     blocks = ["layers.0", "layers.1"]
-    assert is_of_blocks(Unit("layers.0 to layers.1", tuple(blocks)), blocks)
-    assert not is_of_blocks(Unit("norm", ("norm",)), blocks)
-    assert not is_of_blocks(Unit("the model", parameters=("class_token",)), blocks)
+    assert is_of_blocks(SwapUnit("layers.0 to layers.1", tuple(blocks)), blocks)
+    assert not is_of_blocks(SwapUnit("norm", ("norm",)), blocks)
+    assert not is_of_blocks(SwapUnit("the model", parameters=("class_token",)), blocks)
 
 
 def names_in(model, units):
@@ -230,7 +230,7 @@ def names_in(model, units):
 
 
 def test_groups_are_neighbours_of_about_equal_size():
-    units = [Unit(f"layers.{n}", (f"layers.{n}",)) for n in range(7)]
+    units = [SwapUnit(f"layers.{n}", (f"layers.{n}",)) for n in range(7)]
     groups = grouped(units, 3)
     assert [unit.name for unit, _ in groups] == [
         "layers.0 to layers.1",

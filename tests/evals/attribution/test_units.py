@@ -3,15 +3,15 @@
 import torch
 from torch import nn
 
-from compression_gates.evals.attribution.swapping import swapped
-from compression_gates.evals.attribution.units import (
-    Unit,
+from compression_gates.evals.attribution.swap_units import (
+    SwapUnit,
     at_most,
     block_names,
     joined,
     modules_in,
     with_tied_joined,
 )
+from compression_gates.evals.attribution.swapping import swapped
 
 
 class Mixer(nn.Module):
@@ -49,8 +49,8 @@ def test_parameters_beside_layers_are_a_unit_and_swapped_alone():
     baseline, candidate = Model(), Model()
     units = modules_in(baseline, "layers.1")
     assert units == [
-        Unit("layers.1", parameters=("layers.1.decay",)),
-        Unit("layers.1.project", ("layers.1.project",)),
+        SwapUnit("layers.1", parameters=("layers.1.decay",)),
+        SwapUnit("layers.1.project", ("layers.1.project",)),
     ]
     with torch.no_grad():
         candidate.layers[1].decay.fill_(2)
@@ -65,14 +65,14 @@ def test_a_module_in_two_places_is_swapped_in_both():
     baseline, candidate = Model(), Model()
     baseline.layers[1] = baseline.layers[0]
     candidate.layers[1] = candidate.layers[0]
-    with swapped(baseline, candidate, Unit("layers.0", ("layers.0",))):
+    with swapped(baseline, candidate, SwapUnit("layers.0", ("layers.0",))):
         assert baseline.layers[0] is baseline.layers[1] is candidate.layers[0]
     assert baseline.layers[0] is baseline.layers[1] is not candidate.layers[0]
 
 
 def test_units_are_joined_only_if_both_models_tie_them():
     baseline, candidate = Model(), Model()
-    units = [Unit(f"layers.{n}.project", (f"layers.{n}.project",)) for n in range(2)]
+    units = [SwapUnit(f"layers.{n}.project", (f"layers.{n}.project",)) for n in range(2)]
     baseline.layers[1].project.weight = baseline.layers[0].project.weight
     assert with_tied_joined(units, baseline, candidate) == units
     candidate.layers[1].project.weight = candidate.layers[0].project.weight
@@ -80,7 +80,7 @@ def test_units_are_joined_only_if_both_models_tie_them():
 
 
 def test_neighbours_with_the_longest_common_name_are_joined_first():
-    units = [Unit(name, (name,)) for name in ("a.b.c", "a.b.d", "a.e", "f")]
+    units = [SwapUnit(name, (name,)) for name in ("a.b.c", "a.b.d", "a.e", "f")]
     names = [unit.modules for unit in at_most(units, 3)]
     assert names == [("a.b.c", "a.b.d"), ("a.e",), ("f",)]
     assert len(at_most(units, 1)) == 1

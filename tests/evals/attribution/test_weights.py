@@ -13,8 +13,8 @@ from scipy.stats import median_abs_deviation
 from torch import nn
 
 from compression_gates.compression.low_rank.factors import LowRank
-from compression_gates.evals.attribution import weights
-from compression_gates.evals.attribution.weights import (
+from compression_gates.evals.attribution import tensor_comparison
+from compression_gates.evals.attribution.tensor_comparison import (
     FEWEST_OTHERS,
     TensorComparison,
     bits_of,
@@ -87,9 +87,9 @@ def test_the_robust_z_scores_are_those_of_the_normal_mad_of_the_others(values, f
 def test_the_values_of_thousands_of_experts_are_not_compared_pair_by_pair(monkeypatch):
     """48 blocks of 128 experts; an evaluation of each value for each pair would take minutes."""
     read = []
-    zeros = weights._PROPERTIES[0]
+    zeros = tensor_comparison.PROPERTIES[0]
     counted = replace(zeros, value=lambda t: read.append(1) or zeros.value(t))
-    monkeypatch.setattr(weights, "_PROPERTIES", (counted,))
+    monkeypatch.setattr(tensor_comparison, "PROPERTIES", (counted,))
     names = [f"layers.{b}.mlp.experts.{e}.up_proj.weight" for b in range(48) for e in range(128)]
     tensors = {name: TensorComparison(name, 0.01, 0.0, 0.0, 1.0, 1.0, 8) for name in names}
     broken = "layers.17.mlp.experts.93.up_proj.weight"

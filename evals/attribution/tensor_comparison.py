@@ -218,7 +218,7 @@ def _growth(tensor: TensorComparison) -> float | None:
     return math.log2(tensor.largest / tensor.baseline_largest)
 
 
-_PROPERTIES = (
+PROPERTIES = (
     _Property(lambda t: t.zeros, lambda _: 0.02, 1,
               lambda v, m: f"{v:.0%} zeros (others {m:.0%})"),
     _Property(lambda t: t.error, lambda medians: np.maximum(medians / 4, 1e-3), 1,
@@ -243,7 +243,7 @@ def remarkable(comparisons: Mapping[str, TensorComparison]) -> list[str]:
 def _lines(tensors: Sequence[TensorComparison]) -> Iterator[tuple[float, str]]:
     """Yield the largest z-score and the line of each tensor of a kind that stands out."""
     found: dict[int, list[tuple[float, str]]] = {}
-    for item in _PROPERTIES:
+    for item in PROPERTIES:
         # None becomes NaN.
         values = np.array([item.value(tensor) for tensor in tensors], dtype=np.float64)
         known = np.flatnonzero(np.isfinite(values))

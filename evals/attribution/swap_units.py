@@ -15,7 +15,7 @@ from compression_gates.evals.errors import listed
 
 
 @dataclass(frozen=True)
-class Unit:
+class SwapUnit:
     """What is swapped together.
 
     Attributes:
@@ -59,7 +59,7 @@ def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def modules_in(model: nn.Module, root: str = "", without: Collection[str] = ()) -> list[Unit]:
+def modules_in(model: nn.Module, root: str = "", without: Collection[str] = ()) -> list[SwapUnit]:
     """Return the modules with parameters in the module ``root``, in order.
 
     Args:
@@ -67,7 +67,7 @@ def modules_in(model: nn.Module, root: str = "", without: Collection[str] = ()) 
         root: name of a module; empty for the whole model.
         without: names of modules that are left out with all that they contain.
     """
-    units: list[Unit] = []
+    units: list[SwapUnit] = []
 
     def visit(name: str) -> None:
         if name in without:
@@ -82,13 +82,13 @@ def modules_in(model: nn.Module, root: str = "", without: Collection[str] = ()) 
     return units
 
 
-def divided(model: nn.Module, root: str, most: int) -> list[Unit]:
+def divided(model: nn.Module, root: str, most: int) -> list[SwapUnit]:
     """Return the modules in the module ``root`` in order, at most ``most``.
 
     If :func:`modules_in` would return more, some units are modules around these: modules with few
     parts are divided first, so that a list of many experts remains one unit.
     """
-    units = [Unit(root, (root,))]
+    units = [SwapUnit(root, (root,))]
     parts = {units[0]: _parts(model, root)}
     while True:
         options = [
@@ -103,7 +103,7 @@ def divided(model: nn.Module, root: str, most: int) -> list[Unit]:
         parts = {part: inner for part, inner in parts.items() if inner != [part]}
 
 
-def _parts(model: nn.Module, name: str) -> list[Unit]:
+def _parts(model: nn.Module, name: str) -> list[SwapUnit]:
     """Return what a module consists of: its own parameters, and its children with parameters; or
     the module itself if it has no such children."""
     module = model.get_submodule(name)
@@ -111,12 +111,12 @@ def _parts(model: nn.Module, name: str) -> list[Unit]:
     own = [key for key, p in module._parameters.items() if p is not None]
     own, children = ([f"{name}.{key}" if name else key for key in keys] for keys in (own, children))
     if not children:
-        return [Unit(name, (name,))] if own else []
-    units = [Unit(child, (child,)) for child in children]
-    return [Unit(name or "the model", parameters=tuple(own)), *units] if own else units
+        return [SwapUnit(name, (name,))] if own else []
+    units = [SwapUnit(child, (child,)) for child in children]
+    return [SwapUnit(name or "the model", parameters=tuple(own)), *units] if own else units
 
 
-def grouped(units: Sequence[Unit], count: int) -> list[tuple[Unit, list[Unit]]]:
+def grouped(units: Sequence[SwapUnit], count: int) -> list[tuple[SwapUnit, list[SwapUnit]]]:
     """Return at most ``count`` groups of neighbours of about equal size, and the units in them."""
     count = min(count, len(units))
     groups = [
@@ -125,19 +125,19 @@ def grouped(units: Sequence[Unit], count: int) -> list[tuple[Unit, list[Unit]]]:
     return [(_group(members), members) for members in groups]
 
 
-def _group(members: Sequence[Unit]) -> Unit:
+def _group(members: Sequence[SwapUnit]) -> SwapUnit:
     """Return a unit of neighbours that is named by the first and the last one."""
     if len(members) == 1:
         return members[0]
     name = f"{members[0].name} to {members[-1].name}"
-    return Unit(name, joined(members).modules, joined(members).parameters)
+    return SwapUnit(name, joined(members).modules, joined(members).parameters)
 
 
-def joined(units: Sequence[Unit]) -> Unit:
+def joined(units: Sequence[SwapUnit]) -> SwapUnit:
     """Return the unit that consists of all ``units``."""
     first, *others = units
     names = listed([unit.name for unit in others])
-    return Unit(
+    return SwapUnit(
         f"{first.name} (with {names})" if others else first.name,
         tuple(dict.fromkeys(name for unit in units for name in unit.modules)),
         tuple(dict.fromkeys(name for unit in units for name in unit.parameters)),
@@ -145,8 +145,8 @@ def joined(units: Sequence[Unit]) -> Unit:
 
 
 def with_tied_joined(
-    units: Sequence[Unit], baseline: nn.Module, candidate: nn.Module
-) -> list[Unit]:
+    units: Sequence[SwapUnit], baseline: nn.Module, candidate: nn.Module
+) -> list[SwapUnit]:
     """Return the units, joined where both models share a parameter between them.
 
     If only one of the models ties them, they can be swapped one at a time.
@@ -164,7 +164,7 @@ def with_tied_joined(
     return [joined([units[index] for index in group]) for group in sorted(groups)]
 
 
-def _parameter_ids(model: nn.Module, unit: Unit) -> set[int]:
+def _parameter_ids(model: nn.Module, unit: SwapUnit) -> set[int]:
     modules = [model.get_submodule(name) for name in unit.modules if _contains(model, name)]
     owned = [p for module in modules for p in module.parameters()]
     owners = dict(model.named_parameters(remove_duplicate=False)) if unit.parameters else {}
@@ -179,7 +179,7 @@ def _contains(model: nn.Module, name: str) -> bool:
     return True
 
 
-def at_most(units: Sequence[Unit], count: int) -> list[Unit]:
+def at_most(units: Sequence[SwapUnit], count: int) -> list[SwapUnit]:
     """Return at most ``count`` units: neighbours whose names have the longest common beginning are
     joined first."""
     units = list(units)
