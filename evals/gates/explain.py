@@ -110,7 +110,7 @@ def settled_by(verdict: Verdict) -> str:
     if not verdict.needed:
         return "more data are needed"
     metric = METRICS[verdict.metric]
-    size, unit = sample_size(metric, verdict.n, verdict.clusters, verdict.unit)
+    size, unit = sample_size(metric, verdict)
     value = metric.show(verdict.value, verdict.limit)
     return (
         f"about {verdict.needed:,} {unit} (now {size:,}) would settle it, assuming a true value of "

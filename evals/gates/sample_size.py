@@ -1,8 +1,10 @@
 """The size of a gate's sample, and the size that a proof takes, in the unit that is counted."""
 
+from typing import TYPE_CHECKING
+
 from compression_gates.evals.metrics.metric import Metric
 from compression_gates.evals.metrics.result import MetricResult
-from compression_gates.evals.statistics.estimate import DOCUMENTS
+from compression_gates.evals.statistics.estimate import DOCUMENTS, Estimate
 from compression_gates.evals.statistics.power import (
     DetectableEffect,
     detectable_effect_like,
@@ -10,18 +12,16 @@ from compression_gates.evals.statistics.power import (
     scaled_effect,
 )
 
+if TYPE_CHECKING:
+    from compression_gates.evals.gates.gate import Verdict
 
-def sample_size(metric: Metric, n: int, clusters: int, unit: str) -> tuple[int, str]:
+
+def sample_size(metric: Metric, sampled: "Estimate | Verdict") -> tuple[int, str]:
     """Return the size of a sample, and the unit that the statistics of the metric count, such as
-    ``items``, ``documents`` or, of a single document, ``windows``.
-
-    Args:
-        metric: the metric.
-        n: number of items.
-        clusters: number of documents, or of windows of a single document.
-        unit: what ``clusters`` counts.
-    """
-    return (clusters, unit) if metric.counted == DOCUMENTS else (n, metric.counted)
+    ``items``, ``documents`` or, of a single document, ``windows``."""
+    if metric.counted == DOCUMENTS:
+        return sampled.clusters, sampled.unit
+    return sampled.n, metric.counted
 
 
 def effect_like(metric: Metric, result: MetricResult, unchanged: bool = False) -> DetectableEffect:
@@ -35,7 +35,7 @@ def effect_like(metric: Metric, result: MetricResult, unchanged: bool = False) -
             otherwise it is the estimate.
     """
     estimate, items = result.estimate, result.items
-    size, _ = sample_size(metric, estimate.n, estimate.clusters, estimate.unit)
+    size, _ = sample_size(metric, estimate)
     if metric.at_most and items is not None:
         return detectable_effect_like(items, unchanged, size, metric.from_items or float)
     estimate = estimate if metric.at_most else -estimate
@@ -56,6 +56,6 @@ def needed_to_settle(metric: Metric, result: MetricResult, limit: float) -> int:
     if not is_sampled or estimate.unreliable or not distance > 0:
         return 0
     effect = effect_like(metric, result)
-    size, _ = sample_size(metric, estimate.n, estimate.clusters, estimate.unit)
+    size, _ = sample_size(metric, estimate)
     needed = needed_size(lambda number: effect(number) - estimate.value, distance)
     return max(needed, size + 1) if needed > 0 else 0
