@@ -1,13 +1,13 @@
 """Make measurements and keep them in the store.
 
-Each is made under a guard and the lock of the device, and its key covers everything that can change
-its value.
+Each is made under a guard and the locks of the device, and its key covers everything that can
+change its value.
 """
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from compression_gates.evals.checkpoints.formats import CustomFormat
 from compression_gates.evals.data.items import DataSet
 from compression_gates.evals.guard import guarded
 from compression_gates.evals.models.cache import Models
-from compression_gates.evals.models.device import CPU, cores, device_facts
+from compression_gates.evals.models.device import CPU, cores, device_facts, lock_names
 from compression_gates.evals.scoring.protocols import Protocol
 from compression_gates.evals.store.array_schemas import check
 from compression_gates.evals.store.locks import locked
@@ -71,10 +71,14 @@ class Measurer:
         self.trust_remote_code = trust_remote_code
         self.models = Models(device, dtype, self.threads, trust_remote_code, formats)
 
-    def busy(self, alone: bool = False) -> AbstractContextManager[None]:
-        """Hold the lock of the device, shared with other scorers, or exclusively if ``alone``."""
-        name = f"gates-{os.getuid()}-{self.device.replace(':', '-')}.lock"
-        return locked(Path(tempfile.gettempdir()) / name, shared=not alone)
+    @contextmanager
+    def busy(self, alone: bool = False) -> Iterator[None]:
+        """Hold the locks of the device, shared with other scorers, or exclusively if ``alone``."""
+        with ExitStack() as stack:
+            for name in lock_names(self.device):  # always in the same order, against deadlocks
+                path = Path(tempfile.gettempdir()) / f"gates-{os.getuid()}-{name}.lock"
+                stack.enter_context(locked(path, shared=not alone))
+            yield
 
     def measure(
         self,

@@ -84,6 +84,17 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def lock_names(device: str) -> list[str]:
+    """Return the names of the locks that a process holds to have a device to itself.
+
+    On the CPU, each core that the process may use has one, so that processes which are bound to
+    different cores do not wait for one another.
+    """
+    if device == CPU and hasattr(os, "sched_getaffinity"):
+        return [f"{CPU}-{core}" for core in sorted(os.sched_getaffinity(0))]
+    return [device.replace(":", "-")]
+
+
 @contextmanager
 def threads_restored() -> Iterator[None]:
     """Restore torch's number of threads on exit."""
