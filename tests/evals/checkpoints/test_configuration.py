@@ -209,12 +209,15 @@ def _written(config):
     return json.loads(config.to_json_string(use_diff=False))
 
 
-@pytest.mark.parametrize(
-    "names", [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES]
+CLASSES = sorted(
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 )
-def test_defaults_of_every_class_count_as_if_written(compared, names):
+
+
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.full)])
+def test_defaults_of_every_class_count_as_if_written(compared, every):
     """Older versions of transformers wrote defaults out that newer ones leave away."""
-    count = 0
+    count, names = 0, CLASSES[::every]
     for name in names:
         try:
             config = transformers.AutoConfig.for_model(name)
@@ -225,7 +228,7 @@ def test_defaults_of_every_class_count_as_if_written(compared, names):
         assert (name, compared(short, whole)) == (name, [])
         assert (name, compared(whole, short)) == (name, [])
         count += 1
-    assert count > 40
+    assert count > len(names) / 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A GGUF header is compared with the baseline and with the model that transformers loads."""
 
+import functools
 import json
 import re
 import shutil
@@ -24,6 +25,14 @@ gguf = pytest.importorskip("gguf")
 BASE = MODELS / "llama-tiny"
 SHORT = DataSet("short", (Text("Rufus lives in Merrin.", 0),))
 LONG = DataSet("long", (Text("Rufus lives in Merrin. " * 40, 0),))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_map_of_names():
+    """transformers makes gguf's map of tensor names anew for each module of a model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
+        yield
 
 
 @pytest.fixture
