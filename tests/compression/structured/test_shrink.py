@@ -19,6 +19,7 @@ from compression_gates.compression.model.layers import all_layers
 from compression_gates.compression.recipe import Recipe
 from compression_gates.compression.structured import cutting
 from compression_gates.fixtures.world import tokenizers as vocabulary
+from tests.compression import zoo
 
 FFN = {
     "llama": PLAIN, "mistral": PLAIN, "qwen2": PLAIN, "qwen3": PLAIN, "gemma2": PLAIN,
@@ -32,7 +33,11 @@ HEADS = {
     "gpt_neox": METHOD, "bert": METHOD, "roberta": METHOD, "albert": METHOD, "distilbert": METHOD,
     "deberta": METHOD, "bart": METHOD, "t5": PLAIN,
 }  # fmt: skip
-CASES = [("ffn", *x) for x in FFN.items()] + [("heads", *x) for x in HEADS.items()]
+CASES = [
+    pytest.param(method, kind, form, marks=pytest.mark.full if kind in zoo.SIMILAR else [])
+    for method, forms in (("ffn", FFN), ("heads", HEADS))
+    for kind, form in forms.items()
+]
 
 
 def apply(model, text, batches=()):
