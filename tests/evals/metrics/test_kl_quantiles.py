@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, rel_entr
@@ -72,6 +72,7 @@ def test_the_baseline_does_not_diverge_from_itself(name):
     assert not found.worst
 
 
+@settings(max_examples=30)
 @given(
     arrays(float, DOCUMENTS * TOKENS, elements=st.floats(0, 50)),
     st.permutations(range(DOCUMENTS)),
@@ -85,6 +86,7 @@ def test_the_order_of_documents_changes_nothing(values, order, name):
     assert (one.low, one.high) == (two.low, two.high)
 
 
+@settings(max_examples=30)
 @given(arrays(float, DOCUMENTS * TOKENS, elements=st.floats(0, 50)))
 def test_quantiles_rise_with_their_share(values):
     found = [read(name, side(), with_kl(values)).estimate.value for name in SHARES]
