@@ -241,14 +241,17 @@ def test_single_output_is_rejected_for_cross_entropy(tokenizer):
         compress(model, Recipe.parse("taylor-50"), batches)
 
 
+AS_TARGETS = ("wanda-50", "heads-25,score=taylor", "gptq-int4", "taylor-50")
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        *(("t5", text) for text in ("wanda-50", "gptq-int4", "taylor-50", "heads-25,score=taylor")),
+        *(("t5", text) for text in AS_TARGETS),
         *(
-            (name, text)
+            pytest.param(name, text, marks=[] if text in AS_TARGETS[:2] else pytest.mark.full)
             for name in ("bart", "marian", "prophetnet", "switch_transformers")
-            for text in ("wanda-50", "heads-25,score=taylor")
+            for text in AS_TARGETS
         ),
     ],
 )

@@ -41,6 +41,7 @@ def test_different_number_of_rows_is_noted(copies, rows, shared):
     ("rows", "kept"),
     [
         (576, "states"),
+        *(pytest.param(576, kept, marks=pytest.mark.full) for kept in ("logits", "nothing")),
         *((rows, kept) for rows in (569, 640) for kept in ("states", "logits", "nothing")),
     ],
 )
