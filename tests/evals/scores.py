@@ -9,6 +9,10 @@ from compression_gates.evals.store.measurement import Measurement
 ORIGIN = {"data": "d", "protocol": "p", "environment": "e", "code": "c"}
 
 
+def logits(seed: int, *shape: int, spread: float = 3.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape) * spread
+
+
 def scored(items, **arrays) -> Scored:
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     if "continuations" in arrays:

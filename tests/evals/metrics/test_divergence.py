@@ -12,11 +12,7 @@ from scipy.special import log_softmax, rel_entr
 
 from compression_gates.evals.data.items import Labelled
 from compression_gates.evals.metrics.prediction_divergence import divergences, js_divergence
-from tests.evals.scores import scored
-
-
-def logits(seed: int, *shape: int, spread: float = 3.0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape) * spread
+from tests.evals.scores import logits, scored
 
 
 class TestDivergence:

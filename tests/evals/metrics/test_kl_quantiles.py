@@ -23,7 +23,7 @@ from compression_gates.evals.metrics.kl_quantiles import group_quantiles
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.scores import Pair, Scores
 from compression_gates.evals.statistics.quantiles import NO_UPPER_BOUND
-from tests.evals.test_metrics import logits, scored
+from tests.evals.scores import logits, scored
 from tests.evals.test_token_metrics import DOCUMENTS, TOKENS, candidate, draw, side
 
 SHARES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999, "kl_max": 1.0}
