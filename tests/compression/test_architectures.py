@@ -26,12 +26,14 @@ RECIPES = [
     "distill-1layers,steps=2,loss=labels|response|layerwise",
 ]  # fmt: skip
 EVERYWHERE = {
-    "gptq-int4,act_order=true", "svdllm-50", "wanda-50+bitmask",
+    "gptq-int4,act_order=true", "svdllm-50",
     "distill-1layers,steps=2,loss=labels|response|layerwise",
 }  # fmt: skip
-"""Recipes that store codes, factors, values without zeros, and fewer layers."""
+"""Recipes that store codes, factors, and fewer layers."""
 WHOLE = ("llama", "mixtral", "bert", "t5")
 """A decoder, a mixture of experts, an encoder, and an encoder-decoder."""
+TRANSPOSED = ("gpt2", "wanda-50+bitmask")
+"""Zeros of weights that are stored the other way round."""
 REFUSED = {
     ("mixtral", "rtn-int8,activations=true"): "the inputs of an expert cannot be rounded",
     ("mixtral", "fp8,scale=tensor,activations=true"): "the inputs of an expert cannot be rounded",
@@ -54,7 +56,9 @@ CASES = [
         name,
         text,
         marks=[]
-        if name in WHOLE or (text in EVERYWHERE and name not in zoo.SIMILAR)
+        if name in WHOLE
+        or (text in EVERYWHERE and name not in zoo.SIMILAR)
+        or (name, text) == TRANSPOSED
         else pytest.mark.full,
     )
     for name in zoo.CONFIGS
