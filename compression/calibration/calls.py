@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import SUPPORTED_NODES, tree_leaves
 from transformers import PreTrainedModel
 
 from compression_gates.compression.calibration.unrouted_experts import expert_of
@@ -221,9 +221,11 @@ def _role(name: str) -> str:
 def _held_tensors(frame: FrameType | None, last: FrameType) -> Iterable[Tensor]:
     """Yield the tensors in local variables of a frame and of its callers up to ``last``."""
     while frame is not None and frame is not last:
-        for value in tree_leaves(list(frame.f_locals.values())):
+        for value in list(frame.f_locals.values()):
             if isinstance(value, Tensor):
                 yield value
+            elif isinstance(value, list | tuple | dict) or type(value) in SUPPORTED_NODES:
+                yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
         frame = frame.f_back
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from compression_gates.evals.checkpoints.checkpoint import Checkpoint
 from compression_gates.evals.checkpoints.findings import CheckpointComparison
 from compression_gates.evals.checkpoints.lengths import Lengths, lengths_of
 from compression_gates.evals.data.items import DataSet
+from compression_gates.evals.models.configurations import load_config
 from compression_gates.evals.models.library_output import quiet
 from compression_gates.evals.models.loading import load_tokenizer
 
@@ -40,6 +41,16 @@ class Sides:
             load_tokenizer(self.baseline, self.trust_remote_code),
             load_tokenizer(self.candidate, self.trust_remote_code),
         )
+
+    @cached_property
+    def baseline_config(self) -> PretrainedConfig:
+        """The configuration of the baseline, with class defaults; reading it can take seconds."""
+        return load_config(self.baseline, self.trust_remote_code)
+
+    @cached_property
+    def candidate_config(self) -> PretrainedConfig:
+        """The configuration of the candidate, with class defaults."""
+        return load_config(self.candidate, self.trust_remote_code)
 
     @cached_property
     def lengths(self) -> Lengths:

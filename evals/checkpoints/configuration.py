@@ -65,9 +65,7 @@ def compare(sides: "Sides") -> CheckpointComparison:
         return CheckpointComparison(
             not_compared={"config.json": "a GGUF file has a header in its place"}
         )
-    baseline, candidate = _aligned(
-        *(parts_of(side, sides.trust_remote_code) for side in (sides.baseline, sides.candidate))
-    )
+    baseline, candidate = _aligned(*map(parts_of, (sides.baseline_config, sides.candidate_config)))
     findings = []
     if "" in baseline and "" in candidate:
         findings += _labels(sides, baseline[""], candidate[""])

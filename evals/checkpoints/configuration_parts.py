@@ -12,8 +12,6 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from compression_gates.evals.checkpoints.checkpoint import Checkpoint
-from compression_gates.evals.models.configurations import load_config
 from compression_gates.evals.models.library_output import recorded_warnings
 
 
@@ -32,16 +30,13 @@ class Part:
     declared: frozenset[str]
 
 
-def parts_of(checkpoint: Checkpoint, trust_remote_code: bool = False) -> dict[str, Part]:
-    """Return the parts of a checkpoint's configuration, of an adapter those of its base.
+def parts_of(config: PretrainedConfig) -> dict[str, Part]:
+    """Return the parts of a configuration.
 
     The keys are prefixes of the names of settings: ``""`` for the configuration itself, and for
     example ``"text_config."`` for a nested one.
-
-    Raises:
-        EvalError: transformers does not load the configuration.
     """
-    return dict(_parts(load_config(checkpoint, trust_remote_code)))
+    return dict(_parts(config))
 
 
 def _parts(config: PretrainedConfig, prefix: str = "") -> Iterator[tuple[str, Part]]:

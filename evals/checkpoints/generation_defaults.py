@@ -18,7 +18,6 @@ from compression_gates.evals.checkpoints.setting_kinds import Difference, same, 
 from compression_gates.evals.errors import EvalError, listed
 from compression_gates.evals.models.configurations import (
     end_tokens,
-    load_config,
     load_generation_config,
 )
 
@@ -134,7 +133,7 @@ def _padding(one: GenerationConfig, two: GenerationConfig, sides: "Sides") -> li
     text = f"plain generate pads with {both_sides(shown(before), shown(after))}"
     if after is None:  # generate pads with an end token instead
         return [Finding(MILDER, text)]
-    rows = load_config(sides.candidate, sides.trust_remote_code).get_text_config().vocab_size
+    rows = sides.candidate_config.get_text_config().vocab_size
     if type(after) is not int or not 0 <= after < rows:
         return [Finding("padding token", f"{text}, whose vocabulary has {rows} entries")]
     special = _special_tokens(sides)

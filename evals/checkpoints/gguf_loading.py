@@ -8,7 +8,6 @@ from compression_gates.evals.checkpoints.findings import CheckpointComparison, F
 from compression_gates.evals.checkpoints.gguf_header import REMEDY, Header
 from compression_gates.evals.errors import listed
 from compression_gates.evals.foreign_text import on_one_line
-from compression_gates.evals.models.configurations import load_config
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
@@ -50,7 +49,7 @@ def _loaded_names(sides: "Sides", header: Header) -> set[str] | None:
         get_gguf_hf_weights_map,
     )
 
-    config = load_config(sides.candidate, sides.trust_remote_code).get_text_config()
+    config = sides.candidate_config.get_text_config()
     if header.architecture in (*GGUF_CONFIG_ARCHS, *_OWN_LOADERS):
         return None
     with torch.device("meta"):

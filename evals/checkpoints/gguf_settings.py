@@ -26,7 +26,6 @@ from compression_gates.evals.checkpoints.gguf_rope import (
 )
 from compression_gates.evals.checkpoints.tokens import shorter_context
 from compression_gates.evals.data.items import whole_text
-from compression_gates.evals.models.configurations import load_config
 
 if TYPE_CHECKING:
     from compression_gates.evals.checkpoints.compare import Sides
@@ -207,8 +206,8 @@ SETTINGS = (
 
 def compare(sides: "Sides", header: Header) -> CheckpointComparison:
     """Compare the settings of a header with the baseline's and with those that are loaded."""
-    baseline = load_config(sides.baseline, sides.trust_remote_code).get_text_config()
-    loaded = load_config(sides.candidate, sides.trust_remote_code).get_text_config()
+    baseline = sides.baseline_config.get_text_config()
+    loaded = sides.candidate_config.get_text_config()
     context = shorter_context(
         sides.baseline.context, header.number("context_length"), f"the header of {header.name}"
     )

@@ -4,7 +4,7 @@ They are found from the headers of the files, before any weights are loaded.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,6 @@ from compression_gates.evals.checkpoints.formats import PLAIN
 from compression_gates.evals.checkpoints.tensors import StoredTensor, headers, same_bytes
 from compression_gates.evals.errors import EvalError, kind_and_line, listed
 from compression_gates.evals.foreign_text import on_one_line
-from compression_gates.evals.models.configurations import load_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -47,9 +46,9 @@ def compare(sides: "Sides") -> CheckpointComparison:
             not_compared={"files of weights": "they are not a folder's safetensors"}
         )
     try:
-        known = set(_faults(sides.baseline, sides.trust_remote_code))
-        faults = list(_faults(sides.candidate, sides.trust_remote_code))
-        not_compared = _not_compared(sides.candidate, sides.trust_remote_code)
+        known = set(_faults(sides.baseline, lambda: sides.baseline_config))
+        faults = list(_faults(sides.candidate, lambda: sides.candidate_config))
+        not_compared = _not_compared(sides)
     except (OSError, ValueError) as error:
         reason = on_one_line(kind_and_line(error))
         return CheckpointComparison(not_compared={"files of weights": reason})
@@ -66,14 +65,14 @@ def _is_folder(checkpoint: Checkpoint) -> bool:
     return not checkpoint.file and checkpoint.base is None
 
 
-def _faults(side: Checkpoint, trust_remote_code: bool) -> Iterator[Finding]:
+def _faults(side: Checkpoint, config: Callable[[], "PretrainedConfig"]) -> Iterator[Finding]:
     if not _is_folder(side):
         return
     files = {file: headers(file) for file in weight_files(side.path)}
     yield from _duplicates(files)
     yield from _index_faults(side.path, files)
     if side.form == PLAIN:
-        yield from _tying_faults(side, files, trust_remote_code)
+        yield from _tying_faults(files, config)
     if unread := unread_weights(side.path):
         names = on_one_line(listed(unread))
         yield Finding(
@@ -123,12 +122,12 @@ def _index_faults(path: Path, files: Headers) -> Iterator[Finding]:
             yield Finding("index of weights", text.format(on_one_line(listed(names))))
 
 
-def _not_compared(side: Checkpoint, trust_remote_code: bool) -> dict[str, str]:
+def _not_compared(sides: "Sides") -> dict[str, str]:
     """Return why tied weights cannot be compared; empty if they can."""
-    if side.form != PLAIN:
+    if sides.candidate.form != PLAIN:
         return {}
     try:
-        config = load_config(side, trust_remote_code)
+        config = sides.candidate_config
     except EvalError as error:
         return {"tied weights": str(error)}
     unknown = [name for name, model_class in _classes(config) if model_class is None]
@@ -137,10 +136,10 @@ def _not_compared(side: Checkpoint, trust_remote_code: bool) -> dict[str, str]:
     return {"tied weights": f"transformers has no class {on_one_line(listed(unknown))}"}
 
 
-def _tying_faults(side: Checkpoint, files: Headers, trust_remote_code: bool) -> Iterator[Finding]:
+def _tying_faults(files: Headers, load: Callable[[], "PretrainedConfig"]) -> Iterator[Finding]:
     """Yield contradictions between ``tie_word_embeddings`` and the tensors."""
     try:
-        config = load_config(side, trust_remote_code)
+        config = load()
     except EvalError:  # reported by _not_compared
         return
     tied = bool(getattr(config, "tie_word_embeddings", False))

@@ -99,8 +99,15 @@ def _read(name: str) -> tuple[str, tuple[str, ...]]:
     spec = _spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no source of module {name}", name=name)
-    tree = ast.parse(Path(spec.origin).read_bytes())
     package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
+    return read_source(Path(spec.origin).read_bytes(), package)
+
+
+@cache
+def read_source(source: bytes, package: str) -> tuple[str, tuple[str, ...]]:
+    """Return the hash of the syntax tree of a module in ``package``, and the names of what it
+    imports."""
+    tree = ast.parse(source)
     imported: list[str] = []
     blocks: list[ast.AST] = [tree]
     while blocks:

@@ -130,7 +130,8 @@ OFFLOADED = ("llama", "gpt2", "mixtral", "albert", "t5", "bert", "llama4", "jetm
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [*itertools.product(OFFLOADED, ["wanda-50", "gptq-int4"]),
+    [*itertools.product(OFFLOADED, ["wanda-50"]),
+     *itertools.product(["llama", "gpt2", "mixtral", "albert", "t5"], ["gptq-int4"]),
      *itertools.product(["llama", "gpt2", "mixtral", "albert"], ["awq-int4+rtn-int4"])],
 )  # fmt: skip
 def test_at_most_one_block_is_on_the_device(on_device, name, text):
@@ -277,13 +278,23 @@ class Devices(TorchDispatchMode):
         return result
 
 
+RECIPES = ("wanda-50", "sparsegpt-50", "gptq-int4", "lsq-int4,iterations=2", "svdllm-50",
+           "awq-int4+rtn-int4", "smoothquant+rtn-int8,activations=true", "wanda-50,allocation=owl",
+           "gptq-int8,activations=true")  # fmt: skip
+OF_SEVERAL_KINDS = ("wanda-50", "gptq-int4", "svdllm-50", "smoothquant+rtn-int8,activations=true")
+
+
 @pytest.mark.parametrize(
-    "text",
-    ["wanda-50", "sparsegpt-50", "gptq-int4", "lsq-int4,iterations=2", "svdllm-50",
-     "awq-int4+rtn-int4", "smoothquant+rtn-int8,activations=true", "wanda-50,allocation=owl",
-     "gptq-int8,activations=true"],
-)  # fmt: skip
-@pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])
+    ("name", "text"),
+    [
+        *(("llama", text) for text in RECIPES),
+        *(
+            pytest.param(name, text, marks=[] if text in OF_SEVERAL_KINDS else pytest.mark.full)
+            for name in ("bert", "gpt2")
+            for text in RECIPES
+        ),
+    ],
+)
 def test_tensors_in_host_memory_do_not_meet_those_on_the_device(monkeypatch, name, text):
     model = ARCHITECTURES[name].make()
     batches = calibration(model)

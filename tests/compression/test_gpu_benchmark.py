@@ -2,18 +2,16 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+from tests.processes import run_module
 
 
 def run(*options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, SCRIPT, *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_module("tests.benchmarks.gpu", options, Path(__file__).parents[2])
 
 
 def test_in_small():

@@ -5,10 +5,10 @@ imported. Run as a script, this file writes the results of all cases to a file.
 """
 
 import os
-import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,14 +18,16 @@ from compression_gates.compression.pruning.patterns import NofM, Unstructured
 from compression_gates.compression.pruning.sparsegpt import sparsegpt
 from compression_gates.compression.quantization.gptq import gptq
 from compression_gates.compression.quantization.grids import Float8, LogGrid, Uniform
+from tests import processes
 
-ROWS, COLUMNS = 19, 36
+ROWS, COLUMNS = 11, 24
+"""A tile and a part of one; two blocks and a part of one."""
 GRIDS = (Uniform(4), Uniform(3, False), Uniform(8, False), LogGrid(2), LogGrid(8), Float8())
 SETTINGS = (
-    dict(group=9),
-    dict(group=18),
+    dict(group=8),
+    dict(group=12),
     dict(act_order=True),
-    dict(group=9, act_order=True),
+    dict(group=8, act_order=True),
 )
 
 
@@ -43,12 +45,12 @@ def problem() -> tuple[torch.Tensor, torch.Tensor]:
 
 CASES = [
     *(
-        partial(sparsegpt, pattern=pattern, block=13)
+        partial(sparsegpt, pattern=pattern, block=9)
         for pattern in (Unstructured(0.5), NofM(2, 4), NofM(1, 3), NofM(5, 12))
     ),
-    *(partial(gptq, grid=grid, keep_zeros=keep, block=13) for grid in GRIDS for keep in (0, 1)),
+    *(partial(gptq, grid=grid, keep_zeros=keep, block=9) for grid in GRIDS for keep in (0, 1)),
     *(
-        partial(gptq, grid=grid, keep_zeros=True, block=13, **settings)
+        partial(gptq, grid=grid, keep_zeros=True, block=9, **settings)
         for grid in GRIDS[:2]
         for settings in SETTINGS
     ),
@@ -62,21 +64,15 @@ def result(case: partial) -> tuple[torch.Tensor, ...]:
     return solved.codes, solved.scales, solved.zeros if solved.zeros is not None else torch.empty(0)
 
 
-def run(words: list[object], environment: dict[str, str]) -> None:
-    """Run Python, whose output is that of Triton's bindings, which complain when they end."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def by_kernel(tmp_path_factory):
     if find_spec("triton") is None:
         pytest.skip("needs triton")
     path = tmp_path_factory.mktemp("kernels") / "results.pt"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run([__file__, path], environment)
+    root = Path(__file__).parents[2]
+    done = processes.run_fresh("tests.compression.test_kernels", [path], root, env=environment)
+    assert done.returncode == 0, done.stderr
     return torch.load(path)
 
 
@@ -92,36 +88,41 @@ def test_kernel_equals_the_path_without_it(by_kernel, number):
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=0)
 
 
-COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from compression_gates.compression.pruning.sparsegpt_kernel import prune_tile
-from compression_gates.compression.quantization.gptq_kernel import round_tile
+def compiled(folder: Path) -> list[tuple[bool, str]]:
+    """Return whether each kernel was compiled for a GPU, and its instructions."""
+    os.environ["TRITON_CACHE_DIR"] = str(folder)
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
-blocks = {"block": "*fp32", "factor": "*fp32", "errors": "*fp32", "rows": "i32"}
-codes = {"scales": "*bf16", "zeros": "*u8", "mask": "*i8", "codes": "*i16"}
-size = dict(COLUMNS=96, PADDED=128, ROWS=8)
-grid = dict(LOWEST=-7, HIGHEST=7, AFFINE=True, PRUNED=True)
-cases = [
-    (prune_tile, blocks | {"mask": "*i8"}, dict(GROUP=0, COUNT=0)),
-    (prune_tile, blocks | {"mask": "*fp32"}, dict(GROUP=4, COUNT=2)),
-    *((round_tile, blocks | codes, grid | dict(GRID=g)) for g in ("Uniform", "LogGrid", "Float8")),
-]
-for kernel, types, constants in cases:
-    constants |= size
-    source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
-    options = dict(num_warps=1, enable_fp_fusion=False)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assert "cubin" in compiled.asm
-    assert "fma.rn.f32" not in compiled.asm["ptx"]
-"""
+    from compression_gates.compression.pruning.sparsegpt_kernel import prune_tile
+    from compression_gates.compression.quantization.gptq_kernel import round_tile
+
+    blocks = {"block": "*fp32", "factor": "*fp32", "errors": "*fp32", "rows": "i32"}
+    codes = {"scales": "*bf16", "zeros": "*u8", "mask": "*i8", "codes": "*i16"}
+    size = dict(COLUMNS=96, PADDED=128, ROWS=8)
+    grid = dict(LOWEST=-7, HIGHEST=7, AFFINE=True, PRUNED=True)
+    grids = ("Uniform", "LogGrid", "Float8")
+    cases = [
+        (prune_tile, blocks | {"mask": "*i8"}, dict(GROUP=0, COUNT=0)),
+        (prune_tile, blocks | {"mask": "*fp32"}, dict(GROUP=4, COUNT=2)),
+        *((round_tile, blocks | codes, grid | dict(GRID=name)) for name in grids),
+    ]
+    programs = []
+    for kernel, types, constants in cases:
+        constants |= size
+        source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
+        options = dict(num_warps=1, enable_fp_fusion=False)
+        program = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+        programs.append(("cubin" in program.asm, program.asm["ptx"]))
+    return programs
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_kernels_compile_for_a_gpu_without_fused_multiplications(tmp_path):
-    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
-    run(["-c", COMPILE], environment)
+    for has_binary, instructions in processes.result_of(compiled, tmp_path):
+        assert has_binary
+        assert "fma.rn.f32" not in instructions
 
 
 def test_kernels_are_not_used_on_a_cpu(monkeypatch):

@@ -110,9 +110,18 @@ def test_wanda_beats_magnitude_over_all_layers(name, pattern):
     assert totals[0] < totals[1]
 
 
+def by_bits(*bits):
+    """Return a model and a number of bits for each test: every number for the model that
+    generates text, and the smallest for the encoders, which need --full for the others."""
+    return [
+        pytest.param(name, number, marks=[] if name in CAUSAL or number == 2 else pytest.mark.full)
+        for name in NAMES
+        for number in bits
+    ]
+
+
 @pytest.mark.parametrize("act_order", [False, True], ids=["in-order", "act-order"])
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "bits"), by_bits(2, 3, 4, 8))
 def test_gptq_beats_round_to_nearest_in_every_layer(name, bits, act_order):
     grid = Uniform(bits)
     assert not worse(
@@ -124,8 +133,7 @@ def test_gptq_beats_round_to_nearest_in_every_layer(name, bits, act_order):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "bits"), by_bits(2, 4))
 def test_learned_steps_beat_uniform_ones_in_every_layer(name, bits):
     assert not worse(
         name,

@@ -78,11 +78,20 @@ def test_activation_quantization_of_unreached_layers(text):
         compress(ARCHITECTURES["mamba"].make(), Recipe.parse(f"{text},include=*_proj"))
 
 
+RECIPES = ("wanda-50", "sparsegpt-50", "gptq-int4", "svdllm-50", "taylor-50,scope=global",
+           "movement-50,steps=1", "rtn-int8,activations=true")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "text", ["wanda-50", "sparsegpt-50", "gptq-int4", "svdllm-50", "taylor-50,scope=global",
-             "movement-50,steps=1", "rtn-int8,activations=true"],
-)  # fmt: skip
-@pytest.mark.parametrize("name", ["gemma3_vision", "qwen2_vl"])
+    ("name", "text"),
+    [
+        *(("gemma3_vision", text) for text in RECIPES),
+        *(
+            pytest.param("qwen2_vl", text, marks=[] if text in RECIPES[::3] else pytest.mark.full)
+            for text in RECIPES
+        ),
+    ],
+)
 def test_image_encoders_are_skipped(name, text, tmp_path):
     model = ARCHITECTURES[name].make()
     tower = {k: layer.weight.clone() for k, layer in all_layers(model).items() if "vis" in k}

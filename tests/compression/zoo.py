@@ -43,6 +43,9 @@ CONFIGS = {
         decoder_start_token_id=0,
     ),
 }  # fmt: skip
+SIMILAR = ("mistral", "qwen2", "qwen3", "roberta")
+"""Models whose blocks are those of LLaMA or BERT, with other settings; long sweeps over
+architectures need --full for these."""
 CLASSIFIERS = ("bert", "roberta", "albert", "distilbert", "deberta_v2")
 
 

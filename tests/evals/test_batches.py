@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compression_gates.evals.errors import EvalError
 from compression_gates.evals.scoring.batches import in_batches
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 400), st.integers(50, 500)
 )

@@ -15,8 +15,8 @@ from compression_gates.evals.metrics.continuation_rouge1_drop import continuatio
 from compression_gates.evals.metrics.flips import flips
 from compression_gates.evals.metrics.rouge1_drop import rouge1_drop
 from compression_gates.evals.metrics.weighted_score import weighted_score
+from tests.evals.scores import scored
 from tests.evals.test_continuation import side
-from tests.evals.test_metrics import scored
 
 CONTINUED = (confident_flips, continuation_changes, continuation_parting, continuation_rouge1_drop)
 YES_NO = [Prompt(f"Is {i} prime?", "yes" if i % 3 else "no", i) for i in range(90)]

@@ -12,6 +12,7 @@ from compression_gates.evals.scoring.protocols import ContinuationProtocol, Gene
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
 
+LIMIT = 40
 PASSAGES = [corpus.passage("held-out", index) for index in range(4)]
 PROMPTS = DataSet(
     "prompts",
@@ -24,16 +25,23 @@ def loaded():
     return load(open_checkpoint(MODELS / "llama-tiny"))
 
 
+@pytest.fixture(scope="module")
+def free(loaded):
+    """What is generated without a stop text, up to the limit."""
+    return generate(loaded, PROMPTS, GenerationProtocol(stop="", max_new_tokens=LIMIT))
+
+
 def texts_of(loaded, tokens: np.ndarray) -> list[str]:
     return [loaded.tokenizer.decode(row[row != PADDING].tolist()) for row in tokens]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 9999])
 @pytest.mark.parametrize("stop", ["\n", " owns a", "", "never generated"])
-def test_a_text_ends_at_an_end_token_or_a_stop_text_or_at_the_limit(loaded, stop, batch_tokens):
-    protocol = GenerationProtocol(stop=stop, max_new_tokens=40, batch_tokens=batch_tokens)
+def test_a_text_ends_at_an_end_token_or_a_stop_text_or_at_the_limit(
+    loaded, free, stop, batch_tokens
+):
+    protocol = GenerationProtocol(stop=stop, max_new_tokens=LIMIT, batch_tokens=batch_tokens)
     result = generate(loaded, PROMPTS, protocol)
-    free = generate(loaded, PROMPTS, GenerationProtocol(stop="", max_new_tokens=40))
     eos = loaded.tokenizer.decode(loaded.eos_token_ids)
     for row, text, whole in zip(
         result["tokens"], texts_of(loaded, result["tokens"]), texts_of(loaded, free["tokens"]),
@@ -43,7 +51,7 @@ def test_a_text_ends_at_an_end_token_or_a_stop_text_or_at_the_limit(loaded, stop
         length = int((row != PADDING).sum())
         assert (row[length:] == PADDING).all()
         is_ended = text.endswith(eos) or bool(stop and stop in text)
-        assert is_ended or length == 40
+        assert is_ended or length == LIMIT
         # Nothing follows the end.
         assert not stop or text.count(stop) <= 1
     expected = [t.endswith(eos) or bool(stop and stop in t)

@@ -44,7 +44,9 @@ def test_a_step_of_twice_the_limit_is_named_in_its_night(kind):
     assert is_at_least(dated, 60, 0.95)
 
 
-@pytest.mark.parametrize("kind", ["answers", "divergence", "small divergence"])
+@pytest.mark.parametrize(
+    "kind", ["answers", "divergence", pytest.param("small divergence", marks=pytest.mark.full)]
+)
 def test_a_drift_is_found_before_it_exceeds_one_and_a_half_limits(kind):
     found, median = drifts_found(40, kind, seed=1)
     assert is_at_least(found, 40, 0.95)

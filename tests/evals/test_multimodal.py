@@ -95,7 +95,10 @@ def folder_of(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("build", [gemma3, mistral3, qwen2_5_vl, llama4, llava])
+@pytest.mark.parametrize(
+    "build",
+    [gemma3, qwen2_5_vl, llama4, llava, pytest.param(mistral3, marks=pytest.mark.full)],
+)
 def test_one_is_judged_against_a_copy_and_a_broken_one(build, folder_of, tmp_path):
     base = folder_of(build)
     copy = shutil.copytree(base, tmp_path / "copy")

@@ -20,7 +20,7 @@ from compression_gates.evals.gates.gate import (
 from compression_gates.evals.metrics.naive_reference import naive_reference
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.scores import NO_NAIVE, Pair
-from tests.evals.test_metrics import scored
+from tests.evals.scores import scored
 from tests.evals.test_token_metrics import DOCUMENTS, TOKENS, draw, side
 
 GATE = Gate("naive_reference", 1.0)

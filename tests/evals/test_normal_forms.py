@@ -9,7 +9,7 @@ from compression_gates.evals.data.rows import Place
 from compression_gates.evals.data.tables import Table, data_set
 from compression_gates.evals.metrics.answer_scores import exact_match, f1, score_each
 from compression_gates.evals.metrics.normal_forms import keeping_symbols, squad
-from tests.evals.test_metrics import scored
+from tests.evals.scores import scored
 
 DIFFERENT = [
     ("-5", "5"),

@@ -9,6 +9,7 @@ import pytest
 from compression_gates import evals
 from compression_gates.evals.store.provenance import code_version, source_version, unpacked_by
 from compression_gates.fixtures.suite.own_formats import OWN_FORMATS
+from tests.source_versions import fresh
 
 ROOM = Path(evals.__file__).parent
 
@@ -26,18 +27,6 @@ def edited(monkeypatch):
         )
 
     return edit
-
-
-def fresh(version, *arguments):
-    """Return the result that a new process would compute."""
-    import compression_gates.evals.store.provenance as module
-
-    for function in vars(module).values():
-        if hasattr(function, "cache_clear") and function.__module__ == module.__name__:
-            function.cache_clear()
-    if hasattr(version, "cache_clear"):
-        version.cache_clear()
-    return version(*arguments)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from compression_gates.evals.errors import EvalError
 from compression_gates.evals.store.locks import locked
 from compression_gates.evals.store.measurement import DamagedError, Measurement, key_of
 from compression_gates.evals.store.store import NotStoredError, Store
+from tests import processes  # noqa: F401  (what the server of processes imports once)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _ask(root, log):
 
 
 def test_workers_that_ask_together_get_one_measurement(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     log = tmp_path / "log"
     workers = [context.Process(target=_ask, args=(tmp_path / "s", log)) for _ in range(4)]
     for worker in workers:
@@ -110,7 +111,7 @@ def _hold(path, shared, ready, release):
 
 @pytest.mark.parametrize(("held_shared", "wanted_shared"), [(True, False), (False, True)])
 def test_timing_waits_for_scoring_and_scoring_for_timing(tmp_path, held_shared, wanted_shared):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     events = [context.Event() for _ in range(4)]
     ready, release, entered, leave = events
     path = tmp_path / "lock"
@@ -119,7 +120,7 @@ def test_timing_waits_for_scoring_and_scoring_for_timing(tmp_path, held_shared, 
     assert ready.wait(30)
     other = context.Process(target=_hold, args=(path, wanted_shared, entered, leave))
     other.start()
-    assert not entered.wait(2)
+    assert not entered.wait(0.5)
     release.set()
     assert entered.wait(30)
     leave.set()
@@ -128,7 +129,7 @@ def test_timing_waits_for_scoring_and_scoring_for_timing(tmp_path, held_shared, 
 
 
 def test_a_killed_holder_releases_its_lock(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     ready, never = context.Event(), context.Event()
     path = tmp_path / "lock"
     holder = context.Process(target=_hold, args=(path, False, ready, never))

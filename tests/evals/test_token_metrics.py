@@ -36,7 +36,7 @@ from compression_gates.evals.metrics.result import Scored
 from compression_gates.evals.metrics.top1_agreement_drop import top1_agreement_drop
 from compression_gates.evals.scores import Pair, Scores
 from compression_gates.evals.store.measurement import Measurement
-from tests.evals.test_metrics import ORIGIN, logits, scored
+from tests.evals.scores import ORIGIN, logits, scored
 
 DOCUMENTS, TOKENS = 40, 8
 N = DOCUMENTS * TOKENS

@@ -98,7 +98,7 @@ def test_error_of_each_row_is_at_most_that_of_the_uniform_grid(seed, bits, group
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, pytest.param(4, marks=pytest.mark.full), 8])
 def test_half_precision_error_is_at_most_that_of_the_uniform_grid(dtype, bits):
     for seed in range(3):
         weight, hessian = correlated(seed, 8, 32)
@@ -113,7 +113,7 @@ def test_half_precision_error_is_at_most_that_of_the_uniform_grid(dtype, bits):
 
 
 @pytest.mark.parametrize("group", [None, 16])
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, pytest.param(3, marks=pytest.mark.full), 4])
 def test_reduction_of_the_error_is_at_least_half_of_the_largest(bits, group):
     plain = learned = best = 0.0
     grid = Uniform(bits)
@@ -136,7 +136,7 @@ def test_reduction_of_the_error_is_at_least_half_of_the_largest(bits, group):
     assert plain - learned >= 0.5 * (plain - best)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, pytest.param(3, marks=pytest.mark.full), 4])
 def test_gaussian_weights_have_the_error_of_the_optimal_uniform_quantizer(bits):
     rows, columns = 8, 512
     highest = 2 ** (bits - 1) - 1

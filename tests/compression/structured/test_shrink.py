@@ -19,6 +19,7 @@ from compression_gates.compression.model.layers import all_layers
 from compression_gates.compression.recipe import Recipe
 from compression_gates.compression.structured import cutting
 from compression_gates.fixtures.world import tokenizers as vocabulary
+from tests.compression import zoo
 
 FFN = {
     "llama": PLAIN, "mistral": PLAIN, "qwen2": PLAIN, "qwen3": PLAIN, "gemma2": PLAIN,
@@ -32,7 +33,11 @@ HEADS = {
     "gpt_neox": METHOD, "bert": METHOD, "roberta": METHOD, "albert": METHOD, "distilbert": METHOD,
     "deberta": METHOD, "bart": METHOD, "t5": PLAIN,
 }  # fmt: skip
-CASES = [("ffn", *x) for x in FFN.items()] + [("heads", *x) for x in HEADS.items()]
+CASES = [
+    pytest.param(method, kind, form, marks=pytest.mark.full if kind in zoo.SIMILAR else [])
+    for method, forms in (("ffn", FFN), ("heads", HEADS))
+    for kind, form in forms.items()
+]
 
 
 def apply(model, text, batches=()):
@@ -124,8 +129,14 @@ def test_number_of_removed_parameters(tiny, kind, text, fewer):
     assert before - size(model) == fewer
 
 
-@pytest.mark.parametrize("kind", ["opt", "gpt2", "gpt_neox", "phi3"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("kind", "attention"),
+    [
+        *((kind, "sdpa") for kind in ("opt", "gpt2", "gpt_neox", "phi3")),
+        *((kind, "eager") for kind in ("gpt2", "phi3")),
+        *(pytest.param(kind, "eager", marks=pytest.mark.full) for kind in ("opt", "gpt_neox")),
+    ],
+)
 def test_generation_is_the_same_with_and_without_cache(tiny, batches, kind, attention):
     model = tiny(kind, attn_implementation=attention)
     apply(model, "heads-50")
@@ -136,7 +147,10 @@ def test_generation_is_the_same_with_and_without_cache(tiny, batches, kind, atte
     assert torch.equal(*generated)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(torch.float32, marks=pytest.mark.full), torch.float16, torch.bfloat16],
+)
 @pytest.mark.parametrize("text", ["ffn-50", "heads-50"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "deberta"])
 def test_every_dtype(tiny, forward, dtype, text, kind):

@@ -47,6 +47,12 @@ def template(chats, text):
     return chats.findings()
 
 
+def rendered(chats, text):
+    """Return the findings of the comparison of templates alone."""
+    (chats.candidate / "chat_template.jinja").write_text(text)
+    return chats.findings(compare=chat.compare)
+
+
 NOTED_TEXT = {
     "text of the chat template": (
         Severity.NOTED,
@@ -134,7 +140,7 @@ def test_white_space_around_a_template_is_ignored(chats):
     ],
 )  # fmt: skip
 def test_different_rendering(chats, change, shown):
-    severity, text = template(chats, change(TEMPLATE))["chat template"]
+    severity, text = rendered(chats, change(TEMPLATE))["chat template"]
     assert severity == Severity.REFUSED
     assert text.startswith("the chat templates differ on ")
     assert shown in text
@@ -176,12 +182,15 @@ RICH = (
 )  # fmt: skip
 def test_different_branch_of_a_rich_template(chats, old, new, shown):
     assert old in RICH
-    for place in (chats.base, chats.candidate):
-        (place / "chat_template.jinja").write_text(RICH)
-    assert chats.findings() == {}
-    severity, text = template(chats, RICH.replace(old, new))["chat template"]
+    (chats.base / "chat_template.jinja").write_text(RICH)
+    severity, text = rendered(chats, RICH.replace(old, new))["chat template"]
     assert severity == Severity.REFUSED
     assert shown in text
+
+
+def test_equal_rich_templates(chats):
+    (chats.base / "chat_template.jinja").write_text(RICH)
+    assert template(chats, RICH) == {}
 
 
 SLOW = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -231,7 +240,7 @@ def test_slow_template_is_rendered_once(chats, monkeypatch, side):
     ],
 )
 def test_failing_template(chats, text, message):
-    severity, text = template(chats, text)["chat template"]
+    severity, text = rendered(chats, text)["chat template"]
     assert severity == Severity.REFUSED
     assert message in text
 

@@ -20,43 +20,21 @@ from compression_gates.evals.checkpoints.compare import Sides
 from compression_gates.evals.checkpoints.configuration import compare
 from compression_gates.evals.checkpoints.findings import Severity
 from compression_gates.evals.checkpoints.setting_kinds import same
-from compression_gates.evals.data.items import DataSet, Prompt, ProtocolOverrides, Text
 from compression_gates.evals.errors import EvalError
-
-SMALL = {"vocab_size": 576, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
-         "intermediate_size": 128, "max_position_embeddings": 512}  # fmt: skip
-LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SMALL}
-MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": None, "num_key_value_heads": 4}
-GEMMA = {**SMALL, "model_type": "gemma3_text", "head_dim": 16, "sliding_window": 64}
-MIXTRAL = {**SMALL, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
-BERT = {**SMALL, "model_type": "bert"}
-T5 = {"model_type": "t5", "is_encoder_decoder": True, "d_model": 64, "num_layers": 2}
-YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
-        "original_max_position_embeddings": 512}  # fmt: skip
-MODERN = {**SMALL, "model_type": "modernbert"}
-LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
-PHI3 = {**SMALL, "model_type": "phi3", "pad_token_id": 0, "rope_scaling": LONGROPE,
-        "original_max_position_embeddings": 256}  # fmt: skip
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 128}  # fmt: skip
-
-
-@pytest.fixture
-def compared(sides_of):
-    """``compared(one, two)``: kind and text of each difference between two ``config.json``."""
-
-    def make(one, two, kind=CAUSAL, **more):
-        sides = sides_of({"config.json": one}, {"config.json": two}, kind, **more)
-        findings = compare(sides).findings
-        assert all(f.text.isprintable() and len(f.text) < 1000 for f in findings)
-        return [(f.kind, f.text) for f in findings]
-
-    return make
-
-
-def changed(base, **changes):
-    return base, {**base, **changes}
-
+from tests.evals.checkpoints.configurations import (
+    BERT,
+    GEMMA,
+    LLAMA,
+    LLAMA3,
+    MISTRAL,
+    MIXTRAL,
+    MODERN,
+    PHI3,
+    SMALL,
+    T5,
+    YARN,
+    changed,
+)
 
 BREAKS = [
     ("normalization", changed(LLAMA, rms_norm_eps=1e-3)),
@@ -209,12 +187,15 @@ def _written(config):
     return json.loads(config.to_json_string(use_diff=False))
 
 
-@pytest.mark.parametrize(
-    "names", [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES]
+CLASSES = sorted(
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 )
-def test_defaults_of_every_class_count_as_if_written(compared, names):
+
+
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.full)])
+def test_defaults_of_every_class_count_as_if_written(compared, every):
     """Older versions of transformers wrote defaults out that newer ones leave away."""
-    count = 0
+    count, names = 0, CLASSES[::every]
     for name in names:
         try:
             config = transformers.AutoConfig.for_model(name)
@@ -225,7 +206,7 @@ def test_defaults_of_every_class_count_as_if_written(compared, names):
         assert (name, compared(short, whole)) == (name, [])
         assert (name, compared(whole, short)) == (name, [])
         count += 1
-    assert count > 40
+    assert count > len(names) / 2
 
 
 @pytest.mark.parametrize(
@@ -273,59 +254,6 @@ def test_one_model_under_two_architectures(compared):
     assert "rope" in dict(compared(LLAMA, {**MISTRAL, "rope_theta": 1e6}))
 
 
-def test_a_window_beyond_the_longest_text(compared):
-    [(kind, text)] = compared(*changed({**MISTRAL, "sliding_window": 64}, sliding_window=None))
-    assert kind == "attention pattern"
-    assert text == (
-        "the configurations differ in sliding_window (64 for the baseline, None for the "
-        "candidate): these texts have at most 7 tokens, so no score can show it"
-    )
-    [(_, text)] = compared(*changed({**MISTRAL, "sliding_window": 4}, sliding_window=None))
-    assert "no score can show" not in text
-
-
-def test_prompts_that_are_continued_are_longer_than_their_text(compared):
-    data = DataSet("d", (Prompt("Rufus lives in Merrin.", "", 0),))
-    for window, seen in ((64, True), (256, False)):
-        pair = changed({**MISTRAL, "sliding_window": window}, sliding_window=None)
-        [(_, text)] = compared(*pair, data=data)
-        assert text.endswith("these texts have at most 6 tokens, so no score can show it") != seen
-
-
-def test_long_texts_that_are_read_in_short_windows(compared):
-    data = DataSet("d", (Text("Rufus lives in Merrin. " * 40, 0),), ProtocolOverrides(context=32))
-    [(_, text)] = compared(
-        *changed({**MISTRAL, "sliding_window": 64}, sliding_window=None), data=data
-    )
-    assert text.endswith("these texts are read 32 tokens at a time, so no score can show it")
-
-
-@pytest.mark.parametrize(
-    ("one", "two"),
-    [
-        ({"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "dynamic", "factor": 8.0}),
-        ({"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "default"}),
-        ({"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
-          "original_max_position_embeddings": 256, "attention_factor": 1.0},
-         {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
-          "original_max_position_embeddings": 256, "attention_factor": 1.0}),
-    ],
-)  # fmt: skip
-def test_rope_that_changes_with_the_length(compared, one, two):
-    [(kind, text)] = compared(*({**LLAMA, "rope_parameters": p} for p in (one, two)))
-    assert kind == "rope"
-    assert text.endswith("these texts have at most 7 tokens, so no score can show it")
-
-
-def test_the_short_factors_of_longrope_act_at_once(compared):
-    base = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
-            "original_max_position_embeddings": 256}  # fmt: skip
-    other = {**base, "short_factor": [1.5] * 8}
-    [(kind, text)] = compared(*({**LLAMA, "rope_parameters": p} for p in (base, other)))
-    assert kind == "rope"
-    assert "no score" not in text
-
-
 def test_the_text_model_of_a_multimodal_one(compared):
     def config(**changes):
         text = {**SMALL, "head_dim": 16, **changes}
@@ -344,78 +272,6 @@ def test_a_text_model_that_was_taken_out_of_a_multimodal_one(compared):
     assert [kind for kind, _ in compared(whole, {**text, "rms_norm_eps": 1e-3})] == [
         "normalization", "size",
     ]  # fmt: skip
-
-
-def test_padding_tells_a_classifier_where_a_text_ends(compared):
-    base = {**LLAMA, "pad_token_id": 3}
-    for pad in (None, 4):
-        assert [k for k, _ in compared(*changed(base, pad_token_id=pad), CLASSIFIER)] == [
-            "padding token"
-        ]
-        assert [k for k, _ in compared(*changed(base, pad_token_id=pad))] == ["special token id"]
-    assert [k for k, _ in compared({**LLAMA, "pad_token_id": None}, base, CLASSIFIER)] == [
-        "special token id"
-    ]
-
-
-def test_the_first_token_of_a_decoder(compared):
-    base = {**T5, "decoder_start_token_id": 0}
-    assert [k for k, _ in compared(*changed(base, decoder_start_token_id=5), SEQ2SEQ)] == [
-        "first token of the decoder"
-    ]
-
-
-def test_label_maps(compared):
-    one, two = ({**BERT, "id2label": labels} for labels in (
-        {"0": "negative", "1": "positive"}, {"0": "positive", "1": "negative"}))  # fmt: skip
-    [(kind, text)] = compared(one, two, CLASSIFIER)
-    assert kind == "label map"
-    assert text == (
-        "the label maps differ: positive, negative for the candidate, negative, positive for the "
-        "baseline"
-    )
-    # Transformers does not write the names that it gives to two classes by itself.
-    unnamed = {**BERT, "id2label": {"1": "LABEL_1", "0": "LABEL_0"}}
-    assert compared(BERT, unnamed, CLASSIFIER) == []
-    many = {**BERT, "id2label": {str(i): f"c{i}" for i in range(5000)}}
-    other = {**BERT, "id2label": {**many["id2label"], "4000": "x\x1b[31m"}}
-    [(_, text)] = compared(many, other, CLASSIFIER)
-    assert "x\\x1b[31m, c4001" in text
-
-
-@pytest.mark.parametrize(
-    ("one", "two", "differ"),
-    [
-        ({"problem_type": None}, {"problem_type": "regression"}, True),
-        ({"problem_type": None}, {"problem_type": "single_label_classification"}, False),
-        ({"problem_type": None}, {"problem_type": "multi_label_classification"}, True),
-        ({"problem_type": "regression"}, {"problem_type": "multi_label_classification"}, True),
-        ({"id2label": {"0": "score"}, "problem_type": "regression"},
-         {"id2label": {"0": "score"}, "problem_type": None}, True),
-        ({"id2label": {"0": "spam"}, "problem_type": "multi_label_classification"},
-         {"id2label": {"0": "spam"}, "problem_type": None}, False),
-    ],
-)  # fmt: skip
-def test_what_becomes_of_the_logits_of_a_classifier(compared, one, two, differ):
-    for pair in ((one, two), (two, one)):
-        kinds = [kind for kind, _ in compared(*({**BERT, **side} for side in pair), CLASSIFIER)]
-        assert kinds == (["setting"] if differ else [])
-
-
-def test_names_of_labels_by_their_names(compared):
-    base = {**BERT, "id2label": {"0": "a", "1": "b"}}
-    right, swapped, odd = {"a": 0, "b": 1}, {"a": 1, "b": 0}, {"LABEL_0": 0, "LABEL_1": 1}
-    for ids in (right, {"b": "1", "a": "0"}, None):
-        assert compared(base, {**base, "label2id": ids}, CLASSIFIER) == []
-        assert compared({**base, "label2id": odd}, {**base, "label2id": right}, CLASSIFIER) == []
-    assert compared(*[{**base, "label2id": odd}] * 2, CLASSIFIER) == []
-    [(kind, text)] = compared(
-        {**base, "label2id": right}, {**base, "label2id": swapped}, CLASSIFIER
-    )
-    assert kind == "label map"
-    assert text == (
-        "the label maps differ: label2id of a is 1 for the candidate, 0 for the baseline"
-    )
 
 
 def test_unknown_keys_are_noted_in_one_line(compared):

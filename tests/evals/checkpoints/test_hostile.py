@@ -238,7 +238,7 @@ TOKENIZERS = {
 def test_a_tokenizer_that_fails_does_not_end_the_session(
     causal_checkpoint, tmp_path, monkeypatch, name
 ):
-    monkeypatch.setattr(tokenizer_trial, "_MEMORY", 1 << 30)
+    monkeypatch.setattr(tokenizer_trial, "_MEMORY", 1 << 29)
     baseline, broken = causal_checkpoint("one"), causal_checkpoint("two", seed=1)
     healthy = causal_checkpoint("three", seed=2)
     edit(broken, "tokenizer.json", TOKENIZERS[name])

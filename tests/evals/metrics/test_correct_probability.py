@@ -17,7 +17,7 @@ from compression_gates.evals.metrics.correct_probability import (
     correct_probability_rms,
 )
 from compression_gates.evals.metrics.total_variation import total_variation
-from tests.evals.test_metrics import logits, scored
+from tests.evals.scores import logits, scored
 from tests.evals.test_token_metrics import DOCUMENTS, TOKENS, candidate, draw, side
 
 METRICS = (correct_probability_drop, correct_probability_rms, correct_probability_p99_drop)

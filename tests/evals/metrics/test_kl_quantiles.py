@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, rel_entr
@@ -23,7 +23,7 @@ from compression_gates.evals.metrics.kl_quantiles import group_quantiles
 from compression_gates.evals.metrics.registry import METRICS
 from compression_gates.evals.scores import Pair, Scores
 from compression_gates.evals.statistics.quantiles import NO_UPPER_BOUND
-from tests.evals.test_metrics import logits, scored
+from tests.evals.scores import logits, scored
 from tests.evals.test_token_metrics import DOCUMENTS, TOKENS, candidate, draw, side
 
 SHARES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999, "kl_max": 1.0}
@@ -72,6 +72,7 @@ def test_the_baseline_does_not_diverge_from_itself(name):
     assert not found.worst
 
 
+@settings(max_examples=30)
 @given(
     arrays(float, DOCUMENTS * TOKENS, elements=st.floats(0, 50)),
     st.permutations(range(DOCUMENTS)),
@@ -85,6 +86,7 @@ def test_the_order_of_documents_changes_nothing(values, order, name):
     assert (one.low, one.high) == (two.low, two.high)
 
 
+@settings(max_examples=30)
 @given(arrays(float, DOCUMENTS * TOKENS, elements=st.floats(0, 50)))
 def test_quantiles_rise_with_their_share(values):
     found = [read(name, side(), with_kl(values)).estimate.value for name in SHARES]

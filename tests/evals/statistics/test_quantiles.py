@@ -33,7 +33,9 @@ def test_independent_values_get_the_interval_of_scipys_quantile_test(q):
     assert abs(places[1] - places[3]) <= 2
 
 
-@pytest.mark.parametrize(("q", "documents"), [(0.5, 100), (0.9, 100), (0.99, 300)])
+@pytest.mark.parametrize(
+    ("q", "documents"), [(0.5, 100), pytest.param(0.9, 100, marks=pytest.mark.full), (0.99, 300)]
+)
 def test_the_interval_of_clustered_values_covers_the_quantile(q, documents):
     generator = np.random.default_rng(1)
     clusters = np.repeat(np.arange(documents), 30)
