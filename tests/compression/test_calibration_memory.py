@@ -131,7 +131,8 @@ OFFLOADED = ("llama", "gpt2", "mixtral", "albert", "t5", "bert", "llama4", "jetm
 @pytest.mark.parametrize(
     ("name", "text"),
     [*itertools.product(OFFLOADED, ["wanda-50"]),
-     *itertools.product(["llama", "gpt2", "mixtral", "albert", "t5"], ["gptq-int4"]),
+     *(pytest.param(name, "gptq-int4", marks=[] if name in OFFLOADED[:5] else pytest.mark.full)
+       for name in OFFLOADED),
      *itertools.product(["llama", "gpt2", "mixtral", "albert"], ["awq-int4+rtn-int4"])],
 )  # fmt: skip
 def test_at_most_one_block_is_on_the_device(on_device, name, text):

@@ -133,7 +133,7 @@ def test_gptq_beats_round_to_nearest_in_every_layer(name, bits, act_order):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "bits"), by_bits(2, 4))
+@pytest.mark.parametrize(("name", "bits"), by_bits(2, 3, 4))
 def test_learned_steps_beat_uniform_ones_in_every_layer(name, bits):
     assert not worse(
         name,
