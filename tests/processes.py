@@ -23,36 +23,7 @@ from pathlib import Path
 LONGEST = 900
 """Seconds after which a process is killed, so that one that hangs fails its test."""
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "hypothesis",
-        "pytest",
-        "pytest_benchmark.plugin",
-        "xdist.plugin",
-        "compressed_tensors",
-        "rouge_score.rouge_scorer",
-        "scipy.stats",
-        "tomli_w",
-        "xml.etree.ElementTree",
-        "compression_gates.compression.__main__",
-        "compression_gates.compression.apply",
-        "compression_gates.compression.checkpoint.own_format",
-        "compression_gates.compression.checkpoint.saving",
-        "compression_gates.compression.pruning.step",
-        "compression_gates.compression.quantization.step",
-        "compression_gates.evals.checkpoints.compare",
-        "compression_gates.evals.models.loading",
-        "compression_gates.evals.scoring.prompts",
-        "compression_gates.evals.statistics.prediction",
-        "compression_gates.fixtures.suite.lab",
-        "compression_gates.fixtures.suite.summary",
-        "transformers.generation.utils",
-        "transformers.models.albert.modeling_albert",
-        "transformers.models.bert.modeling_bert",
-        "transformers.models.llama.modeling_llama",
-        "transformers.models.roberta.modeling_roberta",
-    ]
-)
+_CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 def environment() -> dict[str, str]:
