@@ -20,6 +20,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests.workers import fork_workers
+
 LONGEST = 900
 """Seconds after which a process is killed, so that one that hangs fails its test."""
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -78,18 +80,26 @@ def _join(process: multiprocessing.Process) -> None:
 
 
 def run_module(
-    module: str, words: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None
+    module: str,
+    words: Sequence[object],
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    forks_workers: bool = False,
 ) -> subprocess.CompletedProcess:
     """Run ``python -m module *words`` in a forked process and return it with its output.
 
     Args:
         env: the environment; by default that of this process, except what a CI service set.
+        forks_workers: whether its workers of pytest-xdist are forked as well, and do not start as
+            fresh interpreters.
     """
     command = [module, *map(str, words)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         # Files that were opened here are passed by number, which the process opens anew.
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (output, errors)]
-        process = start(_run_module, command, str(cwd), dict(env or environment()), paths)
+        process = start(
+            _run_module, command, str(cwd), dict(env or environment()), paths, forks_workers
+        )
         _join(process)
         texts = []
         for file in (output, errors):
@@ -98,8 +108,19 @@ def run_module(
     return subprocess.CompletedProcess(command, process.exitcode, *texts)
 
 
+def run_forking_workers(
+    module: str, words: Sequence[object], cwd: Path
+) -> subprocess.CompletedProcess:
+    """Run ``python -m module *words`` in a forked process whose workers are forked as well."""
+    return run_module(module, words, cwd, forks_workers=True)
+
+
 def _run_module(
-    command: list[str], cwd: str, environment: dict[str, str], paths: list[str]
+    command: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    paths: list[str],
+    forks_workers: bool,
 ) -> None:
     gc.freeze()  # so that collections leave the memory shared that the imports filled
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -113,6 +134,8 @@ def _run_module(
     os.chdir(cwd)
     sys.argv = command
     sys.path.insert(0, cwd)
+    if forks_workers:
+        fork_workers()
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
