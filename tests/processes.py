@@ -84,22 +84,19 @@ def run_module(
     words: Sequence[object],
     cwd: Path,
     env: Mapping[str, str] | None = None,
-    forks_workers: bool = False,
+    prepare: Callable[[], object] | None = None,
 ) -> subprocess.CompletedProcess:
     """Run ``python -m module *words`` in a forked process and return it with its output.
 
     Args:
         env: the environment; by default that of this process, except what a CI service set.
-        forks_workers: whether its workers of pytest-xdist are forked as well, and do not start as
-            fresh interpreters.
+        prepare: what the process calls first.
     """
     command = [module, *map(str, words)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         # Files that were opened here are passed by number, which the process opens anew.
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (output, errors)]
-        process = start(
-            _run_module, command, str(cwd), dict(env or environment()), paths, forks_workers
-        )
+        process = start(_run_module, command, str(cwd), dict(env or environment()), paths, prepare)
         _join(process)
         texts = []
         for file in (output, errors):
@@ -111,8 +108,9 @@ def run_module(
 def run_forking_workers(
     module: str, words: Sequence[object], cwd: Path
 ) -> subprocess.CompletedProcess:
-    """Run ``python -m module *words`` in a forked process whose workers are forked as well."""
-    return run_module(module, words, cwd, forks_workers=True)
+    """Run ``python -m module *words`` in a forked process whose workers of pytest-xdist are forked
+    as well, and do not start as fresh interpreters."""
+    return run_module(module, words, cwd, prepare=fork_workers)
 
 
 def _run_module(
@@ -120,7 +118,7 @@ def _run_module(
     cwd: str,
     environment: dict[str, str],
     paths: list[str],
-    forks_workers: bool,
+    prepare: Callable[[], object] | None,
 ) -> None:
     gc.freeze()  # so that collections leave the memory shared that the imports filled
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -134,8 +132,8 @@ def _run_module(
     os.chdir(cwd)
     sys.argv = command
     sys.path.insert(0, cwd)
-    if forks_workers:
-        fork_workers()
+    if prepare is not None:
+        prepare()
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 

@@ -14,7 +14,9 @@ from compression_gates.evals.data.items import DataSet, Text
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end import foreign
+from tests.end_to_end.conftest import ROOT
 
+PROFILES = ROOT / "fixtures" / "profiles"
 BASE = MODELS / "llama-tiny"
 TEXTS = [corpus.passage("held-out", index).text for index in range(12)]
 
@@ -33,9 +35,13 @@ def judged(made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("judged")
     text = folder / "texts.jsonl"
     text.write_text("".join(json.dumps({"text": passage}) + "\n" for passage in TEXTS))
+    profile = folder / "profile.toml"
+    limits = (PROFILES / "checkpoints.toml").read_text()
+    assert "speedup = 0.8\n" in limits
+    profile.write_text(limits.replace("speedup = 0.8\n", "speedup = 0.2\n"))  # decided at once
     done = run_gates(
-        "--baseline", BASE, "--candidate", *made.values(), "--text", text, "--report", folder,
-        store=folder / "store",
+        "--profile", profile, "--baseline", BASE, "--candidate", *made.values(), "--text", text,
+        "--report", folder, store=folder / "store",
     )  # fmt: skip
     return done, verdicts_in(folder)
 
