@@ -6,6 +6,9 @@ arguments, an environment, a working folder, output and an exit code of its own,
 without harm to the tests. The server itself must not compute anything, since a process that has
 threads cannot be forked safely.
 
+What the server imports is in :mod:`tests.preloaded`. A run with workers starts them as fresh
+interpreters, unless :func:`run_forking_workers` runs it.
+
 Programs whose start itself is tested run in a fresh interpreter instead: see :func:`run_fresh`.
 """
 
