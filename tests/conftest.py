@@ -1,5 +1,6 @@
 """Small random models for the tests of the code itself, and their distribution over workers."""
 
+import atexit
 import gc
 import os
 from pathlib import Path
@@ -68,13 +69,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported out of garbage collections, which statsmodels starts often."""
+    """Leave what was imported out of garbage collections, which statsmodels starts often, and of
+    which pytest makes ten at its end.
+
+    Libraries free what they hold when Python ends; bindings report it as leaks otherwise.
+    """
     gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    """Let libraries free what they hold when Python ends; bindings report it as leaks otherwise."""
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)

@@ -6,6 +6,9 @@ arguments, an environment, a working folder, output and an exit code of its own,
 without harm to the tests. The server itself must not compute anything, since a process that has
 threads cannot be forked safely.
 
+What the server imports is in :mod:`tests.preloaded`. A run with workers starts them as fresh
+interpreters, unless :func:`run_forking_workers` runs it.
+
 Programs whose start itself is tested run in a fresh interpreter instead: see :func:`run_fresh`.
 """
 
@@ -20,39 +23,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests.workers import fork_workers
+
 LONGEST = 900
 """Seconds after which a process is killed, so that one that hangs fails its test."""
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "hypothesis",
-        "pytest",
-        "pytest_benchmark.plugin",
-        "xdist.plugin",
-        "compressed_tensors",
-        "rouge_score.rouge_scorer",
-        "scipy.stats",
-        "tomli_w",
-        "xml.etree.ElementTree",
-        "compression_gates.compression.__main__",
-        "compression_gates.compression.apply",
-        "compression_gates.compression.checkpoint.own_format",
-        "compression_gates.compression.checkpoint.saving",
-        "compression_gates.compression.pruning.step",
-        "compression_gates.compression.quantization.step",
-        "compression_gates.evals.checkpoints.compare",
-        "compression_gates.evals.models.loading",
-        "compression_gates.evals.scoring.prompts",
-        "compression_gates.evals.statistics.prediction",
-        "compression_gates.fixtures.suite.lab",
-        "compression_gates.fixtures.suite.summary",
-        "transformers.generation.utils",
-        "transformers.models.albert.modeling_albert",
-        "transformers.models.bert.modeling_bert",
-        "transformers.models.llama.modeling_llama",
-        "transformers.models.roberta.modeling_roberta",
-    ]
-)
+_CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 def environment() -> dict[str, str]:
@@ -107,18 +83,23 @@ def _join(process: multiprocessing.Process) -> None:
 
 
 def run_module(
-    module: str, words: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None
+    module: str,
+    words: Sequence[object],
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    prepare: Callable[[], object] | None = None,
 ) -> subprocess.CompletedProcess:
     """Run ``python -m module *words`` in a forked process and return it with its output.
 
     Args:
         env: the environment; by default that of this process, except what a CI service set.
+        prepare: what the process calls first.
     """
     command = [module, *map(str, words)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         # Files that were opened here are passed by number, which the process opens anew.
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (output, errors)]
-        process = start(_run_module, command, str(cwd), dict(env or environment()), paths)
+        process = start(_run_module, command, str(cwd), dict(env or environment()), paths, prepare)
         _join(process)
         texts = []
         for file in (output, errors):
@@ -127,8 +108,20 @@ def run_module(
     return subprocess.CompletedProcess(command, process.exitcode, *texts)
 
 
+def run_forking_workers(
+    module: str, words: Sequence[object], cwd: Path
+) -> subprocess.CompletedProcess:
+    """Run ``python -m module *words`` in a forked process whose workers of pytest-xdist are forked
+    as well, and do not start as fresh interpreters."""
+    return run_module(module, words, cwd, prepare=fork_workers)
+
+
 def _run_module(
-    command: list[str], cwd: str, environment: dict[str, str], paths: list[str]
+    command: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    paths: list[str],
+    prepare: Callable[[], object] | None,
 ) -> None:
     gc.freeze()  # so that collections leave the memory shared that the imports filled
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -142,6 +135,8 @@ def _run_module(
     os.chdir(cwd)
     sys.argv = command
     sys.path.insert(0, cwd)
+    if prepare is not None:
+        prepare()
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 

@@ -5,6 +5,8 @@ Each compresses ``base`` into the directory ``out`` and returns what ``--candida
 
 import json
 import shutil
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -88,11 +90,11 @@ def bitsandbytes(base: Path, out: Path) -> Path:
     return out
 
 
-def gguf(kind: str, header=lambda writer: None, tokenizer: bool = False):
+def gguf(kind: str | Sequence[str], header=lambda writer: None, tokenizer: bool = False):
     """A file as llama.cpp's converter lays out a LLaMA.
 
     Args:
-        kind: in which all matrices are stored.
+        kind: in which all matrices are stored, or several in turn.
         header: adds keys to a ``GGUFWriter``.
         tokenizer: whether the file has the baseline's tokenizer and chat template.
     """
@@ -119,12 +121,14 @@ def gguf(kind: str, header=lambda writer: None, tokenizer: bool = False):
         header(writer)
         names = library.get_tensor_name_map(library.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        kinds = cycle([kind] if isinstance(kind, str) else kind)
         for name, weight in load_file(base / "model.safetensors").items():
             count = heads.get(name.split(".")[-2])
             if count:  # llama.cpp rotates neighbours, transformers halves
                 weight = weight.reshape(count, 2, -1, weight.shape[1]).swapaxes(1, 2)
                 weight = weight.reshape(-1, weight.shape[-1])
-            name, stored = names.get_name(name, (".weight",)), kind if weight.ndim == 2 else "F32"
+            name = names.get_name(name, (".weight",))
+            stored = next(kinds) if weight.ndim == 2 else "F32"
             type_ = library.GGMLQuantizationType[stored]
             if stored in ENCODERS:
                 data = quantize(weight, stored)

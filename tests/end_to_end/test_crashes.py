@@ -3,7 +3,7 @@
 import json
 
 from tests.end_to_end.conftest import TWO_RECIPES
-from tests.processes import run_module
+from tests.processes import run_forking_workers
 
 PROFILE = (
     TWO_RECIPES
@@ -29,7 +29,7 @@ def test_a_crash_of_a_worker_is_named_and_ends_only_its_case(tmp_path, measured)
     (tmp_path / "test_mine.py").write_text(CRASHING)
     words = ["--profile", "mine.toml", "--store", measured, "--report", "report"]
     words += ["--", "test_mine.py", "-n", "1", "-p", "no:cacheprovider"]
-    done = run_module("compression_gates", words, tmp_path)
+    done = run_forking_workers("compression_gates", words, tmp_path)
     assert done.returncode == 1, done.stdout
     assert "1 failed, 5 passed" in done.stdout
     crash = "worker 'gw0' crashed while running 'test_mine.py::test_flips[bert-tiny-rtn-int8]'"

@@ -7,7 +7,7 @@ import pytest
 PROFILE = """
 [data.passages]
 source = "passages"
-count = 30
+count = 2
 
 [[suite]]
 kind = "causal"

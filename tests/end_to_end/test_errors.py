@@ -3,14 +3,15 @@
 import json
 import os
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from compression_gates.fixtures.world.shipped import MODELS
-from tests.end_to_end.conftest import ROOT, run_gates, words_of
-from tests.processes import run_fresh
+from tests.end_to_end.conftest import run_gates
+from tests.processes import run_module
 
 USAGE, FAILED = 4, 1
 BASE = MODELS / "bert-tiny"
@@ -266,15 +267,16 @@ def test_a_plan_names_what_cannot_be_judged(place):
     assert "candidate bert-tiny has the same weights as the baseline bert-tiny" in done.stdout
 
 
-def test_a_full_disk_leaves_nothing_half_written(place):
-    """A limit on the size of files stands for it: writing fails in the middle in the same way."""
+def refuse_large_files():
     import resource
 
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 
-    words = words_of("--profile", place / "profile.toml", store=place / "store")
-    done = run_fresh("pytest", words, ROOT, preexec_fn=small_files)
+
+def test_a_full_disk_leaves_nothing_half_written(place):
+    """A limit on the size of files stands for it: writing fails in the middle in the same way."""
+    run = partial(run_module, prepare=refuse_large_files)
+    done = run_gates("--profile", place / "profile.toml", store=place / "store", run=run)
     told(done, FAILED, "File too large")
     assert not list((place / "store" / "candidates").iterdir())
 

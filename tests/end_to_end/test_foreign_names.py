@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from compression_gates.fixtures.world.shipped import MODELS
+from tests.processes import run_forking_workers
 
 HOSTILE = "x\x1b[31m\u202e\n::error::gone|<img src=x>`http://x.org @octocat\x00##[group]"
 COMMAND = re.compile(r"^\s*::|##\[", re.MULTILINE)
@@ -62,7 +63,8 @@ def write_log(folder: Path, right: float) -> Path:
 def test_a_log(tmp_path, gates, options):
     one, two = write_log(tmp_path / "one", 1.0), write_log(tmp_path / "two", 0.0)
     done = gates("--baseline", one, "--candidate", two, "--report", tmp_path / "report",
-                 f"--junitxml={tmp_path / 'junit.xml'}", "-v", *options)  # fmt: skip
+                 f"--junitxml={tmp_path / 'junit.xml'}", "-v", *options,
+                 run=run_forking_workers)  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 failed" in done.stdout
     check_all(done, tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -18,6 +19,18 @@ from tests.end_to_end import foreign
 BASE = MODELS / "llama-tiny"
 TEXTS = [corpus.passage("held-out", index).text for index in range(12)]
 
+PROFILE = """
+[[suite]]
+kind = "causal"
+
+[suite.gates]
+perplexity_drift = 0.05
+js_divergence = 0.05
+compression_ratio = 0.99
+speedup = 0.2
+"""
+"""Its limit of the speedup is far from all of them, and so decided by few runs."""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -26,16 +39,22 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def judged(made, tmp_path_factory):
-    """What the command line says of all of them at once: its process, and a row for each gate."""
+def judged(made, tmp_path_factory, request):
+    """What the command line says of all of them at once: its process, and a row for each gate.
+
+    With ``--full``, of all gates that checkpoints made elsewhere have by default.
+    """
     from tests.end_to_end.conftest import run_gates
 
     folder = tmp_path_factory.mktemp("judged")
     text = folder / "texts.jsonl"
     text.write_text("".join(json.dumps({"text": passage}) + "\n" for passage in TEXTS))
+    profile = folder / "profile.toml"
+    profile.write_text(PROFILE)
+    chosen = "checkpoints" if request.config.option.full else profile
     done = run_gates(
-        "--baseline", BASE, "--candidate", *made.values(), "--text", text, "--report", folder,
-        store=folder / "store",
+        "--profile", chosen, "--baseline", BASE, "--candidate", *made.values(), "--text", text,
+        "--report", folder, store=folder / "store",
     )  # fmt: skip
     return done, verdicts_in(folder)
 
@@ -133,30 +152,60 @@ def test_speed_is_judged_only_where_the_stored_form_runs(name, form, kernel, rea
         assert row["evidence"][0].startswith("a batch of 1,024 tokens: baseline ")
 
 
-def test_every_quantization_type_of_gguf_is_judged(tmp_path):
+GGUF_KINDS = ("Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16")
+GGUF_PROFILE = """
+[[suite]]
+kind = "causal"
+
+[suite.gates]
+perplexity_drift = 0.05
+"""
+
+
+def check_gguf_files(folder, kinds):
+    """Judge files that differ in the types of their matrices, and compare what is loaded."""
     from gguf import GGUFReader, dequantize
     from transformers import AutoModelForCausalLM
 
     from tests.end_to_end.conftest import run_gates
 
-    base = foreign.doubled(BASE, tmp_path / "base")
-    kinds = ["Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16"]
-    made = {kind: foreign.gguf(kind, tokenizer=True)(base, tmp_path / kind) for kind in kinds}
-    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
-    done = run_gates("--baseline", base, "--candidate", *made.values(),
-                     "--text", tmp_path / "texts.jsonl", "--report", tmp_path / "report",
-                     "-k", "perplexity_drift or artifact_differences",
-                     store=tmp_path / "store")  # fmt: skip
-    rows = verdicts_in(tmp_path / "report")
-    for kind, path in made.items():
+    base = foreign.doubled(BASE, folder / "base")
+    made = {name: foreign.gguf(kind, tokenizer=True)(base, folder / name)
+            for name, kind in kinds.items()}  # fmt: skip
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    (folder / "profile.toml").write_text(GGUF_PROFILE)
+    done = run_gates("--profile", folder / "profile.toml", "--baseline", base,
+                     "--candidate", *made.values(), "--text", folder / "texts.jsonl",
+                     "--report", folder / "report", store=folder / "store")  # fmt: skip
+    rows = verdicts_in(folder / "report")
+    for name, path in made.items():
         assert rows[str(path), "artifact_differences"]["passed"], done.stdout
         drift = rows[str(path), "perplexity_drift"]
-        assert drift["passed"] or kind in ("Q2_K", "Q3_K"), (kind, drift)
-        assert f"quantization types: {kind} 30, F32 9" in done.stdout
+        assert drift["passed"] or name in ("Q2_K", "Q3_K"), (name, drift)
+        types = sorted([*(f"{kind} {30 // len(kinds[name])}" for kind in kinds[name]), "F32 9"])
+        told = re.search(rf"quantization types: (.*) \({re.escape(str(path))}\)", done.stdout)
+        assert sorted(told[1].split(", ")) == types
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-        tensor = next(t for t in GGUFReader(path).tensors if t.name == "blk.0.ffn_up.weight")
-        expected = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-        assert torch.equal(model.model.layers[0].mlp.up_proj.weight.float(), expected.float())
+        compared = set()
+        for tensor in GGUFReader(path).tensors:
+            found = re.fullmatch(r"blk\.(\d+)\.ffn_(\w+)\.weight", tensor.name)
+            if not found or found[2] == "norm":
+                continue
+            expected = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+            module = getattr(model.model.layers[int(found[1])].mlp, f"{found[2]}_proj")
+            assert torch.equal(module.weight.float(), expected.float())
+            compared.add(tensor.tensor_type.name)
+        assert compared == set(kinds[name])
+
+
+def test_every_quantization_type_of_gguf_is_judged(tmp_path):
+    """In one file, as converters mix them, and two types alone."""
+    check_gguf_files(tmp_path, {"all": GGUF_KINDS, "Q5_0": ["Q5_0"], "Q4_K": ["Q4_K"]})
+
+
+@pytest.mark.full  # the file that has all types loads each of them
+def test_every_quantization_type_of_gguf_alone_is_judged(tmp_path):
+    check_gguf_files(tmp_path, {kind: [kind] for kind in GGUF_KINDS})
 
 
 @pytest.mark.parametrize("name", foreign.REFUSED)

@@ -11,6 +11,7 @@ import pytest
 from compression_gates.fixtures.world import corpus
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.conftest import run_gates
+from tests.processes import run_forking_workers
 
 BACKTRACKS = {"type": "Split", "pattern": {"Regex": "(a|a)*$|(a+)+$"}, "behavior": "Isolated",
               "invert": False}  # fmt: skip
@@ -59,7 +60,7 @@ def test_the_healthy_candidate_is_judged(tmp_path, workers):
     done = run_gates(
         "--baseline", MODELS / "llama-tiny", "--candidate", *[tmp_path / n for n in HOSTILE],
         tmp_path / "healthy", "--text", tmp_path / "text.txt", "-k", "perplexity_drift", *workers,
-        store=tmp_path / "store",
+        store=tmp_path / "store", run=run_forking_workers,
     )  # fmt: skip
     told = done.stdout + done.stderr
     assert done.returncode == 1, told

@@ -33,9 +33,10 @@ worst_document_rise = 0.5
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, measured):
     for name, text in (("conftest.py", METRIC), ("test_gates.py", GATE), ("mine.toml", PROFILE)):
         (tmp_path / name).write_text(text)
+    (tmp_path / "store").symlink_to(measured)
     return tmp_path
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from compression_gates.fixtures.world.shipped import MODELS
 from tests.end_to_end.conftest import PROFILE
+from tests.processes import run_forking_workers
 
 
 def test_a_plan_shows_what_gates_can_tell_and_makes_no_candidate(gates, profile, tmp_path):
@@ -36,7 +37,7 @@ def test_several_workers_show_once_which_gates_have_too_few_items(gates, profile
     )
     profile.write_text(text.replace('gates = ["js_divergence", ', "gates = ["))
     words = ["--profile", profile, "-k", "bert-tiny-magnitude-30"]
-    done = gates(*words, "-n", "2", store=tmp_path / "store")
+    done = gates(*words, "-n", "2", store=tmp_path / "store", run=run_forking_workers)
     (line,) = [line for line in done.stdout.splitlines() if "too few items" in line]
     assert line.startswith(
         "too few items   bert-tiny accuracy: the limit is -1.00 pt, but 200 items"

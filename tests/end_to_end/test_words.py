@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from tests.end_to_end.conftest import PROFILE
+from tests.processes import run_forking_workers
 
 BROKEN = "bert-tiny-magnitude-90"
 OWN_FAILURES = PROFILE.split("[[suite.known_failures]]")[0]
@@ -67,7 +68,8 @@ def test_the_report_has_the_items_that_got_worse_also_over_workers(gates, profil
     for name, more in (("one", ()), ("two", ("-n", "2"))):
         report = tmp_path / name
         done = gates("--profile", profile, "--report", report, "-k", f"{BROKEN} and not control",
-                     "--junitxml", tmp_path / f"{name}.xml", *more)  # fmt: skip
+                     "--junitxml", tmp_path / f"{name}.xml", *more,
+                     run=run_forking_workers)  # fmt: skip
         assert "PytestWarning" not in done.stdout
         assert " warning" not in done.stdout.splitlines()[-1]
         rows = {
@@ -107,7 +109,7 @@ def test_the_rerun_of_a_known_failure_carries_runxfail(gates, profile, tmp_path)
     "chosen", [("-k", "no-such"), ("-m", "nonsense"), ("-k", "no-such", "-n", "2")]
 )
 def test_a_choice_of_nothing_lists_what_there_is(gates, profile, chosen):
-    done = gates("--profile", profile, *chosen)
+    done = gates("--profile", profile, *chosen, run=run_forking_workers)
     assert done.returncode == 5, done.stdout
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("candidates  "))
     assert "bert-tiny-rtn-int8" in line.split("  ")[1].split(", ")

@@ -7,9 +7,13 @@ Inputs follow from ``--fuzz-seed``. A failure names the number of its input;
 ``--fuzz-only NUMBER`` runs that one alone.
 """
 
+import os
+import time
+
 import pytest
 
 from tests.fuzz.children import run_each
+from tests.processes import result_of
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,6 +23,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--fuzz-seed", type=int, metavar="N", help="what they are drawn by (default: 0)"
     )
     group.addoption("--fuzz-only", type=int, metavar="N", help="the number of the only input")
+
+
+@pytest.fixture(scope="session")
+def measured_store(tmp_path_factory):
+    """A folder with a store, the numbers that are measured with it, and the seconds that it took.
+    Tests leave it as it is."""
+    from tests.fuzz.small import numbers_of
+
+    folder = tmp_path_factory.mktemp("measured")
+    result_of(os.getpid)  # so that the server of processes has started
+    begun = time.monotonic()
+    numbers = result_of(numbers_of, folder)
+    return folder, numbers, time.monotonic() - begun
 
 
 @pytest.fixture

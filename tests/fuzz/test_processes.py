@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import time
 from pathlib import Path
 from random import Random
 
@@ -15,11 +14,10 @@ from tests.fuzz.small import Small, near, numbers_of
 from tests.processes import result_of, start
 
 
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory):
+@pytest.fixture
+def expected(measured_store):
     """A folder with a store, and the numbers that are measured with it."""
-    folder = tmp_path_factory.mktemp("expected")
-    return folder, result_of(numbers_of, folder)
+    return measured_store[:2]
 
 
 def numbers_and_notes(folder: Path) -> tuple[dict, list[str]]:
@@ -54,12 +52,10 @@ def check_whole(folder: Path, expected: dict) -> None:
     assert not [name for name in names if ".partial" in name or name.endswith(".lock")]
 
 
-def test_kills(expected, tmp_path, option):
+def test_kills(measured_store, tmp_path, option):
     """At random times; the long form has fifty."""
     rng = Random(option("fuzz_seed") or 0)
-    begun = time.monotonic()
-    start(numbers_of, made(tmp_path / "timed")).join()
-    longest = time.monotonic() - begun
+    _, expected, longest = measured_store
     folder = made(tmp_path / "0")
     for number in range(50 if option("fuzz_examples") else 3):
         process = start(numbers_of, folder)
@@ -67,9 +63,9 @@ def test_kills(expected, tmp_path, option):
         process.kill()
         process.join()
         if rng.random() < 0.2:
-            check_whole(folder, expected[1])
+            check_whole(folder, expected)
             folder = made(tmp_path / f"{number + 1}")
-    check_whole(folder, expected[1])
+    check_whole(folder, expected)
 
 
 def made(folder: Path) -> Path:

@@ -12,15 +12,14 @@ from compression_gates.evals.store.array_schemas import check
 from compression_gates.evals.store.measurement import Measurement
 from compression_gates.evals.store.store import Store
 from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_json_file
-from tests.fuzz.small import Small, near, numbers_of
-from tests.processes import result_of
+from tests.fuzz.small import Small, near
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture
+def whole(measured_store):
     """A store, and the numbers that it holds."""
-    root = tmp_path_factory.mktemp("whole")
-    return root / "store", result_of(numbers_of, root)
+    folder, numbers, _ = measured_store
+    return folder / "store", numbers
 
 
 def forged(rng: Random, array: np.ndarray) -> np.ndarray:
