@@ -31,7 +31,7 @@ from compression_gates import compression, evals
 from compression_gates.evals.store.provenance import code_version
 from compression_gates.fixtures import suite
 from compression_gates.fixtures.suite.artifacts import artifact_version
-from compression_gates.fixtures.suite.own_format import OWN_FORMATS
+from compression_gates.fixtures.suite.own_formats import OWN_FORMATS
 
 
 def import_all(package: ModuleType) -> None:
