@@ -114,17 +114,32 @@ def run_module(
     Args:
         env: the environment; by default that of this process, except what a CI service set.
     """
-    command = [module, *map(str, words)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         # Files that were opened here are passed by number, which the process opens anew.
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (output, errors)]
-        process = start(_run_module, command, str(cwd), dict(env or environment()), paths)
+        process = start_module(module, words, cwd, env, paths)
         _join(process)
         texts = []
         for file in (output, errors):
             file.seek(0)
             texts.append(file.read().decode())
-    return subprocess.CompletedProcess(command, process.exitcode, *texts)
+    return subprocess.CompletedProcess([module, *map(str, words)], process.exitcode, *texts)
+
+
+def start_module(
+    module: str,
+    words: Sequence[object],
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    paths: Sequence[str] = (os.devnull, os.devnull),
+) -> multiprocessing.Process:
+    """Start what :func:`run_module` runs.
+
+    Args:
+        paths: the files that its output and its errors are written to.
+    """
+    command = [module, *map(str, words)]
+    return start(_run_module, command, str(cwd), dict(env or environment()), list(paths))
 
 
 def _run_module(
