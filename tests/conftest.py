@@ -18,7 +18,6 @@ GATES = "tests/gates/"
 """The product, which distributes its own cases and divides the cores among its workers."""
 SPLIT = (
     "tests/end_to_end/test_planted_defects.py",
-    "tests/end_to_end/test_gates.py",
     "tests/end_to_end/test_planted_code.py",
 )
 """Long modules whose tests share no fixture, which are distributed test by test."""

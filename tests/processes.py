@@ -95,17 +95,33 @@ def run_module(
         env: the environment; by default that of this process, except what a CI service set.
         prepare: what the process calls first.
     """
-    command = [module, *map(str, words)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         # Files that were opened here are passed by number, which the process opens anew.
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (output, errors)]
-        process = start(_run_module, command, str(cwd), dict(env or environment()), paths, prepare)
+        process = start_module(module, words, cwd, env, paths, prepare)
         _join(process)
         texts = []
         for file in (output, errors):
             file.seek(0)
             texts.append(file.read().decode())
-    return subprocess.CompletedProcess(command, process.exitcode, *texts)
+    return subprocess.CompletedProcess([module, *map(str, words)], process.exitcode, *texts)
+
+
+def start_module(
+    module: str,
+    words: Sequence[object],
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    paths: Sequence[str] = (os.devnull, os.devnull),
+    prepare: Callable[[], object] | None = None,
+) -> multiprocessing.Process:
+    """Start what :func:`run_module` runs.
+
+    Args:
+        paths: the files that its output and its errors are written to.
+    """
+    command = [module, *map(str, words)]
+    return start(_run_module, command, str(cwd), dict(env or environment()), list(paths), prepare)
 
 
 def run_forking_workers(

@@ -21,12 +21,12 @@ gates = {{ js_divergence = 0.6, accuracy_drop = 0.45, flips = 0.49 }}
 
 
 def test_a_night_after_another(gates, tmp_path):
-    """One folder for all nights: two by two workers, and one that is broken although every gate
-    passes."""
+    """One folder for all nights, of which one is judged by two workers, and the next one is broken
+    although every gate passes."""
     profile, night = tmp_path / "nightly.toml", tmp_path / "night"
     words = ("--profile", profile, "--report", night, "--since", night)
     profile.write_text(PROFILE.format(sparsity=0.2))
-    first = gates(*words, "-n", "2")
+    first = gates(*words)
     assert first.returncode == 0, first.stdout
     assert f"since       no earlier report in {night}" in first.stdout
     proven = gates(*words[:2], "--since", tmp_path / "nowhere", "--strict", "-k", "flips")
@@ -48,13 +48,13 @@ def test_a_night_after_another(gates, tmp_path):
 
 
 def test_a_history_of_nights(gates, tmp_path, capsys):
-    """The first night, one without a change, one that is broken although every gate passes, and one
-    after the broken one was accepted."""
+    """The first night, which a worker judges, one without a change, one that is broken although
+    every gate passes, and one after the broken one was accepted."""
     profile, file = tmp_path / "nightly.toml", tmp_path / "nights" / "history.db"
     report = tmp_path / "report"
     words = ("--profile", profile, "--history", file)
     profile.write_text(PROFILE.format(sparsity=0.2))
-    first = gates(*words, "--strict", "-n", "2")
+    first = gates(*words, "--strict", "-n", "1")
     assert first.returncode == 0, first.stdout
     assert "history     the first run of this profile" in first.stdout
     assert f"history     stored as run 1 in {file}" in first.stdout

@@ -111,20 +111,10 @@ def test_the_command_judges_and_names_a_command_that_works(run):
     assert again.startswith("compression-gates 'tests/gates/test_accuracy_drop.py::")
 
 
-def test_a_profile_of_ones_own(run):
-    profile = PROFILE.format(recipes='"rtn-int8", "magnitude-30"', gates="flips = 0.05")
-    done = run("compression-gates", "--profile", "mine.toml", "--", "-k", "rtn and flips", "-q",
-               files={"mine.toml": profile})  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "rtn-int8" in done.stdout
-    assert "magnitude-30" not in done.stdout
-
-
-def test_compressing_and_listing_methods(run, folder):
+def test_compressing(run, folder):
     made = run("compression-gates", "compress", "rtn-int8", "--model", BASE, "--output", "int8")
     assert made.returncode == 0, made.stderr
     assert (folder / "int8" / "model.safetensors").is_file()
-    assert "gptq" in run("compression-gates", "methods").stdout
 
 
 def test_pytest_with_the_plugin_finds_the_gates_of_the_package(run):
@@ -144,18 +134,17 @@ def test_other_runs_of_pytest_do_not_load_the_plugin(run):
     assert run("pytest", "test_other.py", "--baseline", "x", files=test).returncode == 4
 
 
-@pytest.mark.parametrize("place", ["conftest.py", "test_mine.py"])
-def test_a_case_in_a_test_of_ones_own(run, place):
-    case = """
+CASE = """
 def test_flips(pair, gate):
     gate.holds(gate.read(pair))
 """
-    plugin = 'pytest_plugins = ["compression_gates.plugin"]\n'
-    files = {"test_mine.py": case, "conftest.py": ""}
-    files[place] = plugin + files[place]
-    # Where the plugin comes with the test module, options are read before it is there.
-    given = GIVEN if place == "conftest.py" else ("-k", "bert-tiny-rtn-int8 and not albert")
-    done = run("pytest", "test_mine.py", *given, "-q", files=files)
+PLUGIN = 'pytest_plugins = ["compression_gates.plugin"]\n'
+
+
+def test_a_case_in_a_test_of_ones_own_that_loads_the_plugin(run):
+    """Options are read before the plugin is there, so that the default profile is judged."""
+    done = run("pytest", "test_mine.py", "-k", "bert-tiny-rtn-int8 and not albert", "-q",
+               files={"test_mine.py": PLUGIN + CASE})  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert "rtn-int8" in done.stdout
@@ -186,12 +175,16 @@ def verdicts_of(report: Path) -> dict[str, dict[str, bool]]:
     return found
 
 
-def test_a_method_of_ones_own_is_gated_like_any_other_by_several_workers(run, folder):
-    plugin = 'pytest_plugins = ["compression_gates.plugin"]\n'
+def test_a_method_and_a_case_of_ones_own_are_judged_by_a_worker_like_any_other(run, folder):
     given = (*GIVEN, "shrink+rtn-int8", "--report", "own_method")
-    done = run("pytest", "--pyargs", "compression_gates.tests.gates", *given, *CASES, "-n", "2",
-               files={"conftest.py": plugin + METHOD})  # fmt: skip
+    done = run("pytest", "test_mine.py", "--pyargs", "compression_gates.tests.gates", *given,
+               "-k", "flips or js_divergence", "-n", "1", "-v",
+               files={"conftest.py": PLUGIN + METHOD, "test_mine.py": CASE})  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
+    [own] = [line for line in done.stdout.splitlines()
+             if "[gw0]" in line and "::test_flips[bert-tiny-rtn-int8]" in line]  # fmt: skip
+    assert "PASSED" in own
+    assert "test_flips.py" not in own  # which is in place of the shipped one
     page = (folder / "own_method" / "report.html").read_text(encoding="utf-8")
     assert "shrink+rtn-int8" in page
     found = verdicts_of(folder / "own_method")
@@ -228,7 +221,9 @@ weights_share = others_of_gates:METRIC
 [compression_gates.methods]
 untouched = others_of_gates:untouched
 """
-SHARES = PROFILE.format(recipes='"untouched", "untouched+rtn-int8"', gates="weights_share = 0.5")
+SHARES = PROFILE.format(
+    recipes='"untouched", "untouched+rtn-int8", "magnitude-30"', gates="weights_share = 0.5"
+)
 
 
 @pytest.fixture
@@ -249,13 +244,16 @@ def others(environment):
     shutil.rmtree(described)
 
 
-def test_a_distribution_adds_a_metric_and_a_method(run, folder, others):
+def test_a_distribution_adds_a_metric_and_a_method_to_a_profile_of_ones_own(run, folder, others):
     others(OTHERS)
-    assert "untouched" in run("compression-gates", "methods").stdout
+    listed = run("compression-gates", "methods").stdout
+    assert "untouched" in listed
+    assert "gptq" in listed
     done = run("compression-gates", "--profile", "shares.toml", "--report", "others", "--", "-q",
-               files={"shares.toml": SHARES})  # fmt: skip
+               "-k", "untouched", files={"shares.toml": SHARES})  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     found = verdicts_of(folder / "others")
+    assert found.keys() == {"untouched", "untouched+rtn-int8"}
     assert not found["untouched"]["weights_share"]
     assert found["untouched+rtn-int8"]["weights_share"]
 
@@ -273,57 +271,43 @@ def test_a_distribution_that_is_broken_is_named(run, others):
     assert "entry point untouched = others_of_gates:untouched of others: not today" in made.stderr
 
 
-def test_a_model_in_memory_is_compressed_from_python(run, folder):
-    script = (
-        METHOD
-        + f"""
+MEMORY = """
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from compression_gates import compress
-model = AutoModelForSequenceClassification.from_pretrained({str(BASE)!r})
-tokenizer = AutoTokenizer.from_pretrained({str(BASE)!r})
+from compression_gates import compress, judge
+
+base = {base!r}
+model = AutoModelForSequenceClassification.from_pretrained(base)
+tokenizer = AutoTokenizer.from_pretrained(base)
 before = model.bert.encoder.layer[0].output.dense.weight.clone()
 made = compress(model, "shrink+wanda-50", ["A fine film.", "A dull film."] * 8, tokenizer)
 print(made.save("made"))
 assert (model.bert.encoder.layer[0].output.dense.weight == before).all()
-"""
-    )
-    done = run("python", "-c", script)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "plain\n"
-    assert (folder / "made" / "model.safetensors").is_file()
 
-
-def test_models_in_memory_are_judged_from_python(run):
-    script = f"""
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from compression_gates import judge
-base = {str(BASE)!r}
-model = AutoModelForSequenceClassification.from_pretrained(base)
 with torch.no_grad():
     for name, parameter in model.named_parameters():
         if "output.dense.weight" in name:
             parameter.zero_()
-tokenizer = AutoTokenizer.from_pretrained(base)
-found = judge(base, (model, tokenizer), labelled="labelled.jsonl")
+broken = [(model, tokenizer), compress(base, "magnitude-95")]
+found = judge(base, broken, labelled="labelled.jsonl")
 assert not found.passed
+failing = {{entry.row for entry in found.entries if not entry.passed}}
+assert len(failing) == 2 and failing == {{entry.row for entry in found.entries}}, failing
 print(found)
-"""
-    done = run("python", "-c", script)
-    assert done.returncode == 0, done.stderr
-    assert "✗" in done.stdout
-    assert "candidate" in done.stdout
 
-
-def test_what_compress_returns_is_judged_from_python(run):
-    script = f"""
-from compression_gates import compress, judge
-base = {str(BASE)!r}
 found = judge(base, compress("bert-tiny", "rtn-int8"), labelled="labelled.jsonl")
 [size] = [verdict.value for verdict in found if verdict.metric == "compression_ratio"]
 assert size > 2.5, size
 assert found, found
-assert not judge(base, compress(base, "magnitude-95"), labelled="labelled.jsonl")
 """
-    done = run("python", "-c", script)
+
+
+def test_models_in_memory_are_compressed_and_judged_from_python(run, folder):
+    """One process: compresses a model, judges two that are broken, and one that is not."""
+    done = run("python", "-c", METHOD + MEMORY.format(base=str(BASE)))
     assert done.returncode == 0, done.stderr
+    format_of_made, _, judged = done.stdout.partition("\n")
+    assert format_of_made == "plain"
+    assert (folder / "made" / "model.safetensors").is_file()
+    assert "✗" in judged
+    assert "candidate" in judged

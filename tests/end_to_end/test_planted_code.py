@@ -72,8 +72,11 @@ def place(tmp_path):
     return marks, found
 
 
+CHOSEN = ("-p", "no:cacheprovider", "-k", "js_divergence", "--attribute", "none")
+
+
 def judged(module, words, cwd, marks, code=1):
-    done = run_module(module, [*words, "-p", "no:cacheprovider", "-k", "js_divergence"], cwd)
+    done = run_module(module, [*words, *CHOSEN], cwd)
     told = done.stdout + done.stderr
     assert [mark.read_text() for mark in marks.iterdir()] == []
     assert done.returncode == code, told
@@ -100,9 +103,9 @@ def test_planted_code_does_not_run_from_the_suite(place, written):
     judged("pytest", ["tests/gates", *written(options)], ROOT, marks)
 
 
-def test_planted_code_does_not_run_in_workers(place):
+def test_planted_code_does_not_run_in_a_worker(place):
     marks, options = place
-    judged("pytest", ["tests/gates", *spaced(options), "-n", "2"], ROOT, marks)
+    judged("pytest", ["tests/gates", *spaced(options), "-n", "1"], ROOT, marks)
 
 
 def test_planted_code_does_not_run_from_another_folder(place, tmp_path):
@@ -125,11 +128,13 @@ COMMANDS = {
 @pytest.mark.parametrize(
     ("command", "workers"),
     [
-        ("compression-gates", []),
-        ("compression-gates", ["-n", "2"]),
+        # The next one starts the same script, and -m without workers, where a folder comes first.
+        pytest.param("compression-gates", [], marks=pytest.mark.full),
+        ("compression-gates", ["-n", "1"]),
         ("python -m compression_gates", []),
         ("pytest", []),
-        ("pytest", ["-n", "2"]),
+        # The others start pytest so, and a worker; test_planted_code_does_not_run_in_a_worker both.
+        pytest.param("pytest", ["-n", "1"], marks=pytest.mark.full),
     ],
 )
 def test_no_module_of_the_working_folder_is_imported(place, command, workers):
@@ -140,8 +145,7 @@ def test_no_module_of_the_working_folder_is_imported(place, command, workers):
         (folder / f"{name}.py").write_text(EVIL.format(marks=str(marks)))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(
-        [*COMMANDS[command], *spaced(options), *workers, "-p", "no:cacheprovider",
-         "-k", "js_divergence"],
+        [*COMMANDS[command], *spaced(options), *workers, *CHOSEN],
         cwd=folder, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     told = done.stdout + done.stderr
