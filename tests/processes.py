@@ -21,14 +21,19 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 from tests.workers import fork_workers
 
 LONGEST = 900
 """Seconds after which a process is killed, so that one that hangs fails its test."""
+_ROOT = Path(__file__).parents[1]
+_PRELOADED = "tests.preloaded"
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.preloaded"])
+_CONTEXT.set_forkserver_preload([_PRELOADED])
 
 
 def environment() -> dict[str, str]:
@@ -39,9 +44,20 @@ def environment() -> dict[str, str]:
 
 def start(target: Callable, *arguments: object) -> multiprocessing.Process:
     """Start a process that calls ``target``, which can be pickled."""
-    process = _CONTEXT.Process(target=target, args=arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers of pytest-xdist leave the current folder out of the path of what they start.
+        patch.setenv("PYTHONPATH", str(_ROOT), prepend=os.pathsep)
+        forkserver.ensure_running()
+    process = _CONTEXT.Process(target=_check_preloaded, args=(target, *arguments))
     process.start()
     return process
+
+
+def _check_preloaded(target: Callable, *arguments: object) -> None:
+    """Call ``target``. The server says nothing about modules that it could not import."""
+    if _PRELOADED not in sys.modules:
+        raise ImportError(f"the server of processes could not import {_PRELOADED}")
+    target(*arguments)
 
 
 def pipe() -> tuple:
