@@ -69,8 +69,9 @@ def by_kernel(tmp_path_factory):
     if find_spec("triton") is None:
         pytest.skip("needs triton")
     path = tmp_path_factory.mktemp("kernels") / "results.pt"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
     root = Path(__file__).parents[2]
+    # Workers of pytest-xdist leave the current folder out of the path of what they start.
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
     done = processes.run_fresh("tests.compression.test_kernels", [path], root, env=environment)
     assert done.returncode == 0, done.stderr
     return torch.load(path)
