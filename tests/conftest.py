@@ -49,7 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker is not None and not only_gates(config) and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         index, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
-        os.sched_setaffinity(0, cores[index::count] or [cores[index % len(cores)]])
+        # Neighbours, because these are often threads of one core.
+        own = cores[index * len(cores) // count : (index + 1) * len(cores) // count]
+        os.sched_setaffinity(0, own or [cores[index % len(cores)]])
 
 
 def only_gates(config: pytest.Config) -> bool:
@@ -68,8 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported out of garbage collections, which statsmodels starts often, and of
-    which pytest makes ten at its end.
+    """Leave what was imported out of garbage collections, which statsmodels starts often, and
+    pytest at its end.
 
     Libraries free what they hold when Python ends; bindings report it as leaks otherwise.
     """

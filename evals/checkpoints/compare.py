@@ -44,12 +44,15 @@ class Sides:
 
     @cached_property
     def baseline_config(self) -> PretrainedConfig:
-        """The configuration of the baseline, with class defaults; reading it can take seconds."""
+        """The configuration of the baseline, with class defaults, which must not be changed.
+
+        It is shared because reading it can take seconds.
+        """
         return load_config(self.baseline, self.trust_remote_code)
 
     @cached_property
     def candidate_config(self) -> PretrainedConfig:
-        """The configuration of the candidate, with class defaults."""
+        """The configuration of the candidate, likewise."""
         return load_config(self.candidate, self.trust_remote_code)
 
     @cached_property

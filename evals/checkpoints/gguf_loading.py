@@ -1,5 +1,6 @@
 """Tensors of a GGUF file that transformers does not load."""
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +50,8 @@ def _loaded_names(sides: "Sides", header: Header) -> set[str] | None:
         get_gguf_hf_weights_map,
     )
 
-    config = sides.candidate_config.get_text_config()
+    # Making a model sets attributes of its configuration.
+    config = copy.deepcopy(sides.candidate_config.get_text_config())
     if header.architecture in (*GGUF_CONFIG_ARCHS, *_OWN_LOADERS):
         return None
     with torch.device("meta"):

@@ -87,8 +87,8 @@ def cores() -> int:
 def lock_names(device: str) -> list[str]:
     """Return the names of the locks that a process holds to have a device to itself.
 
-    On the CPU, each core that the process may use has one, so that processes which are bound to
-    different cores do not wait for one another.
+    On the CPU, each logical core that the process may use has one, so that processes without a
+    common core do not wait for one another.
     """
     if device == CPU and hasattr(os, "sched_getaffinity"):
         return [f"{CPU}-{core}" for core in sorted(os.sched_getaffinity(0))]
