@@ -80,8 +80,12 @@ def _gpus(device: str) -> list[str]:
 
 def cores() -> int:
     """Return the number of CPU cores that this process may use."""
+    return len(_own_cores())
+
+
+def _own_cores() -> list[int]:
     affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def lock_names(device: str) -> list[str]:
@@ -90,8 +94,8 @@ def lock_names(device: str) -> list[str]:
     On the CPU, each logical core that the process may use has one, so that processes without a
     common core do not wait for one another.
     """
-    if device == CPU and hasattr(os, "sched_getaffinity"):
-        return [f"{CPU}-{core}" for core in sorted(os.sched_getaffinity(0))]
+    if device == CPU:
+        return [f"{CPU}-{core}" for core in _own_cores()]
     return [device.replace(":", "-")]
 
 
